@@ -1,0 +1,3 @@
+//! trigger -> event -> run -> step -> checkpoint -> notify
+
+pub mod domain;
