@@ -2,9 +2,16 @@
 //! them next. Pure: no IO, no clock, nothing of the rest of the crate; time is
 //! always an argument.
 
+pub mod event;
+pub mod expr;
 pub mod id;
+pub mod metric;
+pub mod release;
 pub mod retry;
+pub mod run;
 pub mod verdict;
+pub mod version;
+pub mod workflow;
 
 /// A moment in UTC. Decisions take it as an argument; only `crate::clock` makes one.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;

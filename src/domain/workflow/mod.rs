@@ -1,0 +1,196 @@
+//! A workflow file as types: parsed once, checked once, never re-read.
+//!
+//! `parse` turns text into these types and reports every mistake with its
+//! place; `check` finds what only the whole file shows; `schema` describes it
+//! to editors.
+
+pub mod step;
+pub mod trigger;
+pub mod units;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::expr::{Expr, Template};
+use super::id::{MetricName, ModelName, NotifierName, StepId, WorkflowName};
+use super::retry::RetryPolicy;
+use super::run::Outcome;
+pub use step::StepKind;
+pub use trigger::Triggers;
+
+/// A place in a file, both counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column, in characters.
+    pub column: usize,
+}
+
+/// One workflow file, understood.
+#[derive(Debug, Clone)]
+pub struct Workflow {
+    /// `name:`, what `refit trigger` takes.
+    pub name: WorkflowName,
+    /// `model:`, what versions, releases and evidence belong to.
+    pub model: ModelName,
+    /// `mode:`; `Act` when absent.
+    pub mode: Mode,
+    /// `on:`.
+    pub triggers: Triggers,
+    /// `concurrency:`.
+    pub concurrency: Concurrency,
+    /// `metrics:`, the offline metrics and which direction is better.
+    pub metrics: BTreeMap<MetricName, Better>,
+    /// `steps:`, in the order of the file.
+    pub steps: Vec<Step>,
+    /// `on_failure:`, run in order when the run fails, after the undos.
+    pub on_failure: Vec<Step>,
+    /// `notify:`.
+    pub notify: Vec<NotifyRule>,
+}
+
+impl Workflow {
+    /// The step called `id`, in `steps` or `on_failure`.
+    pub fn step(&self, id: &StepId) -> Option<&Step> {
+        self.steps.iter().chain(&self.on_failure).find(|step| &step.id == id)
+    }
+}
+
+/// How far refit may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Evidence and verdicts only; no target is touched and no notice says what would be done.
+    Observe,
+    /// Everything runs, no target is touched, notices say what refit would have done.
+    Advise,
+    /// refit acts.
+    #[default]
+    Act,
+}
+
+/// Which direction of an offline metric is an improvement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// Errors: MAE, RMSE.
+    Lower,
+    /// Scores: R², accuracy.
+    Higher,
+}
+
+/// What happens when a run is triggered while another holds the key.
+#[derive(Debug, Clone)]
+pub struct Concurrency {
+    /// The key; the model's name when the file gives none.
+    pub key: Template,
+    /// The policy.
+    pub policy: ConcurrencyPolicy,
+}
+
+/// What happens to a run whose concurrency key is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConcurrencyPolicy {
+    /// It waits its turn.
+    #[default]
+    Queue,
+    /// It waits its turn; an older one that waits is cancelled.
+    QueueLatest,
+    /// It is not started (`refit trigger` exits with 7).
+    Skip,
+    /// The one that runs is cancelled.
+    CancelRunning,
+}
+
+/// One step of a workflow.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Its id; when the file gives none, its kind.
+    pub id: StepId,
+    /// Where it stands in the file.
+    pub at: Position,
+    /// Steps that must have ended before; the step before it when the file has no `needs`.
+    pub needs: Vec<StepId>,
+    /// `if:`; the step is skipped when it is false.
+    pub condition: Option<Expr>,
+    /// No attempt takes longer.
+    pub timeout: Duration,
+    /// When a transient failure is tried again.
+    pub retry: RetryPolicy,
+    /// `runs_on:`; every label must be one of the worker's.
+    pub labels: Vec<String>,
+    /// What it does.
+    pub kind: StepKind,
+}
+
+/// `notify:`: who hears of which outcome.
+#[derive(Debug, Clone)]
+pub struct NotifyRule {
+    /// The moments this rule is for.
+    pub on: Vec<Moment>,
+    /// Who is told.
+    pub to: Vec<Recipient>,
+}
+
+/// A moment of a run that a notice can be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    /// The run began.
+    Started,
+    /// A canary went out.
+    CanaryStarted,
+    /// The version now serves everybody.
+    Promoted,
+    /// The gate or a data check refused.
+    Rejected,
+    /// The canary was withdrawn, or a bake ended in a rollback.
+    RolledBack,
+    /// The verdict is left to a human.
+    Held,
+    /// Somebody has to approve.
+    NeedsApproval,
+    /// There was nothing to do.
+    Skipped,
+    /// A step failed for good.
+    Failed,
+    /// Somebody cancelled the run.
+    Cancelled,
+    /// The run ended well without a promotion.
+    Succeeded,
+    /// Something needs a human now: an undo that fails, a host changed by hand, silence.
+    Alert,
+}
+
+impl Moment {
+    /// The moment that ends a run with `outcome`.
+    pub fn of(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Succeeded => Moment::Succeeded,
+            Outcome::Promoted | Outcome::CancelledAfterPromotion => Moment::Promoted,
+            Outcome::Rejected => Moment::Rejected,
+            Outcome::RolledBack => Moment::RolledBack,
+            Outcome::Skipped => Moment::Skipped,
+            Outcome::Failed => Moment::Failed,
+            Outcome::Cancelled => Moment::Cancelled,
+        }
+    }
+}
+
+/// Who is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipient {
+    /// `slack: team`: the Slack notifier of that name in `refit.toml`.
+    Slack(NotifierName),
+    /// `email: [..]`: these addresses, through the mail notifier of `refit.toml`.
+    Email(Vec<String>),
+    /// `webhook: name`.
+    Webhook(NotifierName),
+    /// `console`: the log of the process.
+    Console,
+}
