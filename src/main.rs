@@ -1,1 +1,3 @@
+//! The `refit` program.
+
 fn main() {}

@@ -87,6 +87,11 @@ impl Template {
         &self.source
     }
 
+    /// The secrets it mentions.
+    pub fn secret_names(&self) -> &[super::id::SecretName] {
+        &[]
+    }
+
     /// Its text with every `${{ }}` replaced.
     pub fn render(&self, _scope: &Scope) -> Result<String, ExprError> {
         Ok(self.source.clone())

@@ -1,0 +1,147 @@
+//! What the outside has in common: its errors, and the traits that targets,
+//! stores, notifiers and evidence sources implement, one file each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::id::{InstanceId, ModelName, VersionName};
+use crate::domain::release::{Release, ReleaseDocument};
+
+/// Why an outside service did not do what was asked; says whether trying again can help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdapterError {
+    /// It cannot be reached, or answers that it cannot serve now.
+    #[error("{service} is unavailable: {cause}")]
+    Unavailable {
+        /// The service.
+        service: String,
+        /// What was seen.
+        cause: String,
+        /// When it asks to be tried again.
+        retry_after: Option<Duration>,
+    },
+    /// It refused: a key, a permission.
+    #[error("{service} refused to {action}: {cause}")]
+    Denied {
+        /// The service.
+        service: String,
+        /// What was asked.
+        action: String,
+        /// What it said.
+        cause: String,
+    },
+    /// It answered something that makes no sense to refit, or refit's request made none to it.
+    #[error("{service} could not {action}: {cause}")]
+    Rejected {
+        /// The service.
+        service: String,
+        /// What was asked.
+        action: String,
+        /// What it said.
+        cause: String,
+    },
+    /// Somebody else changed it in between.
+    #[error("{service} was changed by somebody else: {cause}")]
+    Conflict {
+        /// The service.
+        service: String,
+        /// What was found.
+        cause: String,
+    },
+}
+
+impl AdapterError {
+    /// Whether trying again can help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            AdapterError::Unavailable { .. } => true,
+            AdapterError::Denied { .. } | AdapterError::Rejected { .. } | AdapterError::Conflict { .. } => {
+                false
+            }
+        }
+    }
+}
+
+/// Shows a release to the apps that serve the model.
+///
+/// Idempotent: applying one release twice is applying it once. A release older
+/// than the one shown is refused with `Conflict`, so a late process changes nothing.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// What it can do, said before anything is started.
+    fn traits(&self) -> TargetTraits;
+
+    /// What the host shows now; `None` when it shows nothing yet.
+    async fn read(&self, model: &ModelName) -> Result<Option<Observed>, AdapterError>;
+
+    /// Makes the host show `release`, and returns once it does.
+    async fn apply(&self, release: &Release, instance: InstanceId) -> Result<(), AdapterError>;
+
+    /// Whether settings and permissions suffice (`refit doctor`); changes nothing.
+    async fn check(&self) -> Result<String, AdapterError>;
+}
+
+/// What a target can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetTraits {
+    /// A change is served within seconds.
+    pub instant: bool,
+    /// Apps see `valid_until`: a canary ends by itself when refit is gone.
+    pub expires: bool,
+}
+
+/// What a host shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// The document.
+    pub document: ReleaseDocument,
+    /// What distinguishes this state of the host from every other: an ETag, a hash.
+    pub fingerprint: String,
+}
+
+/// A message, rendered: what a notifier sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// The same on every attempt; given to services that take a key.
+    pub id: String,
+    /// The subject of a mail, the first line elsewhere.
+    pub subject: String,
+    /// Plain text.
+    pub text: String,
+    /// HTML, for mail.
+    pub html: Option<String>,
+    /// Slack blocks, for Slack.
+    pub blocks: Option<serde_json::Value>,
+    /// Mail addresses; empty for other channels.
+    pub to: Vec<String>,
+}
+
+/// Sends messages. At least once; exactly once where the service takes a key.
+#[async_trait]
+pub trait Notifier: Send + Sync {
+    /// Sends one message.
+    async fn send(&self, message: &Message) -> Result<(), AdapterError>;
+}
+
+/// A place for versions: an object store and where in it models live.
+#[derive(Clone)]
+pub struct ArtifactStore {
+    /// The objects.
+    pub objects: Arc<dyn object_store::ObjectStore>,
+    /// Path within it, before `<model>/<version>/<file>`.
+    pub prefix: object_store::path::Path,
+    /// URL or directory that `prefix` is reached at by apps, without a trailing slash.
+    pub public_base: String,
+    /// Kind and place, as messages show it.
+    pub label: String,
+}
+
+impl ArtifactStore {
+    /// URL or directory below which an app finds the files of a version.
+    pub fn base_url(&self, model: &ModelName, version: &VersionName) -> String {
+        format!("{}/{model}/{version}", self.public_base)
+    }
+}

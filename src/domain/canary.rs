@@ -1,0 +1,71 @@
+//! Canary analysis: is the challenger worse than the champion?
+//!
+//! Knows nothing of hosting, HTTP or the wall clock. Minutes of evidence come
+//! in, a verdict goes out.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Timestamp;
+use super::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
+use super::verdict::Verdict;
+use super::workflow::step::{Compare, Stage};
+
+/// A canary, as stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CanaryRecord {
+    /// Its id.
+    pub id: CanaryId,
+    /// The run that set it.
+    pub run: RunId,
+    /// The model.
+    pub model: ModelName,
+    /// The target.
+    pub target: TargetName,
+    /// The version on canary.
+    pub version: VersionName,
+    /// What it is compared with.
+    pub champion: VersionName,
+    /// The generation of the release that set or last shifted it.
+    pub generation: Generation,
+    /// Its stages.
+    pub stages: Vec<Stage>,
+    /// The stage that is out, counted from 0.
+    pub stage: usize,
+    /// When that stage began.
+    pub stage_since: Timestamp,
+    /// The rules.
+    pub rules: Compare,
+    /// When it went out.
+    pub started_at: Timestamp,
+    /// When an undecided canary is inconclusive for good.
+    pub deadline: Option<Timestamp>,
+    /// Where it stands.
+    pub state: CanaryState,
+    /// The end of its bake.
+    pub bake_until: Option<Timestamp>,
+    /// What is concluded so far.
+    pub verdict: Verdict,
+    /// Why, in plain words with numbers.
+    pub reason: String,
+    /// The analysis so far: states of the tests, what was read, what is shown.
+    pub analysis: Value,
+    /// When it is looked at next.
+    pub next_look_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Where a canary stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryState {
+    /// It has traffic and is looked at.
+    Watching,
+    /// It was promoted and is still looked at.
+    Baking,
+    /// It was promoted and its bake, if any, is over.
+    Promoted,
+    /// It was taken back: by the controller, a human or an undo.
+    RolledBack,
+}

@@ -1,0 +1,4 @@
+//! One file per step kind: its body, its output. Options are in
+//! `domain::workflow::step`.
+
+pub mod context;

@@ -1,0 +1,778 @@
+//! What must survive a crash, and what must be true together.
+//!
+//! The store speaks of runs: what must be true together is one call and one
+//! transaction. `sql/` is one text for both databases; `postgres` and `sqlite`
+//! hold what differs.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::Timestamp;
+use crate::domain::canary::CanaryRecord;
+use crate::domain::event::Event;
+use crate::domain::id::{
+    CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, RunId, StepId, StoreName, TargetName,
+    VersionName, WorkerId, WorkflowName,
+};
+use crate::domain::release::{Assignment, Release, ReleaseActor};
+use crate::domain::run::{
+    Attempt, AttemptState, CancelRequest, Intent, Outcome, Run, RunStatus, Signal, SignalKind, StepFailure,
+};
+use crate::domain::version::{Manifest, VersionRecord, VersionState};
+use crate::domain::workflow::{ConcurrencyPolicy, Moment, Recipient};
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or lost the connection: try again.
+    #[error("the database is away: {0}")]
+    Away(String),
+    /// It cannot be used as it is; the text says what to do.
+    #[error("{problem}")]
+    Unusable {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The run has another epoch, or the attempt is no longer `started`: touch nothing.
+    #[error("another worker has taken this run over")]
+    Fenced,
+    /// It refused a statement: refit's own mistake, or a damaged file.
+    #[error("the database refused: {0}")]
+    Broken(String),
+}
+
+/// A run to be made, with its first wake-up.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// The run, `Queued`, epoch 0.
+    pub run: Run,
+    /// What happens when its key is taken.
+    pub policy: ConcurrencyPolicy,
+    /// With the same key (schedule and tick, event and workflow), only one run is ever made.
+    pub dedup_key: String,
+    /// Not before.
+    pub start_at: Timestamp,
+}
+
+/// What became of a `NewRun`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submitted {
+    /// It was made.
+    Made(RunId),
+    /// The dedup key made this run before.
+    Already(RunId),
+    /// The concurrency policy is `skip` and this run holds the key.
+    Busy(RunId),
+}
+
+/// A run taken by a worker.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The run, with its new epoch.
+    pub run: Run,
+    /// All attempts, oldest first, those that this claim started included.
+    pub attempts: Vec<Attempt>,
+    /// Its intents, oldest first.
+    pub intents: Vec<Intent>,
+    /// Its signals, oldest first.
+    pub signals: Vec<Signal>,
+}
+
+/// What came of trying to claim a run.
+#[derive(Debug, Clone)]
+pub enum ClaimResult {
+    /// It is ours.
+    Claimed(Box<Claim>),
+    /// A live worker has it.
+    Taken,
+    /// It sleeps: not due, and no new signal.
+    NotDue,
+    /// Its concurrency key is held by another run; it is woken when that one ends.
+    KeyTaken,
+    /// It ended, or was never made.
+    Gone,
+}
+
+/// What a claim writes beside the lease: decided by the caller from what the transaction read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Opening {
+    /// Attempts found `started` by an older epoch: now `lost`.
+    pub lost: Vec<(StepId, u32)>,
+    /// Attempts that go on: `sleeping` to `started` under the new epoch.
+    pub woken: Vec<(StepId, u32)>,
+    /// New attempts.
+    pub started: Vec<NewAttempt>,
+    /// Steps that are skipped, with the reason.
+    pub skipped: Vec<(StepId, String)>,
+    /// Where the run stands now.
+    pub status: Option<RunStatus>,
+}
+
+/// Decides an `Opening` from the run as it was read.
+pub type Planner<'a> = &'a (dyn Fn(&Claim) -> Opening + Send + Sync);
+
+/// An attempt about to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewAttempt {
+    /// The step.
+    pub step: StepId,
+    /// Counted from 1.
+    pub attempt: u32,
+}
+
+/// One checkpoint: all of it or, when fenced, nothing.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// The run.
+    pub run: RunId,
+    /// The fence.
+    pub epoch: Epoch,
+    /// The attempt that ended or went to sleep; must be `started` under this epoch.
+    pub ended: Option<EndedAttempt>,
+    /// Attempts that begin.
+    pub started: Vec<NewAttempt>,
+    /// Steps that are skipped, with the reason.
+    pub skipped: Vec<(StepId, String)>,
+    /// Where the run stands then.
+    pub run_state: RunState,
+    /// What becomes of the undos.
+    pub undos: UndoChange,
+    /// Messages to queue.
+    pub notices: Vec<Notice>,
+    /// When it happened.
+    pub at: Timestamp,
+}
+
+/// How an attempt ended, or went to sleep.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndedAttempt {
+    /// The step.
+    pub step: StepId,
+    /// The attempt.
+    pub attempt: u32,
+    /// `Succeeded`, `Failed` or `Sleeping`.
+    pub state: AttemptState,
+    /// What it returned.
+    pub output: Option<Value>,
+    /// Why it failed.
+    pub error: Option<StepFailure>,
+    /// What it left for itself.
+    pub resume: Option<Value>,
+    /// When it wakes up, or the next attempt begins.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// Where a run stands after a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RunState {
+    /// The worker keeps it and goes on.
+    Kept {
+        /// `Running` or `Undoing`.
+        status: RunStatus,
+        /// How it will end, once that is known.
+        ending: Option<(Outcome, String)>,
+    },
+    /// The worker gives it back.
+    Parked {
+        /// `Running` (woken at once), `Waiting`, `Held` or `Undoing`; `Held` frees the concurrency key.
+        status: RunStatus,
+        /// How it will end, once that is known.
+        ending: Option<(Outcome, String)>,
+        /// When it is woken; only by a signal when absent. A time already past wakes it at once.
+        wake_at: Option<Timestamp>,
+    },
+    /// It ended: lease and key are free, the next run of the key is woken.
+    Finished {
+        /// How.
+        outcome: Outcome,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a checkpoint does to the intents of its run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UndoChange {
+    /// The promotion is recorded: no undo stands any more.
+    pub kill_all: bool,
+    /// Keys of intents whose undo was done.
+    pub done: Vec<String>,
+}
+
+/// A message to be queued with a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Notice {
+    /// The same however often it is queued: a second one with it is dropped.
+    pub key: String,
+    /// The run it is about, if any.
+    pub run: Option<RunId>,
+    /// The model it is about.
+    pub model: ModelName,
+    /// What happened.
+    pub moment: Moment,
+    /// Who is told.
+    pub to: Recipient,
+    /// What a template may show; secrets masked.
+    pub facts: Value,
+}
+
+/// A queued message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutboxEntry {
+    /// Its number.
+    pub id: i64,
+    /// The message.
+    pub notice: Notice,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was queued.
+    pub queued_at: Timestamp,
+    /// When it was sent.
+    pub sent_at: Option<Timestamp>,
+    /// Given up: tried too often or refused for good.
+    pub dead: bool,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// What renewing a lease found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Renewal {
+    /// The run is still ours; somebody may want it cancelled; this is its newest signal.
+    Held {
+        /// The wish to cancel.
+        cancel: Option<CancelRequest>,
+    },
+    /// It is not: stop, touch nothing.
+    Lost,
+}
+
+/// Which runs a list shows; newest first.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// Of this workflow.
+    pub workflow: Option<WorkflowName>,
+    /// Of this model.
+    pub model: Option<ModelName>,
+    /// With this status.
+    pub status: Option<RunStatus>,
+    /// Older than this run: the cursor.
+    pub before: Option<RunId>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// A run in a list.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunSummary {
+    /// Its id.
+    pub id: RunId,
+    /// The workflow.
+    pub workflow: WorkflowName,
+    /// The model.
+    pub model: ModelName,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Why.
+    pub reason: Option<String>,
+    /// The name of the event that made it.
+    pub event: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// A schedule as kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScheduleRow {
+    /// `workflow/index`.
+    pub id: String,
+    /// The workflow.
+    pub workflow: WorkflowName,
+    /// The cron expression and zone it was computed from: a changed one starts anew.
+    pub expression: String,
+    /// The next tick.
+    pub next_fire_at: Timestamp,
+}
+
+/// A piece of a step's log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogChunk {
+    /// The run.
+    pub run: RunId,
+    /// The step.
+    pub step: StepId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Its number within the run: the cursor.
+    pub seq: i64,
+    /// When it was written.
+    pub at: Timestamp,
+    /// Up to 64 KiB, secrets masked.
+    pub bytes: Vec<u8>,
+}
+
+/// A change of a release.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReleaseWrite {
+    /// The model.
+    pub model: ModelName,
+    /// The target.
+    pub target: TargetName,
+    /// The generation that was read; 0 when there is no row.
+    pub expected: Generation,
+    /// What should be served.
+    pub assignment: Assignment,
+    /// The run whose canary is out after the change.
+    pub owner: Option<RunId>,
+    /// Who changes it.
+    pub actor: ReleaseActor,
+    /// Why, in plain words, for the audit.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+    /// For a run: its fence and the intent that is recorded in the same transaction.
+    pub by_run: Option<ReleaseWriteByRun>,
+    /// A canary that ends with the change, in the same transaction, with its reason.
+    pub ends_canary: Option<(CanaryId, String)>,
+    /// A version that is marked `bad` in the same transaction.
+    pub marks_bad: Option<VersionName>,
+}
+
+/// What a run adds to a change of a release.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReleaseWriteByRun {
+    /// The run.
+    pub run: RunId,
+    /// The fence.
+    pub epoch: Epoch,
+    /// The intent; a second one with its key makes the whole call return the release as it is.
+    pub intent: Intent,
+    /// The first write of a promotion: refused once a cancel was asked for, and marks the run `committed`.
+    pub promotes: bool,
+}
+
+/// What came of a change of a release.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReleaseWritten {
+    /// It was made, now or by an earlier attempt of the same operation.
+    Made(Release),
+    /// The generation has moved.
+    Moved(Option<Release>),
+    /// A cancel was asked for first.
+    CancelRequested,
+}
+
+/// Who reserves a version name, for what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reservation {
+    /// The run.
+    pub run: RunId,
+    /// The fence.
+    pub epoch: Epoch,
+    /// The step.
+    pub step: StepId,
+    /// The model.
+    pub model: ModelName,
+    /// The store that will hold it.
+    pub store: StoreName,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One change of a release, as kept for the audit.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReleaseAudit {
+    /// The generation it made.
+    pub generation: Generation,
+    /// What is served since.
+    pub assignment: Assignment,
+    /// Who.
+    pub actor: ReleaseActor,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Counts of one version in one minute, or their sum over several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MinuteCounts {
+    /// Requests.
+    pub n: u64,
+    /// That failed.
+    pub errors: u64,
+    /// Whose latency was reported; the histogram holds them.
+    pub timed: u64,
+}
+
+/// A minute of evidence of one version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvidenceMinute {
+    /// The version.
+    pub version: VersionName,
+    /// The beginning of the minute.
+    pub minute: Timestamp,
+    /// The sequence of the last change to it: rows that come after the minute was read stand out by it.
+    pub seq: i64,
+    /// The counts.
+    pub counts: MinuteCounts,
+    /// Latency histogram: counts by bucket of `domain::canary::LATENCY_EDGES_MS`.
+    pub latency: Vec<u64>,
+}
+
+/// A pair of absolute errors: both versions on one request, once truth is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairedError {
+    /// Its number: the cursor.
+    pub seq: i64,
+    /// The request.
+    pub request_id: String,
+    /// One block is one bet: one race, one day.
+    pub block: Option<String>,
+    /// |prediction - truth| of the canary.
+    pub canary: f64,
+    /// |prediction - truth| of the stable version.
+    pub stable: f64,
+    /// When truth arrived.
+    pub at: Timestamp,
+}
+
+/// Observations of one batch, aggregated on the way in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObservationBatch {
+    /// The model.
+    pub model: ModelName,
+    /// The sender's id of the batch: a second one with it changes nothing.
+    pub batch_id: String,
+    /// Counts by version and minute.
+    pub minutes: Vec<EvidenceMinute>,
+    /// Predictions that wait for their truth.
+    pub predictions: Vec<Prediction>,
+    /// When it was received.
+    pub at: Timestamp,
+}
+
+/// A prediction that waits for its truth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// The request.
+    pub request_id: String,
+    /// The version that served it.
+    pub version: VersionName,
+    /// What it predicted.
+    pub value: f64,
+    /// What other versions predicted for the same request, by version (shadow scoring).
+    pub shadow: Vec<(VersionName, f64)>,
+    /// When it was served.
+    pub at: Timestamp,
+}
+
+/// Truths of one batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TruthBatch {
+    /// The model.
+    pub model: ModelName,
+    /// The sender's id of the batch.
+    pub batch_id: String,
+    /// Request, truth, block.
+    pub rows: Vec<(String, f64, Option<String>)>,
+    /// When it was received.
+    pub at: Timestamp,
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct BatchReceipt {
+    /// The batch was known: nothing was changed.
+    pub duplicate: bool,
+    /// Rows that count.
+    pub accepted: u64,
+    /// Truths whose request is not known (yet): kept until it is.
+    pub unmatched: u64,
+}
+
+/// Told of runs to advance. Losing or doubling a call is harmless.
+#[async_trait]
+pub trait OnWake: Send + Sync + 'static {
+    /// Advance `run`, if it is due and free.
+    async fn advance(&self, run: RunId);
+}
+
+/// Everything refit keeps. Times come from the caller; on Postgres, unless the
+/// caller's clock is virtual, the database's own time decides leases and what
+/// is due.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// This database's instance id.
+    fn instance(&self) -> InstanceId;
+    /// `sqlite` or `postgres`, with the place, without credentials.
+    fn label(&self) -> String;
+    /// Whether several machines can share it.
+    fn is_shared(&self) -> bool;
+    /// Whether it answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+    /// Waits for writes under way and closes.
+    async fn close(&self);
+
+    // Events and runs.
+
+    /// Keeps an event and makes its runs, with their wake-ups, in one transaction.
+    async fn submit(&self, event: &Event, runs: Vec<NewRun>) -> Result<Vec<Submitted>, StoreError>;
+    /// An event.
+    async fn event(&self, id: EventId) -> Result<Option<Event>, StoreError>;
+    /// Events, newest first.
+    async fn events(&self, before: Option<EventId>, limit: u32) -> Result<Vec<Event>, StoreError>;
+    /// A run.
+    async fn run(&self, id: RunId) -> Result<Option<Run>, StoreError>;
+    /// Runs, newest first.
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError>;
+    /// All attempts of a run, oldest first.
+    async fn attempts(&self, run: RunId) -> Result<Vec<Attempt>, StoreError>;
+    /// The intents of a run, oldest first.
+    async fn intents(&self, run: RunId) -> Result<Vec<Intent>, StoreError>;
+    /// Output of `step` in the newest other run of `workflow` that ended as `succeeded`, `promoted`,
+    /// `rolled_back` or is past it.
+    async fn previous_output(
+        &self,
+        workflow: &WorkflowName,
+        before: RunId,
+        step: &StepId,
+    ) -> Result<Option<Value>, StoreError>;
+    /// Outcomes of the newest finished runs of a workflow, newest first.
+    async fn recent_outcomes(&self, workflow: &WorkflowName, limit: u32) -> Result<Vec<Outcome>, StoreError>;
+
+    // The engine.
+
+    /// Announces a worker; what it holds is free once it is dead.
+    async fn register_worker(
+        &self,
+        worker: WorkerId,
+        labels: &[String],
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Takes a worker off the list; its leases are free.
+    async fn retire_worker(&self, worker: WorkerId) -> Result<(), StoreError>;
+    /// Takes a run: raises its epoch, sets the lease, counts a crash when the last holder left no
+    /// checkpoint, takes the concurrency key on the first claim, and writes what `plan` says, in one transaction.
+    async fn claim(
+        &self,
+        run: RunId,
+        worker: WorkerId,
+        lease: Duration,
+        at: Timestamp,
+        plan: Planner<'_>,
+    ) -> Result<ClaimResult, StoreError>;
+    /// Extends a lease.
+    async fn renew(
+        &self,
+        run: RunId,
+        epoch: Epoch,
+        lease: Duration,
+        at: Timestamp,
+    ) -> Result<Renewal, StoreError>;
+    /// Writes a checkpoint. `Fenced` when the run has another epoch or the attempt is not `started`.
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError>;
+    /// Gives a run back without a checkpoint (shutdown): its lease is free, it is woken at once, no crash is counted.
+    async fn release_lease(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError>;
+    /// Records an intent under the fence; an earlier one with its key is returned as it is.
+    async fn intend(&self, run: RunId, epoch: Epoch, intent: &Intent) -> Result<Intent, StoreError>;
+    /// Records what came of an intent, under the fence.
+    async fn settle(&self, run: RunId, epoch: Epoch, key: &str, result: &Value) -> Result<(), StoreError>;
+    /// Queues notices outside a checkpoint; a known key is dropped.
+    async fn queue_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError>;
+    /// Sends a signal to a run that has not ended, and wakes it; false when it ended.
+    async fn signal(
+        &self,
+        run: RunId,
+        kind: &SignalKind,
+        actor: &str,
+        reason: Option<&str>,
+        at: Timestamp,
+    ) -> Result<bool, StoreError>;
+    /// Asks a run to cancel, and wakes it; false when it ended.
+    async fn request_cancel(&self, run: RunId, request: &CancelRequest) -> Result<bool, StoreError>;
+    /// Wakes runs that are due and those whose worker is dead; returns how many, and when the next one is due.
+    async fn reap(&self, at: Timestamp) -> Result<(usize, Option<Timestamp>), StoreError>;
+    /// Delivers wake-ups until `stop`: those of this process at once, those of others as fast as the
+    /// database tells. Restarts what carries them as often as it must.
+    async fn deliver_wakeups(
+        &self,
+        to: std::sync::Arc<dyn OnWake>,
+        concurrency: usize,
+        stop: CancellationToken,
+    );
+    /// Another process of this machine wrote a wake-up: look now.
+    fn poke(&self);
+
+    // Schedules.
+
+    /// Makes the schedules of `workflow` those of `rows`: unchanged ones keep their next tick.
+    async fn sync_schedules(&self, workflow: &WorkflowName, rows: &[ScheduleRow]) -> Result<(), StoreError>;
+    /// All schedules.
+    async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError>;
+    /// Moves a schedule from the tick it was read at to the next one and submits, in one transaction;
+    /// false when another process was first.
+    async fn fire_schedule(
+        &self,
+        id: &str,
+        read_at: Timestamp,
+        next: Timestamp,
+        submissions: Vec<(Event, Vec<NewRun>)>,
+    ) -> Result<bool, StoreError>;
+
+    // The outbox.
+
+    /// Takes messages that are due, for `hold`, so that no other process sends them meanwhile.
+    async fn take_outbox(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, StoreError>;
+    /// A message was sent.
+    async fn outbox_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError>;
+    /// A message was not sent: tried again at `retry_at`, or given up.
+    async fn outbox_failed(
+        &self,
+        id: i64,
+        error: &str,
+        retry_at: Option<Timestamp>,
+    ) -> Result<(), StoreError>;
+    /// Messages about a run, oldest first.
+    async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError>;
+
+    // Logs.
+
+    /// Appends to a step's log; gives the chunk its number.
+    async fn append_log(
+        &self,
+        run: RunId,
+        step: &StepId,
+        attempt: u32,
+        bytes: &[u8],
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Log of a run after `after`, oldest first; of one step when given.
+    async fn read_log(
+        &self,
+        run: RunId,
+        step: Option<&StepId>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LogChunk>, StoreError>;
+
+    // Versions.
+
+    /// Names a version, reserving it, with `name_of`, which is given all names ever taken of the model; the same
+    /// for one run and step until it is abandoned.
+    async fn reserve_version(
+        &self,
+        by: &Reservation,
+        name_of: &(dyn Fn(&[VersionName]) -> VersionName + Send + Sync),
+    ) -> Result<VersionRecord, StoreError>;
+    /// Changes the state of a version; with its manifest, base URL and manifest hash when it is sealed.
+    async fn set_version_state(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        state: VersionState,
+        sealed: Option<(&Manifest, &str, &str)>,
+        fence: Option<(RunId, Epoch)>,
+    ) -> Result<(), StoreError>;
+    /// Records a version that was not made by a run.
+    async fn adopt_version(&self, record: &VersionRecord) -> Result<(), StoreError>;
+    /// A version.
+    async fn version(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+    ) -> Result<Option<VersionRecord>, StoreError>;
+    /// Sealed and bad versions of a model, newest first.
+    async fn versions(&self, model: &ModelName) -> Result<Vec<VersionRecord>, StoreError>;
+    /// All models that have a version, a release or a run.
+    async fn models(&self) -> Result<Vec<ModelName>, StoreError>;
+
+    // Releases.
+
+    /// A release.
+    async fn release(&self, model: &ModelName, target: &TargetName) -> Result<Option<Release>, StoreError>;
+    /// All releases; of one model when given.
+    async fn releases(&self, model: Option<&ModelName>) -> Result<Vec<Release>, StoreError>;
+    /// Compare-and-set of a release.
+    async fn write_release(&self, write: ReleaseWrite) -> Result<ReleaseWritten, StoreError>;
+    /// Records that the host shows `generation`, if it is the newest one known to be shown.
+    async fn release_applied(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+    ) -> Result<(), StoreError>;
+    /// Extends `valid_until` of the canary of a release without a new generation.
+    async fn extend_canary_validity(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+        until: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Changes of a release, newest first.
+    async fn release_history(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        limit: u32,
+    ) -> Result<Vec<ReleaseAudit>, StoreError>;
+
+    // Canaries and evidence.
+
+    /// Records a canary; the one this run opened before is returned as it is.
+    async fn open_canary(&self, epoch: Epoch, canary: &CanaryRecord) -> Result<CanaryRecord, StoreError>;
+    /// The newest canary of a run.
+    async fn canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError>;
+    /// Canaries that are watched or bake; those due for a look when `due_at` is given.
+    async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError>;
+    /// Takes a look: compare-and-set of `next_look_at`; false when another process was first.
+    async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError>;
+    /// Saves what a look found, if the canary still is in the state and stage it was read in; false when not.
+    async fn save_look(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError>;
+    /// Changes the state of a canary: promoted with or without bake, ended.
+    async fn set_canary_state(
+        &self,
+        id: CanaryId,
+        state: crate::domain::canary::CanaryState,
+        bake_until: Option<Timestamp>,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Adds a batch of observations, once; truths that waited for them are matched.
+    async fn observe(&self, batch: &ObservationBatch) -> Result<BatchReceipt, StoreError>;
+    /// Adds a batch of truths, once.
+    async fn add_truth(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError>;
+    /// Minutes of these versions whose `seq` is above `after`, by `seq`.
+    async fn evidence(
+        &self,
+        model: &ModelName,
+        versions: &[VersionName],
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<EvidenceMinute>, StoreError>;
+    /// Pairs of errors of two versions after `after`, oldest first.
+    async fn paired_errors(
+        &self,
+        model: &ModelName,
+        canary: &VersionName,
+        stable: &VersionName,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<PairedError>, StoreError>;
+}
