@@ -23,6 +23,14 @@ impl Scope {
         self
     }
 
+    /// Sets `steps.<step>`.
+    pub fn set_step(&mut self, step: &str, shown: Value) {
+        let steps = self.roots.entry("steps").or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(steps) = steps {
+            steps.insert(step.to_owned(), shown);
+        }
+    }
+
     /// The value of a root.
     pub fn root(&self, root: &str) -> Option<&Value> {
         self.roots.get(root)

@@ -7,6 +7,7 @@ pub mod event;
 pub mod expr;
 pub mod id;
 pub mod metric;
+pub mod pipeline;
 pub mod release;
 pub mod retry;
 pub mod run;

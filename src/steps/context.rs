@@ -349,6 +349,10 @@ pub trait Ledger: Send + Sync {
     /// Records that the host shows `generation`.
     async fn release_applied(&self, target: &TargetName, generation: Generation) -> Result<(), StepError>;
 
+    /// Rolls `target` back: drops the canary that is out, else goes to `to` or the newest good version.
+    /// Returns the release once it is decided; the caller applies it.
+    async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError>;
+
     /// Begins to watch; the same canary on every attempt of this step.
     async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError>;
     /// What is known of this run's canary.

@@ -162,6 +162,8 @@ pub enum Moment {
     Cancelled,
     /// The run ended well without a promotion.
     Succeeded,
+    /// A workflow's own message (`uses: notify`).
+    Message,
     /// Something needs a human now: an undo that fails, a host changed by hand, silence.
     Alert,
 }

@@ -391,6 +391,21 @@ pub struct Compare {
     pub beta: f64,
 }
 
+impl Compare {
+    /// What a canary without a `compare` step goes by: nothing is tested, and it stays until the workflow ends it.
+    pub fn without_rules() -> Self {
+        Self {
+            rules: vec![],
+            on_inconclusive: OnInconclusive::default(),
+            when_underpowered: WhenUnderpowered::Hold,
+            hold_for: Duration::from_secs(6 * 24 * 3600),
+            hold_traffic: HoldTraffic::default(),
+            alpha: 0.02,
+            beta: 0.05,
+        }
+    }
+}
+
 /// One rule of `compare`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CompareRule {
