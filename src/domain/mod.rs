@@ -4,6 +4,7 @@
 
 pub mod id;
 pub mod retry;
+pub mod stats;
 pub mod verdict;
 
 /// A moment in UTC. Decisions take it as an argument; only `crate::clock` makes one.
