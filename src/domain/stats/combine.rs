@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{InvalidInput, checked, log_mixture};
 
-/// Rounding that a sum of written weights may show.
+/// Rounding that a sum of written weights may show; no weight is that small.
 const ROUNDING: f64 = 1e-9;
 
 /// The evidence of one metric.
@@ -26,7 +26,8 @@ pub struct Combined {
     pub leading: usize,
 }
 
-/// The weighted average of the metrics' e-values.
+/// The weighted average of the metrics' e-values. Weight that no metric has
+/// stands for evidence of nothing, an e-value of 1.
 ///
 /// Promotion needs no such correction: every gating metric must be non-inferior
 /// at `beta` by itself.
@@ -37,7 +38,7 @@ pub struct Combined {
 pub fn combine(metrics: &[Weighted]) -> Result<Combined, InvalidInput> {
     let mut sum = 0.0;
     for metric in metrics {
-        sum += checked("weight", metric.weight, |w| w > 0.0, "above 0")?;
+        sum += checked("weight", metric.weight, |w| w > ROUNDING, "above 0")?;
         checked("evidence", metric.log_e, f64::is_finite, "a finite logarithm")?;
     }
     if sum > 1.0 + ROUNDING {
@@ -47,7 +48,9 @@ pub fn combine(metrics: &[Weighted]) -> Result<Combined, InvalidInput> {
     let leading = (0..metrics.len())
         .reduce(|best, i| if share(&metrics[i]) > share(&metrics[best]) { i } else { best })
         .ok_or(InvalidInput::Empty { name: "metric" })?;
-    Ok(Combined { log_e: log_mixture(metrics.iter().map(|m| (m.weight, m.log_e))), leading })
+    let spare = Some((1.0 - sum, 0.0)).filter(|(weight, _)| *weight > ROUNDING);
+    let terms = metrics.iter().map(|metric| (metric.weight, metric.log_e)).chain(spare);
+    Ok(Combined { log_e: log_mixture(terms), leading })
 }
 
 #[cfg(test)]
@@ -75,6 +78,16 @@ mod tests {
     fn the_leading_metric_is_the_one_with_the_largest_share() {
         let combined = combine(&[weighted(0.1, 3.0), weighted(0.8, 2.0)]).expect("valid");
         assert_eq!(combined.leading, 1);
+    }
+
+    #[test]
+    fn weight_that_no_metric_has_is_evidence_of_nothing() {
+        let half = combine(&[weighted(0.5, -1000.0)]).expect("valid");
+        assert!((half.log_e - 0.5f64.ln()).abs() < 1e-12);
+        let with_idle = combine(&[weighted(0.5, 3.0), weighted(0.5, 0.0)]).expect("valid");
+        let alone = combine(&[weighted(0.5, 3.0)]).expect("valid");
+        assert!((alone.log_e - with_idle.log_e).abs() < 1e-12);
+        assert_eq!(combine(&[weighted(0.3, 0.0), weighted(0.2, 0.0)]).expect("valid").log_e, 0.0);
     }
 
     #[test]

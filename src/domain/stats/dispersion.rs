@@ -60,3 +60,60 @@ impl Dispersion {
 fn rate(arm: Arm) -> f64 {
     arm.e() as f64 / arm.n() as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::vectors::{assert_close, number, rows};
+    use super::*;
+
+    fn arm(n: u64, e: u64) -> Arm {
+        Arm::new(n, e).expect("valid")
+    }
+
+    #[test]
+    fn phi_matches_the_reference() {
+        // The file lists every other minute of five; the two between are the only
+        // whole counts that lead to its values.
+        let between = [arm(905, 2), arm(900, 1)];
+        let mut dispersion = Dispersion::default();
+        for (i, row) in rows("D_phi").into_iter().enumerate() {
+            if i > 0 {
+                dispersion.observe(between[i - 1]);
+            }
+            dispersion.observe(arm(number(&row, "ns") as u64, number(&row, "es") as u64));
+            assert_close(dispersion.phi(), number(&row, "phi"), &row);
+            assert_close(dispersion.exponent(), number(&row, "exponent"), &row);
+        }
+    }
+
+    #[test]
+    fn calm_traffic_is_not_rewarded() {
+        let mut dispersion = Dispersion::default();
+        for _ in 0..1000 {
+            dispersion.observe(arm(100, 1));
+        }
+        assert!(dispersion.phi() < 0.1);
+        assert_eq!(dispersion.exponent(), 1.0);
+    }
+
+    #[test]
+    fn one_outage_counts_for_two_differences_at_most() {
+        let mut dispersion = Dispersion::default();
+        for i in 0..100 {
+            dispersion.observe(arm(1000, if i == 50 { 1000 } else { 10 }));
+        }
+        assert!(dispersion.phi() <= (PRIOR + 2.0 * CAP) / (PRIOR + 99.0));
+    }
+
+    #[test]
+    fn no_requests_and_no_variation_change_nothing() {
+        let mut dispersion = Dispersion::default();
+        for table in [arm(0, 0), arm(10, 0), arm(20, 0)] {
+            dispersion.observe(table);
+        }
+        assert_eq!(dispersion.phi(), 1.0);
+        let before = dispersion.clone();
+        dispersion.observe(arm(0, 0));
+        assert_eq!(dispersion, before);
+    }
+}

@@ -56,17 +56,16 @@ impl LikelihoodCurve {
         let peak = self.peak();
         let end = |outermost: f64| {
             if !ruled_out(outermost) {
-                return outermost;
+                return None;
             }
             let (mut inside, mut outside) = (peak, outermost);
             for _ in 0..BISECTIONS {
                 let middle = 0.5 * (inside + outside);
                 if ruled_out(middle) { outside = middle } else { inside = middle }
             }
-            outside
+            Some(outside.exp().clamp(ODDS_RATIO_MIN, ODDS_RATIO_MAX))
         };
-        let limit = |position: f64| end(position).exp().clamp(ODDS_RATIO_MIN, ODDS_RATIO_MAX);
-        (limit(POSITIONS[NODES - 1]), limit(POSITIONS[0]))
+        (end(POSITIONS[NODES - 1]).unwrap_or(ODDS_RATIO_MIN), end(POSITIONS[0]).unwrap_or(ODDS_RATIO_MAX))
     }
 
     /// Where the log-likelihood is largest, by golden section between the neighbours of the best node.

@@ -53,13 +53,14 @@ impl Conditional {
         let stable_odds = self.fitted_stable_odds(odds_ratio);
         let stable = Chance::from_odds(stable_odds);
         let canary = Chance::from_odds(stable_odds * odds_ratio);
-        let log_term =
-            |j: f64| ln_probability(j, self.canary, canary) + ln_probability(self.errors - j, self.stable, stable);
+        let log_term = |j: f64| {
+            ln_probability(j, self.canary, canary) + ln_probability(self.errors - j, self.stable, stable)
+        };
 
         let start = (self.canary * canary.p()).round().clamp(self.lowest, self.highest);
         let peak = log_term(start);
-        let information = 1.0 / (self.canary * canary.p() * canary.q())
-            + 1.0 / (self.stable * stable.p() * stable.q());
+        let information =
+            1.0 / (self.canary * canary.p() * canary.q()) + 1.0 / (self.stable * stable.p() * stable.q());
         let stride = (information.sqrt().recip() / 2.5).floor();
         let sum = if stride >= MIN_STRIDE {
             self.sampled_sum(start, stride, |j| (log_term(j) - peak).exp())
@@ -121,5 +122,96 @@ impl Conditional {
             }
         }
         sum * stride
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{Arm, Table};
+    use super::super::vectors::{assert_close, number, rows};
+    use super::*;
+
+    fn table(n_c: u64, e_c: u64, n_s: u64, e_s: u64) -> Table {
+        let arm = |n, e| Arm::new(n, e).expect("valid");
+        Table { canary: arm(n_c, e_c), stable: arm(n_s, e_s) }
+    }
+
+    fn log_ratio(table: &Table, odds_ratio: f64, null: f64) -> f64 {
+        Conditional::of(table).map_or(0.0, |c| c.log_probability(odds_ratio) - c.log_probability(null))
+    }
+
+    fn assert_rows(section: &str) {
+        for row in rows(section) {
+            let count = |key| number(&row, key) as u64;
+            let table = table(count("nc"), count("ec"), count("ns"), count("es"));
+            let found = log_ratio(&table, number(&row, "psi"), number(&row, "psi0"));
+            assert_close(found, number(&row, "log_e"), &row);
+        }
+    }
+
+    #[test]
+    fn one_table_matches_the_reference() {
+        assert_rows("A_table_log_e");
+    }
+
+    #[test]
+    fn ten_million_requests_a_minute_match_the_reference() {
+        assert_rows("A_large_table_log_e");
+    }
+
+    #[test]
+    fn fishers_exact_test_is_the_tail_at_equal_odds() {
+        for row in rows("L_classical") {
+            let count = |arm: usize, cell: usize| row["table"][arm][cell].as_u64().expect("a count");
+            let (e_c, e_s) = (count(0, 0), count(1, 0));
+            let (n_c, n_s) = (e_c + count(0, 1), e_s + count(1, 1));
+            let tail: f64 = (e_c..=e_c + e_s)
+                .map(|e| table(n_c, e, n_s, e_c + e_s - e))
+                .map(|t| Conditional::of(&t).expect("errors in both arms").log_probability(1.0).exp())
+                .sum();
+            assert_close(tail, number(&row, "fisher_greater"), &row);
+        }
+    }
+
+    #[test]
+    fn the_sampled_sum_equals_the_walked_one() {
+        for (counts, odds_ratio) in
+            [((500_000, 250_000, 500_000, 249_000), 1.0), ((400_000, 90_000, 9_000_000, 800_000), 5.0)]
+        {
+            let (n_c, e_c, n_s, e_s) = counts;
+            let conditional = Conditional::of(&table(n_c, e_c, n_s, e_s)).expect("evidence");
+            let odds = conditional.fitted_stable_odds(odds_ratio);
+            let (canary, stable) = (Chance::from_odds(odds * odds_ratio), Chance::from_odds(odds));
+            let start = (conditional.canary * canary.p()).round();
+            let term = |j| {
+                ln_probability(j, conditional.canary, canary)
+                    + ln_probability(conditional.errors - j, conditional.stable, stable)
+            };
+            let walked = conditional.walked_sum(start, odds_ratio);
+            let sampled = conditional.sampled_sum(start, MIN_STRIDE, |j| (term(j) - term(start)).exp());
+            assert!((sampled / walked - 1.0).abs() < 1e-11, "{sampled} {walked}");
+        }
+    }
+
+    #[test]
+    fn probabilities_of_all_outcomes_sum_to_one() {
+        for odds_ratio in [1e-3, 0.5, 1.0, 3.0, 1e3] {
+            for (n_c, n_s, m) in [(10, 90, 7), (90, 10, 60), (1, 9, 1), (300, 200, 450)] {
+                let outcomes = u64::saturating_sub(m, n_s)..=u64::min(m, n_c);
+                let sum: f64 = outcomes
+                    .map(|e| table(n_c, e, n_s, m - e))
+                    .map(|t| Conditional::of(&t).expect("evidence").log_probability(odds_ratio).exp())
+                    .sum();
+                assert!((sum - 1.0).abs() < 1e-12, "{odds_ratio} {n_c} {n_s} {m}: {sum}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_with_one_possible_outcome_is_no_evidence() {
+        for counts in [(0, 0, 90, 3), (10, 3, 0, 0), (10, 0, 90, 0), (10, 10, 90, 90), (0, 0, 0, 0)] {
+            let (n_c, e_c, n_s, e_s) = counts;
+            assert!(Conditional::of(&table(n_c, e_c, n_s, e_s)).is_none(), "{counts:?}");
+        }
     }
 }

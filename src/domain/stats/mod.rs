@@ -106,8 +106,9 @@ fn tempering(exponent: f64) -> f64 {
     if exponent.is_nan() { 0.0 } else { exponent.clamp(0.0, 1.0) }
 }
 
-/// `ln sum_k w_k exp(x_k)` of `(w_k, x_k)`, without overflow; every `w_k > 0`.
+/// `ln sum_k w_k exp(x_k)` of `(w_k, x_k)`, without overflow. The weights sum to 1, each well above
+/// rounding; as differences from the largest, so that no evidence is exactly 0.
 fn log_mixture(terms: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
     let largest = terms.clone().map(|(_, x)| x).fold(f64::NEG_INFINITY, f64::max);
-    largest + terms.map(|(w, x)| w * (x - largest).exp()).sum::<f64>().ln()
+    largest + terms.map(|(w, x)| w * (x - largest).exp_m1()).sum::<f64>().ln_1p()
 }

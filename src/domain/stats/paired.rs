@@ -3,6 +3,8 @@
 //! Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
 //! betting" (2024). Exact for any distribution of errors.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::{InvalidInput, checked, log_mixture};
@@ -134,8 +136,13 @@ pub struct SignTest {
 impl SignTest {
     /// Adds one difference, canary minus stable; 0 is a tie and, like what is not a number, counts for nothing.
     pub fn observe(&mut self, difference: f64) {
-        self.decided += u64::from(difference > 0.0 || difference < 0.0);
-        self.against += u64::from(difference > 0.0);
+        let (against, decided) = match difference.partial_cmp(&0.0) {
+            Some(Ordering::Greater) => (1, 1),
+            Some(Ordering::Less) => (0, 1),
+            Some(Ordering::Equal) | None => (0, 0),
+        };
+        self.against += against;
+        self.decided += decided;
     }
 
     /// `ln E` against "the canary is larger in at most half of the decided cases".
@@ -143,13 +150,41 @@ impl SignTest {
         let against = self.against as f64;
         let in_favour = self.decided.saturating_sub(self.against) as f64;
         let weight = (SIGNS.len() as f64).recip();
-        log_mixture(SIGNS.iter().map(|t| (weight, against * (2.0 * t).ln() + in_favour * (2.0 * (1.0 - t)).ln())))
+        log_mixture(
+            SIGNS.iter().map(|t| (weight, against * (2.0 * t).ln() + in_favour * (2.0 * (1.0 - t)).ln())),
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::vectors::{assert_close, number, numbers, rows};
     use super::*;
+
+    #[test]
+    fn betting_matches_the_reference() {
+        for section in rows("H_paired_betting") {
+            assert_eq!(numbers(&section, "lambda_"), STAKES);
+            let mut betting = Betting::default();
+            for row in section["rows"].as_array().expect("rows") {
+                betting.observe(number(row, "d")).expect("within -1 and 1");
+                assert_close(betting.log_e(), number(row, "log_E"), row);
+            }
+        }
+        assert!(Betting::default().observe(1.1).is_err());
+    }
+
+    #[test]
+    fn the_sign_test_matches_the_reference() {
+        for row in rows("I_sign") {
+            let (wins, n) = (number(&row, "wins") as u64, number(&row, "n") as u64);
+            let mut test = SignTest::default();
+            for i in 0..n {
+                test.observe(if i < wins { 1.0 } else { -1.0 });
+            }
+            assert_close(test.log_e_worse(), number(&row, "log_E"), &row);
+        }
+    }
 
     fn pair(canary: f64, stable: f64) -> Pair {
         Pair { canary, stable }

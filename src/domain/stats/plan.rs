@@ -96,9 +96,16 @@ impl Traffic {
         let (rate, share) = (self.stable_rate, self.canary_share);
         let canary = rate * ratio;
         let pooled = share * canary + (1.0 - share) * rate;
-        let per_request = |f: fn(f64, f64) -> f64| (share * f(canary, pooled) + (1.0 - share) * f(rate, pooled)) / share;
+        let per_request =
+            |f: fn(f64, f64) -> f64| (share * f(canary, pooled) + (1.0 - share) * f(rate, pooled)) / share;
         let bound = -alpha.ln();
-        Plan::new(per_request(kl), per_request(log_ratio_variance), bound, bound - weight.ln(), self.dispersion)
+        Plan::new(
+            per_request(kl),
+            per_request(log_ratio_variance),
+            bound,
+            bound - weight.ln(),
+            self.dispersion,
+        )
     }
 }
 
@@ -151,7 +158,10 @@ fn checked_level(level: f64) -> Result<f64, InvalidInput> {
 /// The weight of the mixture's point nearest to `ratio` on a log scale.
 fn nearest_weight(ratio: f64) -> f64 {
     let distance = |(point, _): &(f64, f64)| (point.ln() - ratio.ln()).abs();
-    WORSE.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).map_or(TYPICAL_WEIGHT, |(_, weight)| *weight)
+    WORSE
+        .iter()
+        .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+        .map_or(TYPICAL_WEIGHT, |(_, weight)| *weight)
 }
 
 fn logistic(log_odds: f64) -> f64 {
@@ -197,7 +207,11 @@ mod tests {
     fn the_detectable_ratio_matches_the_reference() {
         for row in rows("J2_mde") {
             let found = traffic(&row).detectable_ratio(number(&row, "n_canary"), number(&row, "alpha"));
-            assert_close(found.expect("valid").expect("detectable"), number(&row, "min_detectable_ratio"), &row);
+            assert_close(
+                found.expect("valid").expect("detectable"),
+                number(&row, "min_detectable_ratio"),
+                &row,
+            );
         }
     }
 

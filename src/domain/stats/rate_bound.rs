@@ -93,3 +93,72 @@ impl AbsoluteGuard {
         log_mixture(WORSE.iter().map(|(t, weight)| (*weight, errors * t.ln() - (t - 1.0) * expected)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::vectors::{assert_close, number, numbers, rows};
+    use super::*;
+
+    fn arm(n: u64, e: u64) -> Arm {
+        Arm::new(n, e).expect("valid")
+    }
+
+    #[test]
+    fn the_upper_bound_matches_the_reference() {
+        for section in rows("E_rate_upper") {
+            assert_eq!(numbers(&section, "theta"), THETA);
+            for row in section["rows"].as_array().expect("rows") {
+                let mut bound = RateBound::default();
+                bound.observe(arm(number(row, "n") as u64, number(row, "S") as u64), 1.0);
+                let upper = bound.upper(number(row, "alpha"));
+                assert_close(upper, number(row, "rate_U"), row);
+                assert_close(upper * number(row, "n"), number(row, "Lambda_U"), row);
+            }
+        }
+    }
+
+    #[test]
+    fn the_absolute_guard_matches_the_reference() {
+        for row in rows("M_absolute_guard") {
+            let mut guard = AbsoluteGuard::new(number(&row, "r0")).expect("valid");
+            guard.observe(arm(number(&row, "n") as u64, number(&row, "S") as u64), 1.0);
+            assert_close(guard.log_e(), number(&row, "log_E"), &row);
+        }
+    }
+
+    #[test]
+    fn without_a_bound_the_rate_may_be_anything() {
+        let mut bound = RateBound::default();
+        assert_eq!(bound.upper(0.05), 1.0);
+        bound.observe(arm(1000, 0), 0.0);
+        assert_eq!(bound.upper(0.05), 1.0);
+        bound.observe(arm(3, 0), 1.0);
+        assert_eq!(bound.upper(0.05), 1.0);
+        bound.observe(arm(10_000, 10_000), 1.0);
+        assert_eq!(bound.upper(0.05), 1.0);
+        assert_eq!(bound.upper(0.0), 1.0);
+        assert_eq!(bound.upper(f64::NAN), 1.0);
+    }
+
+    #[test]
+    fn tempering_widens_the_bound_and_weakens_the_guard() {
+        let (mut plain, mut tempered) = (RateBound::default(), RateBound::default());
+        let mut guards = [AbsoluteGuard::new(0.01).expect("valid"); 2];
+        for _ in 0..50 {
+            let minute = arm(100, 3);
+            plain.observe(minute, 1.0);
+            tempered.observe(minute, 0.5);
+            guards[0].observe(minute, 1.0);
+            guards[1].observe(minute, 0.5);
+        }
+        assert!(0.03 < plain.upper(0.05) && plain.upper(0.05) < tempered.upper(0.05));
+        assert!(0.0 < guards[1].log_e() && guards[1].log_e() < guards[0].log_e());
+    }
+
+    #[test]
+    fn a_guard_needs_a_rate() {
+        for limit in [0.0, -0.1, 1.1, f64::NAN] {
+            assert!(AbsoluteGuard::new(limit).is_err(), "{limit}");
+        }
+    }
+}

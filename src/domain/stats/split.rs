@@ -94,7 +94,9 @@ mod tests {
 
     #[test]
     fn the_evidence_is_the_beta_binomial_over_the_binomial() {
-        for (share, canary, stable) in [(0.1, 30_u32, 70_u32), (0.5, 0, 40), (0.01, 500, 500), (0.9, 900, 100)] {
+        for (share, canary, stable) in
+            [(0.1, 30_u32, 70_u32), (0.5, 0, 40), (0.01, 500, 500), (0.9, 900, 100)]
+        {
             let mut test = SplitTest::new(share).expect("valid");
             test.observe(&table(canary.into(), 0), 1.0);
             test.observe(&table(0, stable.into()), 1.0);
@@ -121,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_wrong_split_is_found_and_a_right_one_is_not() {
-        let (mut right, mut wrong) = (SplitTest::new(0.1).expect("valid"), SplitTest::new(0.1).expect("valid"));
+        let (mut right, mut wrong) =
+            (SplitTest::new(0.1).expect("valid"), SplitTest::new(0.1).expect("valid"));
         for _ in 0..200 {
             right.observe(&table(10, 90), 1.0);
             wrong.observe(&table(5, 95), 1.0);

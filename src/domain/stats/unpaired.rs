@@ -55,7 +55,8 @@ impl UnpairedTest {
     /// # Errors
     /// A clip bound or mean error that is not positive and finite; a margin outside 1 to 1000.
     pub fn new(clip: f64, stable_error: f64, margin: f64) -> Result<Self, InvalidInput> {
-        let positive = |name, value| checked(name, value, |b: f64| b.is_normal() && b > 0.0, "positive and finite");
+        let positive =
+            |name, value| checked(name, value, |b: f64| b.is_normal() && b > 0.0, "positive and finite");
         Ok(Self {
             clip: positive("clip bound", clip)?,
             effect: EFFECT * positive("mean error", stable_error)?,
@@ -176,7 +177,8 @@ mod tests {
         for row in rows("G_asymp_cs_two_sided") {
             let (alpha, tightest_at) = (number(&row, "alpha"), number(&row, "t_star"));
             assert_close(best_rho2(alpha, tightest_at), number(&row, "rho2"), &row);
-            let found = asymptotic_radius(number(&row, "t") as u64, number(&row, "sigma"), alpha, tightest_at);
+            let found =
+                asymptotic_radius(number(&row, "t") as u64, number(&row, "sigma"), alpha, tightest_at);
             assert_close(found, number(&row, "radius"), &row);
         }
         assert_eq!(asymptotic_radius(0, 1.0, 0.05, 100.0), f64::INFINITY);
