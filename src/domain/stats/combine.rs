@@ -1,7 +1,7 @@
 //! Several metrics, one bound: a weighted average of e-values is an e-value,
 //! however the metrics depend on each other.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{InvalidInput, checked, log_mixture};
 
@@ -9,7 +9,7 @@ use super::{InvalidInput, checked, log_mixture};
 const ROUNDING: f64 = 1e-9;
 
 /// The evidence of one metric.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Weighted {
     /// Its share of alpha.
     pub weight: f64,
@@ -18,7 +18,7 @@ pub struct Weighted {
 }
 
 /// The evidence of several metrics together.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Combined {
     /// `ln sum_j u_j E_j`: at `ln(1/alpha)` or more, roll back.
     pub log_e: f64,

@@ -183,6 +183,33 @@ mod tests {
         }
     }
 
+    /// The mean of an e-value over all outcomes of tables with these margins, at a true odds ratio.
+    fn mean_e(counts: (u64, u64, u64), truth: f64, exponent: f64, log_e: impl Fn(&ErrorTest) -> f64) -> f64 {
+        let (n_c, n_s, m) = counts;
+        let outcomes = m.saturating_sub(n_s)..=m.min(n_c);
+        let weighted = outcomes.map(|e| {
+            let table = table(n_c, e, n_s, m - e);
+            let mut test = ErrorTest::new(1.5).expect("valid");
+            test.observe(&table, exponent);
+            let chance = Conditional::of(&table).expect("several outcomes").log_probability(truth);
+            (chance + log_e(&test)).exp()
+        });
+        weighted.sum()
+    }
+
+    #[test]
+    fn the_mean_evidence_is_at_most_one_wherever_the_null_holds() {
+        for counts in [(10, 90, 3), (100, 900, 40), (50, 50, 70), (1, 9, 1)] {
+            let worse = |truth, exponent| mean_e(counts, truth, exponent, ErrorTest::log_e_worse);
+            let not_worse = |truth, exponent| mean_e(counts, truth, exponent, ErrorTest::log_e_non_inferior);
+            assert!((worse(1.0, 1.0) - 1.0).abs() < 1e-9, "{counts:?}");
+            assert!((not_worse(1.5, 1.0) - 1.0).abs() < 1e-9, "{counts:?}");
+            assert!(worse(0.7, 1.0) < 1.0 && not_worse(2.0, 1.0) < 1.0, "{counts:?}");
+            assert!(worse(1.0, 0.4) < 1.0 && not_worse(1.5, 0.4) < 1.0, "{counts:?}");
+            assert!(worse(2.0, 1.0) > 1.0 && not_worse(1.0, 1.0) > 1.0, "{counts:?}");
+        }
+    }
+
     #[test]
     fn ten_of_ten_failures_decide_in_the_first_minute() {
         let test = after(1.5, [table(10, 10, 90, 1)]);

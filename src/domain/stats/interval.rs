@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::InvalidInput;
 use super::kernel::Conditional;
+use super::minimum::golden_section;
 
 /// The smallest odds ratio that is told apart; a lower limit here means "or less".
 pub const ODDS_RATIO_MIN: f64 = 1e-3;
@@ -105,23 +106,4 @@ impl From<LikelihoodCurve> for Vec<f64> {
     fn from(curve: LikelihoodCurve) -> Self {
         curve.0.to_vec()
     }
-}
-
-/// Where a function with one minimum in `[low, high]` has it.
-pub(super) fn golden_section(mut low: f64, mut high: f64, f: impl Fn(f64) -> f64) -> f64 {
-    let ratio = (5f64.sqrt() - 1.0) / 2.0;
-    let (mut left, mut right) = (high - ratio * (high - low), low + ratio * (high - low));
-    let (mut f_left, mut f_right) = (f(left), f(right));
-    for _ in 0..80 {
-        if f_left < f_right {
-            (high, right, f_right) = (right, left, f_left);
-            left = high - ratio * (high - low);
-            f_left = f(left);
-        } else {
-            (low, left, f_left) = (left, right, f_right);
-            right = low + ratio * (high - low);
-            f_right = f(right);
-        }
-    }
-    0.5 * (low + high)
 }

@@ -29,6 +29,7 @@ pub mod unpaired;
 
 mod binomial;
 mod kernel;
+mod minimum;
 
 #[cfg(test)]
 mod vectors;
@@ -111,4 +112,53 @@ fn tempering(exponent: f64) -> f64 {
 fn log_mixture(terms: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
     let largest = terms.clone().map(|(_, x)| x).fold(f64::NEG_INFINITY, f64::max);
     largest + terms.map(|(w, x)| w * (x - largest).exp_m1()).sum::<f64>().ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    fn stored<T: Serialize + DeserializeOwned>(state: &T) -> T {
+        serde_json::from_str(&serde_json::to_string(state).expect("serialisable")).expect("readable")
+    }
+
+    proptest! {
+        #[test]
+        fn every_state_survives_storage(
+            counts in prop::collection::vec((0..1000_u64, 0..1000_u64), 1..8),
+            errors in prop::collection::vec((0.0..20.0_f64, 0.0..20.0_f64), 1..80),
+        ) {
+            let mut dispersion = Dispersion::default();
+            let mut bound = RateBound::default();
+            let mut guard = AbsoluteGuard::new(0.03).expect("valid");
+            let mut split = SplitTest::new(0.3).expect("valid");
+            for (n, e) in counts {
+                let arm = Arm::new(n, e.min(n)).expect("valid");
+                bound.observe(arm, dispersion.exponent());
+                guard.observe(arm, dispersion.exponent());
+                split.observe(&Table { canary: arm, stable: Arm::default() }, 0.9);
+                dispersion.observe(arm);
+            }
+            let mut paired = PairedTest::new(9.0, 1.2).expect("valid");
+            let mut unpaired = UnpairedTest::new(9.0, 2.0, 1.2).expect("valid");
+            let mut sign = SignTest::default();
+            for (canary, stable) in errors {
+                paired.observe(&[Pair { canary, stable }]).expect("valid");
+                unpaired.observe_canary(canary).expect("valid");
+                unpaired.observe_stable(stable).expect("valid");
+                sign.observe(canary - stable);
+            }
+            prop_assert_eq!(stored(&dispersion), dispersion);
+            prop_assert_eq!(stored(&bound), bound);
+            prop_assert_eq!(stored(&guard), guard);
+            prop_assert_eq!(stored(&split), split);
+            prop_assert_eq!(stored(&paired), paired);
+            prop_assert_eq!(stored(&unpaired), unpaired);
+            prop_assert_eq!(stored(&sign), sign);
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! What a canary can show, and how long it takes, before it starts. All counts
 //! are canary requests; they grow in proportion to over-dispersion.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::eprocess::{NOT_WORSE, WORSE};
-use super::interval::golden_section;
+use super::minimum::golden_section;
 use super::{InvalidInput, checked};
 
 /// The chance at which a difference counts as detectable.
@@ -18,7 +18,7 @@ const EQUAL_WEIGHT: f64 = NOT_WORSE[2].1;
 const MAX_RATIO: f64 = 1e6;
 
 /// What is expected of a canary's traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Traffic {
     stable_rate: f64,
     canary_share: f64,
@@ -110,7 +110,7 @@ impl Traffic {
 }
 
 /// How many canary requests a decision takes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Plan {
     /// Evidence per canary request, in nats.
     pub nats: f64,
@@ -123,7 +123,7 @@ pub struct Plan {
     /// Enough with 80 % chance.
     pub likely: f64,
     /// Evidence needed, in nats: `ln(1/alpha) + ln(1/weight)`.
-    threshold: f64,
+    pub threshold: f64,
 }
 
 impl Plan {

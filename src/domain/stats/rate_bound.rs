@@ -127,6 +127,22 @@ mod tests {
     }
 
     #[test]
+    fn the_guard_is_fair_at_its_limit() {
+        let chance = super::super::binomial::Chance::from_odds(0.05 / 0.95);
+        for (n, exponent) in [(1, 1.0), (40, 1.0), (40, 0.5)] {
+            let mean: f64 = (0..=n)
+                .map(|e| {
+                    let mut guard = AbsoluteGuard::new(0.05).expect("valid");
+                    guard.observe(arm(n, e), exponent);
+                    let log_chance = super::super::binomial::ln_probability(e as f64, n as f64, chance);
+                    (log_chance + guard.log_e()).exp()
+                })
+                .sum();
+            assert!(mean <= 1.0 && mean > 0.2, "{n} {exponent}: {mean}");
+        }
+    }
+
+    #[test]
     fn without_a_bound_the_rate_may_be_anything() {
         let mut bound = RateBound::default();
         assert_eq!(bound.upper(0.05), 1.0);
