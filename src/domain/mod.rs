@@ -11,6 +11,7 @@ pub mod pipeline;
 pub mod release;
 pub mod retry;
 pub mod run;
+pub mod stats;
 pub mod verdict;
 pub mod version;
 pub mod workflow;
