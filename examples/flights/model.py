@@ -53,14 +53,9 @@ def segment(row):
 
 
 def block(row):
-    """The wave of departures a flight belongs to, `2013-03-12/morning`.
-
-    Flights of one wave fly through the same wind, so their errors move
-    together: a wave is one piece of evidence, not forty.
-    """
-    hour = number(row["hour"], 12.0)
-    wave = "morning" if hour < 11 else "midday" if hour < 17 else "evening"
-    return f"{row['date']}/{wave}"
+    """The day a flight leaves. Flights of one day fly through the same wind, so
+    their errors move together: a day is one piece of evidence, not ninety."""
+    return row["date"]
 
 
 def season(date):
