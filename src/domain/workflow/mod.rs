@@ -4,6 +4,17 @@
 //! place; `check` finds what only the whole file shows; `schema` describes it
 //! to editors.
 
+mod check;
+mod check_flow;
+mod decode;
+mod decode_step;
+pub mod diagnostic;
+mod keys;
+mod node;
+pub mod plan;
+mod read;
+pub mod schema;
+mod shape;
 pub mod step;
 pub mod trigger;
 pub mod units;
@@ -17,6 +28,9 @@ use super::expr::{Expr, Template};
 use super::id::{MetricName, ModelName, NotifierName, StepId, WorkflowName};
 use super::retry::RetryPolicy;
 use super::run::Outcome;
+pub use check::{CANARY_FIELDS, EVENT_FIELDS};
+pub use decode::{parse, referenced_files};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use step::StepKind;
 pub use trigger::Triggers;
 
@@ -111,6 +125,8 @@ pub enum ConcurrencyPolicy {
 pub struct Step {
     /// Its id; when the file gives none, its kind.
     pub id: StepId,
+    /// `name:`, what people read; its id when the file gives none.
+    pub name: Option<String>,
     /// Where it stands in the file.
     pub at: Position,
     /// Steps that must have ended before; the step before it when the file has no `needs`.
@@ -196,3 +212,6 @@ pub enum Recipient {
     /// `console`: the log of the process.
     Console,
 }
+
+#[cfg(test)]
+mod tests;
