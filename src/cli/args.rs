@@ -28,7 +28,13 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The database: a file, or postgres://…
-    #[arg(long = "db", global = true, value_name = "URL", env = "REFIT_DATABASE_URL", hide_env_values = true)]
+    #[arg(
+        long = "db",
+        global = true,
+        value_name = "URL",
+        env = "REFIT_DATABASE_URL",
+        hide_env_values = true
+    )]
     pub database: Option<String>,
     /// Print JSON.
     #[arg(long, global = true)]

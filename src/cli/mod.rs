@@ -52,7 +52,9 @@ impl Exit {
                 Outcome::Cancelled => Exit::Interrupted,
             },
             (RunStatus::Finished, None) => Exit::StepFailed,
-            (RunStatus::Queued | RunStatus::Running | RunStatus::Waiting | RunStatus::Undoing, _) => Exit::Waiting,
+            (RunStatus::Queued | RunStatus::Running | RunStatus::Waiting | RunStatus::Undoing, _) => {
+                Exit::Waiting
+            }
         }
     }
 }

@@ -215,7 +215,10 @@ fn readiness(
             Some(attempt) => match attempt.state {
                 AttemptState::Succeeded | AttemptState::Skipped => {}
                 AttemptState::Failed if !strict && attempt.wake_at.is_none() => {}
-                AttemptState::Started | AttemptState::Sleeping | AttemptState::Failed | AttemptState::Lost => {
+                AttemptState::Started
+                | AttemptState::Sleeping
+                | AttemptState::Failed
+                | AttemptState::Lost => {
                     return Readiness::NotYet;
                 }
             },

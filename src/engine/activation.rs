@@ -121,7 +121,10 @@ impl Engine {
             match attempt.state {
                 AttemptState::Started => attempt.state = AttemptState::Lost,
                 AttemptState::Sleeping => attempt.state = AttemptState::Started,
-                AttemptState::Succeeded | AttemptState::Failed | AttemptState::Lost | AttemptState::Skipped => {}
+                AttemptState::Succeeded
+                | AttemptState::Failed
+                | AttemptState::Lost
+                | AttemptState::Skipped => {}
             }
         }
         let scope = pipeline::scope(&claim.run, &attempts);
@@ -172,7 +175,12 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new(engine: &'a Arc<Engine>, claim: Claim, nudge: Arc<Notify>, shutdown: &'a CancellationToken) -> Self {
+    fn new(
+        engine: &'a Arc<Engine>,
+        claim: Claim,
+        nudge: Arc<Notify>,
+        shutdown: &'a CancellationToken,
+    ) -> Self {
         let (workflow, broken) = match engine.workflow(&claim.run.definition) {
             Ok(workflow) => (workflow, None),
             Err(why) => (Arc::new(Workflow::empty(&claim.run.workflow, &claim.run.model)), Some(why)),
@@ -212,7 +220,13 @@ impl<'a> Driver<'a> {
         let (tell, mut told) = mpsc::channel(4);
         let renewing = CancellationToken::new();
         let _renewing = renewing.clone().drop_guard();
-        tokio::spawn(renew(Arc::clone(self.engine), Arc::clone(&self.run), Arc::clone(&self.nudge), tell, renewing));
+        tokio::spawn(renew(
+            Arc::clone(self.engine),
+            Arc::clone(&self.run),
+            Arc::clone(&self.nudge),
+            tell,
+            renewing,
+        ));
 
         if self.bodies.is_empty() && self.proceed(None, vec![], vec![]).await? {
             return Ok(());
@@ -238,7 +252,9 @@ impl<'a> Driver<'a> {
             if self.bodies.is_empty() {
                 match self.stopped {
                     Some(Stopped::Fenced) => return Err(StoreError::Fenced),
-                    Some(Stopped::Shutdown) => return self.engine.store.release_lease(self.run.id, self.run.epoch).await,
+                    Some(Stopped::Shutdown) => {
+                        return self.engine.store.release_lease(self.run.id, self.run.epoch).await;
+                    }
                     Some(Stopped::Cancelled | Stopped::Ending) | None => {
                         if self.proceed(None, vec![], vec![]).await? {
                             return Ok(());
@@ -270,7 +286,10 @@ impl<'a> Driver<'a> {
     fn cancel_ending(&self, cancel: &CancelRequest) -> Option<(Outcome, String)> {
         let why = cancel.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
         if self.promotion_recorded() {
-            return Some((Outcome::CancelledAfterPromotion, format!("cancelled by {} after promotion{why}", cancel.actor)));
+            return Some((
+                Outcome::CancelledAfterPromotion,
+                format!("cancelled by {} after promotion{why}", cancel.actor),
+            ));
         }
         (!self.run.committed).then(|| (Outcome::Cancelled, format!("cancelled by {}{why}", cancel.actor)))
     }
@@ -369,7 +388,15 @@ impl<'a> Driver<'a> {
                     record.output = None;
                 }
                 if let Some((moment, facts)) = tell {
-                    notices = notices::about(self.engine, &self.run, &self.workflow, &self.attempts, moment, &ended.step, facts);
+                    notices = notices::about(
+                        self.engine,
+                        &self.run,
+                        &self.workflow,
+                        &self.attempts,
+                        moment,
+                        &ended.step,
+                        facts,
+                    );
                 }
             }
             Err(StepError::Fenced) => {
@@ -495,7 +522,9 @@ impl<'a> Driver<'a> {
             };
             let next = match pipeline::next(view, now) {
                 // A shutdown starts nothing new: what ended is checkpointed, and the run is given back.
-                Next::Go { start, skip } if self.stopped == Some(Stopped::Shutdown) && !(start.is_empty() && skip.is_empty()) => {
+                Next::Go { start, skip }
+                    if self.stopped == Some(Stopped::Shutdown) && !(start.is_empty() && skip.is_empty()) =>
+                {
                     Next::Go { start: vec![], skip: vec![] }
                 }
                 next => next,
@@ -505,7 +534,15 @@ impl<'a> Driver<'a> {
                 Next::Interrupt => {
                     self.stop(Stopped::Ending);
                     if ended.is_some() {
-                        self.save(ended.take(), vec![], vec![], self.kept(), std::mem::take(&mut notices), vec![]).await?;
+                        self.save(
+                            ended.take(),
+                            vec![],
+                            vec![],
+                            self.kept(),
+                            std::mem::take(&mut notices),
+                            vec![],
+                        )
+                        .await?;
                     }
                     return Ok(false);
                 }
@@ -514,7 +551,15 @@ impl<'a> Driver<'a> {
                         return Ok(false);
                     }
                     let state = self.kept();
-                    self.save(ended.take(), start.clone(), skip.clone(), state, std::mem::take(&mut notices), std::mem::take(&mut undone)).await?;
+                    self.save(
+                        ended.take(),
+                        start.clone(),
+                        skip.clone(),
+                        state,
+                        std::mem::take(&mut notices),
+                        std::mem::take(&mut undone),
+                    )
+                    .await?;
                     self.begin(&start, &skip, now);
                     self.spawn(start);
                     if !self.bodies.is_empty() || self.stopped == Some(Stopped::Shutdown) {
@@ -522,13 +567,33 @@ impl<'a> Driver<'a> {
                     }
                 }
                 Next::Wait { until } => {
-                    let state = RunState::Parked { status: self.parked_status(), ending: self.ending(), wake_at: until };
-                    self.save(ended.take(), vec![], vec![], state, std::mem::take(&mut notices), std::mem::take(&mut undone)).await?;
+                    let state = RunState::Parked {
+                        status: self.parked_status(),
+                        ending: self.ending(),
+                        wake_at: until,
+                    };
+                    self.save(
+                        ended.take(),
+                        vec![],
+                        vec![],
+                        state,
+                        std::mem::take(&mut notices),
+                        std::mem::take(&mut undone),
+                    )
+                    .await?;
                     return Ok(true);
                 }
                 Next::Undo { key } => {
                     if ended.is_some() || !notices.is_empty() {
-                        self.save(ended.take(), vec![], vec![], self.kept(), std::mem::take(&mut notices), std::mem::take(&mut undone)).await?;
+                        self.save(
+                            ended.take(),
+                            vec![],
+                            vec![],
+                            self.kept(),
+                            std::mem::take(&mut notices),
+                            std::mem::take(&mut undone),
+                        )
+                        .await?;
                     }
                     match undo::undo(self.engine, &self.run, &self.intents, &key).await {
                         Ok(()) => {
@@ -536,7 +601,8 @@ impl<'a> Driver<'a> {
                                 intent.state = IntentState::Undone;
                             }
                             undone.push(key);
-                            self.save(None, vec![], vec![], self.kept(), vec![], std::mem::take(&mut undone)).await?;
+                            self.save(None, vec![], vec![], self.kept(), vec![], std::mem::take(&mut undone))
+                                .await?;
                         }
                         Err(StepError::Fenced) => return Err(StoreError::Fenced),
                         Err(error) => return self.undo_failed(&key, &error, now).await,
@@ -545,7 +611,8 @@ impl<'a> Driver<'a> {
                 Next::Finish { outcome, reason } => {
                     let moment = Moment::of(outcome);
                     self.end(outcome, reason.clone());
-                    let told = notices::about_end(self.engine, &self.run, &self.workflow, &self.attempts, moment);
+                    let told =
+                        notices::about_end(self.engine, &self.run, &self.workflow, &self.attempts, moment);
                     notices.extend(told);
                     let state = RunState::Finished { outcome, reason };
                     self.save(ended.take(), vec![], vec![], state, notices, undone).await?;
@@ -556,7 +623,12 @@ impl<'a> Driver<'a> {
     }
 
     /// A failing undo keeps the run `undoing`: retried, alerting, never `failed`.
-    async fn undo_failed(&mut self, key: &str, error: &StepError, now: Timestamp) -> Result<bool, StoreError> {
+    async fn undo_failed(
+        &mut self,
+        key: &str,
+        error: &StepError,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         tracing::error!(run.id = %self.run.id, key, "Undo `{key}` failed, trying again: {error}");
         let facts = serde_json::json!({"undo": key, "error": error.to_string()});
         let alerts = notices::alert(self.engine, &self.run, &self.workflow, &format!("undo/{key}"), facts);
@@ -613,7 +685,8 @@ impl<'a> Driver<'a> {
         notices: Vec<Notice>,
         undone: Vec<String>,
     ) -> Result<(), StoreError> {
-        let kill_all = self.promotion_recorded() || self.run.outcome == Some(Outcome::CancelledAfterPromotion);
+        let kill_all =
+            self.promotion_recorded() || self.run.outcome == Some(Outcome::CancelledAfterPromotion);
         let checkpoint = Checkpoint {
             run: self.run.id,
             epoch: self.run.epoch,

@@ -43,15 +43,21 @@ pub struct Ended {
 }
 
 /// Runs one attempt to its end. `stop` interrupts it; its own timeout does too.
-pub async fn run(engine: Arc<Engine>, input: Input, step: StepId, attempt: u32, stop: CancellationToken) -> Ended {
+pub async fn run(
+    engine: Arc<Engine>,
+    input: Input,
+    step: StepId,
+    attempt: u32,
+    stop: CancellationToken,
+) -> Ended {
     let name = step.clone();
     // A task of its own: a panic in a body must not end the activation.
     let task = tokio::spawn(async move { attempt_of(&engine, &input, &step, attempt, stop).await });
     let result = match task.await {
         Ok(result) => result,
-        Err(failed) if failed.is_panic() => {
-            Err(StepError::permanent("refit itself failed in this step (a panic; the log of the process has it)"))
-        }
+        Err(failed) if failed.is_panic() => Err(StepError::permanent(
+            "refit itself failed in this step (a panic; the log of the process has it)",
+        )),
         Err(_) => Err(StepError::Interrupted),
     };
     Ended { step: name, attempt, result }
@@ -118,8 +124,13 @@ async fn timed(
         Err(StepError::Interrupted) if !stop.is_cancelled() => Err(StepError::Failed {
             failure: StepFailure {
                 kind: FailureKind::Timeout,
-                message: format!("took longer than its timeout of {}", humantime::format_duration(spec.timeout)),
-                hint: Some("raise `timeout:` of the step, or find out in its log what it waits for".to_owned()),
+                message: format!(
+                    "took longer than its timeout of {}",
+                    humantime::format_duration(spec.timeout)
+                ),
+                hint: Some(
+                    "raise `timeout:` of the step, or find out in its log what it waits for".to_owned(),
+                ),
             },
             retry_after: None,
         }),

@@ -86,7 +86,9 @@ impl RunLedger {
         let store = &self.engine.store;
         let model = &self.run.model;
         let current = through_outage!(self, store.release(model, &change.target))?;
-        let Some(owner) = current.as_ref().and_then(|release| release.owner).filter(|owner| *owner != self.run.id) else {
+        let Some(owner) =
+            current.as_ref().and_then(|release| release.owner).filter(|owner| *owner != self.run.id)
+        else {
             return Ok(None);
         };
         let holder = through_outage!(self, store.run(owner))?;
@@ -126,7 +128,11 @@ impl Ledger for RunLedger {
         through_outage!(self, store.settle(self.run.id, self.epoch, &key, &result))
     }
 
-    async fn reserve_version(&self, store_name: &StoreName, naming: Naming) -> Result<VersionRecord, StepError> {
+    async fn reserve_version(
+        &self,
+        store_name: &StoreName,
+        naming: Naming,
+    ) -> Result<VersionRecord, StepError> {
         let by = Reservation {
             run: self.run.id,
             epoch: self.epoch,
@@ -184,7 +190,9 @@ impl Ledger for RunLedger {
                 version,
                 generation: change.expected.next(),
             }),
-            (ReleaseChangeKind::SetCanary | ReleaseChangeKind::Promote | ReleaseChangeKind::Withdraw, _) => None,
+            (ReleaseChangeKind::SetCanary | ReleaseChangeKind::Promote | ReleaseChangeKind::Withdraw, _) => {
+                None
+            }
         };
         let detail = serde_json::json!({"target": change.target, "generation": change.expected.next()});
         let reason = match change.kind {
@@ -234,13 +242,16 @@ impl Ledger for RunLedger {
 
     async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError> {
         let actor = ReleaseActor::Run { run: self.run.id };
-        self.engine.decide_rollback(&self.run.model, target, to, actor, "a rollback step").await
+        self.engine
+            .decide_rollback(&self.run.model, target, to, actor, "a rollback step")
+            .await
             .map_err(StepError::from)
     }
 
     async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError> {
         let now = self.engine.clock.now();
-        let look = chrono::TimeDelta::from_std(self.engine.settings.look_every).unwrap_or(chrono::TimeDelta::minutes(1));
+        let look = chrono::TimeDelta::from_std(self.engine.settings.look_every)
+            .unwrap_or(chrono::TimeDelta::minutes(1));
         let record = CanaryRecord {
             id: CanaryId::generate(),
             run: self.run.id,
@@ -293,7 +304,8 @@ impl Ledger for RunLedger {
         moment: Moment,
         facts: Value,
     ) -> Result<(), StepError> {
-        let queued = notices::to(&self.run, &self.workflow, to, moment, &format!("{}/{operation}", self.step), facts);
+        let queued =
+            notices::to(&self.run, &self.workflow, to, moment, &format!("{}/{operation}", self.step), facts);
         let store = &self.engine.store;
         let now = self.engine.clock.now();
         through_outage!(self, store.queue_notices(&queued, now))

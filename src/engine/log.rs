@@ -89,7 +89,13 @@ impl StepLog for StoredLog {
     }
 }
 
-async fn write(engine: Arc<Engine>, run: RunId, step: StepId, attempt: u32, mut receive: mpsc::Receiver<Vec<u8>>) {
+async fn write(
+    engine: Arc<Engine>,
+    run: RunId,
+    step: StepId,
+    attempt: u32,
+    mut receive: mpsc::Receiver<Vec<u8>>,
+) {
     let mut held: Vec<u8> = vec![];
     let mut open = true;
     while open {

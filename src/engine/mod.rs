@@ -10,6 +10,8 @@
 
 pub mod activation;
 pub mod body;
+pub mod controller;
+pub mod follow;
 pub mod ledger;
 pub mod log;
 pub mod notices;

@@ -56,7 +56,10 @@ pub fn to(
     key: &str,
     facts: Value,
 ) -> Vec<Notice> {
-    let facts = merged(json!({"run": run.id, "workflow": run.workflow, "model": run.model, "mode": workflow.mode}), facts);
+    let facts = merged(
+        json!({"run": run.id, "workflow": run.workflow, "model": run.model, "mode": workflow.mode}),
+        facts,
+    );
     recipients
         .iter()
         .enumerate()

@@ -110,10 +110,11 @@ impl Engine {
         reason: &str,
     ) -> Result<Release, ReleaseError> {
         loop {
-            let current = self.store.release(model, target).await?.ok_or_else(|| ReleaseError::NoRelease {
-                model: model.clone(),
-                target: target.clone(),
-            })?;
+            let current = self
+                .store
+                .release(model, target)
+                .await?
+                .ok_or_else(|| ReleaseError::NoRelease { model: model.clone(), target: target.clone() })?;
             let (assignment, bad) = match (&current.desired.canary, to) {
                 (Some(canary), None) => {
                     let bad = canary.served.version.clone();
@@ -140,7 +141,8 @@ impl Engine {
             None => {
                 let previous = current.desired.previous.as_ref();
                 let good = |record: &&VersionRecord| {
-                    record.state == VersionState::Sealed && champion.is_none_or(|served| served.version != record.name)
+                    record.state == VersionState::Sealed
+                        && champion.is_none_or(|served| served.version != record.name)
                 };
                 let first = versions
                     .iter()
@@ -225,7 +227,10 @@ impl Engine {
             let record = self.store.version(model, version).await?;
             let record = record
                 .filter(|record| matches!(record.state, VersionState::Sealed | VersionState::Bad))
-                .ok_or_else(|| ReleaseError::UnknownVersion { model: model.clone(), version: version.clone() })?;
+                .ok_or_else(|| ReleaseError::UnknownVersion {
+                    model: model.clone(),
+                    version: version.clone(),
+                })?;
             let served = self.verified(&record).await?;
             let current = current.unwrap_or_else(|| Release {
                 model: model.clone(),
@@ -319,7 +324,9 @@ impl Engine {
 
 fn name(actor: &ReleaseActor) -> String {
     match actor {
-        ReleaseActor::Run { run } | ReleaseActor::Controller { run } | ReleaseActor::Undo { run } => format!("run {run}"),
+        ReleaseActor::Run { run } | ReleaseActor::Controller { run } | ReleaseActor::Undo { run } => {
+            format!("run {run}")
+        }
         ReleaseActor::Human { name } => name.clone(),
     }
 }

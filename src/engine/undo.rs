@@ -13,7 +13,8 @@ use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
 
 /// Takes back the effect whose intent has `key`.
 pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str) -> Result<(), StepError> {
-    let Some(undo) = intents.iter().find(|intent| intent.key == key).and_then(|intent| intent.undo.clone()) else {
+    let Some(undo) = intents.iter().find(|intent| intent.key == key).and_then(|intent| intent.undo.clone())
+    else {
         return Ok(());
     };
     match &undo {
@@ -22,7 +23,11 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
             loop {
                 let Some(release) = engine.store.release(model, target).await? else { return Ok(()) };
                 let ours = release.owner == Some(run.id)
-                    && release.desired.canary.as_ref().is_some_and(|canary| &canary.served.version == version);
+                    && release
+                        .desired
+                        .canary
+                        .as_ref()
+                        .is_some_and(|canary| &canary.served.version == version);
                 let release = if ours {
                     let reason = format!("undo of run {}", run.id);
                     let canary = engine.store.canary_of(run.id).await?;

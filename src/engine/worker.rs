@@ -68,7 +68,8 @@ impl Worker {
             stop: stop.clone(),
             activations: activations.clone(),
         });
-        let (store, concurrency, until) = (Arc::clone(&engine.store), engine.settings.concurrency, stop.clone());
+        let (store, concurrency, until) =
+            (Arc::clone(&engine.store), engine.settings.concurrency, stop.clone());
         loops.spawn(async move { store.deliver_wakeups(waker, concurrency, until).await });
         loops.spawn(every(&engine, &stop, REAP_EVERY, "reaper", reap));
         loops.spawn(every(&engine, &stop, LOOK_POLL, "canaries", |engine| async move {
@@ -80,7 +81,8 @@ impl Worker {
         loops.spawn(every(&engine, &stop, OUTBOX_EVERY, "outbox", move |engine| {
             let notifiers = Arc::clone(&notifiers);
             async move {
-                crate::notify::outbox::drain_once(engine.store.as_ref(), &notifiers, engine.clock.as_ref()).await?;
+                crate::notify::outbox::drain_once(engine.store.as_ref(), &notifiers, engine.clock.as_ref())
+                    .await?;
                 Ok(None)
             }
         }));

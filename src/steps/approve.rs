@@ -76,8 +76,9 @@ pub async fn run(spec: &Approve, ctx: &StepContext<'_>) -> Result<StepResult, St
     let now = ctx.clock.now();
     let asked = match ctx.resume {
         None => Asked { asked_at: now },
-        Some(resume) => serde_json::from_value(resume.clone())
-            .map_err(|error| StepError::permanent(format!("cannot read when approval was asked for: {error}")))?,
+        Some(resume) => serde_json::from_value(resume.clone()).map_err(|error| {
+            StepError::permanent(format!("cannot read when approval was asked for: {error}"))
+        })?,
     };
     let until = spec.at_most.map(|at_most| asked.asked_at + span(at_most));
     if until.is_some_and(|until| now >= until) {
@@ -91,8 +92,9 @@ pub async fn run(spec: &Approve, ctx: &StepContext<'_>) -> Result<StepResult, St
         Some(message) => ctx.render(message)?,
         None => format!("step `{}` waits for approval", ctx.step),
     };
-    let tell = ctx.resume.is_none().then(|| {
-        (Moment::NeedsApproval, json!({"step": ctx.step, "message": message, "until": until}))
-    });
+    let tell = ctx
+        .resume
+        .is_none()
+        .then(|| (Moment::NeedsApproval, json!({"step": ctx.step, "message": message, "until": until})));
     Ok(StepResult::Sleep(Sleep { until, resume: to_json(asked)?, held: false, promoted: false, tell }))
 }

@@ -75,7 +75,10 @@ pub async fn run(spec: &Canary, ctx: &StepContext<'_>) -> Result<StepResult, Ste
         return StepResult::done(output);
     };
     if ctx.workflow.mode != Mode::Act {
-        ctx.log.note(&format!("mode is not act: {} would get {} on {}", published.version, first.share, spec.target));
+        ctx.log.note(&format!(
+            "mode is not act: {} would get {} on {}",
+            published.version, first.share, spec.target
+        ));
         return StepResult::done(output);
     }
     check_champion(ctx, &champion)?;
@@ -159,7 +162,9 @@ async fn set_canary(
 /// A release that moved is read again by the next attempt.
 pub fn moved(refused: ReleaseRefused) -> StepError {
     match refused {
-        ReleaseRefused::Moved { .. } => StepError::transient(format!("{refused}: somebody changed it in between")),
+        ReleaseRefused::Moved { .. } => {
+            StepError::transient(format!("{refused}: somebody changed it in between"))
+        }
         ReleaseRefused::Step(error) => error,
     }
 }

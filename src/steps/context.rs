@@ -187,18 +187,14 @@ impl StepContext<'_> {
     }
 
     /// This step's scope with these secrets in it.
-    pub fn scope_with_secrets<'n>(
-        &self,
-        names: impl IntoIterator<Item = &'n crate::domain::id::SecretName>,
-    ) -> Result<Scope, StepError> {
+    pub fn scope_with_secrets(&self, names: impl IntoIterator<Item = String>) -> Result<Scope, StepError> {
         let mut values = serde_json::Map::new();
         for name in names {
-            let secret = self
-                .services
-                .secrets
-                .get(name)
-                .map_err(|missing| StepError::permanent(missing.to_string()))?;
-            values.insert(name.to_string(), Value::String(secret.reveal().to_owned()));
+            let known =
+                name.parse().map_err(|error| StepError::permanent(format!("secrets.{name}: {error}")))?;
+            let secret = self.services.secrets.get(&known);
+            let secret = secret.map_err(|missing| StepError::permanent(missing.to_string()))?;
+            values.insert(name, Value::String(secret.reveal().to_owned()));
         }
         Ok(self.scope.clone().with("secrets", Value::Object(values)))
     }

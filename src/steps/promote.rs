@@ -17,9 +17,9 @@ use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::id::{Generation, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Outcome, Signal, SignalKind};
+use crate::domain::workflow::Moment;
 use crate::domain::workflow::step::{HoldTraffic, Promote};
 use crate::domain::workflow::units::BasisPoints;
-use crate::domain::workflow::Moment;
 
 /// What the step kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,11 +54,10 @@ pub async fn run(spec: &Promote, ctx: &StepContext<'_>) -> Result<StepResult, St
     let Some((_, started)) = ctx.latest_output::<CanaryOutput>() else {
         return Err(StepError::permanent("no canary step ran before this one"));
     };
-    let resume: Option<Resume> = ctx
-        .resume
-        .map(|resume| serde_json::from_value(resume.clone()))
-        .transpose()
-        .map_err(|error| StepError::permanent(format!("cannot read what this step left for itself: {error}")))?;
+    let resume: Option<Resume> =
+        ctx.resume.map(|resume| serde_json::from_value(resume.clone())).transpose().map_err(|error| {
+            StepError::permanent(format!("cannot read what this step left for itself: {error}"))
+        })?;
     let canary = ctx.ledger.canary().await?;
     if let Some(Resume::Baking { until, output }) = resume {
         return bake(ctx, canary, until, output).await;
@@ -249,7 +248,8 @@ async fn hold(
 async fn drop_traffic(ctx: &StepContext<'_>, started: &CanaryOutput) -> Result<(), StepError> {
     let Some(current) = ctx.ledger.release(&started.target).await? else { return Ok(()) };
     let mut assignment = current.desired.clone();
-    let Some(canary) = assignment.canary.as_mut().filter(|canary| canary.served.version == started.version) else {
+    let Some(canary) = assignment.canary.as_mut().filter(|canary| canary.served.version == started.version)
+    else {
         return Ok(());
     };
     canary.basis_points = BasisPoints(0);
@@ -266,10 +266,15 @@ async fn drop_traffic(ctx: &StepContext<'_>, started: &CanaryOutput) -> Result<(
 }
 
 /// Takes this run's canary back and ends the run as rolled back.
-async fn withdraw(ctx: &StepContext<'_>, started: &CanaryOutput, reason: String) -> Result<StepResult, StepError> {
+async fn withdraw(
+    ctx: &StepContext<'_>,
+    started: &CanaryOutput,
+    reason: String,
+) -> Result<StepResult, StepError> {
     let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
     if let Some(current) = ctx.ledger.release(&started.target).await? {
-        let ours = current.desired.canary.as_ref().is_some_and(|canary| canary.served.version == started.version);
+        let ours =
+            current.desired.canary.as_ref().is_some_and(|canary| canary.served.version == started.version);
         let change = ReleaseChange {
             target: started.target.clone(),
             operation: "withdraw",
@@ -284,7 +289,11 @@ async fn withdraw(ctx: &StepContext<'_>, started: &CanaryOutput, reason: String)
     rolled_back(ctx, started, reason).await
 }
 
-async fn rolled_back(ctx: &StepContext<'_>, started: &CanaryOutput, reason: String) -> Result<StepResult, StepError> {
+async fn rolled_back(
+    ctx: &StepContext<'_>,
+    started: &CanaryOutput,
+    reason: String,
+) -> Result<StepResult, StepError> {
     let output = PromoteOutput {
         promoted: None,
         previous: started.champion.clone(),

@@ -23,8 +23,10 @@ pub struct RollbackOutput {
 pub async fn run(spec: &Rollback, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
     let host = ctx.services.targets.get(&spec.target).ok_or_else(|| unknown_target(&spec.target))?;
     let to = spec.to.as_ref().map(|to| ctx.render(to)).transpose()?.filter(|to| !to.is_empty());
-    let to: Option<VersionName> =
-        to.map(|to| to.parse()).transpose().map_err(|error| StepError::permanent(format!("`to`: {error}")))?;
+    let to: Option<VersionName> = to
+        .map(|to| to.parse())
+        .transpose()
+        .map_err(|error| StepError::permanent(format!("`to`: {error}")))?;
     if ctx.workflow.mode != Mode::Act {
         ctx.log.note(&format!("mode is not act: {} was not rolled back", spec.target));
         return StepResult::done(serde_json::json!({"target": spec.target, "advised": true}));

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::canary::CanaryOutput;
-use super::promote::by_hand;
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
+use super::promote::by_hand;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
 use crate::domain::expr::Expr;
@@ -127,4 +127,3 @@ impl crate::domain::canary::CanaryRecord {
         })
     }
 }
-

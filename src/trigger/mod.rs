@@ -151,7 +151,9 @@ fn typed(name: &str, value: &str, input: &Input) -> Result<Value, TriggerError> 
         |expected| TriggerError::WrongInput { input: name.to_owned(), value: value.to_owned(), expected };
     match input.kind {
         InputKind::String => Ok(Value::from(value)),
-        InputKind::Boolean => value.parse::<bool>().map(Value::from).map_err(|_| wrong("boolean (true or false)")),
+        InputKind::Boolean => {
+            value.parse::<bool>().map(Value::from).map_err(|_| wrong("boolean (true or false)"))
+        }
         InputKind::Number => {
             let number: f64 = value.parse().map_err(|_| wrong("number"))?;
             if !number.is_finite() {
@@ -197,7 +199,8 @@ pub async fn send(
                 continue;
             }
             let inputs = inputs(loaded, &[])?;
-            let debounce = chrono::TimeDelta::from_std(wanted.debounce.unwrap_or_default()).unwrap_or_default();
+            let debounce =
+                chrono::TimeDelta::from_std(wanted.debounce.unwrap_or_default()).unwrap_or_default();
             let mut run = new_run(loaded, event, inputs, actor, event.received_at + debounce)?;
             if let Some(window) = wanted.debounce.filter(|window| !window.is_zero()) {
                 // Events of one window make one run, which starts when the window is over.

@@ -71,11 +71,9 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
             let data = json!({"workflow": loaded.workflow.name, "tick": tick});
             let mut event = own_event("refit/schedule", data, "schedule", now);
             event.dedup_key = Some(format!("schedule/{}/{}", row.id, tick.timestamp()));
-            let run = inputs(loaded, &[])
-                .map_err(|error| error.to_string())
-                .and_then(|inputs| {
-                    new_run(loaded, &event, inputs, "schedule", now).map_err(|error| error.to_string())
-                });
+            let run = inputs(loaded, &[]).map_err(|error| error.to_string()).and_then(|inputs| {
+                new_run(loaded, &event, inputs, "schedule", now).map_err(|error| error.to_string())
+            });
             match run {
                 Ok(mut run) => {
                     run.dedup_key = format!("schedule/{}/{}", row.id, tick.timestamp());
@@ -99,7 +97,9 @@ fn due_ticks(schedule: &Schedule, first: Timestamp, now: Timestamp) -> Vec<Times
     /// A tick this late was not missed: the process was merely busy.
     const ON_TIME: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
     let mut ticks = vec![first];
-    while let Some(tick) = ticks.last().and_then(|last| next_tick(schedule, *last)).filter(|tick| *tick <= now) {
+    while let Some(tick) =
+        ticks.last().and_then(|last| next_tick(schedule, *last)).filter(|tick| *tick <= now)
+    {
         ticks.push(tick);
         if ticks.len() > MOST_CAUGHT_UP {
             ticks.remove(0);

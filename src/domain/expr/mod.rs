@@ -27,8 +27,25 @@ pub const MAX_RENDERED: usize = 1 << 20;
 
 /// The functions and macros an expression may call.
 pub const FUNCTIONS: &[&str] = &[
-    "size", "contains", "startsWith", "endsWith", "matches", "string", "int", "uint", "double", "bool", "bytes",
-    "dyn", "type", "has", "all", "exists", "exists_one", "map", "filter",
+    "size",
+    "contains",
+    "startsWith",
+    "endsWith",
+    "matches",
+    "string",
+    "int",
+    "uint",
+    "double",
+    "bool",
+    "bytes",
+    "dyn",
+    "type",
+    "has",
+    "all",
+    "exists",
+    "exists_one",
+    "map",
+    "filter",
 ];
 
 /// What an expression may look at: the roots `model`, `inputs`, `event`,
@@ -75,7 +92,8 @@ impl Scope {
                 None => {
                     let wanted = path.segments()[..=depth].join(".");
                     let nearest = nearest(segment, here.keys().map(String::as_str));
-                    let parent: String = path.segments()[..depth].iter().map(|part| format!("{part}.")).collect();
+                    let parent: String =
+                        path.segments()[..depth].iter().map(|part| format!("{part}.")).collect();
                     return Some(match nearest {
                         Some(near) => format!("`{wanted}` is not defined; did you mean `{parent}{near}`?"),
                         None if depth == 0 => {
@@ -164,6 +182,11 @@ impl Expr {
         analysis::references(&self.tree)
     }
 
+    /// Whether it looks at `root`.
+    pub fn mentions(&self, root: &str) -> bool {
+        self.references().iter().any(|path| path.segments().first().is_some_and(|first| first == root))
+    }
+
     /// Paths it compares with a text that stands in it: `canary.verdict == 'pass'`.
     pub fn comparisons(&self) -> Vec<Comparison> {
         analysis::comparisons(&self.tree)
@@ -186,7 +209,8 @@ impl Expr {
         let roots: BTreeSet<&str> = references.iter().map(Path::root).collect();
         for root in roots {
             if let Some(value) = scope.root(root) {
-                let value = value::to_cel(value, loops).map_err(|cause| refuse(format!("`{root}` {cause}")))?;
+                let value =
+                    value::to_cel(value, loops).map_err(|cause| refuse(format!("`{root}` {cause}")))?;
                 context.add_variable_from_value(root, value);
             }
         }
@@ -230,7 +254,8 @@ fn syntax(message: &str) -> String {
     if message.starts_with("token recognition error at: '=") {
         return "`=` compares nothing; write `==`".to_owned();
     }
-    let message = message.replace("'<EOF>'", "end").replace('\n', " ").replace("mismatched input", "unexpected");
+    let message =
+        message.replace("'<EOF>'", "end").replace('\n', " ").replace("mismatched input", "unexpected");
     format!("is not a CEL expression: {message}")
 }
 
@@ -272,7 +297,9 @@ fn execution(error: &ExecutionError) -> String {
         ExecutionError::RemainderByZero(_) => "takes a remainder by zero".to_owned(),
         ExecutionError::Overflow(..) => "overflows a 64-bit number".to_owned(),
         ExecutionError::IndexOutOfBounds(_) => "an index beyond the end of a list".to_owned(),
-        ExecutionError::FunctionError { function, .. } => format!("`{function}` cannot take the value it is given"),
+        ExecutionError::FunctionError { function, .. } => {
+            format!("`{function}` cannot take the value it is given")
+        }
         ExecutionError::InvalidArgumentCount { expected, actual } => {
             format!("a function takes {expected} values and is given {actual}")
         }

@@ -47,14 +47,22 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
             StepKind::Gate(gate) => fed(file, &flow, index, gate, diagnostics),
             StepKind::Publish(publish) => {
                 if flow.whole && flow.runs_before(index).next().is_none() {
-                    let diagnostic = Diagnostic::error(step.at, format!("`{}` has nothing to publish", step.id));
-                    diagnostics.push(diagnostic.hint("put a `run` step before it that leaves files in `$REFIT_OUT` or `outputs`"));
+                    let diagnostic =
+                        Diagnostic::error(step.at, format!("`{}` has nothing to publish", step.id));
+                    diagnostics.push(
+                        diagnostic.hint(
+                            "put a `run` step before it that leaves files in `$REFIT_OUT` or `outputs`",
+                        ),
+                    );
                 }
                 if let Some(from) = &publish.from
                     && flow.whole
                     && !flow.before(index).any(|other| &other.id == from && other.kind.word() == "run")
                 {
-                    let diagnostic = Diagnostic::error(step.at, format!("`from: {from}` is no `run` step before `{}`", step.id));
+                    let diagnostic = Diagnostic::error(
+                        step.at,
+                        format!("`from: {from}` is no `run` step before `{}`", step.id),
+                    );
                     diagnostics.push(diagnostic.hint("name the step whose files are published"));
                 }
             }
@@ -63,19 +71,24 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                 let asks = [&wait.until, &wait.abort_if].into_iter().flatten();
                 let canary = asks.flat_map(|expr| expr.references()).any(|path| path.root() == "canary");
                 if canary && !flow.kind_before(index, "canary") {
-                    let diagnostic = Diagnostic::error(step.at, format!("`{}` asks for `canary`, and none is out by then", step.id));
+                    let diagnostic = Diagnostic::error(
+                        step.at,
+                        format!("`{}` asks for `canary`, and none is out by then", step.id),
+                    );
                     diagnostics.push(diagnostic.hint("put it after a `canary` step"));
                 }
             }
             StepKind::Compare(_) => {
                 if !flow.kind_before(index, "canary") {
-                    let diagnostic = Diagnostic::error(step.at, format!("`{}` has no canary to compare", step.id));
+                    let diagnostic =
+                        Diagnostic::error(step.at, format!("`{}` has no canary to compare", step.id));
                     diagnostics.push(diagnostic.hint("put it after a `canary` step"));
                 }
             }
             StepKind::Promote(promote) => {
                 if !flow.kind_before(index, "canary") {
-                    let diagnostic = Diagnostic::error(step.at, format!("`{}` has no canary to promote", step.id));
+                    let diagnostic =
+                        Diagnostic::error(step.at, format!("`{}` has no canary to promote", step.id));
                     diagnostics.push(diagnostic.hint("put a `canary` step before it"));
                 }
                 let targets = flow.before(index).filter_map(|other| match &other.kind {
@@ -86,13 +99,22 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                 if let (Some(target), Some(last)) = (&promote.target, targets.last())
                     && !targets.contains(&target)
                 {
-                    let diagnostic = Diagnostic::error(step.at, format!("`{}` promotes on `{target}`, and the canary is on `{last}`", step.id));
-                    diagnostics.push(diagnostic.hint("remove `target`; the canary's is meant when it is absent"));
+                    let diagnostic = Diagnostic::error(
+                        step.at,
+                        format!("`{}` promotes on `{target}`, and the canary is on `{last}`", step.id),
+                    );
+                    diagnostics
+                        .push(diagnostic.hint("remove `target`; the canary's is meant when it is absent"));
                 }
-                if flow.whole && !flow.before(index).any(|other| matches!(other.kind.word(), "wait" | "approve")) {
+                if flow.whole
+                    && !flow.before(index).any(|other| matches!(other.kind.word(), "wait" | "approve"))
+                {
                     let message = format!("nothing waits between the canary and `{}`", step.id);
                     let diagnostic = Diagnostic::warning(step.at, message);
-                    diagnostics.push(diagnostic.hint("add a `wait` step, or the verdict is taken before there is evidence"));
+                    diagnostics.push(
+                        diagnostic
+                            .hint("add a `wait` step, or the verdict is taken before there is evidence"),
+                    );
                 }
             }
             StepKind::Run(_)
@@ -121,17 +143,26 @@ fn fed(file: &File<'_>, flow: &Flow<'_>, index: usize, gate: &Gate, diagnostics:
                 ),
                 None => format!("steps before it give: {}", printed.join(", ")),
             };
-            diagnostics.push(Diagnostic::error(rule.at, format!("nothing gives the metric `{metric}`")).hint(hint));
+            diagnostics
+                .push(Diagnostic::error(rule.at, format!("nothing gives the metric `{metric}`")).hint(hint));
             continue;
         }
         if rule.vs_champion.is_some() && !file.metrics.contains_key(&rule.metric) {
-            let diagnostic = Diagnostic::error(rule.at, format!("which direction of `{metric}` is better is not said"));
-            diagnostics.push(diagnostic.hint(format!("add `metrics: {{ {metric}: {{ better: lower }} }}` at the top of the file")));
+            let diagnostic =
+                Diagnostic::error(rule.at, format!("which direction of `{metric}` is better is not said"));
+            diagnostics.push(
+                diagnostic.hint(format!(
+                    "add `metrics: {{ {metric}: {{ better: lower }} }}` at the top of the file"
+                )),
+            );
         }
         if flow.whole && !from_file && (rule.each_segment || rule.min_rows.is_some()) {
             let key = if rule.each_segment { "each" } else { "min_rows" };
-            let message = format!("`{key}` needs a metrics file: what a command prints has no segments and no rows");
-            diagnostics.push(Diagnostic::error(rule.at, message).hint("add `metrics: { file: true }` to the trainer"));
+            let message =
+                format!("`{key}` needs a metrics file: what a command prints has no segments and no rows");
+            diagnostics.push(
+                Diagnostic::error(rule.at, message).hint("add `metrics: { file: true }` to the trainer"),
+            );
         }
     }
 }
@@ -139,7 +170,8 @@ fn fed(file: &File<'_>, flow: &Flow<'_>, index: usize, gate: &Gate, diagnostics:
 /// A canary has a version before it and exactly one set of rules.
 fn rules_of(flow: &Flow<'_>, index: usize, step: &Step, canary: &Canary, diagnostics: &mut Vec<Diagnostic>) {
     if !flow.kind_before(index, "publish") {
-        let diagnostic = Diagnostic::error(step.at, format!("`{}` has no version to send traffic to", step.id));
+        let diagnostic =
+            Diagnostic::error(step.at, format!("`{}` has no version to send traffic to", step.id));
         diagnostics.push(diagnostic.hint("put a `publish` step before it"));
     }
     if !flow.whole {
@@ -162,7 +194,8 @@ fn rules_of(flow: &Flow<'_>, index: usize, step: &Step, canary: &Canary, diagnos
             diagnostics.push(Diagnostic::error(step.at, message).hint(hint));
         }
         (None, []) => {
-            let diagnostic = Diagnostic::error(step.at, format!("no rules say when `{}` is good or bad", step.id));
+            let diagnostic =
+                Diagnostic::error(step.at, format!("no rules say when `{}` is good or bad", step.id));
             diagnostics.push(diagnostic.hint("add a `compare` step with the rules"));
         }
         (None, [_, _, ..]) => {
@@ -176,8 +209,10 @@ fn rules_of(flow: &Flow<'_>, index: usize, step: &Step, canary: &Canary, diagnos
         flow.order.precedes(index, *other) && matches!(later.kind.word(), "promote" | "rollback")
     });
     if !settled {
-        let diagnostic = Diagnostic::warning(step.at, format!("no step after `{}` promotes it or rolls it back", step.id));
-        diagnostics.push(diagnostic.hint("add a `promote` step; it promotes, rolls back or holds by the verdict"));
+        let diagnostic =
+            Diagnostic::warning(step.at, format!("no step after `{}` promotes it or rolls it back", step.id));
+        diagnostics
+            .push(diagnostic.hint("add a `promote` step; it promotes, rolls back or holds by the verdict"));
     }
 }
 
@@ -189,10 +224,17 @@ fn columns(step: &Step, expect: &Expectations, diagnostics: &mut Vec<Diagnostic>
     }
     let known = || expect.columns.iter().map(|(name, _)| name.as_str());
     let newest = expect.newest.as_ref().map(|newest| newest.column.as_str());
-    let named = expect.null_rate.iter().map(|(name, _)| name.as_str()).chain(expect.unique.iter().map(String::as_str));
+    let named = expect
+        .null_rate
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .chain(expect.unique.iter().map(String::as_str));
     for name in named.chain(newest).filter(|name| !known().any(|column| column == *name)) {
         if let Some(near) = nearest(name, known()) {
-            let diagnostic = Diagnostic::warning(step.at, format!("`expect` checks the column `{name}`, which `columns` does not list"));
+            let diagnostic = Diagnostic::warning(
+                step.at,
+                format!("`expect` checks the column `{name}`, which `columns` does not list"),
+            );
             diagnostics.push(diagnostic.hint(format!("did you mean `{near}`?")));
         }
     }
@@ -200,7 +242,10 @@ fn columns(step: &Step, expect: &Expectations, diagnostics: &mut Vec<Diagnostic>
     match kind {
         Some(ColumnType::Int | ColumnType::Float | ColumnType::String | ColumnType::Bool) => {
             let name = newest.unwrap_or_default();
-            let diagnostic = Diagnostic::error(step.at, format!("`newest` looks at `{name}`, which is no date or timestamp"));
+            let diagnostic = Diagnostic::error(
+                step.at,
+                format!("`newest` looks at `{name}`, which is no date or timestamp"),
+            );
             diagnostics.push(diagnostic.hint("name a column of type date or timestamp"));
         }
         Some(ColumnType::Date | ColumnType::Timestamp) | None => {}
@@ -216,14 +261,17 @@ fn side_by_side(flow: &Flow<'_>, diagnostics: &mut Vec<Diagnostic>) {
             }
             let (one, two) = (&step.id, &later.id);
             if step.labels != later.labels {
-                let message = format!("`{one}` and `{two}` run side by side on workers with different labels");
+                let message =
+                    format!("`{one}` and `{two}` run side by side on workers with different labels");
                 let diagnostic = Diagnostic::error(later.at, message);
                 diagnostics.push(diagnostic.hint("one worker runs all branches; give both the same `runs_on`, or one after the other by `needs`"));
             }
             let word = later.kind.word();
             if step.kind.word() == word && matches!(word, "publish" | "canary" | "promote") {
                 let message = format!("`{one}` and `{two}` both {word} and run side by side");
-                diagnostics.push(Diagnostic::error(later.at, message).hint(format!("add `needs: [{one}]` to `{two}`")));
+                diagnostics.push(
+                    Diagnostic::error(later.at, message).hint(format!("add `needs: [{one}]` to `{two}`")),
+                );
             }
         }
     }

@@ -10,9 +10,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::node::{self, Node};
 use super::shape::{Checker, Shape, Use};
 use super::trigger::{EventTrigger, Input, InputKind, Schedule, Triggers};
-use super::{
-    Concurrency, Moment, NotifyRule, Position, Recipient, Step, Workflow, check, decode_step, keys,
-};
+use super::{Concurrency, Moment, NotifyRule, Position, Recipient, Step, Workflow, check, decode_step, keys};
 use crate::domain::expr::Template;
 use crate::domain::id::{MetricName, StepId};
 use crate::domain::retry::RetryPolicy;
@@ -107,10 +105,11 @@ fn decode(root: &Node, files: &BTreeMap<String, String>, checker: &mut Checker) 
         checker.diagnostics.push(diagnostic.hint("remove `push`"));
     }
     let triggers = triggers(root, checker);
-    let notify: Vec<NotifyRule> = root.items("notify").iter().map(|rule| notify_rule(rule, checker)).collect();
-    let metrics = root.pairs("metrics").filter_map(|(name, metric)| {
-        Some((MetricName::from_str(name).ok()?, metric.word("better")?))
-    });
+    let notify: Vec<NotifyRule> =
+        root.items("notify").iter().map(|rule| notify_rule(rule, checker)).collect();
+    let metrics = root
+        .pairs("metrics")
+        .filter_map(|(name, metric)| Some((MetricName::from_str(name).ok()?, metric.word("better")?)));
     for (name, node) in root.pairs("metrics") {
         if let Err(error) = MetricName::from_str(name) {
             checker.diagnostics.push(Diagnostic::error(node.at, error.to_string()));
@@ -190,7 +189,11 @@ fn drafts<'a>(
         };
         let before = drafts.last().and_then(|draft| draft.id.clone());
         let readable = seen.diagnostics.is_empty();
-        let step = if readable { id.clone().and_then(|id| step(node, id, before, defaults, files, checker)) } else { None };
+        let step = if readable {
+            id.clone().and_then(|id| step(node, id, before, defaults, files, checker))
+        } else {
+            None
+        };
         drafts.push(Draft { node, id, step, uses: seen.uses });
     }
     drafts
@@ -277,7 +280,9 @@ fn input(name: &str, node: &Node, checker: &mut Checker) -> Input {
                 InputKind::Number => "a number",
                 InputKind::Boolean => "a boolean",
             };
-            checker.diagnostics.push(Diagnostic::error(value.at, format!("the default of `{name}` is not {word}")));
+            checker
+                .diagnostics
+                .push(Diagnostic::error(value.at, format!("the default of `{name}` is not {word}")));
         }
         typed
     });
@@ -293,7 +298,8 @@ fn notify_rule(node: &Node, checker: &mut Checker) -> NotifyRule {
 pub(super) fn recipients(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Vec<Recipient> {
     let mut to = Vec::new();
     to.extend(node.parsed("slack").map(Recipient::Slack));
-    let mail: Vec<String> = node.items("email").iter().filter_map(|one| one.text().map(str::to_owned)).collect();
+    let mail: Vec<String> =
+        node.items("email").iter().filter_map(|one| one.text().map(str::to_owned)).collect();
     if !mail.is_empty() {
         to.push(Recipient::Email(mail));
     }
@@ -304,7 +310,10 @@ pub(super) fn recipients(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Vec<
     let named = ["slack", "email", "webhook"].iter().any(|key| node.get(key).is_some());
     if to.is_empty() && !named && !node.entries().is_empty() {
         let diagnostic = Diagnostic::error(node.at, "this notice goes to nobody");
-        diagnostics.push(diagnostic.hint("add `slack: <name>`, `email: [<address>]`, `webhook: <name>` or `console: true`"));
+        diagnostics.push(
+            diagnostic
+                .hint("add `slack: <name>`, `email: [<address>]`, `webhook: <name>` or `console: true`"),
+        );
     }
     to
 }

@@ -45,7 +45,11 @@ pub(super) fn kind(
         "gate" => StepKind::Gate(Gate {
             first_version: with.word_or_default("first_version"),
             inconclusive: with.word_or_default("inconclusive"),
-            rules: with.items("rules").iter().map(|rule| gate_rule(rule, diagnostics)).collect::<Option<_>>()?,
+            rules: with
+                .items("rules")
+                .iter()
+                .map(|rule| gate_rule(rule, diagnostics))
+                .collect::<Option<_>>()?,
         }),
         "publish" => StepKind::Publish(Publish {
             store: with.parsed("store")?,
@@ -55,11 +59,14 @@ pub(super) fn kind(
         }),
         "canary" => StepKind::Canary(canary(with, diagnostics)?),
         "wait" => StepKind::Wait(wait(with, diagnostics)),
-        "approve" => {
-            StepKind::Approve(Approve { message: with.template("message"), at_most: with.duration("at_most") })
-        }
+        "approve" => StepKind::Approve(Approve {
+            message: with.template("message"),
+            at_most: with.duration("at_most"),
+        }),
         "compare" => StepKind::Compare(compare(with, diagnostics)?),
-        "promote" => StepKind::Promote(Promote { target: with.parsed("target"), bake: with.duration("bake") }),
+        "promote" => {
+            StepKind::Promote(Promote { target: with.parsed("target"), bake: with.duration("bake") })
+        }
         "rollback" => {
             StepKind::Rollback(Rollback { target: with.parsed("target")?, to: with.template("to") })
         }
@@ -79,7 +86,11 @@ pub(super) fn kind(
     })
 }
 
-fn source(node: &Node, files: &BTreeMap<String, String>, diagnostics: &mut Vec<Diagnostic>) -> Option<Source> {
+fn source(
+    node: &Node,
+    files: &BTreeMap<String, String>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Source> {
     if let Some(file) = node.template("file") {
         return Some(Source::File { path: file });
     }
@@ -87,7 +98,10 @@ fn source(node: &Node, files: &BTreeMap<String, String>, diagnostics: &mut Vec<D
         return Some(Source::Http { url: http.template("url")?, headers: http.templates("headers") });
     }
     if let Some(postgres) = node.get("postgres") {
-        return Some(Source::Postgres { url: postgres.template("url")?, query: query(postgres, files, diagnostics)? });
+        return Some(Source::Postgres {
+            url: postgres.template("url")?,
+            query: query(postgres, files, diagnostics)?,
+        });
     }
     let sqlite = node.get("sqlite")?;
     Some(Source::Sqlite { path: sqlite.template("path")?, query: query(sqlite, files, diagnostics)? })
@@ -125,7 +139,8 @@ fn expectations(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Expectations 
     }
     for (column, rate) in node.pairs("null_rate") {
         if rate.as_percent().is_some_and(|rate| !(0.0..=1.0).contains(&rate)) {
-            diagnostics.push(Diagnostic::error(rate.at, format!("the null rate of `{column}` is from 0% to 100%")));
+            diagnostics
+                .push(Diagnostic::error(rate.at, format!("the null rate of `{column}` is from 0% to 100%")));
         }
     }
     let newest = node.get("newest").and_then(|newest| {
@@ -133,7 +148,8 @@ fn expectations(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Expectations 
         Some(Newest { column, max_age, on_stale: newest.word_or_default("on_stale") })
     });
     let columns = node.pairs("columns").filter_map(|(name, kind)| Some((name.to_owned(), kind.as_word()?)));
-    let null_rate = node.pairs("null_rate").filter_map(|(name, rate)| Some((name.to_owned(), rate.as_percent()?)));
+    let null_rate =
+        node.pairs("null_rate").filter_map(|(name, rate)| Some((name.to_owned(), rate.as_percent()?)));
     Expectations {
         columns: columns.collect(),
         rows: bounds,
@@ -148,7 +164,8 @@ fn run(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Run> {
         let valid = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !valid {
-            diagnostics.push(Diagnostic::error(value.at, format!("`{name}` cannot be an environment variable")));
+            diagnostics
+                .push(Diagnostic::error(value.at, format!("`{name}` cannot be an environment variable")));
         } else if name.starts_with("REFIT_") {
             let diagnostic = Diagnostic::error(value.at, format!("`{name}` is refit's own"));
             diagnostics.push(diagnostic.hint("names that begin with `REFIT_` are set by refit"));
@@ -203,25 +220,27 @@ fn gate_rule(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<GateRule>
         metric: node.parsed("metric")?,
         max: node.number("max"),
         min: node.number("min"),
-        vs_champion: node.get("vs").and(node.percent("worse_by_at_most")).map(|worse_by_at_most| VsChampion {
-            worse_by_at_most,
-            confidence: node.percent("confidence"),
-            stored_holdout: node.get("holdout").and_then(Node::text) == Some("stored"),
+        vs_champion: node.get("vs").and(node.percent("worse_by_at_most")).map(|worse_by_at_most| {
+            VsChampion {
+                worse_by_at_most,
+                confidence: node.percent("confidence"),
+                stored_holdout: node.get("holdout").and_then(Node::text) == Some("stored"),
+            }
         }),
         each_segment: node.get("each").is_some(),
         min_rows: node.parsed("min_rows"),
     };
     let metric = &rule.metric;
-    let mut refuse = |message: String, hint: &str| diagnostics.push(Diagnostic::error(node.at, message).hint(hint));
+    let mut refuse =
+        |message: String, hint: &str| diagnostics.push(Diagnostic::error(node.at, message).hint(hint));
     match (node.get("vs"), node.get("worse_by_at_most")) {
         (Some(_), None) => refuse(
             format!("the rule on `{metric}` does not say how much worse than the champion it may be"),
             "add `worse_by_at_most: 2%`",
         ),
-        (None, Some(_)) => refuse(
-            format!("the rule on `{metric}` does not say worse than what"),
-            "add `vs: champion`",
-        ),
+        (None, Some(_)) => {
+            refuse(format!("the rule on `{metric}` does not say worse than what"), "add `vs: champion`")
+        }
         (None, None) if rule.max.is_none() && rule.min.is_none() => refuse(
             format!("the rule on `{metric}` has no limit"),
             "add `max`, `min`, or `vs: champion` with `worse_by_at_most`",
@@ -229,7 +248,10 @@ fn gate_rule(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<GateRule>
         (Some(_), Some(_)) | (None, None) => {}
     }
     if node.get("holdout").is_some() && node.get("vs").is_none() {
-        refuse(format!("`holdout` of the rule on `{metric}` has no effect"), "add `vs: champion` or remove `holdout`");
+        refuse(
+            format!("`holdout` of the rule on `{metric}` has no effect"),
+            "add `vs: champion` or remove `holdout`",
+        );
     }
     if let (Some(min), Some(max)) = (rule.min, rule.max)
         && min > max
@@ -251,7 +273,8 @@ fn canary(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Canary> {
             && last.share >= stage.share
         {
             let message = format!("a stage of {} after one of {}", stage.share, last.share);
-            diagnostics.push(Diagnostic::error(node.at, message).hint("stages ascend, such as `[10%, 25%, 50%]`"));
+            diagnostics
+                .push(Diagnostic::error(node.at, message).hint("stages ascend, such as `[10%, 25%, 50%]`"));
         }
         stages.push(stage);
     }
@@ -274,7 +297,10 @@ fn wait(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Wait {
     match (&wait.until, wait.at_most) {
         (Some(_), None) => {
             let message = "this step may wait for ever: `until` has no `at_most`";
-            report(Diagnostic::warning(with.at, message), "add `at_most: 72h`; what is undecided then follows `on_inconclusive`");
+            report(
+                Diagnostic::warning(with.at, message),
+                "add `at_most: 72h`; what is undecided then follows `on_inconclusive`",
+            );
         }
         (None, Some(_)) => {
             let diagnostic = Diagnostic::warning(with.at, "`at_most` has no effect without `until`");
@@ -306,7 +332,8 @@ fn compare(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Compare> {
         let value = with.number(key).unwrap_or(default);
         if !(value > 0.0 && value < 0.5) {
             let place = with.get(key).map_or(with.at, |node| node.at);
-            diagnostics.push(Diagnostic::error(place, format!("`{key}` is a probability above 0 and below 0.5")));
+            diagnostics
+                .push(Diagnostic::error(place, format!("`{key}` is a probability above 0 and below 0.5")));
         }
         value
     };
@@ -344,8 +371,10 @@ fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> 
             OnlineMetric::AbsError => false,
         };
         if rate != percent {
-            let hint = if rate { "write a percentage, such as `5%`" } else { "write a number in the metric's unit" };
-            diagnostics.push(Diagnostic::error(place.at, format!("`{key}` does not fit `{word}`")).hint(hint));
+            let hint =
+                if rate { "write a percentage, such as `5%`" } else { "write a number in the metric's unit" };
+            diagnostics
+                .push(Diagnostic::error(place.at, format!("`{key}` does not fit `{word}`")).hint(hint));
         } else if value < 0.0 || (rate && value > 1.0) {
             diagnostics.push(Diagnostic::error(place.at, format!("`{key}` of `{word}` is out of range")));
         }
@@ -360,7 +389,15 @@ fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> 
     }
     let weight = with.get("weights").and_then(|weights| weights.number(word));
     let role = node.word_or_default("mode");
-    Some(CompareRule { at: node.at, metric, margin: 1.0 + worse, acceptable_below, never_above, weight, role })
+    Some(CompareRule {
+        at: node.at,
+        metric,
+        margin: 1.0 + worse,
+        acceptable_below,
+        never_above,
+        weight,
+        role,
+    })
 }
 
 /// `weights:` names metrics that have a rule, and shares out the whole of alpha.

@@ -31,12 +31,28 @@ pub(super) static WORKFLOW: Object = Object {
         key("model", Shape::Name, "The model that versions, releases and evidence belong to.").required(),
         key("mode", words(&["observe", "advise", "act"]), "How far refit may go; `act` when absent."),
         key("on", Shape::Object(&ON), "What starts a run; `refit trigger` always does."),
-        key("concurrency", Shape::Object(&CONCURRENCY), "What happens when a run is started while another is at work."),
+        key(
+            "concurrency",
+            Shape::Object(&CONCURRENCY),
+            "What happens when a run is started while another is at work.",
+        ),
         key("defaults", Shape::Object(&DEFAULTS), "What holds for steps that do not say otherwise."),
-        key("metrics", Shape::MapOf(&Shape::Object(&METRIC)), "Offline metrics, and which direction is better."),
-        key("evidence", Shape::Object(&EVIDENCE), "Where the observations of a canary come from; pushed when absent."),
+        key(
+            "metrics",
+            Shape::MapOf(&Shape::Object(&METRIC)),
+            "Offline metrics, and which direction is better.",
+        ),
+        key(
+            "evidence",
+            Shape::Object(&EVIDENCE),
+            "Where the observations of a canary come from; pushed when absent.",
+        ),
         key("steps", Shape::List(&Shape::Step), "What a run does, in order.").required(),
-        key("on_failure", Shape::List(&Shape::Step), "Steps that run when the run failed, after its effects were undone."),
+        key(
+            "on_failure",
+            Shape::List(&Shape::Step),
+            "Steps that run when the run failed, after its effects were undone.",
+        ),
         key("notify", Shape::List(&Shape::Object(&NOTIFY_RULE)), "Who hears of which outcome."),
     ]],
 };
@@ -62,7 +78,11 @@ static SCHEDULE: Object = Object {
     keys: &[&[
         key("cron", Shape::Cron, "Five fields: minute, hour, day of month, month, day of week.").required(),
         key("timezone", Shape::Timezone, "An IANA time zone such as `Europe/Berlin`; UTC when absent."),
-        key("catch_up", words(&["latest", "all", "none"]), "What happens to ticks missed while nothing ran; `latest` when absent."),
+        key(
+            "catch_up",
+            words(&["latest", "all", "none"]),
+            "What happens to ticks missed while nothing ran; `latest` when absent.",
+        ),
     ]],
 };
 
@@ -81,7 +101,11 @@ static MANUAL: Object = Object {
     name: "manual",
     doc: "What `refit trigger` may be given.",
     one_of: &[],
-    keys: &[&[key("inputs", Shape::MapOf(&Shape::Object(&INPUT)), "Inputs by name; expressions read them as `inputs.<name>`.")]],
+    keys: &[&[key(
+        "inputs",
+        Shape::MapOf(&Shape::Object(&INPUT)),
+        "Inputs by name; expressions read them as `inputs.<name>`.",
+    )]],
 };
 
 static INPUT: Object = Object {
@@ -101,7 +125,11 @@ static CONCURRENCY: Object = Object {
     one_of: &[],
     keys: &[&[
         key("key", Shape::Template(KEY_ROOTS), "The key; `${{ model }}` when absent."),
-        key("policy", words(&["queue", "queue-latest", "skip", "cancel-running"]), "What happens to a run whose key is taken; `queue` when absent."),
+        key(
+            "policy",
+            words(&["queue", "queue-latest", "skip", "cancel-running"]),
+            "What happens to a run whose key is taken; `queue` when absent.",
+        ),
     ]],
 };
 
@@ -148,7 +176,11 @@ static EVIDENCE: Object = Object {
 
 const RECIPIENTS: &[Key] = &[
     key("slack", Shape::Name, "A Slack notifier of `refit.toml`."),
-    key("email", Shape::OneOrMany(&Shape::Email), "Mail addresses, through the mail notifier of `refit.toml`."),
+    key(
+        "email",
+        Shape::OneOrMany(&Shape::Email),
+        "Mail addresses, through the mail notifier of `refit.toml`.",
+    ),
     key("webhook", Shape::Name, "A webhook notifier of `refit.toml`."),
     key("console", Shape::Boolean, "The log of the process."),
 ];
@@ -161,8 +193,18 @@ pub(super) static NOTIFY_RULE: Object = Object {
         &[key(
             "on",
             Shape::OneOrMany(&words(&[
-                "started", "canary_started", "promoted", "rejected", "rolled_back", "held", "needs_approval",
-                "skipped", "failed", "cancelled", "succeeded", "alert",
+                "started",
+                "canary_started",
+                "promoted",
+                "rejected",
+                "rolled_back",
+                "held",
+                "needs_approval",
+                "skipped",
+                "failed",
+                "cancelled",
+                "succeeded",
+                "alert",
             ])),
             "The moments.",
         )
@@ -174,7 +216,11 @@ pub(super) static NOTIFY_RULE: Object = Object {
 const COMMON: &[Key] = &[
     key("id", Shape::Name, "Its name in `needs` and `steps.<id>`; its kind when absent."),
     key("name", Shape::Text, "What people read."),
-    key("needs", Shape::OneOrManyOrNone(&Shape::Name), "Steps that must have ended before; the step before it when absent."),
+    key(
+        "needs",
+        Shape::OneOrManyOrNone(&Shape::Name),
+        "Steps that must have ended before; the step before it when absent.",
+    ),
     key("if", Shape::Condition(STEP_ROOTS), "A CEL condition; the step is skipped when it is false."),
     key("retry", Shape::Object(&RETRY), "When a transient failure is tried again."),
     key("runs_on", Shape::OneOrMany(&Shape::Name), "Labels a worker must have to run it."),
@@ -183,7 +229,8 @@ const USES: &[Key] = &[key(
     "uses",
     Shape::Words {
         now: &[
-            "fetch", "gate", "publish", "canary", "wait", "approve", "compare", "promote", "rollback", "notify", "http",
+            "fetch", "gate", "publish", "canary", "wait", "approve", "compare", "promote", "rollback",
+            "notify", "http",
         ],
         later: LATER_KINDS,
     },
@@ -230,7 +277,8 @@ static RUN_STEP: Object = Object {
         COMMON,
         TIMEOUT,
         &[
-            key("run", Shape::Command, "The command line, given to `sh -c`. Values reach it through `env`.").required(),
+            key("run", Shape::Command, "The command line, given to `sh -c`. Values reach it through `env`.")
+                .required(),
             key("working_dir", Shape::RelativePath, "Where it runs, relative to the project."),
             key("env", Shape::MapOf(&SECRET_TEXT), "What it sees beside a clean environment."),
             key("limits", Shape::Object(&LIMITS), "What it may use."),
@@ -268,7 +316,11 @@ static STDOUT_METRIC: Object = Object {
     one_of: &[],
     keys: &[&[
         key("pattern", Shape::Pattern, "A regular expression with exactly one group, the number.").required(),
-        key("pick", words(&["first", "last", "max", "min", "mean"]), "Which of several matches counts; several without it are an error."),
+        key(
+            "pick",
+            words(&["first", "last", "max", "min", "mean"]),
+            "Which of several matches counts; several without it are an error.",
+        ),
     ]],
 };
 
@@ -295,7 +347,8 @@ static FETCH: Object = Object {
     one_of: &[],
     keys: &[&[
         key("from", Shape::Object(&SOURCE), "Where the rows come from.").required(),
-        key("to", Shape::RelativePath, "The file they are written to, below the run's data directory.").required(),
+        key("to", Shape::RelativePath, "The file they are written to, below the run's data directory.")
+            .required(),
     ]],
 };
 
@@ -345,7 +398,11 @@ static EXPECT: Object = Object {
     doc: "What must be true of the rows.",
     one_of: &[],
     keys: &[&[
-        key("columns", Shape::MapOf(&words(&["int", "float", "string", "bool", "date", "timestamp"])), "Columns that must be there, with their types."),
+        key(
+            "columns",
+            Shape::MapOf(&words(&["int", "float", "string", "bool", "date", "timestamp"])),
+            "Columns that must be there, with their types.",
+        ),
         key("rows", Shape::Object(&ROWS), "Bounds on the number of rows."),
         key("newest", Shape::Object(&NEWEST), "How old the newest row may be."),
         key("null_rate", Shape::MapOf(&Shape::Percent), "The largest share of empty cells, by column."),
@@ -389,8 +446,16 @@ static GATE: Object = Object {
     doc: "The rules of a gate; all must pass.",
     one_of: &[],
     keys: &[&[
-        key("first_version", words(&["require_approval", "accept"]), "What happens when there is no champion yet; `require_approval` when absent."),
-        key("inconclusive", words(&["reject", "approve", "continue"]), "What an inconclusive gate does; `reject` when absent."),
+        key(
+            "first_version",
+            words(&["require_approval", "accept"]),
+            "What happens when there is no champion yet; `require_approval` when absent.",
+        ),
+        key(
+            "inconclusive",
+            words(&["reject", "approve", "continue"]),
+            "What an inconclusive gate does; `reject` when absent.",
+        ),
         key("rules", Shape::List(&Shape::Object(&GATE_RULE)), "The rules.").required(),
     ]],
 };
@@ -404,9 +469,17 @@ pub(super) static GATE_RULE: Object = Object {
         key("max", Shape::Number, "Not above this."),
         key("min", Shape::Number, "Not below this."),
         key("vs", words(&["champion"]), "What it is compared with."),
-        key("worse_by_at_most", Shape::Percent, "Worse by at most this share of the champion's value; negative: better by at least."),
+        key(
+            "worse_by_at_most",
+            Shape::Percent,
+            "Worse by at most this share of the champion's value; negative: better by at least.",
+        ),
         key("confidence", Shape::Later, "Confidence of a paired bootstrap over time blocks.").later(),
-        key("holdout", words(&["same", "stored"]), "`stored`: the champion's metric as stored counts; `same` when absent."),
+        key(
+            "holdout",
+            words(&["same", "stored"]),
+            "`stored`: the champion's metric as stored counts; `same` when absent.",
+        ),
         key("each", words(&["segment"]), "Every segment by itself."),
         key("min_rows", Shape::Integer(1, i64::MAX), "Fewer rows are inconclusive."),
     ]],
@@ -422,7 +495,11 @@ static PUBLISH: Object = Object {
         key("store", Shape::Name, "A store of `refit.toml`.").required(),
         key("version", words(&["date", "semver", "counter"]), "How versions are named; `date` when absent."),
         key("keep", Shape::Object(&KEEP), "Which old versions stay; all when absent."),
-        key("from", Shape::Name, "The step whose files are published; the last one that has some when absent."),
+        key(
+            "from",
+            Shape::Name,
+            "The step whose files are published; the last one that has some when absent.",
+        ),
     ]],
 };
 
@@ -430,7 +507,9 @@ static KEEP: Object = Object {
     name: "keep",
     doc: "Which old versions stay.",
     one_of: &[],
-    keys: &[&[key("latest", Shape::Integer(1, 100_000), "The newest so many, and all that serve.").required()]],
+    keys: &[&[
+        key("latest", Shape::Integer(1, 100_000), "The newest so many, and all that serve.").required()
+    ]],
 };
 
 step!(CANARY_STEP, "canary", "Sends a share of traffic to the version.", with: key("with", Shape::Object(&CANARY), "How much, where.").required(), also: TIMEOUT);
@@ -443,7 +522,11 @@ static CANARY: Object = Object {
         key("target", Shape::Name, "A target of `refit.toml`.").required(),
         key("stages", Shape::OneOrMany(&Shape::ShareOr(&STAGE)), "Shares of traffic, ascending.").required(),
         key("compare", Shape::Name, "The `compare` step whose rules decide; the only one when absent."),
-        key("max_look_gap", Shape::Duration, "The longest time between looks that is accepted without a live server."),
+        key(
+            "max_look_gap",
+            Shape::Duration,
+            "The longest time between looks that is accepted without a live server.",
+        ),
     ]],
 };
 
@@ -491,12 +574,32 @@ static COMPARE: Object = Object {
     one_of: &[],
     keys: &[&[
         key("rules", Shape::List(&Shape::Object(&COMPARE_RULE)), "The rules.").required(),
-        key("on_inconclusive", words(&["hold", "promote", "roll_back"]), "What happens when the deadline came and nothing is decided; `hold` when absent."),
-        key("when_underpowered", Shape::Words { now: &["approve", "hold"], later: &["replay"] }, "What happens when the canary will probably not conclude; `approve` when absent."),
+        key(
+            "on_inconclusive",
+            words(&["hold", "promote", "roll_back"]),
+            "What happens when the deadline came and nothing is decided; `hold` when absent.",
+        ),
+        key(
+            "when_underpowered",
+            Shape::Words { now: &["approve", "hold"], later: &["replay"] },
+            "What happens when the canary will probably not conclude; `approve` when absent.",
+        ),
         key("hold_for", Shape::Duration, "A held canary is rolled back after this; 6d when absent."),
-        key("hold_traffic", words(&["keep", "zero"]), "Whether a held canary keeps its traffic; `keep` when absent."),
-        key("alpha", Shape::Number, "P(rolling back a canary that is not worse) is at most this; 0.02 when absent."),
-        key("beta", Shape::Number, "P(promoting a canary that is worse by the margin) is at most this; 0.05 when absent."),
+        key(
+            "hold_traffic",
+            words(&["keep", "zero"]),
+            "Whether a held canary keeps its traffic; `keep` when absent.",
+        ),
+        key(
+            "alpha",
+            Shape::Number,
+            "P(rolling back a canary that is not worse) is at most this; 0.02 when absent.",
+        ),
+        key(
+            "beta",
+            Shape::Number,
+            "P(promoting a canary that is worse by the margin) is at most this; 0.05 when absent.",
+        ),
         key("weights", Shape::MapOf(&Shape::Number), "Shares of alpha by metric; together 1."),
     ]],
 };
@@ -509,10 +612,22 @@ static COMPARE_RULE: Object = Object {
     one_of: &[],
     keys: &[&[
         key("metric", words(ONLINE_METRICS), "The online metric.").required(),
-        key("worse_by_at_most", Shape::Percent, "Margin; 50% for error_rate, 100% for latency_slow_share, 10% for abs_error when absent."),
-        key("acceptable_below", Shape::Rate, "Below this the canary is acceptable whatever the champion does."),
+        key(
+            "worse_by_at_most",
+            Shape::Percent,
+            "Margin; 50% for error_rate, 100% for latency_slow_share, 10% for abs_error when absent.",
+        ),
+        key(
+            "acceptable_below",
+            Shape::Rate,
+            "Below this the canary is acceptable whatever the champion does.",
+        ),
         key("never_above", Shape::Rate, "Above this it is not, whatever the champion does."),
-        key("mode", words(&["gating", "observe"]), "Whether it decides or is only shown; `gating` when absent."),
+        key(
+            "mode",
+            words(&["gating", "observe"]),
+            "Whether it decides or is only shown; `gating` when absent.",
+        ),
     ]],
 };
 
@@ -562,10 +677,18 @@ static HTTP: Object = Object {
     doc: "One request.",
     one_of: &[],
     keys: &[&[
-        key("method", words(&["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]), "The method; `GET` when absent."),
+        key(
+            "method",
+            words(&["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]),
+            "The method; `GET` when absent.",
+        ),
         key("url", SECRET_TEXT, "The address.").required(),
         key("headers", Shape::MapOf(&SECRET_TEXT), "Request headers."),
         key("body", SECRET_TEXT, "The request's body."),
-        key("expect", Shape::OneOrMany(&Shape::Integer(100, 599)), "Statuses that count as success; all of 2xx when absent."),
+        key(
+            "expect",
+            Shape::OneOrMany(&Shape::Integer(100, 599)),
+            "Statuses that count as success; all of 2xx when absent.",
+        ),
     ]],
 };

@@ -73,6 +73,23 @@ impl Workflow {
     }
 }
 
+impl Workflow {
+    /// A workflow that does nothing: stands in for a snapshot that cannot be read, so that its run can end.
+    pub fn empty(name: &WorkflowName, model: &ModelName) -> Self {
+        Self {
+            name: name.clone(),
+            model: model.clone(),
+            mode: Mode::Observe,
+            triggers: Triggers::default(),
+            concurrency: Concurrency { key: Template::literal(""), policy: ConcurrencyPolicy::default() },
+            metrics: BTreeMap::new(),
+            steps: vec![],
+            on_failure: vec![],
+            notify: vec![],
+        }
+    }
+}
+
 /// How far refit may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -72,7 +72,9 @@ fn shape(shape: &Shape, defs: &mut Map<String, Value>) -> Value {
     let pattern = |pattern: &str| json!({"type": "string", "pattern": pattern});
     match shape {
         Shape::Text | Shape::Scalar | Shape::Template(_) => json!({"type": ["string", "number", "boolean"]}),
-        Shape::Command | Shape::Sql => json!({"type": "string", "minLength": 1, "not": {"pattern": "\\$\\{\\{"}}),
+        Shape::Command | Shape::Sql => {
+            json!({"type": "string", "minLength": 1, "not": {"pattern": "\\$\\{\\{"}})
+        }
         Shape::Condition(_) => json!({"type": ["string", "boolean"]}),
         Shape::Pattern | Shape::Cron | Shape::Timezone | Shape::EventName | Shape::RelativePath => text(),
         Shape::Name => json!({"type": ["string", "number"], "pattern": NAME}),

@@ -93,7 +93,10 @@ pub(super) enum Shape {
     Cron,
     Timezone,
     /// One of these words; `later` ones only a later version understands.
-    Words { now: &'static [&'static str], later: &'static [&'static str] },
+    Words {
+        now: &'static [&'static str],
+        later: &'static [&'static str],
+    },
     Object(&'static Object),
     /// A list of at least one.
     List(&'static Shape),
@@ -132,7 +135,9 @@ impl Checker {
             Shape::Object(object) => self.object(node, object, what),
             Shape::Step => self.step(node),
             Shape::List(item) => match &node.content {
-                Content::List(items) if items.is_empty() => self.error(node, format!("{what} is empty"), None),
+                Content::List(items) if items.is_empty() => {
+                    self.error(node, format!("{what} is empty"), None)
+                }
                 Content::List(items) => items.iter().for_each(|each| self.check(each, item, &item_of(what))),
                 Content::Null | Content::Scalar { .. } | Content::Map(_) => {
                     let hint = "write each entry on a line of its own that begins with `- `";
@@ -160,13 +165,16 @@ impl Checker {
             },
             Shape::ShareOr(object) => match &node.content {
                 Content::Map(_) => self.object(node, object, what),
-                Content::Null | Content::Scalar { .. } | Content::List(_) => self.check(node, &Shape::Share, what),
+                Content::Null | Content::Scalar { .. } | Content::List(_) => {
+                    self.check(node, &Shape::Share, what)
+                }
             },
             Shape::Later => {}
             scalar => match &node.content {
                 Content::Scalar { text, quoted } => self.scalar(node, scalar, text, *quoted, what),
                 Content::Null | Content::List(_) | Content::Map(_) => {
-                    let (message, hint) = (format!("{what} is {}, not {}", scalar.name(), node.kind()), scalar.hint());
+                    let (message, hint) =
+                        (format!("{what} is {}, not {}", scalar.name(), node.kind()), scalar.hint());
                     self.error(node, message, hint);
                 }
             },
@@ -186,7 +194,8 @@ impl Checker {
         for entry in entries {
             let Some(key) = object.keys().find(|key| key.name == entry.key) else {
                 let hint = unknown_key_hint(&entry.key, object);
-                let diagnostic = Diagnostic::error(entry.key_at, format!("unknown key `{}` in {what}", entry.key));
+                let diagnostic =
+                    Diagnostic::error(entry.key_at, format!("unknown key `{}` in {what}", entry.key));
                 self.diagnostics.push(diagnostic.hint(hint));
                 continue;
             };
@@ -215,7 +224,11 @@ impl Checker {
     fn step(&mut self, node: &Node) {
         let Content::Map(entries) = &node.content else {
             let hint = "a step begins with `- id:`, `- uses:` or `- run:`";
-            return self.error(node, format!("a step is a mapping, not {}", node.kind()), Some(hint.to_owned()));
+            return self.error(
+                node,
+                format!("a step is a mapping, not {}", node.kind()),
+                Some(hint.to_owned()),
+            );
         };
         let find = |name: &str| entries.iter().find(|entry| entry.key == name);
         let what = step_name(node);
@@ -225,9 +238,8 @@ impl Checker {
                 self.diagnostics.push(diagnostic.hint("a step does one thing; make two of it"));
             }
             (None, None) => {
-                let near = entries.iter().find_map(|entry| {
-                    Some((entry, nearest(&entry.key, ["run", "uses"])?))
-                });
+                let near =
+                    entries.iter().find_map(|entry| Some((entry, nearest(&entry.key, ["run", "uses"])?)));
                 let hint = match near {
                     Some((entry, near)) => format!("did you mean `{near}` instead of `{}`?", entry.key),
                     None => "add `run:` with a command, or `uses:` with a kind of step".to_owned(),
@@ -249,7 +261,11 @@ impl Checker {
                     }
                     None if kind == "run" => {
                         let hint = "write `run:` with the command instead of `uses: run`";
-                        self.error(&uses.value, "`run` is not a kind of step".to_owned(), Some(hint.to_owned()));
+                        self.error(
+                            &uses.value,
+                            "`run` is not a kind of step".to_owned(),
+                            Some(hint.to_owned()),
+                        );
                     }
                     None => {
                         let words: Vec<&str> = STEPS.iter().skip(1).map(|(word, _)| *word).collect();
@@ -269,13 +285,19 @@ impl Checker {
             Shape::Text | Shape::Scalar => Ok(()),
             Shape::Name => StepId::from_str(text).map(drop).map_err(|error| error.rule.to_owned()),
             Shape::EventName => match text {
-                _ if text.starts_with("refit/") => Err("names that begin with `refit/` are refit's own".to_owned()),
-                _ if text.len() <= 200 && !text.contains(|c: char| c.is_whitespace() || c.is_control()) => Ok(()),
+                _ if text.starts_with("refit/") => {
+                    Err("names that begin with `refit/` are refit's own".to_owned())
+                }
+                _ if text.len() <= 200 && !text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+                    Ok(())
+                }
                 _ => Err("a name without blanks, such as `ml/retrain.requested`".to_owned()),
             },
             Shape::Email => match text.split_once('@') {
                 Some((user, host))
-                    if !user.is_empty() && host.contains('.') && !text.contains(|c: char| c.is_whitespace()) =>
+                    if !user.is_empty()
+                        && host.contains('.')
+                        && !text.contains(|c: char| c.is_whitespace()) =>
                 {
                     Ok(())
                 }
@@ -289,7 +311,10 @@ impl Checker {
                         "no expression is allowed inside `run`",
                         "give the value to the command through `env:` and write `\"$NAME\"` in it",
                     ),
-                    _ => ("no expression is allowed inside a query", "select the rows here and filter in the trainer"),
+                    _ => (
+                        "no expression is allowed inside a query",
+                        "select the rows here and filter in the trainer",
+                    ),
                 };
                 return self.error(node, message.to_owned(), Some(hint.to_owned()));
             }
@@ -367,7 +392,11 @@ impl Checker {
             Ok(expr) => {
                 if let Some(kind) = expr.never_a_condition() {
                     let hint = "compare it with something, such as `>= 500` or `== 'pass'`";
-                    self.error(node, format!("{what} is {kind}: it is never true or false"), Some(hint.to_owned()));
+                    self.error(
+                        node,
+                        format!("{what} is {kind}: it is never true or false"),
+                        Some(hint.to_owned()),
+                    );
                 }
                 self.expression(node, expr, roots, what);
             }
@@ -393,7 +422,8 @@ impl Checker {
             let (message, hint) = match nearest(root, roots.iter().copied()) {
                 _ if root == "secrets" => (
                     format!("{what} cannot use a secret"),
-                    "its value is stored or shown; secrets go into `env`, `url`, `headers` or `body`".to_owned(),
+                    "its value is stored or shown; secrets go into `env`, `url`, `headers` or `body`"
+                        .to_owned(),
                 ),
                 _ if ALL_ROOTS.contains(&root) => {
                     (format!("{what} cannot use `{root}`"), format!("here there are: {}", roots.join(", ")))
@@ -432,7 +462,9 @@ impl Shape {
             | Shape::Cron
             | Shape::Timezone => "a text",
             Shape::List(_) | Shape::OneOrMany(_) | Shape::OneOrManyOrNone(_) => "a list",
-            Shape::Object(_) | Shape::MapOf(_) | Shape::ShareOr(_) | Shape::Step | Shape::Later => "a mapping",
+            Shape::Object(_) | Shape::MapOf(_) | Shape::ShareOr(_) | Shape::Step | Shape::Later => {
+                "a mapping"
+            }
         }
     }
 
@@ -446,7 +478,11 @@ impl Shape {
 
 /// `an entry of` a list, in words.
 fn item_of(what: &str) -> String {
-    if what == "`steps`" || what == "`on_failure`" { "a step".to_owned() } else { format!("an entry of {what}") }
+    if what == "`steps`" || what == "`on_failure`" {
+        "a step".to_owned()
+    } else {
+        format!("an entry of {what}")
+    }
 }
 
 fn step_name(node: &Node) -> String {

@@ -59,13 +59,23 @@ fn typical_mistakes() {
         ("later-trigger", "name: w\nmodel: m\non: { drift: { psi: 0.25 }, decay: {} }\nsteps: [{run: x}]\n"),
         ("later-evidence", "name: w\nmodel: m\nevidence: { sql: { url: x } }\nsteps: [{run: x}]\n"),
         ("cron", "name: w\nmodel: m\non: { schedule: { cron: \"99 2 * * 0\" } }\nsteps: [{run: x}]\n"),
-        ("event", "name: w\nmodel: m\non: { event: { name: x, if: \"event.rows > 3\" } }\nsteps: [{run: x}]\n"),
-        ("event-root", "name: w\nmodel: m\non: { event: { name: x, if: \"steps.a.b > 3\" } }\nsteps: [{run: x}]\n"),
-        ("input", "name: w\nmodel: m\non: { manual: { inputs: { days: { type: number, default: soon } } } }\nsteps: [{run: x}]\n"),
+        (
+            "event",
+            "name: w\nmodel: m\non: { event: { name: x, if: \"event.rows > 3\" } }\nsteps: [{run: x}]\n",
+        ),
+        (
+            "event-root",
+            "name: w\nmodel: m\non: { event: { name: x, if: \"steps.a.b > 3\" } }\nsteps: [{run: x}]\n",
+        ),
+        (
+            "input",
+            "name: w\nmodel: m\non: { manual: { inputs: { days: { type: number, default: soon } } } }\nsteps: [{run: x}]\n",
+        ),
         ("nobody", "name: w\nmodel: m\nsteps: [{run: x}]\nnotify: [{ on: [promotd] }]\n"),
         ("email", "name: w\nmodel: m\nsteps: [{run: x}]\nnotify: [{ on: failed, email: team }]\n"),
     ];
-    let said: Vec<String> = files.iter().map(|(name, source)| format!("[{name}]\n{}", brief(source))).collect();
+    let said: Vec<String> =
+        files.iter().map(|(name, source)| format!("[{name}]\n{}", brief(source))).collect();
     insta::assert_snapshot!(said.join("\n"), @r#"
     [empty]
     1:1 error: the file is empty (begin with `name:`, `model:` and `steps:`; `refit init` writes a whole one)
@@ -133,25 +143,64 @@ fn mistakes_in_steps() {
         ("retry", "- { id: a, run: x, retry: { attempts: 0, factor: 0.5, backoff: 10m } }"),
         ("path", "- { id: a, run: x, working_dir: ../up, outputs: { from: /etc } }"),
         ("env", "- { id: a, run: x, env: { 1A: x, REFIT_RUN: y, B: '${{ inputs.x }}', C: '${{ model' } }"),
-        ("pattern", "- { id: a, run: x, metrics: { stdout: { mae: { pattern: 'MAE: [\\d.]+' }, r2: { pattern: '(a)(b)' }, mse: { pattern: '(' } } } }"),
+        (
+            "pattern",
+            "- { id: a, run: x, metrics: { stdout: { mae: { pattern: 'MAE: [\\d.]+' }, r2: { pattern: '(a)(b)' }, mse: { pattern: '(' } } } }",
+        ),
         ("duplicate-id", "- { run: x }\n- { run: y }"),
-        ("needs", "- { id: a, run: x, needs: b }\n- { id: b, run: x, needs: [a, b] }\n- { id: c, run: x, needs: bb }"),
+        (
+            "needs",
+            "- { id: a, run: x, needs: b }\n- { id: b, run: x, needs: [a, b] }\n- { id: c, run: x, needs: bb }",
+        ),
         ("cycle", "- { id: a, run: x, needs: c }\n- { id: b, run: x }\n- { id: c, run: x }"),
-        ("if", "- { id: a, run: x, if: 'step.b.ok' }\n- { id: b-1, run: x, if: 'size(model)' }\n- { id: c, run: x, if: 'steps.b-1.ok && steps.c.ok && steps.d.ok' }\n- { id: d, run: x, if: 'canary.verdict == 1' }"),
+        (
+            "if",
+            "- { id: a, run: x, if: 'step.b.ok' }\n- { id: b-1, run: x, if: 'size(model)' }\n- { id: c, run: x, if: 'steps.b-1.ok && steps.c.ok && steps.d.ok' }\n- { id: d, run: x, if: 'canary.verdict == 1' }",
+        ),
         ("if-syntax", "- { id: a, run: x, if: 'model = 3' }"),
         ("not-before", "- { id: a, run: x }\n- { id: b, run: x, needs: [] , if: 'steps.a.ok' }"),
-        ("secret-in-message", "- { id: a, uses: approve, with: { message: '${{ secrets.TOKEN }}' } }\n- { id: b, run: x, env: { A: '${{ secrets }}' } }"),
-        ("gate-unfed", "- { id: t, run: x, metrics: { stdout: { mae: { pattern: '(a)' } } } }\n- { id: g, uses: gate, with: { rules: [{ metric: mea, max: 3 }, { metric: mae }, { metric: mae, vs: champion }, { metric: mae, worse_by_at_most: 1% }, { metric: mae, vs: champion, worse_by_at_most: 1%, each: segment }, { metric: mae, min: 3, max: 2, confidence: 95% }] } }"),
+        (
+            "secret-in-message",
+            "- { id: a, uses: approve, with: { message: '${{ secrets.TOKEN }}' } }\n- { id: b, run: x, env: { A: '${{ secrets }}' } }",
+        ),
+        (
+            "gate-unfed",
+            "- { id: t, run: x, metrics: { stdout: { mae: { pattern: '(a)' } } } }\n- { id: g, uses: gate, with: { rules: [{ metric: mea, max: 3 }, { metric: mae }, { metric: mae, vs: champion }, { metric: mae, worse_by_at_most: 1% }, { metric: mae, vs: champion, worse_by_at_most: 1%, each: segment }, { metric: mae, min: 3, max: 2, confidence: 95% }] } }",
+        ),
         ("gate-nothing", "- { id: g, uses: gate, with: { rules: [{ metric: mae, max: 3 }] } }"),
-        ("query", "- { id: d, uses: fetch, with: { to: a.csv, from: { sqlite: { path: a.db } } } }\n- { id: e, uses: fetch, with: { to: a.csv, from: { postgres: { url: x, query_file: q.sql } } } }\n- { id: f, uses: fetch, with: { to: a.csv, from: { sqlite: { path: a.db, query: 'select ${{ model }}' } } } }"),
-        ("expect", "- { id: d, uses: fetch, with: { to: a.csv, from: { file: a } }, expect: { columns: { id: integer, day: string }, rows: { min: 5, max: 2 }, null_rate: { dya: 200% }, newest: { column: day, max_age: 10d } } }"),
-        ("expect-2", "- { id: d, uses: fetch, with: { to: a.csv, from: { file: a } }, expect: { columns: { id: int, day: string }, null_rate: { dya: 20% }, newest: { column: day, max_age: 10d } } }"),
+        (
+            "query",
+            "- { id: d, uses: fetch, with: { to: a.csv, from: { sqlite: { path: a.db } } } }\n- { id: e, uses: fetch, with: { to: a.csv, from: { postgres: { url: x, query_file: q.sql } } } }\n- { id: f, uses: fetch, with: { to: a.csv, from: { sqlite: { path: a.db, query: 'select ${{ model }}' } } } }",
+        ),
+        (
+            "expect",
+            "- { id: d, uses: fetch, with: { to: a.csv, from: { file: a } }, expect: { columns: { id: integer, day: string }, rows: { min: 5, max: 2 }, null_rate: { dya: 200% }, newest: { column: day, max_age: 10d } } }",
+        ),
+        (
+            "expect-2",
+            "- { id: d, uses: fetch, with: { to: a.csv, from: { file: a } }, expect: { columns: { id: int, day: string }, null_rate: { dya: 20% }, newest: { column: day, max_age: 10d } } }",
+        ),
         ("canary-alone", "- { id: c, uses: canary, with: { target: p, stages: [50%, 10%, 101%] } }"),
-        ("canary-alone-2", "- { id: c, uses: canary, with: { target: p, stages: [50%, 10%] } }\n- { id: p, uses: promote, with: { target: q } }"),
-        ("promote-alone", "- { uses: promote }\n- { uses: wait, with: { for: 1h, until: \"canary.verdict == 'passed'\" } }\n- { uses: compare, with: { rules: [{ metric: abs_error }] } }"),
-        ("wait", "- { id: a, uses: wait, with: { at_most: 3h } }\n- { id: b, uses: wait, with: { for: 3h, until: 'model == \"x\"', at_most: 1h }, timeout: 3h }"),
-        ("compare", "- { uses: compare, with: { when_underpowered: replay, alpha: 2, rules: [{ metric: error_rate, worse_by_at_most: 0.5pp }, { metric: errors }] } }"),
-        ("compare-2", "- { uses: compare, with: { alpha: 2, weights: { error_rate: 0.5, mae: 1 }, rules: [{ metric: error_rate, acceptable_below: 5, never_above: 120% }, { metric: error_rate, worse_by_at_most: 0% }, { metric: abs_error, acceptable_below: 5% }] } }"),
+        (
+            "canary-alone-2",
+            "- { id: c, uses: canary, with: { target: p, stages: [50%, 10%] } }\n- { id: p, uses: promote, with: { target: q } }",
+        ),
+        (
+            "promote-alone",
+            "- { uses: promote }\n- { uses: wait, with: { for: 1h, until: \"canary.verdict == 'passed'\" } }\n- { uses: compare, with: { rules: [{ metric: abs_error }] } }",
+        ),
+        (
+            "wait",
+            "- { id: a, uses: wait, with: { at_most: 3h } }\n- { id: b, uses: wait, with: { for: 3h, until: 'model == \"x\"', at_most: 1h }, timeout: 3h }",
+        ),
+        (
+            "compare",
+            "- { uses: compare, with: { when_underpowered: replay, alpha: 2, rules: [{ metric: error_rate, worse_by_at_most: 0.5pp }, { metric: errors }] } }",
+        ),
+        (
+            "compare-2",
+            "- { uses: compare, with: { alpha: 2, weights: { error_rate: 0.5, mae: 1 }, rules: [{ metric: error_rate, acceptable_below: 5, never_above: 120% }, { metric: error_rate, worse_by_at_most: 0% }, { metric: abs_error, acceptable_below: 5% }] } }",
+        ),
     ];
     let said: Vec<String> =
         steps.iter().map(|(name, steps)| format!("[{name}]\n{}", brief(&with_steps(steps)))).collect();
@@ -271,14 +320,30 @@ const CANARY: &str = "
 fn mistakes_of_a_canary() {
     assert_eq!(brief(&with_steps(CANARY)), "");
     let changes: &[(&str, &str, &str)] = &[
-        ("two-compares", "- { id: promote, uses: promote }", "- { id: other, uses: compare, with: { rules: [{ metric: abs_error }] } }\n- { id: promote, uses: promote }"),
+        (
+            "two-compares",
+            "- { id: promote, uses: promote }",
+            "- { id: other, uses: compare, with: { rules: [{ metric: abs_error }] } }\n- { id: promote, uses: promote }",
+        ),
         ("no-such-compare", "stages: 10%", "stages: 10%, compare: compar"),
         ("never-promoted", "- { id: promote, uses: promote }", ""),
         ("no-wait", "- { id: wait, uses: wait, with: { for: 1h } }\n", ""),
         ("other-target", "uses: promote }", "uses: promote, with: { target: q } }"),
-        ("until-for-ever", "{ for: 1h }", "{ until: \"canary.verdct == 'pass' || canary.verdict == 'passed'\" }"),
-        ("parallel-publish", "- { id: canary,", "- { id: publish2, uses: publish, needs: train, with: { store: s } }\n- { id: canary, needs: [publish, publish2],"),
-        ("labels", "- { id: publish,", "- { id: t2, run: x, runs_on: gpu, needs: [] }\n- { id: publish, needs: [train, t2],"),
+        (
+            "until-for-ever",
+            "{ for: 1h }",
+            "{ until: \"canary.verdct == 'pass' || canary.verdict == 'passed'\" }",
+        ),
+        (
+            "parallel-publish",
+            "- { id: canary,",
+            "- { id: publish2, uses: publish, needs: train, with: { store: s } }\n- { id: canary, needs: [publish, publish2],",
+        ),
+        (
+            "labels",
+            "- { id: publish,",
+            "- { id: t2, run: x, runs_on: gpu, needs: [] }\n- { id: publish, needs: [train, t2],",
+        ),
         ("from", "{ store: s }", "{ store: s, from: trian }"),
     ];
     let said: Vec<String> = changes
@@ -356,10 +421,51 @@ fn a_report_cannot_move_the_cursor() {
 /// Pieces of workflow files, put together at random.
 fn pieces() -> impl Strategy<Value = String> {
     let words = vec![
-        "name: w\n", "model: m\n", "steps:\n", "  - run: x\n", "  - uses: ", "gate\n", "canary\n", "    with:\n", "      rules:\n",
-        "        - metric: mae\n", "          max: ", "3\n", "    needs: [a, b]\n", "    id: a\n", "    if: ", "steps.a.b == 'x'\n",
-        "on: { schedule: { cron: '* * * * *' } }\n", "{", "}", "[", "]", ": ", "- ", "\"", "'", "\t", "&a ", "*a", "!t ", "|\n", ">\n",
-        "---\n", "...\n", "%", "@", "${{ ", " }}", "é", "\u{2028}", "\r\n", "? ", "<<: ", "#", "\u{feff}", "\0",
+        "name: w\n",
+        "model: m\n",
+        "steps:\n",
+        "  - run: x\n",
+        "  - uses: ",
+        "gate\n",
+        "canary\n",
+        "    with:\n",
+        "      rules:\n",
+        "        - metric: mae\n",
+        "          max: ",
+        "3\n",
+        "    needs: [a, b]\n",
+        "    id: a\n",
+        "    if: ",
+        "steps.a.b == 'x'\n",
+        "on: { schedule: { cron: '* * * * *' } }\n",
+        "{",
+        "}",
+        "[",
+        "]",
+        ": ",
+        "- ",
+        "\"",
+        "'",
+        "\t",
+        "&a ",
+        "*a",
+        "!t ",
+        "|\n",
+        ">\n",
+        "---\n",
+        "...\n",
+        "%",
+        "@",
+        "${{ ",
+        " }}",
+        "é",
+        "\u{2028}",
+        "\r\n",
+        "? ",
+        "<<: ",
+        "#",
+        "\u{feff}",
+        "\0",
     ];
     proptest::collection::vec(proptest::sample::select(words), 0..40).prop_map(|parts| parts.concat())
 }
