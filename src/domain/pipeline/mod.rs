@@ -289,3 +289,6 @@ pub fn scope(run: &Run, attempts: &[Attempt]) -> Scope {
         .with("run", json!({"id": run.id, "workflow": run.workflow, "created_at": run.created_at}))
         .with("steps", Value::Object(steps))
 }
+
+#[cfg(test)]
+mod tests;
