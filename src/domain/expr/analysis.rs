@@ -99,8 +99,14 @@ pub(super) fn check_tree(tree: &IdedExpr) -> Result<(), String> {
         match node {
             Node::Call(call) if is_name(&call.func_name) && !FUNCTIONS.contains(&call.func_name.as_str()) => {
                 problem = Some(match nearest(&call.func_name, FUNCTIONS.iter().copied()) {
-                    Some(near) => format!("there is no function `{}`; did you mean `{near}`?", call.func_name),
-                    None => format!("there is no function `{}`; there are: {}", call.func_name, FUNCTIONS.join(", ")),
+                    Some(near) => {
+                        format!("there is no function `{}`; did you mean `{near}`?", call.func_name)
+                    }
+                    None => format!(
+                        "there is no function `{}`; there are: {}",
+                        call.func_name,
+                        FUNCTIONS.join(", ")
+                    ),
                 });
             }
             Node::Struct(_) => problem = Some("messages such as `Name{…}` do not exist here".to_owned()),
@@ -144,11 +150,13 @@ fn walk<'t>(tree: &'t IdedExpr, loops: usize, visit: &mut impl FnMut(&'t Node, u
 }
 
 fn entries(entries: &[cel::common::ast::IdedEntryExpr]) -> impl Iterator<Item = &IdedExpr> {
-    entries.iter().flat_map(|entry| match &entry.expr {
-        EntryExpr::StructField(field) => [Some(&field.value), None],
-        EntryExpr::MapEntry(pair) => [Some(&pair.key), Some(&pair.value)],
-    })
-    .flatten()
+    entries
+        .iter()
+        .flat_map(|entry| match &entry.expr {
+            EntryExpr::StructField(field) => [Some(&field.value), None],
+            EntryExpr::MapEntry(pair) => [Some(&pair.key), Some(&pair.value)],
+        })
+        .flatten()
 }
 
 pub(super) fn references(tree: &IdedExpr) -> BTreeSet<Path> {
@@ -255,7 +263,9 @@ pub(super) fn not_boolean(tree: &IdedExpr) -> Option<&'static str> {
     match &tree.expr {
         Node::Literal(LiteralValue::Boolean(_)) | Node::Unspecified => None,
         Node::Literal(LiteralValue::String(_) | LiteralValue::Bytes(_)) => Some("a text"),
-        Node::Literal(LiteralValue::Double(_) | LiteralValue::Int(_) | LiteralValue::UInt(_)) => Some("a number"),
+        Node::Literal(LiteralValue::Double(_) | LiteralValue::Int(_) | LiteralValue::UInt(_)) => {
+            Some("a number")
+        }
         Node::Literal(LiteralValue::Null) => Some("null"),
         Node::List(_) => Some("a list"),
         Node::Map(_) | Node::Struct(_) => Some("a map"),

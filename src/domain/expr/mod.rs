@@ -12,6 +12,7 @@ mod template;
 mod value;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use cel::{Context, Env, ExecutionError, IdedExpr};
@@ -27,8 +28,25 @@ pub const MAX_RENDERED: usize = 1 << 20;
 
 /// The functions and macros an expression may call.
 pub const FUNCTIONS: &[&str] = &[
-    "size", "contains", "startsWith", "endsWith", "matches", "string", "int", "uint", "double", "bool", "bytes",
-    "dyn", "type", "has", "all", "exists", "exists_one", "map", "filter",
+    "size",
+    "contains",
+    "startsWith",
+    "endsWith",
+    "matches",
+    "string",
+    "int",
+    "uint",
+    "double",
+    "bool",
+    "bytes",
+    "dyn",
+    "type",
+    "has",
+    "all",
+    "exists",
+    "exists_one",
+    "map",
+    "filter",
 ];
 
 /// What an expression may look at: the roots `model`, `inputs`, `event`,
@@ -67,7 +85,8 @@ impl Scope {
                 None => {
                     let wanted = path.segments()[..=depth].join(".");
                     let nearest = nearest(segment, here.keys().map(String::as_str));
-                    let parent: String = path.segments()[..depth].iter().map(|part| format!("{part}.")).collect();
+                    let parent: String =
+                        path.segments()[..depth].iter().map(|part| format!("{part}.")).collect();
                     return Some(match nearest {
                         Some(near) => format!("`{wanted}` is not defined; did you mean `{parent}{near}`?"),
                         None if depth == 0 => {
@@ -100,7 +119,7 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 }
 
 /// A CEL expression.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Expr {
     source: String,
     tree: Arc<IdedExpr>,
@@ -114,6 +133,12 @@ pub struct ExprError {
     pub expression: String,
     /// What is wrong with it.
     pub cause: String,
+}
+
+impl fmt::Debug for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Expr").field(&self.source).finish()
+    }
 }
 
 /// The standard functions, registered once.
@@ -178,7 +203,8 @@ impl Expr {
         let roots: BTreeSet<&str> = references.iter().map(Path::root).collect();
         for root in roots {
             if let Some(value) = scope.root(root) {
-                let value = value::to_cel(value, loops).map_err(|cause| refuse(format!("`{root}` {cause}")))?;
+                let value =
+                    value::to_cel(value, loops).map_err(|cause| refuse(format!("`{root}` {cause}")))?;
                 context.add_variable_from_value(root, value);
             }
         }
@@ -222,7 +248,8 @@ fn syntax(message: &str) -> String {
     if message.starts_with("token recognition error at: '=") {
         return "`=` compares nothing; write `==`".to_owned();
     }
-    let message = message.replace("'<EOF>'", "end").replace('\n', " ").replace("mismatched input", "unexpected");
+    let message =
+        message.replace("'<EOF>'", "end").replace('\n', " ").replace("mismatched input", "unexpected");
     format!("is not a CEL expression: {message}")
 }
 
@@ -264,7 +291,9 @@ fn execution(error: &ExecutionError) -> String {
         ExecutionError::RemainderByZero(_) => "takes a remainder by zero".to_owned(),
         ExecutionError::Overflow(..) => "overflows a 64-bit number".to_owned(),
         ExecutionError::IndexOutOfBounds(_) => "an index beyond the end of a list".to_owned(),
-        ExecutionError::FunctionError { function, .. } => format!("`{function}` cannot take the value it is given"),
+        ExecutionError::FunctionError { function, .. } => {
+            format!("`{function}` cannot take the value it is given")
+        }
         ExecutionError::InvalidArgumentCount { expected, actual } => {
             format!("a function takes {expected} values and is given {actual}")
         }

@@ -77,15 +77,19 @@ impl Template {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Expr(expr) => {
-                    let refuse =
-                        |cause: &str| ExprError { expression: shorten(expr.source()), cause: cause.to_owned() };
+                    let refuse = |cause: &str| ExprError {
+                        expression: shorten(expr.source()),
+                        cause: cause.to_owned(),
+                    };
                     match expr.evaluate(scope)? {
                         Value::String(value) => text.push_str(&value),
                         Value::Bool(value) => text.push_str(if value { "true" } else { "false" }),
                         Value::Number(value) => text.push_str(&value.to_string()),
                         Value::Null => return Err(refuse("is null, which has no text")),
                         Value::Array(_) => return Err(refuse("is a list, which has no text")),
-                        Value::Object(_) => return Err(refuse("is a map, which has no text; name one of its values")),
+                        Value::Object(_) => {
+                            return Err(refuse("is a map, which has no text; name one of its values"));
+                        }
                     }
                 }
             }

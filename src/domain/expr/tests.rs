@@ -8,7 +8,10 @@ fn scope() -> Scope {
         .with("model", json!("race-times"))
         .with("inputs", json!({"reason": "new season", "days": 3, "none": null}))
         .with("event", json!({"name": "ml/retrain.requested", "data": {"rows": 612, "tags": ["a", "b"]}}))
-        .with("steps", json!({"data": {"rows": 20000, "path": "a.csv"}, "train-2": {"metrics": {"mae": 5.5}}}))
+        .with(
+            "steps",
+            json!({"data": {"rows": 20000, "path": "a.csv"}, "train-2": {"metrics": {"mae": 5.5}}}),
+        )
         .with("secrets", json!({"TOKEN": "s3cr3t"}))
 }
 
@@ -68,9 +71,17 @@ fn mistakes_are_told_in_plain_words() {
 
 #[test]
 fn errors_never_show_a_secret() {
-    for source in ["int(secrets.TOKEN)", "secrets.TOKEN < 3", "secrets.TOKEN.rows", "secrets.TOKEN + 1", "1[secrets.TOKEN]",
-        "secrets.TOKEN()", "secrets[secrets.TOKEN]", "{'a': 1}[secrets.TOKEN]", "event.data[secrets.TOKEN]"]
-    {
+    for source in [
+        "int(secrets.TOKEN)",
+        "secrets.TOKEN < 3",
+        "secrets.TOKEN.rows",
+        "secrets.TOKEN + 1",
+        "1[secrets.TOKEN]",
+        "secrets.TOKEN()",
+        "secrets[secrets.TOKEN]",
+        "{'a': 1}[secrets.TOKEN]",
+        "event.data[secrets.TOKEN]",
+    ] {
         assert!(!cause(source).contains("s3cr3t"), "{source}: {}", cause(source));
     }
 }
@@ -86,7 +97,8 @@ fn references_are_dotted_paths() {
 
 #[test]
 fn templates_render_scalars_and_refuse_the_rest() {
-    let render = |source: &str| Template::compile(source).and_then(|t| t.render(&scope())).map_err(|e| e.to_string());
+    let render =
+        |source: &str| Template::compile(source).and_then(|t| t.render(&scope())).map_err(|e| e.to_string());
     assert_eq!(render("plain $x {y} }}"), Ok("plain $x {y} }}".to_owned()));
     assert_eq!(render("${{ model }}/${{inputs.days}}!"), Ok("race-times/3!".to_owned()));
     assert_eq!(render("${{ {'a': {'b': '}}'}}.a.b }}"), Ok("}}".to_owned()));

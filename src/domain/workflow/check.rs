@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use super::check_flow;
+use super::checker::Use;
 use super::decode::Draft;
 use super::diagnostic::Diagnostic;
 use super::node::Node;
-use super::shape::Use;
 use super::step::StepKind;
 use super::trigger::Triggers;
 use super::{Better, Position};
@@ -96,10 +96,15 @@ fn duplicate_ids(file: &File<'_>, diagnostics: &mut Vec<Diagnostic>) {
 
 /// The numbers of the steps that `drafts[index]` needs, with the place of each explicit one.
 fn needs(drafts: &[Draft<'_>], index: usize) -> Vec<(Option<usize>, String, Position)> {
-    let find = |id: &str| drafts.iter().position(|draft| draft.id.as_ref().is_some_and(|own| own.as_str() == id));
+    let find =
+        |id: &str| drafts.iter().position(|draft| draft.id.as_ref().is_some_and(|own| own.as_str() == id));
     let node = drafts[index].node;
     if !node.entries().iter().any(|entry| entry.key == "needs") {
-        return index.checked_sub(1).map(|before| (Some(before), String::new(), node.at)).into_iter().collect();
+        return index
+            .checked_sub(1)
+            .map(|before| (Some(before), String::new(), node.at))
+            .into_iter()
+            .collect();
     }
     let texts = node.items("needs").iter().filter_map(|item: &Node| Some((item.text()?, item.at)));
     texts.map(|(id, at)| (find(id), id.to_owned(), at)).collect()
@@ -147,7 +152,9 @@ fn order(drafts: &[Draft<'_>], diagnostics: &mut Vec<Diagnostic>) -> Order {
             .collect();
         let message = format!("these steps wait for each other: {}", circle.join(", "));
         let diagnostic = Diagnostic::error(drafts[*first].place("needs"), message);
-        diagnostics.push(diagnostic.hint("remove one of their `needs`; a step without `needs` needs the one before it"));
+        diagnostics.push(
+            diagnostic.hint("remove one of their `needs`; a step without `needs` needs the one before it"),
+        );
     }
     Order { before, broken }
 }
@@ -164,19 +171,27 @@ fn reachable(edges: &[Vec<usize>], from: usize) -> BTreeSet<usize> {
 }
 
 /// `steps.<id>` names a step that has ended by then; after a failure any may be asked.
-fn steps_of(used: &Use, steps: &[Draft<'_>], place: Option<(usize, &Order)>, diagnostics: &mut Vec<Diagnostic>) {
+fn steps_of(
+    used: &Use,
+    steps: &[Draft<'_>],
+    place: Option<(usize, &Order)>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
     for path in used.expr.references() {
         if path.root() != "steps" {
             continue;
         }
         let Some(id) = path.segments().get(1) else {
             let diagnostic = Diagnostic::error(used.at, "`steps` without the step's id");
-            diagnostics.push(diagnostic.hint("name the step: `steps.train`, or `steps['my-step']` for an id with `-`"));
+            diagnostics.push(
+                diagnostic.hint("name the step: `steps.train`, or `steps['my-step']` for an id with `-`"),
+            );
             continue;
         };
         let index = steps.iter().position(|draft| draft.id.as_ref().is_some_and(|own| own.as_str() == id));
         let Some(index) = index else {
-            let known: Vec<&str> = steps.iter().filter_map(|draft| draft.id.as_ref()).map(|own| own.as_str()).collect();
+            let known: Vec<&str> =
+                steps.iter().filter_map(|draft| draft.id.as_ref()).map(|own| own.as_str()).collect();
             // `steps.my-step` reads as a subtraction.
             let dashed = known.iter().find(|own| own.starts_with(&format!("{id}-")));
             let hint = match (dashed, nearest(id, known.iter().copied())) {
@@ -189,12 +204,14 @@ fn steps_of(used: &Use, steps: &[Draft<'_>], place: Option<(usize, &Order)>, dia
         };
         match place {
             Some((own, _)) if own == index => {
-                let diagnostic = Diagnostic::error(used.at, format!("`{path}`: a step cannot look at itself"));
+                let diagnostic =
+                    Diagnostic::error(used.at, format!("`{path}`: a step cannot look at itself"));
                 diagnostics.push(diagnostic.hint("look at a step that ends before it"));
             }
             Some((own, order)) if !order.broken && !order.precedes(index, own) => {
                 let message = format!("`{path}`: `{id}` has not ended when this step begins");
-                diagnostics.push(Diagnostic::error(used.at, message).hint(format!("add `{id}` to its `needs`")));
+                diagnostics
+                    .push(Diagnostic::error(used.at, message).hint(format!("add `{id}` to its `needs`")));
             }
             Some(_) | None => {}
         }
@@ -211,7 +228,9 @@ fn inputs_of(used: &Use, triggers: &Triggers, diagnostics: &mut Vec<Diagnostic>)
         let Some(input) = triggers.inputs.get(name) else {
             let hint = match nearest(name, known()) {
                 Some(near) => format!("did you mean `inputs.{near}`?"),
-                None => format!("declare it: `on: {{ manual: {{ inputs: {{ {name}: {{ type: string }} }} }} }}`"),
+                None => {
+                    format!("declare it: `on: {{ manual: {{ inputs: {{ {name}: {{ type: string }} }} }} }}`")
+                }
             };
             diagnostics.push(Diagnostic::error(used.at, format!("there is no input `{name}`")).hint(hint));
             continue;
@@ -219,7 +238,9 @@ fn inputs_of(used: &Use, triggers: &Triggers, diagnostics: &mut Vec<Diagnostic>)
         let unattended = !triggers.schedules.is_empty() || !triggers.events.is_empty();
         if input.default.is_none() && (unattended || !input.required) {
             let message = format!("`{path}` is not defined in a run that nobody gave `{name}`");
-            diagnostics.push(Diagnostic::warning(used.at, message).hint(format!("give the input `{name}` a `default`")));
+            diagnostics.push(
+                Diagnostic::warning(used.at, message).hint(format!("give the input `{name}` a `default`")),
+            );
         }
     }
 }
@@ -277,7 +298,9 @@ fn after_failure(kind: &StepKind, at: Position, diagnostics: &mut Vec<Diagnostic
         | StepKind::Compare(_)
         | StepKind::Promote(_) => {
             let message = format!("a `{}` step cannot run after a failure", kind.word());
-            diagnostics.push(Diagnostic::error(at, message).hint("`on_failure` takes run, rollback, notify and http"));
+            diagnostics.push(
+                Diagnostic::error(at, message).hint("`on_failure` takes run, rollback, notify and http"),
+            );
         }
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::checker::{Checker, Use};
 use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::node::{self, Node};
-use super::shape::{Checker, Shape, Use};
+use super::shape::Shape;
 use super::trigger::{EventTrigger, Input, InputKind, Schedule, Triggers};
 use super::{
-    Concurrency, Moment, NotifyRule, Position, Recipient, Step, Workflow, check, decode_step, keys,
+    Concurrency, Moment, NotifyRule, Position, Recipient, Step, Workflow, check, decode_step, keys, keys_step,
 };
 use crate::domain::expr::Template;
 use crate::domain::id::{MetricName, StepId};
@@ -30,8 +31,12 @@ pub(super) struct Draft<'a> {
     pub(super) node: &'a Node,
     /// Its id; `None` when the file gives none that is a name.
     pub(super) id: Option<StepId>,
-    /// The step, unless something in it could not be read.
+    /// The step, as far as it could be read.
     pub(super) step: Option<Step>,
+    /// Its kind, if it is one.
+    pub(super) kind: Option<&'a str>,
+    /// Nothing in it was left out for being wrong.
+    pub(super) sound: bool,
     /// Every expression in it.
     pub(super) uses: Vec<Use>,
 }
@@ -107,10 +112,11 @@ fn decode(root: &Node, files: &BTreeMap<String, String>, checker: &mut Checker) 
         checker.diagnostics.push(diagnostic.hint("remove `push`"));
     }
     let triggers = triggers(root, checker);
-    let notify: Vec<NotifyRule> = root.items("notify").iter().map(|rule| notify_rule(rule, checker)).collect();
-    let metrics = root.pairs("metrics").filter_map(|(name, metric)| {
-        Some((MetricName::from_str(name).ok()?, metric.word("better")?))
-    });
+    let notify: Vec<NotifyRule> =
+        root.items("notify").iter().map(|rule| notify_rule(rule, checker)).collect();
+    let metrics = root
+        .pairs("metrics")
+        .filter_map(|(name, metric)| Some((MetricName::from_str(name).ok()?, metric.word("better")?)));
     for (name, node) in root.pairs("metrics") {
         if let Err(error) = MetricName::from_str(name) {
             checker.diagnostics.push(Diagnostic::error(node.at, error.to_string()));
@@ -189,9 +195,10 @@ fn drafts<'a>(
             None => kind.and_then(|word| StepId::from_str(word).ok()),
         };
         let before = drafts.last().and_then(|draft| draft.id.clone());
-        let readable = seen.diagnostics.is_empty();
-        let step = if readable { id.clone().and_then(|id| step(node, id, before, defaults, files, checker)) } else { None };
-        drafts.push(Draft { node, id, step, uses: seen.uses });
+        let step = id.clone().and_then(|id| step(node, id, before, defaults, files, checker));
+        let sound = seen.diagnostics.is_empty() && step.is_some();
+        let kind = kind.filter(|word| keys_step::STEPS.iter().any(|(known, _)| known == word));
+        drafts.push(Draft { node, id, step, kind, sound, uses: seen.uses });
     }
     drafts
 }
@@ -209,7 +216,11 @@ fn step(
     if policy.factor < 1.0 || policy.factor > 100.0 {
         checker.diagnostics.push(Diagnostic::error(place, "`factor` of a retry is from 1 to 100"));
     }
-    if policy.max < policy.backoff {
+    let read = |key: &str| {
+        let value = node.get("retry").and_then(|retry| retry.get(key));
+        value.is_none_or(|value| value.text().is_some_and(|text| super::units::parse_duration(text).is_ok()))
+    };
+    if policy.max < policy.backoff && read("max") && read("backoff") {
         let diagnostic = Diagnostic::error(place, "`max` of a retry is shorter than its `backoff`");
         checker.diagnostics.push(diagnostic.hint("raise `max`, 5m when absent"));
     }
@@ -277,7 +288,9 @@ fn input(name: &str, node: &Node, checker: &mut Checker) -> Input {
                 InputKind::Number => "a number",
                 InputKind::Boolean => "a boolean",
             };
-            checker.diagnostics.push(Diagnostic::error(value.at, format!("the default of `{name}` is not {word}")));
+            checker
+                .diagnostics
+                .push(Diagnostic::error(value.at, format!("the default of `{name}` is not {word}")));
         }
         typed
     });
@@ -293,7 +306,8 @@ fn notify_rule(node: &Node, checker: &mut Checker) -> NotifyRule {
 pub(super) fn recipients(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Vec<Recipient> {
     let mut to = Vec::new();
     to.extend(node.parsed("slack").map(Recipient::Slack));
-    let mail: Vec<String> = node.items("email").iter().filter_map(|one| one.text().map(str::to_owned)).collect();
+    let mail: Vec<String> =
+        node.items("email").iter().filter_map(|one| one.text().map(str::to_owned)).collect();
     if !mail.is_empty() {
         to.push(Recipient::Email(mail));
     }
@@ -301,10 +315,14 @@ pub(super) fn recipients(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Vec<
     if node.flag("console") {
         to.push(Recipient::Console);
     }
-    let named = ["slack", "email", "webhook"].iter().any(|key| node.get(key).is_some());
+    let named = ["slack", "email", "webhook"].iter().any(|key| node.get(key).is_some())
+        || node.get("console").is_some_and(|console| console.text() != Some("false"));
     if to.is_empty() && !named && !node.entries().is_empty() {
         let diagnostic = Diagnostic::error(node.at, "this notice goes to nobody");
-        diagnostics.push(diagnostic.hint("add `slack: <name>`, `email: [<address>]`, `webhook: <name>` or `console: true`"));
+        diagnostics.push(
+            diagnostic
+                .hint("add `slack: <name>`, `email: [<address>]`, `webhook: <name>` or `console: true`"),
+        );
     }
     to
 }

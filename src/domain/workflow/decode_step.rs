@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Position;
 use super::decode::recipients;
 use super::diagnostic::Diagnostic;
 use super::node::Node;
@@ -27,7 +26,9 @@ pub(super) fn kind_word(node: &Node) -> Option<&str> {
     if node.get("run").is_some() { Some("run") } else { node.get("uses")?.text() }
 }
 
-/// A step whose shapes were checked. `None` when it cannot be read, which was reported.
+/// What a step does. What its shapes do not allow was reported and reads as
+/// absent here, so a check asks whether a key was given, never whether it was
+/// understood. `None` when something required cannot be read.
 pub(super) fn kind(
     node: &Node,
     files: &BTreeMap<String, String>,
@@ -45,7 +46,7 @@ pub(super) fn kind(
         "gate" => StepKind::Gate(Gate {
             first_version: with.word_or_default("first_version"),
             inconclusive: with.word_or_default("inconclusive"),
-            rules: with.items("rules").iter().map(|rule| gate_rule(rule, diagnostics)).collect::<Option<_>>()?,
+            rules: with.items("rules").iter().filter_map(|rule| gate_rule(rule, diagnostics)).collect(),
         }),
         "publish" => StepKind::Publish(Publish {
             store: with.parsed("store")?,
@@ -55,11 +56,14 @@ pub(super) fn kind(
         }),
         "canary" => StepKind::Canary(canary(with, diagnostics)?),
         "wait" => StepKind::Wait(wait(with, diagnostics)),
-        "approve" => {
-            StepKind::Approve(Approve { message: with.template("message"), at_most: with.duration("at_most") })
-        }
+        "approve" => StepKind::Approve(Approve {
+            message: with.template("message"),
+            at_most: with.duration("at_most"),
+        }),
         "compare" => StepKind::Compare(compare(with, diagnostics)?),
-        "promote" => StepKind::Promote(Promote { target: with.parsed("target"), bake: with.duration("bake") }),
+        "promote" => {
+            StepKind::Promote(Promote { target: with.parsed("target"), bake: with.duration("bake") })
+        }
         "rollback" => {
             StepKind::Rollback(Rollback { target: with.parsed("target")?, to: with.template("to") })
         }
@@ -79,7 +83,11 @@ pub(super) fn kind(
     })
 }
 
-fn source(node: &Node, files: &BTreeMap<String, String>, diagnostics: &mut Vec<Diagnostic>) -> Option<Source> {
+fn source(
+    node: &Node,
+    files: &BTreeMap<String, String>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Source> {
     if let Some(file) = node.template("file") {
         return Some(Source::File { path: file });
     }
@@ -87,7 +95,10 @@ fn source(node: &Node, files: &BTreeMap<String, String>, diagnostics: &mut Vec<D
         return Some(Source::Http { url: http.template("url")?, headers: http.templates("headers") });
     }
     if let Some(postgres) = node.get("postgres") {
-        return Some(Source::Postgres { url: postgres.template("url")?, query: query(postgres, files, diagnostics)? });
+        return Some(Source::Postgres {
+            url: postgres.template("url")?,
+            query: query(postgres, files, diagnostics)?,
+        });
     }
     let sqlite = node.get("sqlite")?;
     Some(Source::Sqlite { path: sqlite.template("path")?, query: query(sqlite, files, diagnostics)? })
@@ -102,6 +113,7 @@ fn query(node: &Node, files: &BTreeMap<String, String>, diagnostics: &mut Vec<Di
             diagnostics.push(Diagnostic::error(file.at, format!("`{path}` is empty")));
             None
         }
+        None if shape::relative(path).is_err() => None,
         None => {
             let diagnostic = Diagnostic::error(file.at, format!("`{path}` cannot be read"));
             diagnostics.push(diagnostic.hint("paths are relative to the project, not to this file"));
@@ -125,7 +137,8 @@ fn expectations(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Expectations 
     }
     for (column, rate) in node.pairs("null_rate") {
         if rate.as_percent().is_some_and(|rate| !(0.0..=1.0).contains(&rate)) {
-            diagnostics.push(Diagnostic::error(rate.at, format!("the null rate of `{column}` is from 0% to 100%")));
+            diagnostics
+                .push(Diagnostic::error(rate.at, format!("the null rate of `{column}` is from 0% to 100%")));
         }
     }
     let newest = node.get("newest").and_then(|newest| {
@@ -133,7 +146,8 @@ fn expectations(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Expectations 
         Some(Newest { column, max_age, on_stale: newest.word_or_default("on_stale") })
     });
     let columns = node.pairs("columns").filter_map(|(name, kind)| Some((name.to_owned(), kind.as_word()?)));
-    let null_rate = node.pairs("null_rate").filter_map(|(name, rate)| Some((name.to_owned(), rate.as_percent()?)));
+    let null_rate =
+        node.pairs("null_rate").filter_map(|(name, rate)| Some((name.to_owned(), rate.as_percent()?)));
     Expectations {
         columns: columns.collect(),
         rows: bounds,
@@ -148,7 +162,8 @@ fn run(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Run> {
         let valid = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !valid {
-            diagnostics.push(Diagnostic::error(value.at, format!("`{name}` cannot be an environment variable")));
+            diagnostics
+                .push(Diagnostic::error(value.at, format!("`{name}` cannot be an environment variable")));
         } else if name.starts_with("REFIT_") {
             let diagnostic = Diagnostic::error(value.at, format!("`{name}` is refit's own"));
             diagnostics.push(diagnostic.hint("names that begin with `REFIT_` are set by refit"));
@@ -159,8 +174,10 @@ fn run(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Run> {
     for (name, metric) in metrics.into_iter().flat_map(|metrics| metrics.pairs("stdout")) {
         match MetricName::from_str(name) {
             Ok(name) => {
-                let pattern = shape::pattern(metric.get("pattern")?.text()?).ok()?;
-                stdout_metrics.insert(name, StdoutMetric { pattern, pick: metric.word("pick") });
+                let pattern = metric.get("pattern").and_then(Node::text);
+                if let Some(pattern) = pattern.and_then(|text| shape::pattern(text).ok()) {
+                    stdout_metrics.insert(name, StdoutMetric { pattern, pick: metric.word("pick") });
+                }
             }
             Err(error) => diagnostics.push(Diagnostic::error(metric.at, error.to_string())),
         }
@@ -203,33 +220,38 @@ fn gate_rule(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<GateRule>
         metric: node.parsed("metric")?,
         max: node.number("max"),
         min: node.number("min"),
-        vs_champion: node.get("vs").and(node.percent("worse_by_at_most")).map(|worse_by_at_most| VsChampion {
-            worse_by_at_most,
-            confidence: node.percent("confidence"),
-            stored_holdout: node.get("holdout").and_then(Node::text) == Some("stored"),
+        vs_champion: node.get("vs").and(node.percent("worse_by_at_most")).map(|worse_by_at_most| {
+            VsChampion {
+                worse_by_at_most,
+                confidence: node.percent("confidence"),
+                stored_holdout: node.get("holdout").and_then(Node::text) == Some("stored"),
+            }
         }),
         each_segment: node.get("each").is_some(),
         min_rows: node.parsed("min_rows"),
     };
     let metric = &rule.metric;
-    let mut refuse = |message: String, hint: &str| diagnostics.push(Diagnostic::error(node.at, message).hint(hint));
+    let mut refuse =
+        |message: String, hint: &str| diagnostics.push(Diagnostic::error(node.at, message).hint(hint));
     match (node.get("vs"), node.get("worse_by_at_most")) {
         (Some(_), None) => refuse(
             format!("the rule on `{metric}` does not say how much worse than the champion it may be"),
             "add `worse_by_at_most: 2%`",
         ),
-        (None, Some(_)) => refuse(
-            format!("the rule on `{metric}` does not say worse than what"),
-            "add `vs: champion`",
-        ),
-        (None, None) if rule.max.is_none() && rule.min.is_none() => refuse(
+        (None, Some(_)) => {
+            refuse(format!("the rule on `{metric}` does not say worse than what"), "add `vs: champion`")
+        }
+        (None, None) if node.get("max").is_none() && node.get("min").is_none() => refuse(
             format!("the rule on `{metric}` has no limit"),
             "add `max`, `min`, or `vs: champion` with `worse_by_at_most`",
         ),
         (Some(_), Some(_)) | (None, None) => {}
     }
     if node.get("holdout").is_some() && node.get("vs").is_none() {
-        refuse(format!("`holdout` of the rule on `{metric}` has no effect"), "add `vs: champion` or remove `holdout`");
+        refuse(
+            format!("`holdout` of the rule on `{metric}` has no effect"),
+            "add `vs: champion` or remove `holdout`",
+        );
     }
     if let (Some(min), Some(max)) = (rule.min, rule.max)
         && min > max
@@ -242,16 +264,15 @@ fn gate_rule(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<GateRule>
 fn canary(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Canary> {
     let mut stages: Vec<Stage> = Vec::new();
     for node in with.items("stages") {
-        let share = node.get("share").unwrap_or(node).text()?;
-        let stage = Stage {
-            share: units::parse_share(share).ok()?,
-            min_time: node.duration("min_time").unwrap_or_default(),
-        };
+        let share = node.get("share").unwrap_or(node).text();
+        let Some(share) = share.and_then(|text| units::parse_share(text).ok()) else { continue };
+        let stage = Stage { share, min_time: node.duration("min_time").unwrap_or_default() };
         if let Some(last) = stages.last()
             && last.share >= stage.share
         {
             let message = format!("a stage of {} after one of {}", stage.share, last.share);
-            diagnostics.push(Diagnostic::error(node.at, message).hint("stages ascend, such as `[10%, 25%, 50%]`"));
+            diagnostics
+                .push(Diagnostic::error(node.at, message).hint("stages ascend, such as `[10%, 25%, 50%]`"));
         }
         stages.push(stage);
     }
@@ -267,14 +288,18 @@ fn wait(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Wait {
         abort_if: with.condition("abort_if"),
     };
     let mut report = |diagnostic: Diagnostic, hint: &str| diagnostics.push(diagnostic.hint(hint));
-    if with.get("for").is_none() && wait.until.is_none() {
+    let until = with.get("until");
+    if with.get("for").is_none() && until.is_none() {
         let hint = "add `for: 24h`, or `until:` with a condition and `at_most`";
         report(Diagnostic::error(with.at, "this step waits for nothing"), hint);
     }
-    match (&wait.until, wait.at_most) {
-        (Some(_), None) => {
+    match (until, wait.at_most) {
+        (Some(_), None) if with.get("at_most").is_none() => {
             let message = "this step may wait for ever: `until` has no `at_most`";
-            report(Diagnostic::warning(with.at, message), "add `at_most: 72h`; what is undecided then follows `on_inconclusive`");
+            report(
+                Diagnostic::warning(with.at, message),
+                "add `at_most: 72h`; what is undecided then follows `on_inconclusive`",
+            );
         }
         (None, Some(_)) => {
             let diagnostic = Diagnostic::warning(with.at, "`at_most` has no effect without `until`");
@@ -285,7 +310,7 @@ fn wait(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Wait {
             let message = format!("`at_most: {}` is shorter than `for: {least}`", format_duration(at_most));
             report(Diagnostic::error(with.at, message), "raise `at_most`");
         }
-        (Some(_), Some(_)) | (None, None) => {}
+        (Some(_), Some(_) | None) | (None, None) => {}
     }
     wait
 }
@@ -293,7 +318,7 @@ fn wait(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Wait {
 fn compare(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Compare> {
     let mut rules: Vec<CompareRule> = Vec::new();
     for node in with.items("rules") {
-        let rule = compare_rule(node, with, diagnostics)?;
+        let Some(rule) = compare_rule(node, with, diagnostics) else { continue };
         if rules.iter().any(|other| other.metric == rule.metric) {
             let word = node.get("metric").and_then(Node::text).unwrap_or_default();
             let diagnostic = Diagnostic::error(node.at, format!("a second rule on `{word}`"));
@@ -306,7 +331,8 @@ fn compare(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Compare> {
         let value = with.number(key).unwrap_or(default);
         if !(value > 0.0 && value < 0.5) {
             let place = with.get(key).map_or(with.at, |node| node.at);
-            diagnostics.push(Diagnostic::error(place, format!("`{key}` is a probability above 0 and below 0.5")));
+            diagnostics
+                .push(Diagnostic::error(place, format!("`{key}` is a probability above 0 and below 0.5")));
         }
         value
     };
@@ -344,8 +370,10 @@ fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> 
             OnlineMetric::AbsError => false,
         };
         if rate != percent {
-            let hint = if rate { "write a percentage, such as `5%`" } else { "write a number in the metric's unit" };
-            diagnostics.push(Diagnostic::error(place.at, format!("`{key}` does not fit `{word}`")).hint(hint));
+            let hint =
+                if rate { "write a percentage, such as `5%`" } else { "write a number in the metric's unit" };
+            diagnostics
+                .push(Diagnostic::error(place.at, format!("`{key}` does not fit `{word}`")).hint(hint));
         } else if value < 0.0 || (rate && value > 1.0) {
             diagnostics.push(Diagnostic::error(place.at, format!("`{key}` of `{word}` is out of range")));
         }
@@ -360,26 +388,36 @@ fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> 
     }
     let weight = with.get("weights").and_then(|weights| weights.number(word));
     let role = node.word_or_default("mode");
-    Some(CompareRule { at: node.at, metric, margin: 1.0 + worse, acceptable_below, never_above, weight, role })
+    Some(CompareRule {
+        at: node.at,
+        metric,
+        margin: 1.0 + worse,
+        acceptable_below,
+        never_above,
+        weight,
+        role,
+    })
 }
 
 /// `weights:` names metrics that have a rule, and shares out the whole of alpha.
 fn weights(with: &Node, rules: &[CompareRule], diagnostics: &mut Vec<Diagnostic>) {
     let Some(place) = with.get("weights") else { return };
-    let at = |node: &Node| -> Position { node.at };
     let words: Vec<&str> =
         with.items("rules").iter().filter_map(|rule| rule.get("metric").and_then(Node::text)).collect();
     let mut sum = 0.0;
     for (name, weight) in with.pairs("weights") {
         if !words.contains(&name) {
-            let diagnostic = Diagnostic::error(at(weight), format!("`{name}` has a weight but no rule"));
+            let diagnostic = Diagnostic::error(weight.at, format!("`{name}` has a weight but no rule"));
             diagnostics.push(diagnostic.hint(format!("rules are on: {}", words.join(", "))));
         }
         let value = weight.as_number().unwrap_or_default();
         if value <= 0.0 {
-            diagnostics.push(Diagnostic::error(at(weight), format!("the weight of `{name}` is above 0")));
+            diagnostics.push(Diagnostic::error(weight.at, format!("the weight of `{name}` is above 0")));
         }
         sum += value;
+    }
+    if with.pairs("weights").any(|(_, weight)| weight.as_number().is_none()) {
+        return;
     }
     if rules.iter().any(|rule| rule.weight.is_none()) {
         let diagnostic = Diagnostic::error(place.at, "some rules have a weight and some have none");

@@ -69,7 +69,8 @@ impl Diagnostic {
             let end = characters.len().min(start + SHOWN);
             let part: String = characters[start.min(end)..end].iter().collect();
             let before = (column - 1).saturating_sub(start).min(part.chars().count());
-            let word = part.chars().skip(before).take_while(|c| c.is_alphanumeric() || "_-.%/".contains(*c)).count();
+            let word =
+                part.chars().skip(before).take_while(|c| c.is_alphanumeric() || "_-.%/".contains(*c)).count();
             text.push_str(&format!("{:gutter$} |\n{line} | {}\n", "", part.trim_end()));
             text.push_str(&format!("{:gutter$} | {:before$}{}\n", "", "", "^".repeat(word.max(1))));
         }
@@ -86,7 +87,9 @@ fn printable(text: &str) -> String {
         .map(|c| match c {
             '\t' => ' ',
             // Control characters and those that reorder what is shown.
-            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => '\u{fffd}',
+            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+                '\u{fffd}'
+            }
             c => c,
         })
         .collect()

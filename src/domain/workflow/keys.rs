@@ -1,24 +1,22 @@
 //! Every key of a workflow file, once: what the check of unknown and missing
 //! keys, the check of types and the JSON Schema are all made from.
 
+use super::keys_step::RETRY;
 use super::shape::{Key, Object, Shape, key};
 
 /// Roots of an expression of a step.
 pub(super) const STEP_ROOTS: &[&str] = &["model", "inputs", "event", "secrets", "steps"];
 /// Roots where the result is stored or shown: no secrets.
-const OPEN_ROOTS: &[&str] = &["model", "inputs", "event", "steps"];
+pub(super) const OPEN_ROOTS: &[&str] = &["model", "inputs", "event", "steps"];
 /// Roots of `until` and `abort_if`.
-const WATCH_ROOTS: &[&str] = &["model", "inputs", "event", "steps", "canary"];
+pub(super) const WATCH_ROOTS: &[&str] = &["model", "inputs", "event", "steps", "canary"];
 /// Roots before a run exists.
 const EVENT_ROOTS: &[&str] = &["model", "event"];
 const KEY_ROOTS: &[&str] = &["model", "inputs", "event"];
 /// All roots, for "not here" messages.
 pub(super) const ALL_ROOTS: &[&str] = &["model", "inputs", "event", "secrets", "steps", "canary"];
 
-const SECRET_TEXT: Shape = Shape::Template(STEP_ROOTS);
-const OPEN_TEXT: Shape = Shape::Template(OPEN_ROOTS);
-
-const fn words(now: &'static [&'static str]) -> Shape {
+pub(super) const fn words(now: &'static [&'static str]) -> Shape {
     Shape::Words { now, later: &[] }
 }
 
@@ -31,12 +29,28 @@ pub(super) static WORKFLOW: Object = Object {
         key("model", Shape::Name, "The model that versions, releases and evidence belong to.").required(),
         key("mode", words(&["observe", "advise", "act"]), "How far refit may go; `act` when absent."),
         key("on", Shape::Object(&ON), "What starts a run; `refit trigger` always does."),
-        key("concurrency", Shape::Object(&CONCURRENCY), "What happens when a run is started while another is at work."),
+        key(
+            "concurrency",
+            Shape::Object(&CONCURRENCY),
+            "What happens when a run is started while another is at work.",
+        ),
         key("defaults", Shape::Object(&DEFAULTS), "What holds for steps that do not say otherwise."),
-        key("metrics", Shape::MapOf(&Shape::Object(&METRIC)), "Offline metrics, and which direction is better."),
-        key("evidence", Shape::Object(&EVIDENCE), "Where the observations of a canary come from; pushed when absent."),
+        key(
+            "metrics",
+            Shape::MapOf(&Shape::Object(&METRIC)),
+            "Offline metrics, and which direction is better.",
+        ),
+        key(
+            "evidence",
+            Shape::Object(&EVIDENCE),
+            "Where the observations of a canary come from; pushed when absent.",
+        ),
         key("steps", Shape::List(&Shape::Step), "What a run does, in order.").required(),
-        key("on_failure", Shape::List(&Shape::Step), "Steps that run when the run failed, after its effects were undone."),
+        key(
+            "on_failure",
+            Shape::List(&Shape::Step),
+            "Steps that run when the run failed, after its effects were undone.",
+        ),
         key("notify", Shape::List(&Shape::Object(&NOTIFY_RULE)), "Who hears of which outcome."),
     ]],
 };
@@ -62,7 +76,11 @@ static SCHEDULE: Object = Object {
     keys: &[&[
         key("cron", Shape::Cron, "Five fields: minute, hour, day of month, month, day of week.").required(),
         key("timezone", Shape::Timezone, "An IANA time zone such as `Europe/Berlin`; UTC when absent."),
-        key("catch_up", words(&["latest", "all", "none"]), "What happens to ticks missed while nothing ran; `latest` when absent."),
+        key(
+            "catch_up",
+            words(&["latest", "all", "none"]),
+            "What happens to ticks missed while nothing ran; `latest` when absent.",
+        ),
     ]],
 };
 
@@ -81,7 +99,11 @@ static MANUAL: Object = Object {
     name: "manual",
     doc: "What `refit trigger` may be given.",
     one_of: &[],
-    keys: &[&[key("inputs", Shape::MapOf(&Shape::Object(&INPUT)), "Inputs by name; expressions read them as `inputs.<name>`.")]],
+    keys: &[&[key(
+        "inputs",
+        Shape::MapOf(&Shape::Object(&INPUT)),
+        "Inputs by name; expressions read them as `inputs.<name>`.",
+    )]],
 };
 
 static INPUT: Object = Object {
@@ -101,7 +123,11 @@ static CONCURRENCY: Object = Object {
     one_of: &[],
     keys: &[&[
         key("key", Shape::Template(KEY_ROOTS), "The key; `${{ model }}` when absent."),
-        key("policy", words(&["queue", "queue-latest", "skip", "cancel-running"]), "What happens to a run whose key is taken; `queue` when absent."),
+        key(
+            "policy",
+            words(&["queue", "queue-latest", "skip", "cancel-running"]),
+            "What happens to a run whose key is taken; `queue` when absent.",
+        ),
     ]],
 };
 
@@ -112,18 +138,6 @@ static DEFAULTS: Object = Object {
     keys: &[&[
         key("timeout", Shape::Duration, "No attempt of a step takes longer; 1h when absent."),
         key("retry", Shape::Object(&RETRY), "When a transient failure is tried again."),
-    ]],
-};
-
-static RETRY: Object = Object {
-    name: "retry",
-    doc: "When a transient failure is tried again.",
-    one_of: &[],
-    keys: &[&[
-        key("attempts", Shape::Integer(1, 100), "Attempts in all; 3 when absent, 1 for never again."),
-        key("backoff", Shape::Duration, "Delay after the first failure; 10s when absent."),
-        key("factor", Shape::Number, "What each further delay is multiplied by; 2 when absent."),
-        key("max", Shape::Duration, "No delay is longer; 5m when absent."),
     ]],
 };
 
@@ -146,9 +160,13 @@ static EVIDENCE: Object = Object {
     ]],
 };
 
-const RECIPIENTS: &[Key] = &[
+pub(super) const RECIPIENTS: &[Key] = &[
     key("slack", Shape::Name, "A Slack notifier of `refit.toml`."),
-    key("email", Shape::OneOrMany(&Shape::Email), "Mail addresses, through the mail notifier of `refit.toml`."),
+    key(
+        "email",
+        Shape::OneOrMany(&Shape::Email),
+        "Mail addresses, through the mail notifier of `refit.toml`.",
+    ),
     key("webhook", Shape::Name, "A webhook notifier of `refit.toml`."),
     key("console", Shape::Boolean, "The log of the process."),
 ];
@@ -161,411 +179,22 @@ pub(super) static NOTIFY_RULE: Object = Object {
         &[key(
             "on",
             Shape::OneOrMany(&words(&[
-                "started", "canary_started", "promoted", "rejected", "rolled_back", "held", "needs_approval",
-                "skipped", "failed", "cancelled", "succeeded", "alert",
+                "started",
+                "canary_started",
+                "promoted",
+                "rejected",
+                "rolled_back",
+                "held",
+                "needs_approval",
+                "skipped",
+                "failed",
+                "cancelled",
+                "succeeded",
+                "alert",
             ])),
             "The moments.",
         )
         .required()],
         RECIPIENTS,
     ],
-};
-
-const COMMON: &[Key] = &[
-    key("id", Shape::Name, "Its name in `needs` and `steps.<id>`; its kind when absent."),
-    key("name", Shape::Text, "What people read."),
-    key("needs", Shape::OneOrManyOrNone(&Shape::Name), "Steps that must have ended before; the step before it when absent."),
-    key("if", Shape::Condition(STEP_ROOTS), "A CEL condition; the step is skipped when it is false."),
-    key("retry", Shape::Object(&RETRY), "When a transient failure is tried again."),
-    key("runs_on", Shape::OneOrMany(&Shape::Name), "Labels a worker must have to run it."),
-];
-const USES: &[Key] = &[key(
-    "uses",
-    Shape::Words {
-        now: &[
-            "fetch", "gate", "publish", "canary", "wait", "approve", "compare", "promote", "rollback", "notify", "http",
-        ],
-        later: LATER_KINDS,
-    },
-    "The kind of step.",
-)];
-const TIMEOUT: &[Key] = &[key("timeout", Shape::Duration, "No attempt takes longer.")];
-
-/// Kinds of steps that later versions know.
-pub(super) const LATER_KINDS: &[&str] = &["evaluate", "shadow", "dispatch", "load"];
-
-/// Every kind of step, by the word after `uses:`; `run` has none.
-pub(super) static STEPS: &[(&str, &Object)] = &[
-    ("run", &RUN_STEP),
-    ("fetch", &FETCH_STEP),
-    ("gate", &GATE_STEP),
-    ("publish", &PUBLISH_STEP),
-    ("canary", &CANARY_STEP),
-    ("wait", &WAIT_STEP),
-    ("approve", &APPROVE_STEP),
-    ("compare", &COMPARE_STEP),
-    ("promote", &PROMOTE_STEP),
-    ("rollback", &ROLLBACK_STEP),
-    ("notify", &NOTIFY_STEP),
-    ("http", &HTTP_STEP),
-];
-
-/// A step with `uses` and `with`.
-macro_rules! step {
-    ($name:ident, $kind:literal, $doc:literal, with: $with:expr $(, also: $also:expr)*) => {
-        static $name: Object = Object {
-            name: concat!($kind, "_step"),
-            doc: $doc,
-            one_of: &[],
-            keys: &[COMMON, USES, &[$with], $($also),*],
-        };
-    };
-}
-
-static RUN_STEP: Object = Object {
-    name: "run_step",
-    doc: "Any command; a trainer is one with `metrics` or `outputs`.",
-    one_of: &[],
-    keys: &[
-        COMMON,
-        TIMEOUT,
-        &[
-            key("run", Shape::Command, "The command line, given to `sh -c`. Values reach it through `env`.").required(),
-            key("working_dir", Shape::RelativePath, "Where it runs, relative to the project."),
-            key("env", Shape::MapOf(&SECRET_TEXT), "What it sees beside a clean environment."),
-            key("limits", Shape::Object(&LIMITS), "What it may use."),
-            key("grace", Shape::Duration, "Time between SIGTERM and SIGKILL; 10s when absent."),
-            key("metrics", Shape::Object(&RUN_METRICS), "How its metrics are read."),
-            key("outputs", Shape::Object(&OUTPUTS), "Files it leaves outside `$REFIT_OUT`."),
-        ],
-    ],
-};
-
-static LIMITS: Object = Object {
-    name: "limits",
-    doc: "What a command may use.",
-    one_of: &[],
-    keys: &[&[
-        key("memory", Shape::Size, "Memory of the whole process tree."),
-        key("log", Shape::Size, "Log that is kept; 64MiB when absent."),
-        key("output", Shape::Size, "Files it may leave as artifacts."),
-    ]],
-};
-
-static RUN_METRICS: Object = Object {
-    name: "run_metrics",
-    doc: "How the metrics of a command are read.",
-    one_of: &[],
-    keys: &[&[
-        key("stdout", Shape::MapOf(&Shape::Object(&STDOUT_METRIC)), "Read from what it prints, by metric."),
-        key("file", Shape::Boolean, "Whether it must write `$REFIT_METRICS`."),
-    ]],
-};
-
-static STDOUT_METRIC: Object = Object {
-    name: "stdout_metric",
-    doc: "A metric read from what a command prints.",
-    one_of: &[],
-    keys: &[&[
-        key("pattern", Shape::Pattern, "A regular expression with exactly one group, the number.").required(),
-        key("pick", words(&["first", "last", "max", "min", "mean"]), "Which of several matches counts; several without it are an error."),
-    ]],
-};
-
-static OUTPUTS: Object = Object {
-    name: "outputs",
-    doc: "Files a command leaves outside `$REFIT_OUT`.",
-    one_of: &[],
-    keys: &[&[
-        key("from", Shape::RelativePath, "The directory, relative to the project.").required(),
-        key("files", Shape::Text, "A glob over file names; `*` when absent."),
-        key("count", Shape::Integer(1, 100_000), "Exactly this many."),
-        key("max_total", Shape::Size, "At most this much together."),
-    ]],
-};
-
-step!(FETCH_STEP, "fetch", "Rows into a file, then checked.",
-    with: key("with", Shape::Object(&FETCH), "What is fetched.").required(),
-    also: TIMEOUT,
-    also: &[key("expect", Shape::Object(&EXPECT), "What must be true of the rows; bad data stops the run.")]);
-
-static FETCH: Object = Object {
-    name: "fetch",
-    doc: "What is fetched.",
-    one_of: &[],
-    keys: &[&[
-        key("from", Shape::Object(&SOURCE), "Where the rows come from.").required(),
-        key("to", Shape::RelativePath, "The file they are written to, below the run's data directory.").required(),
-    ]],
-};
-
-static SOURCE: Object = Object {
-    name: "source",
-    doc: "Where rows come from; exactly one.",
-    one_of: &["file", "http", "postgres", "sqlite"],
-    keys: &[&[
-        key("file", OPEN_TEXT, "A file, relative to the project."),
-        key("http", Shape::Object(&SOURCE_HTTP), "A URL."),
-        key("postgres", Shape::Object(&SOURCE_POSTGRES), "A query against Postgres."),
-        key("sqlite", Shape::Object(&SOURCE_SQLITE), "A query against a SQLite file."),
-    ]],
-};
-
-static SOURCE_HTTP: Object = Object {
-    name: "source_http",
-    doc: "A URL.",
-    one_of: &[],
-    keys: &[&[
-        key("url", SECRET_TEXT, "The address.").required(),
-        key("headers", Shape::MapOf(&SECRET_TEXT), "Request headers."),
-    ]],
-};
-
-const QUERY: &[Key] = &[
-    key("query", Shape::Sql, "The query."),
-    key("query_file", Shape::RelativePath, "A file that holds the query, relative to the project."),
-];
-
-static SOURCE_POSTGRES: Object = Object {
-    name: "source_postgres",
-    doc: "A query against Postgres.",
-    one_of: &["query", "query_file"],
-    keys: &[&[key("url", SECRET_TEXT, "The connection string.").required()], QUERY],
-};
-
-static SOURCE_SQLITE: Object = Object {
-    name: "source_sqlite",
-    doc: "A query against a SQLite file.",
-    one_of: &["query", "query_file"],
-    keys: &[&[key("path", OPEN_TEXT, "The database file, relative to the project.").required()], QUERY],
-};
-
-static EXPECT: Object = Object {
-    name: "expect",
-    doc: "What must be true of the rows.",
-    one_of: &[],
-    keys: &[&[
-        key("columns", Shape::MapOf(&words(&["int", "float", "string", "bool", "date", "timestamp"])), "Columns that must be there, with their types."),
-        key("rows", Shape::Object(&ROWS), "Bounds on the number of rows."),
-        key("newest", Shape::Object(&NEWEST), "How old the newest row may be."),
-        key("null_rate", Shape::MapOf(&Shape::Percent), "The largest share of empty cells, by column."),
-        key("unique", Shape::OneOrMany(&Shape::Text), "Columns that together must not repeat."),
-    ]],
-};
-
-static ROWS: Object = Object {
-    name: "rows",
-    doc: "Bounds on the number of rows.",
-    one_of: &[],
-    keys: &[&[
-        key("min", Shape::Integer(0, i64::MAX), "At least this many."),
-        key("max", Shape::Integer(0, i64::MAX), "At most this many."),
-        key("vs_previous", Shape::Object(&VS_PREVIOUS), "Against the last successful fetch."),
-    ]],
-};
-
-static VS_PREVIOUS: Object = Object {
-    name: "vs_previous",
-    doc: "Against the last successful fetch.",
-    one_of: &[],
-    keys: &[&[key("min", Shape::Percent, "At least this share of its rows.").required()]],
-};
-
-static NEWEST: Object = Object {
-    name: "newest",
-    doc: "How old the newest row may be.",
-    one_of: &[],
-    keys: &[&[
-        key("column", Shape::Text, "A date or timestamp column.").required(),
-        key("max_age", Shape::Duration, "The greatest age.").required(),
-        key("on_stale", words(&["fail", "skip"]), "What a greater age means; `fail` when absent."),
-    ]],
-};
-
-step!(GATE_STEP, "gate", "The offline check.", with: key("with", Shape::Object(&GATE), "Its rules.").required(), also: TIMEOUT);
-
-static GATE: Object = Object {
-    name: "gate",
-    doc: "The rules of a gate; all must pass.",
-    one_of: &[],
-    keys: &[&[
-        key("first_version", words(&["require_approval", "accept"]), "What happens when there is no champion yet; `require_approval` when absent."),
-        key("inconclusive", words(&["reject", "approve", "continue"]), "What an inconclusive gate does; `reject` when absent."),
-        key("rules", Shape::List(&Shape::Object(&GATE_RULE)), "The rules.").required(),
-    ]],
-};
-
-pub(super) static GATE_RULE: Object = Object {
-    name: "gate_rule",
-    doc: "One rule of a gate.",
-    one_of: &[],
-    keys: &[&[
-        key("metric", Shape::Name, "The metric.").required(),
-        key("max", Shape::Number, "Not above this."),
-        key("min", Shape::Number, "Not below this."),
-        key("vs", words(&["champion"]), "What it is compared with."),
-        key("worse_by_at_most", Shape::Percent, "Worse by at most this share of the champion's value; negative: better by at least."),
-        key("confidence", Shape::Later, "Confidence of a paired bootstrap over time blocks.").later(),
-        key("holdout", words(&["same", "stored"]), "`stored`: the champion's metric as stored counts; `same` when absent."),
-        key("each", words(&["segment"]), "Every segment by itself."),
-        key("min_rows", Shape::Integer(1, i64::MAX), "Fewer rows are inconclusive."),
-    ]],
-};
-
-step!(PUBLISH_STEP, "publish", "Uploads a version and seals it.", with: key("with", Shape::Object(&PUBLISH), "Where to.").required(), also: TIMEOUT);
-
-static PUBLISH: Object = Object {
-    name: "publish",
-    doc: "Where a version goes.",
-    one_of: &[],
-    keys: &[&[
-        key("store", Shape::Name, "A store of `refit.toml`.").required(),
-        key("version", words(&["date", "semver", "counter"]), "How versions are named; `date` when absent."),
-        key("keep", Shape::Object(&KEEP), "Which old versions stay; all when absent."),
-        key("from", Shape::Name, "The step whose files are published; the last one that has some when absent."),
-    ]],
-};
-
-static KEEP: Object = Object {
-    name: "keep",
-    doc: "Which old versions stay.",
-    one_of: &[],
-    keys: &[&[key("latest", Shape::Integer(1, 100_000), "The newest so many, and all that serve.").required()]],
-};
-
-step!(CANARY_STEP, "canary", "Sends a share of traffic to the version.", with: key("with", Shape::Object(&CANARY), "How much, where.").required(), also: TIMEOUT);
-
-static CANARY: Object = Object {
-    name: "canary",
-    doc: "A share of traffic for the version.",
-    one_of: &[],
-    keys: &[&[
-        key("target", Shape::Name, "A target of `refit.toml`.").required(),
-        key("stages", Shape::OneOrMany(&Shape::ShareOr(&STAGE)), "Shares of traffic, ascending.").required(),
-        key("compare", Shape::Name, "The `compare` step whose rules decide; the only one when absent."),
-        key("max_look_gap", Shape::Duration, "The longest time between looks that is accepted without a live server."),
-    ]],
-};
-
-static STAGE: Object = Object {
-    name: "stage",
-    doc: "One stage of a canary.",
-    one_of: &[],
-    keys: &[&[
-        key("share", Shape::Share, "Share of traffic.").required(),
-        key("min_time", Shape::Duration, "Stays at least this long."),
-    ]],
-};
-
-step!(WAIT_STEP, "wait", "Waits, without holding a worker.", with: key("with", Shape::Object(&WAIT), "For what.").required());
-
-static WAIT: Object = Object {
-    name: "wait",
-    doc: "At least `for`, then until `until`, at most `at_most`.",
-    one_of: &[],
-    keys: &[&[
-        key("for", Shape::Duration, "At least this long."),
-        key("until", Shape::Condition(WATCH_ROOTS), "Then until this is true."),
-        key("at_most", Shape::Duration, "At most this long in all."),
-        key("abort_if", Shape::Condition(WATCH_ROOTS), "The run fails as soon as this is true."),
-    ]],
-};
-
-step!(APPROVE_STEP, "approve", "A human decides.", with: key("with", Shape::Object(&APPROVE), "What they read."));
-
-static APPROVE: Object = Object {
-    name: "approve",
-    doc: "What a human decides on.",
-    one_of: &[],
-    keys: &[&[
-        key("message", OPEN_TEXT, "What the human reads."),
-        key("at_most", Shape::Duration, "How long it waits; for ever when absent."),
-    ]],
-};
-
-step!(COMPARE_STEP, "compare", "The one set of rules the controller uses from the first look on.", with: key("with", Shape::Object(&COMPARE), "The rules.").required(), also: TIMEOUT);
-
-static COMPARE: Object = Object {
-    name: "compare",
-    doc: "How a canary is compared with the champion.",
-    one_of: &[],
-    keys: &[&[
-        key("rules", Shape::List(&Shape::Object(&COMPARE_RULE)), "The rules.").required(),
-        key("on_inconclusive", words(&["hold", "promote", "roll_back"]), "What happens when the deadline came and nothing is decided; `hold` when absent."),
-        key("when_underpowered", Shape::Words { now: &["approve", "hold"], later: &["replay"] }, "What happens when the canary will probably not conclude; `approve` when absent."),
-        key("hold_for", Shape::Duration, "A held canary is rolled back after this; 6d when absent."),
-        key("hold_traffic", words(&["keep", "zero"]), "Whether a held canary keeps its traffic; `keep` when absent."),
-        key("alpha", Shape::Number, "P(rolling back a canary that is not worse) is at most this; 0.02 when absent."),
-        key("beta", Shape::Number, "P(promoting a canary that is worse by the margin) is at most this; 0.05 when absent."),
-        key("weights", Shape::MapOf(&Shape::Number), "Shares of alpha by metric; together 1."),
-    ]],
-};
-
-pub(super) const ONLINE_METRICS: &[&str] = &["error_rate", "latency_slow_share", "abs_error"];
-
-static COMPARE_RULE: Object = Object {
-    name: "compare_rule",
-    doc: "One rule of a comparison.",
-    one_of: &[],
-    keys: &[&[
-        key("metric", words(ONLINE_METRICS), "The online metric.").required(),
-        key("worse_by_at_most", Shape::Percent, "Margin; 50% for error_rate, 100% for latency_slow_share, 10% for abs_error when absent."),
-        key("acceptable_below", Shape::Rate, "Below this the canary is acceptable whatever the champion does."),
-        key("never_above", Shape::Rate, "Above this it is not, whatever the champion does."),
-        key("mode", words(&["gating", "observe"]), "Whether it decides or is only shown; `gating` when absent."),
-    ]],
-};
-
-step!(PROMOTE_STEP, "promote", "The verdict decides: promote, roll back or hold.", with: key("with", Shape::Object(&PROMOTE), "How."), also: TIMEOUT);
-
-static PROMOTE: Object = Object {
-    name: "promote",
-    doc: "How a version is promoted.",
-    one_of: &[],
-    keys: &[&[
-        key("target", Shape::Name, "The target; the canary's when absent."),
-        key("bake", Shape::Duration, "Watching goes on for this long after promotion."),
-    ]],
-};
-
-step!(ROLLBACK_STEP, "rollback", "Goes back to a version.", with: key("with", Shape::Object(&ROLLBACK), "Where.").required(), also: TIMEOUT);
-
-static ROLLBACK: Object = Object {
-    name: "rollback",
-    doc: "Where to go back, and to what.",
-    one_of: &[],
-    keys: &[&[
-        key("target", Shape::Name, "The target.").required(),
-        key("to", OPEN_TEXT, "The version; the newest good one when absent."),
-    ]],
-};
-
-step!(NOTIFY_STEP, "notify", "Tells somebody.", with: key("with", Shape::Object(&NOTIFY), "Whom, what.").required(), also: TIMEOUT);
-
-static NOTIFY: Object = Object {
-    name: "notify",
-    doc: "A message.",
-    one_of: &[],
-    keys: &[
-        RECIPIENTS,
-        &[
-            key("subject", OPEN_TEXT, "The subject of a mail, the first line elsewhere.").required(),
-            key("message", OPEN_TEXT, "The text.").required(),
-        ],
-    ],
-};
-
-step!(HTTP_STEP, "http", "One request.", with: key("with", Shape::Object(&HTTP), "The request.").required(), also: TIMEOUT);
-
-static HTTP: Object = Object {
-    name: "http",
-    doc: "One request.",
-    one_of: &[],
-    keys: &[&[
-        key("method", words(&["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]), "The method; `GET` when absent."),
-        key("url", SECRET_TEXT, "The address.").required(),
-        key("headers", Shape::MapOf(&SECRET_TEXT), "Request headers."),
-        key("body", SECRET_TEXT, "The request's body."),
-        key("expect", Shape::OneOrMany(&Shape::Integer(100, 599)), "Statuses that count as success; all of 2xx when absent."),
-    ]],
 };

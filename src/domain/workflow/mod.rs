@@ -6,10 +6,12 @@
 
 mod check;
 mod check_flow;
+mod checker;
 mod decode;
 mod decode_step;
 pub mod diagnostic;
 mod keys;
+mod keys_step;
 mod node;
 pub mod plan;
 mod read;

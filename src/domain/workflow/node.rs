@@ -28,7 +28,10 @@ pub(super) enum Content {
     /// Nothing, `~` or `null`.
     Null,
     /// `quoted` texts are never numbers.
-    Scalar { text: String, quoted: bool },
+    Scalar {
+        text: String,
+        quoted: bool,
+    },
     List(Vec<Node>),
     Map(Vec<Entry>),
 }
@@ -76,7 +79,9 @@ impl Node {
     pub(super) fn kind(&self) -> &'static str {
         match &self.content {
             Content::Null => "nothing",
-            Content::Scalar { text, quoted: false } if matches!(text.as_str(), "true" | "false") => "true or false",
+            Content::Scalar { text, quoted: false } if matches!(text.as_str(), "true" | "false") => {
+                "true or false"
+            }
             Content::Scalar { text, quoted: false } if text.parse::<f64>().is_ok() => "a number",
             Content::Scalar { .. } => "a text",
             Content::List(_) => "a list",
@@ -171,7 +176,8 @@ pub(super) fn read(source: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<No
 impl Builder<'_> {
     fn on(&mut self, event: Event<'_>, at: Position) -> Result<(), Diagnostic> {
         let tagged = |tag: &saphyr_parser::Tag| {
-            Diagnostic::error(at, format!("the tag `{tag}` means nothing here")).hint("remove it; quote a text with '…'")
+            Diagnostic::error(at, format!("the tag `{tag}` means nothing here"))
+                .hint("remove it; quote a text with '…'")
         };
         match event {
             Event::Nothing
@@ -221,7 +227,9 @@ impl Builder<'_> {
         self.nodes += nodes;
         if self.nodes > MAX_NODES {
             let hint = "aliases count as often as they are used";
-            return Err(Diagnostic::error(at, format!("the file holds more than {MAX_NODES} values")).hint(hint));
+            return Err(
+                Diagnostic::error(at, format!("the file holds more than {MAX_NODES} values")).hint(hint)
+            );
         }
         Ok(())
     }
@@ -231,11 +239,15 @@ impl Builder<'_> {
         if self.stack.len() >= MAX_DEPTH {
             return Err(too_deep(at));
         }
-        let in_key_position =
-            self.stack.last().is_some_and(|open| matches!(open.content, Content::Map(_)) && open.key.is_none());
+        let in_key_position = self
+            .stack
+            .last()
+            .is_some_and(|open| matches!(open.content, Content::Map(_)) && open.key.is_none());
         if in_key_position {
             let message = "a list or mapping cannot be a key";
-            return Err(Diagnostic::error(at, message).hint("put the text in quotes if it begins with `{` or `[`"));
+            return Err(
+                Diagnostic::error(at, message).hint("put the text in quotes if it begins with `{` or `[`")
+            );
         }
         self.stack.push(Open { at, anchor, key: None, content });
         Ok(())
@@ -308,8 +320,12 @@ impl Lines {
     /// The parser's place as ours, inside the text even for what it finds beyond its end.
     fn position(&self, marker: &Marker) -> Position {
         match self.0.get(marker.line().saturating_sub(1)) {
-            Some(length) => Position { line: marker.line().max(1), column: (marker.col() + 1).min(length + 1) },
-            None => Position { line: self.0.len().max(1), column: self.0.last().map_or(1, |length| length + 1) },
+            Some(length) => {
+                Position { line: marker.line().max(1), column: (marker.col() + 1).min(length + 1) }
+            }
+            None => {
+                Position { line: self.0.len().max(1), column: self.0.last().map_or(1, |length| length + 1) }
+            }
         }
     }
 }
@@ -318,12 +334,17 @@ impl Lines {
 fn explain(info: &str, at: Position, source: &str) -> Diagnostic {
     let line = source.lines().nth(at.line - 1).unwrap_or_default();
     let indent: String = line.chars().take_while(|c| c.is_whitespace()).collect();
+    if info.contains("recursion limit") {
+        return Diagnostic::error(at, format!("nested deeper than {MAX_DEPTH} levels"));
+    }
     if indent.contains('\t') || info.contains("tab") {
         return Diagnostic::error(at, "a tab where YAML needs spaces").hint("indent with spaces");
     }
     let diagnostic = Diagnostic::error(at, format!("not valid YAML: {info}"));
     if info.contains("mapping values are not allowed") {
         diagnostic.hint("put a text that holds `: ` in quotes, or check the indentation")
+    } else if info.contains("quoted scalar") {
+        diagnostic.hint("close the quote that begins here")
     } else if info.contains("simple key") || info.contains("block mapping") || info.contains("block end") {
         diagnostic.hint("check the indentation of this line and the `:` after its key")
     } else if info.contains("undefined alias") || info.contains("unknown anchor") {

@@ -1,6 +1,9 @@
 //! What a workflow would do, step by step, in plain words.
 
-use super::step::{Approve, Canary, Compare, Fetch, FirstVersion, Gate, GateRule, OnInconclusive, OnlineMetric, Publish, Run, Source, StepKind, Wait};
+use super::step::{
+    Approve, Canary, Compare, Fetch, FirstVersion, Gate, GateRule, OnInconclusive, OnlineMetric, Publish,
+    Run, Source, StepKind, Wait,
+};
 use super::units::format_duration;
 use super::{Mode, Step, Workflow};
 use crate::domain::id::StepId;
@@ -43,7 +46,10 @@ fn describe(step: &Step, mode: Mode) -> String {
         StepKind::Approve(it) => approve(it),
         StepKind::Compare(it) => compare(it),
         StepKind::Promote(it) => {
-            let bake = it.bake.map(|bake| format!(", then watches for {}", format_duration(bake))).unwrap_or_default();
+            let bake = it
+                .bake
+                .map(|bake| format!(", then watches for {}", format_duration(bake)))
+                .unwrap_or_default();
             format!("promotes, rolls back or holds, as the verdict says{bake}")
         }
         StepKind::Rollback(it) => match &it.to {
@@ -76,11 +82,20 @@ fn fetch(it: &Fetch) -> String {
     }
     checks.extend(expect.rows.min.map(|rows| format!("at least {rows} rows")));
     checks.extend(expect.rows.max.map(|rows| format!("at most {rows} rows")));
-    checks.extend(expect.rows.min_vs_previous.map(|share| format!("at least {} of the last fetch", percent(share))));
-    checks.extend(expect.newest.as_ref().map(|newest| {
-        format!("newest `{}` at most {} old", newest.column, format_duration(newest.max_age))
-    }));
-    checks.extend(expect.null_rate.iter().map(|(column, rate)| format!("at most {} of `{column}` empty", percent(*rate))));
+    checks.extend(
+        expect.rows.min_vs_previous.map(|share| format!("at least {} of the last fetch", percent(share))),
+    );
+    checks.extend(
+        expect.newest.as_ref().map(|newest| {
+            format!("newest `{}` at most {} old", newest.column, format_duration(newest.max_age))
+        }),
+    );
+    checks.extend(
+        expect
+            .null_rate
+            .iter()
+            .map(|(column, rate)| format!("at most {} of `{column}` empty", percent(*rate))),
+    );
     if !expect.unique.is_empty() {
         checks.push(format!("no two rows with one {}", expect.unique.join(" + ")));
     }
@@ -115,7 +130,9 @@ fn gate(it: &Gate) -> String {
         parts.extend(rule.max.map(|max| format!("{} at most {max}", rule.metric)));
         parts.extend(rule.min.map(|min| format!("{} at least {min}", rule.metric)));
         parts.extend(rule.vs_champion.map(|versus| match versus.worse_by_at_most {
-            worse if worse < 0.0 => format!("{} better than the champion's by at least {}", rule.metric, percent(-worse)),
+            worse if worse < 0.0 => {
+                format!("{} better than the champion's by at least {}", rule.metric, percent(-worse))
+            }
             worse => format!("{} worse than the champion's by at most {}", rule.metric, percent(worse)),
         }));
         let each = if rule.each_segment { " in each segment" } else { "" };
@@ -143,7 +160,11 @@ fn canary(it: &Canary) -> String {
             false => format!("{} for at least {}", stage.share, format_duration(stage.min_time)),
         })
         .collect();
-    format!("sends {} of the traffic of `{}` to the version and watches it", stages.join(", then "), it.target)
+    format!(
+        "sends {} of the traffic of `{}` to the version and watches it",
+        stages.join(", then "),
+        it.target
+    )
 }
 
 fn wait(it: &Wait) -> String {

@@ -3,7 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{LATER_KINDS, STEPS, WORKFLOW};
+use super::keys::WORKFLOW;
+use super::keys_step::{LATER_KINDS, STEPS};
 use super::shape::{Key, Object, Shape};
 
 const DURATION: &str = r"^(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$";
@@ -72,7 +73,9 @@ fn shape(shape: &Shape, defs: &mut Map<String, Value>) -> Value {
     let pattern = |pattern: &str| json!({"type": "string", "pattern": pattern});
     match shape {
         Shape::Text | Shape::Scalar | Shape::Template(_) => json!({"type": ["string", "number", "boolean"]}),
-        Shape::Command | Shape::Sql => json!({"type": "string", "minLength": 1, "not": {"pattern": "\\$\\{\\{"}}),
+        Shape::Command | Shape::Sql => {
+            json!({"type": "string", "minLength": 1, "not": {"pattern": "\\$\\{\\{"}})
+        }
         Shape::Condition(_) => json!({"type": ["string", "boolean"]}),
         Shape::Pattern | Shape::Cron | Shape::Timezone | Shape::EventName | Shape::RelativePath => text(),
         Shape::Name => json!({"type": ["string", "number"], "pattern": NAME}),

@@ -132,7 +132,9 @@ pub fn parse_number(text: &str) -> Result<f64, String> {
 
 fn decimal(text: Option<&str>) -> Option<f64> {
     let text = text?;
-    text.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+')).then(|| parse_number(text).ok())?
+    text.chars()
+        .all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '+'))
+        .then(|| parse_number(text).ok())?
 }
 
 #[cfg(test)]
@@ -147,7 +149,19 @@ mod tests {
         assert_eq!(seconds("7d"), Ok(604_800.0));
         assert_eq!(seconds("250ms"), Ok(0.25));
         assert_eq!(seconds("0s"), Ok(0.0));
-        for text in ["", "30", "m", "30min", "-3m", "1.5h", "30m1h", "1h1h", "99999999999999999999s", "999999999w", "1h 30m"] {
+        for text in [
+            "",
+            "30",
+            "m",
+            "30min",
+            "-3m",
+            "1.5h",
+            "30m1h",
+            "1h1h",
+            "99999999999999999999s",
+            "999999999w",
+            "1h 30m",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -68,54 +68,9 @@ fn every_key_is_read() {
             EventTrigger {
                 name: "ml/retrain",
                 condition: Some(
-                    Expr {
-                        source: "event.data.rows >= 500",
-                        tree: IdedExpr {
-                            id: 4,
-                            expr: Call(
-                                CallExpr {
-                                    func_name: "_>=_",
-                                    target: None,
-                                    args: [
-                                        IdedExpr {
-                                            id: 3,
-                                            expr: Select(
-                                                SelectExpr {
-                                                    operand: IdedExpr {
-                                                        id: 2,
-                                                        expr: Select(
-                                                            SelectExpr {
-                                                                operand: IdedExpr {
-                                                                    id: 1,
-                                                                    expr: Ident(
-                                                                        "event",
-                                                                    ),
-                                                                },
-                                                                field: "data",
-                                                                test: false,
-                                                            },
-                                                        ),
-                                                    },
-                                                    field: "rows",
-                                                    test: false,
-                                                },
-                                            ),
-                                        },
-                                        IdedExpr {
-                                            id: 5,
-                                            expr: Literal(
-                                                Int(
-                                                    Int(
-                                                        500,
-                                                    ),
-                                                ),
-                                            ),
-                                        },
-                                    ],
-                                },
-                            ),
-                        },
-                    },
+                    Expr(
+                        "event.data.rows >= 500",
+                    ),
                 ),
                 debounce: Some(
                     1800s,
@@ -173,27 +128,74 @@ impl std::fmt::Debug for Shown<'_> {
         let Step { id, name, needs, condition, timeout, retry, labels, kind, at: _ } = self.0;
         let needs: Vec<&str> = needs.iter().map(|id| id.as_str()).collect();
         let condition = condition.as_ref().map(|expr| expr.source());
-        write!(f, "{id} {name:?} {needs:?} {condition:?} {timeout:?} {labels:?} {}x{:?} ", retry.attempts, retry.backoff)?;
+        write!(
+            f,
+            "{id} {name:?} {needs:?} {condition:?} {timeout:?} {labels:?} {}x{:?} ",
+            retry.attempts, retry.backoff
+        )?;
         match kind {
             StepKind::Fetch(it) => write!(f, "{:?}", it.expect),
             StepKind::Run(it) => {
-                let env: Vec<(&String, &str)> = it.env.iter().map(|(name, value)| (name, value.source())).collect();
-                let picks: Vec<_> = it.stdout_metrics.iter().map(|(name, it)| (name.as_str(), it.pick)).collect();
-                write!(f, "{:?} {:?} {env:?} {:?} {:?} {picks:?} {} {:?}", it.command, it.working_dir, it.limits, it.grace, it.metrics_file, it.outputs)
+                let env: Vec<(&String, &str)> =
+                    it.env.iter().map(|(name, value)| (name, value.source())).collect();
+                let picks: Vec<_> =
+                    it.stdout_metrics.iter().map(|(name, it)| (name.as_str(), it.pick)).collect();
+                write!(
+                    f,
+                    "{:?} {:?} {env:?} {:?} {:?} {picks:?} {} {:?}",
+                    it.command, it.working_dir, it.limits, it.grace, it.metrics_file, it.outputs
+                )
             }
-            StepKind::Gate(it) => write!(f, "{:?} {:?} {:?}", it.first_version, it.inconclusive,
-                it.rules.iter().map(|r| (r.metric.as_str(), r.max, r.min, r.vs_champion, r.each_segment, r.min_rows)).collect::<Vec<_>>()),
+            StepKind::Gate(it) => write!(
+                f,
+                "{:?} {:?} {:?}",
+                it.first_version,
+                it.inconclusive,
+                it.rules
+                    .iter()
+                    .map(|r| (r.metric.as_str(), r.max, r.min, r.vs_champion, r.each_segment, r.min_rows))
+                    .collect::<Vec<_>>()
+            ),
             StepKind::Publish(it) => write!(f, "{it:?}"),
             StepKind::Canary(it) => write!(f, "{it:?}"),
-            StepKind::Wait(it) => write!(f, "{:?} {:?} {:?} {:?}", it.at_least, it.until.as_ref().map(|e| e.source()), it.at_most, it.abort_if.as_ref().map(|e| e.source())),
-            StepKind::Approve(it) => write!(f, "{:?} {:?}", it.message.as_ref().map(|t| t.source()), it.at_most),
-            StepKind::Compare(it) => write!(f, "{:?} {:?} {:?} {:?} {:?} {} {} {:?}", it.on_inconclusive, it.when_underpowered, it.hold_for, it.hold_traffic,
-                it.rules.iter().map(|r| (r.metric, r.margin, r.acceptable_below, r.never_above, r.role)).collect::<Vec<_>>(), it.alpha, it.beta,
-                it.rules.iter().map(|r| r.weight).collect::<Vec<_>>()),
+            StepKind::Wait(it) => write!(
+                f,
+                "{:?} {:?} {:?} {:?}",
+                it.at_least,
+                it.until.as_ref().map(|e| e.source()),
+                it.at_most,
+                it.abort_if.as_ref().map(|e| e.source())
+            ),
+            StepKind::Approve(it) => {
+                write!(f, "{:?} {:?}", it.message.as_ref().map(|t| t.source()), it.at_most)
+            }
+            StepKind::Compare(it) => write!(
+                f,
+                "{:?} {:?} {:?} {:?} {:?} {} {} {:?}",
+                it.on_inconclusive,
+                it.when_underpowered,
+                it.hold_for,
+                it.hold_traffic,
+                it.rules
+                    .iter()
+                    .map(|r| (r.metric, r.margin, r.acceptable_below, r.never_above, r.role))
+                    .collect::<Vec<_>>(),
+                it.alpha,
+                it.beta,
+                it.rules.iter().map(|r| r.weight).collect::<Vec<_>>()
+            ),
             StepKind::Promote(it) => write!(f, "{it:?}"),
             StepKind::Rollback(it) => write!(f, "{:?} {:?}", it.target, it.to.as_ref().map(|t| t.source())),
             StepKind::Notify(it) => write!(f, "{:?} {} {}", it.to, it.subject.source(), it.message.source()),
-            StepKind::Http(it) => write!(f, "{} {} {:?} {:?} {:?}", it.method, it.url.source(), it.headers.keys().collect::<Vec<_>>(), it.body.as_ref().map(|t| t.source()), it.expect),
+            StepKind::Http(it) => write!(
+                f,
+                "{} {} {:?} {:?} {:?}",
+                it.method,
+                it.url.source(),
+                it.headers.keys().collect::<Vec<_>>(),
+                it.body.as_ref().map(|t| t.source()),
+                it.expect
+            ),
         }
     }
 }
@@ -227,8 +229,10 @@ fn aliases_are_copies() {
 
 #[test]
 fn a_plan_in_plain_words() {
-    let lines: Vec<String> =
-        plan::outline(&read(RETRAIN)).iter().map(|line| format!("{} {}: {}", line.kind, line.step, line.text)).collect();
+    let lines: Vec<String> = plan::outline(&read(RETRAIN))
+        .iter()
+        .map(|line| format!("{} {}: {}", line.kind, line.step, line.text))
+        .collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
     fetch data: fetches data/results.csv into results.csv and checks: 4 columns, at least 1000 rows, at least 95% of the last fetch, newest `race_date` at most 10d old, at most 1% of `finish_s` empty
     run train: runs `python3 train.py --data "$REFIT_DATA/results.csv" --out "$REFIT_OUT" --reason "$ …` for at most 2h, reads mae, r2 from what it prints

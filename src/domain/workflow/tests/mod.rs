@@ -10,7 +10,8 @@ use super::*;
 fn said(source: &str) -> String {
     match parse("w.yaml", source, &BTreeMap::new()) {
         Ok((_, warnings)) => {
-            let shown: Vec<String> = warnings.iter().map(|warning| warning.render("w.yaml", source)).collect();
+            let shown: Vec<String> =
+                warnings.iter().map(|warning| warning.render("w.yaml", source)).collect();
             shown.join("\n")
         }
         Err(diagnostics) => diagnostics.render("w.yaml", source),

@@ -14,7 +14,11 @@ fn json_of(node: &Node) -> Value {
         Content::Scalar { text, quoted: false } => match text.as_str() {
             "true" => json!(true),
             "false" => json!(false),
-            text => text.parse::<i64>().map(Value::from).or_else(|_| text.parse::<f64>().map(Value::from)).unwrap_or(json!(text)),
+            text => text
+                .parse::<i64>()
+                .map(Value::from)
+                .or_else(|_| text.parse::<f64>().map(Value::from))
+                .unwrap_or(json!(text)),
         },
         Content::Scalar { text, quoted: true } => json!(text),
         Content::List(items) => Value::Array(items.iter().map(json_of).collect()),
@@ -41,12 +45,17 @@ fn fits(value: &Value, schema: &Value, root: &Value) -> bool {
     let Value::Object(words) = schema else { return schema.as_bool().expect("a schema") };
     words.iter().all(|(word, rule)| match word.as_str() {
         "$ref" => {
-            let name = rule.as_str().and_then(|path| path.strip_prefix("#/$defs/")).expect("a local reference");
+            let name =
+                rule.as_str().and_then(|path| path.strip_prefix("#/$defs/")).expect("a local reference");
             fits(value, &root["$defs"][name], root)
         }
         "type" => match rule {
             Value::String(name) => is_type(value, name),
-            names => names.as_array().expect("types").iter().any(|name| is_type(value, name.as_str().expect("type"))),
+            names => names
+                .as_array()
+                .expect("types")
+                .iter()
+                .any(|name| is_type(value, name.as_str().expect("type"))),
         },
         "enum" => rule.as_array().expect("enum").contains(value),
         "const" => rule == value,
@@ -54,20 +63,26 @@ fn fits(value: &Value, schema: &Value, root: &Value) -> bool {
             let regex = regex::Regex::new(rule.as_str().expect("pattern")).expect("a pattern");
             value.as_str().is_none_or(|text| regex.is_match(text))
         }
-        "minLength" => value.as_str().is_none_or(|text| text.len() as u64 >= rule.as_u64().expect("minLength")),
+        "minLength" => {
+            value.as_str().is_none_or(|text| text.len() as u64 >= rule.as_u64().expect("minLength"))
+        }
         "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().expect("minimum")),
         "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().expect("maximum")),
-        "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().expect("minItems")),
+        "minItems" => {
+            value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().expect("minItems"))
+        }
         "items" => value.as_array().is_none_or(|items| items.iter().all(|item| fits(item, rule, root))),
         "properties" => value.as_object().is_none_or(|map| {
             map.iter().all(|(key, item)| rule.get(key).is_none_or(|rule| fits(item, rule, root)))
         }),
         "additionalProperties" => value.as_object().is_none_or(|map| {
-            map.iter().all(|(key, item)| words.get("properties").and_then(|known| known.get(key)).is_some() || fits(item, rule, root))
+            map.iter().all(|(key, item)| {
+                words.get("properties").and_then(|known| known.get(key)).is_some() || fits(item, rule, root)
+            })
         }),
-        "required" => value
-            .as_object()
-            .is_none_or(|map| rule.as_array().expect("required").iter().all(|key| map.contains_key(key.as_str().expect("key")))),
+        "required" => value.as_object().is_none_or(|map| {
+            rule.as_array().expect("required").iter().all(|key| map.contains_key(key.as_str().expect("key")))
+        }),
         "not" => !fits(value, rule, root),
         "anyOf" => rule.as_array().expect("anyOf").iter().any(|rule| fits(value, rule, root)),
         "oneOf" => rule.as_array().expect("oneOf").iter().filter(|rule| fits(value, rule, root)).count() == 1,
