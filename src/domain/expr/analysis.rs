@@ -14,6 +14,8 @@ const MAX_NESTING: usize = 24;
 const MAX_PARTS: usize = 120;
 /// The most loops (`all`, `exists`, `map`, `filter`) in each other.
 const MAX_LOOPS: usize = 2;
+/// The most loops in one expression.
+const MAX_ALL_LOOPS: usize = 6;
 
 /// A dotted path an expression looks at, its root first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +91,7 @@ pub(super) fn check_source(source: &str) -> Result<(), String> {
 /// Refuses functions that do not exist and loops nested too deep.
 pub(super) fn check_tree(tree: &IdedExpr) -> Result<(), String> {
     let mut problem = None;
+    let mut all_loops = 0;
     walk(tree, 0, &mut |node, loops| {
         if problem.is_some() {
             return;
@@ -108,6 +111,12 @@ pub(super) fn check_tree(tree: &IdedExpr) -> Result<(), String> {
                         FUNCTIONS.join(", ")
                     ),
                 });
+            }
+            Node::Comprehension(_) => {
+                all_loops += 1;
+                if all_loops > MAX_ALL_LOOPS {
+                    problem = Some(format!("more than {MAX_ALL_LOOPS} loops"));
+                }
             }
             Node::Struct(_) => problem = Some("messages such as `Name{…}` do not exist here".to_owned()),
             _ => {}

@@ -130,6 +130,7 @@ fn hostile_sources_are_refused() {
         "a".repeat(2_000),
         "[1].all(a, [1].all(b, [1].all(c, [1].all(d, true))))".to_owned(),
         "'".to_owned(),
+        ["[1].all(a, true)"; 9].join("||"),
     ] {
         assert!(Expr::compile(&source).is_err(), "{} {source}", source.len());
     }
@@ -141,6 +142,15 @@ fn a_loop_over_a_long_list_is_refused() {
     let looped = Expr::compile("event.data.all(x, x == 0)").expect("compiles");
     assert!(looped.evaluate(&scope).expect_err("too long").cause.contains("1000"));
     assert_eq!(Expr::compile("size(event.data)").expect("compiles").evaluate(&scope), Ok(json!(2_000)));
+}
+
+#[test]
+fn a_result_has_a_largest_size() {
+    let scope = Scope::new().with("event", json!({"data": vec![0; 900], "text": "x".repeat(12_000)}));
+    let grown = Expr::compile("event.data.map(x, event.text + event.text)").expect("compiles");
+    assert!(grown.evaluate(&scope).expect_err("too large").cause.contains("larger than"));
+    let scope = Scope::new().with("event", json!({"data": [1], "text": "x".repeat(50_000)}));
+    assert!(grown.evaluate(&scope).expect_err("too long").cause.contains("too long for a loop"));
 }
 
 proptest! {

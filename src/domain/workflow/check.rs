@@ -99,7 +99,7 @@ fn needs(drafts: &[Draft<'_>], index: usize) -> Vec<(Option<usize>, String, Posi
     let find =
         |id: &str| drafts.iter().position(|draft| draft.id.as_ref().is_some_and(|own| own.as_str() == id));
     let node = drafts[index].node;
-    if !node.entries().iter().any(|entry| entry.key == "needs") {
+    if node.get("needs").is_none() {
         return index
             .checked_sub(1)
             .map(|before| (Some(before), String::new(), node.at))

@@ -175,7 +175,10 @@ pub(super) fn cron(text: &str) -> Result<(), String> {
     if text.len() > 200 || text.split_whitespace().count() != 5 {
         return Err(EXAMPLE.to_owned());
     }
-    croner::Cron::from_str(text).map(drop).map_err(|error| format!("{EXAMPLE} ({error})"))
+    let cron = croner::Cron::from_str(text).map_err(|error| format!("{EXAMPLE} ({error})"))?;
+    // Any day will do: what does not come within the years croner looks ahead never comes.
+    let from = chrono::DateTime::UNIX_EPOCH;
+    cron.find_next_occurrence(&from, true).map(drop).map_err(|_| "this time never comes".to_owned())
 }
 
 pub(super) fn timezone(text: &str) -> Result<(), String> {

@@ -220,6 +220,29 @@ fn branches_come_from_needs() {
 }
 
 #[test]
+fn a_workflow_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Workflow>();
+}
+
+#[test]
+fn a_canary_that_names_no_rules_gets_the_only_ones() {
+    let source = RETRAIN.replace(", compare: compare }", " }");
+    assert_ne!(source, RETRAIN);
+    let workflow = read(&source);
+    let canary = workflow.step(&"canary".parse().expect("id")).expect("canary");
+    let StepKind::Canary(canary) = &canary.kind else { panic!("canary") };
+    let (id, rules) = workflow.rules_of(canary).expect("rules");
+    assert_eq!((id.as_str(), rules.rules.len()), ("compare", 2));
+}
+
+#[test]
+fn the_secrets_of_a_workflow_are_known() {
+    let secrets: Vec<String> = read(EVERYTHING).secrets.iter().map(ToString::to_string).collect();
+    assert_eq!(secrets, ["DB", "T"]);
+}
+
+#[test]
 fn aliases_are_copies() {
     let workflow = read(&with_steps(
         "- { id: a, run: 'true', retry: &r { attempts: 7 } }\n- { id: b, run: 'true', retry: *r }",

@@ -58,6 +58,7 @@ fn typical_mistakes() {
         ("mode", "name: w\nmodel: m\nmode: advice\nsteps: [{run: x}]\n"),
         ("later-trigger", "name: w\nmodel: m\non: { drift: { psi: 0.25 }, decay: {} }\nsteps: [{run: x}]\n"),
         ("later-evidence", "name: w\nmodel: m\nevidence: { sql: { url: x } }\nsteps: [{run: x}]\n"),
+        ("never", "name: w\nmodel: m\non: { schedule: { cron: \"0 0 31 2 *\" } }\nsteps: [{run: x}]\n"),
         ("cron", "name: w\nmodel: m\non: { schedule: { cron: \"99 2 * * 0\" } }\nsteps: [{run: x}]\n"),
         (
             "event",
@@ -114,6 +115,8 @@ fn typical_mistakes() {
     3:29 error: `decay` is not available yet in this version of refit (remove it)
     [later-evidence]
     3:13 error: `sql` is not available yet in this version of refit (remove it)
+    [never]
+    3:25 error: `cron` cannot be `0 0 31 2 *` (this time never comes)
     [cron]
     3:25 error: `cron` cannot be `99 2 * * 0` (five fields: minute, hour, day of month, month, day of week, such as `0 2 * * 0` (Component error: Number out of bounds.))
     [event]
@@ -429,6 +432,14 @@ fn bombs_are_refused() {
     assert!(brief(&deep).contains("nested deeper"), "{}", brief(&deep));
     let long = format!("name: {}", "x".repeat(300_000));
     assert!(brief(&long).contains("longer than"), "{}", brief(&long));
+    let blocks: String = (0..300).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    assert!(brief(&blocks).contains("nested deeper"), "{}", brief(&blocks));
+    let dashes = format!("a: \n  {}", "- ".repeat(20_000));
+    assert!(brief(&dashes).contains("nested deeper"), "{}", brief(&dashes));
+    let questions = "? ".repeat(20_000);
+    assert!(brief(&questions).contains("nested deeper") || brief(&questions).contains("cannot be a key"));
+    let unknown: String = (0..3_000).map(|key| format!("key{key}: [x, y]\n")).collect();
+    assert_eq!(brief(&unknown).lines().count(), 100);
     let steps = with_steps(&"- run: x\n".repeat(300));
     assert!(brief(&steps).contains("more than 200 steps"), "{}", brief(&steps));
 }
