@@ -165,3 +165,34 @@ proptest! {
         let _ = Template::compile(&format!("x ${{{{ {source} }}}}"));
     }
 }
+
+#[test]
+fn the_worst_sources_fit_the_stack_of_a_thread() {
+    let nested = |open: &str, inner: &str, close: &str, times: usize| {
+        open.repeat(times) + inner + &close.repeat(times)
+    };
+    for source in [
+        nested("(", "1", ")", 24),
+        nested("[", "1", "]", 24),
+        nested("{'a':", "1", "}", 24),
+        nested("size(", "model", ")", 24),
+        nested("model.contains(", "model", ")", 24),
+        nested("(true ? (", "1", ") : 2)", 12),
+        nested("!", "true", "", 24),
+        format!("true{}", " ? true : true".repeat(70)),
+        format!("1{}", " + 1".repeat(110)),
+        format!("true{}", "||true".repeat(59)),
+        format!("1{}", " + 1".repeat(30)),
+        format!("event{}", ".data".repeat(30)),
+        nested("[1].all(x, ", "[1].all(y, ((((((((((((1))))))))))) > 0)", ")", 1),
+        format!("[{}]", "1,".repeat(480) + "1"),
+        format!("event{}", ".data".repeat(110)),
+        format!("event{}", "[0]".repeat(300)),
+        format!("event{}", "()".repeat(400)),
+        "x ".repeat(480),
+        "in ".repeat(320),
+    ] {
+        // Ends, within the stack of a test's thread; whether it is an expression does not matter here.
+        let _ = Expr::compile(&source).and_then(|expr| expr.evaluate(&scope()));
+    }
+}

@@ -402,6 +402,24 @@ fn mistakes_of_a_canary() {
     "#);
 }
 
+/// The whole language as planned: what this version cannot do is said, and nothing else is wrong.
+#[test]
+fn what_is_not_available_yet_is_said_and_not_ignored() {
+    let source = include_str!("vision.yaml");
+    let files: BTreeMap<String, String> =
+        referenced_files(source).into_iter().map(|path| (path, "select 1".to_owned())).collect();
+    let diagnostics = parse("w.yaml", source, &files).expect_err("later words");
+    let lines: Vec<String> =
+        diagnostics.items.iter().map(|item| format!("{}: {}", item.at.line, item.message)).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    7: `data` is not available yet in this version of refit
+    8: `drift` is not available yet in this version of refit
+    9: `decay` is not available yet in this version of refit
+    14: `sql` is not available yet in this version of refit
+    55: `replay` is not available yet in this version of refit
+    "#);
+}
+
 #[test]
 fn after_a_failure_nothing_goes_out() {
     let source = "name: w\nmodel: m\nsteps: [{ id: a, run: x }]\non_failure:\n  - { id: b, uses: publish, with: { store: s } }\n  - { id: c, run: y, if: steps.a.ok && steps.zz.ok }\n";
