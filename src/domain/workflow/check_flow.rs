@@ -22,9 +22,9 @@ impl<'f> Flow<'f> {
     }
 
     fn runs_before(&self, index: usize) -> impl Iterator<Item = &'f Run> {
-        self.before(index).filter_map(|step| match &step.kind {
-            StepKind::Run(run) => Some(run),
-            _ => None,
+        self.before(index).filter_map(|step| {
+            let StepKind::Run(run) = &step.kind else { return None };
+            Some(run)
         })
     }
 
@@ -102,9 +102,9 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                         Diagnostic::error(step.at, format!("`{}` has no canary to promote", step.id));
                     diagnostics.push(diagnostic.hint("put a `canary` step before it"));
                 }
-                let targets = flow.before(index).filter_map(|other| match &other.kind {
-                    StepKind::Canary(canary) => Some(&canary.target),
-                    _ => None,
+                let targets = flow.before(index).filter_map(|other| {
+                    let StepKind::Canary(canary) = &other.kind else { return None };
+                    Some(&canary.target)
                 });
                 let targets: Vec<_> = targets.collect();
                 if let (Some(target), Some(last)) = (&promote.target, targets.last())

@@ -212,15 +212,16 @@ impl Checker {
             Shape::Template(roots) => return self.template(node, text, roots, what),
             Shape::Condition(roots) => return self.condition(node, text, roots, what),
             Shape::Command | Shape::Sql if text.contains("${{") => {
-                let (message, hint) = match shape {
-                    Shape::Command => (
+                let (message, hint) = if matches!(shape, Shape::Command) {
+                    (
                         "no expression is allowed inside `run`",
                         "give the value to the command through `env:` and write `\"$NAME\"` in it",
-                    ),
-                    _ => (
+                    )
+                } else {
+                    (
                         "no expression is allowed inside a query",
                         "select the rows here and filter in the trainer",
-                    ),
+                    )
                 };
                 return self.error(node, message.to_owned(), Some(hint.to_owned()));
             }
@@ -362,11 +363,10 @@ fn unknown_key_hint(word: &str, object: &Object) -> String {
         return format!("did you mean `{near}`?");
     }
     if object.name.ends_with("_step") {
-        let inside = object.keys().find(|key| key.name == "with").and_then(|key| match key.shape {
-            Shape::Object(with) => with.keys().find(|key| key.name == word),
-            _ => None,
-        });
-        if inside.is_some() {
+        let with = object.keys().find(|key| key.name == "with").map(|key| key.shape);
+        if let Some(Shape::Object(with)) = with
+            && with.keys().any(|key| key.name == word)
+        {
             return format!("`{word}` goes below `with:`");
         }
         let homes = STEPS.iter().filter(|(_, other)| other.keys().any(|key| key.name == word));

@@ -79,10 +79,9 @@ impl Workflow {
     /// The rules a canary goes by, with the step that holds them.
     pub fn rules_of(&self, canary: &step::Canary) -> Option<(&StepId, &step::Compare)> {
         let wanted = canary.compare.as_ref()?;
-        self.steps.iter().find(|step| &step.id == wanted).and_then(|step| match &step.kind {
-            StepKind::Compare(compare) => Some((&step.id, compare)),
-            _ => None,
-        })
+        let step = self.steps.iter().find(|step| &step.id == wanted)?;
+        let StepKind::Compare(compare) = &step.kind else { return None };
+        Some((&step.id, compare))
     }
 }
 

@@ -24,7 +24,7 @@ fn a_report_shows_the_line_and_what_to_do() {
      --> w.yaml:6:21
       |
     6 |   schedule: { cron: "0 2 * *", timezone: Europ/Berlin }
-      |                     ^
+      |                     ^^^^^^^^^
       = hint: five fields: minute, hour, day of month, month, day of week, such as `0 2 * * 0`
 
     error: `timezone` cannot be `Europ/Berlin`
