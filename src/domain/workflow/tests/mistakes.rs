@@ -315,7 +315,7 @@ fn mistakes_in_steps() {
     5:81 error: unknown key `timeout` in step `b` (`timeout` is a key of `run`, `fetch`, `gate`, `publish`, `canary`, `compare`, `promote`, `rollback`, `notify`, `http` steps)
     [compare]
     4:5 error: `compare` has no canary to compare (put it after a `canary` step)
-    4:49 error: `replay` is not available yet in this version of refit (choose one of: approve, hold)
+    4:49 error: `replay` is not available yet in this version of refit (choose one of: hold)
     4:64 error: `alpha` is a probability above 0 and below 0.5
     4:115 error: `worse_by_at_most` cannot be `0.5pp` (differences in points (`pp`) are not available yet in this version of refit; write a percentage of the other value)
     4:134 error: `metric` cannot be `errors` (choose one of: error_rate, latency_slow_share, abs_error)
