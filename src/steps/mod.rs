@@ -2,3 +2,4 @@
 //! `domain::workflow::step`.
 
 pub mod context;
+pub mod run;
