@@ -24,13 +24,14 @@ const AT_ONCE: usize = 4;
 /// The target whose champion this workflow competes with: that of its canary, else of its promote step.
 pub(crate) fn target(workflow: &Workflow) -> Option<&TargetName> {
     let kinds = || workflow.steps.iter().map(|step| &step.kind);
-    let canary = kinds().find_map(|kind| {
-        if let StepKind::Canary(canary) = kind { Some(&canary.target) } else { None }
-    });
+    let canary = kinds()
+        .find_map(|kind| if let StepKind::Canary(canary) = kind { Some(&canary.target) } else { None });
     canary.or_else(|| {
-        kinds().find_map(|kind| {
-            if let StepKind::Promote(promote) = kind { promote.target.as_ref() } else { None }
-        })
+        kinds().find_map(
+            |kind| {
+                if let StepKind::Promote(promote) = kind { promote.target.as_ref() } else { None }
+            },
+        )
     })
 }
 
