@@ -2,4 +2,5 @@
 //! `domain::workflow::step`.
 
 pub mod context;
+pub mod fetch;
 pub mod run;
