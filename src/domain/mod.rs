@@ -6,6 +6,7 @@ pub mod canary;
 pub mod event;
 pub mod expect;
 pub mod expr;
+pub mod gate;
 pub mod id;
 pub mod metric;
 pub mod release;

@@ -2,7 +2,7 @@
 //! the file appears whole or not at all.
 
 mod file;
-mod http;
+pub(super) mod http;
 mod ingest;
 mod postgres;
 mod sqlite;

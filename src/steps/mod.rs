@@ -3,4 +3,6 @@
 
 pub mod context;
 pub mod fetch;
+pub mod gate;
+pub mod http;
 pub mod run;

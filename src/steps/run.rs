@@ -1,6 +1,6 @@
 //! `run:`: any command, and the whole trainer contract around it.
 
-mod champion;
+pub(super) mod champion;
 mod metrics;
 mod outputs;
 
