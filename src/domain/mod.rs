@@ -4,7 +4,9 @@
 
 pub mod canary;
 pub mod event;
+pub mod expect;
 pub mod expr;
+pub mod gate;
 pub mod id;
 pub mod metric;
 pub mod pipeline;
