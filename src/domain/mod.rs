@@ -4,6 +4,7 @@
 
 pub mod canary;
 pub mod event;
+pub mod evidence;
 pub mod expect;
 pub mod expr;
 pub mod gate;

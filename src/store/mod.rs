@@ -4,6 +4,16 @@
 //! transaction. `sql/` is one text for both databases; `postgres` and `sqlite`
 //! hold what differs.
 
+mod error;
+mod liveness;
+mod open;
+mod outage;
+pub mod postgres;
+pub mod sqlite;
+
+pub use open::{migrate, open};
+use open::{migrate_error, newer_schema};
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryRecord;
 use crate::domain::event::Event;
+pub use crate::domain::evidence::{
+    EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, TruthBatch,
+};
 use crate::domain::id::{
     CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, RunId, StepId, StoreName, TargetName,
     VersionName, WorkerId, WorkflowName,
@@ -45,6 +58,35 @@ pub enum StoreError {
     /// It refused a statement: refit's own mistake, or a damaged file.
     #[error("the database refused: {0}")]
     Broken(String),
+}
+
+impl StoreError {
+    /// The same error for another who waits for the same transaction.
+    pub(crate) fn same(&self) -> Self {
+        match self {
+            StoreError::Away(text) => StoreError::Away(text.clone()),
+            StoreError::Unusable { problem, hint } => {
+                StoreError::Unusable { problem: problem.clone(), hint: hint.clone() }
+            }
+            StoreError::Fenced => StoreError::Fenced,
+            StoreError::Broken(text) => StoreError::Broken(text.clone()),
+        }
+    }
+}
+
+/// How long a lease lasts that its owner does not renew.
+pub const LEASE: Duration = Duration::from_secs(10);
+
+/// A run that was woken and not taken is woken again after this: the wake-up may have been lost.
+const SAFETY_NET: Duration = Duration::from_secs(30);
+
+/// The name of the queue that carries wake-ups.
+const QUEUE: &str = "refit";
+
+/// A wake-up in the queue: it names the run and nothing else; the store knows the rest.
+#[derive(Debug, Serialize, Deserialize)]
+struct Wakeup {
+    run: RunId,
 }
 
 /// A run to be made, with its first wake-up.
@@ -116,6 +158,9 @@ pub struct Opening {
 
 /// Decides an `Opening` from the run as it was read.
 pub type Planner<'a> = &'a (dyn Fn(&Claim) -> Opening + Send + Sync);
+
+/// Names a version, given all names ever taken of its model, oldest first.
+pub type VersionNamer<'a> = &'a (dyn Fn(&[VersionName]) -> VersionName + Send + Sync);
 
 /// An attempt about to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -404,92 +449,6 @@ pub struct ReleaseAudit {
     pub at: Timestamp,
 }
 
-/// Counts of one version in one minute, or their sum over several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct MinuteCounts {
-    /// Requests.
-    pub n: u64,
-    /// That failed.
-    pub errors: u64,
-    /// Whose latency was reported; the histogram holds them.
-    pub timed: u64,
-}
-
-/// A minute of evidence of one version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EvidenceMinute {
-    /// The version.
-    pub version: VersionName,
-    /// The beginning of the minute.
-    pub minute: Timestamp,
-    /// The sequence of the last change to it: rows that come after the minute was read stand out by it.
-    pub seq: i64,
-    /// The counts.
-    pub counts: MinuteCounts,
-    /// Latency histogram: counts by bucket of `domain::canary::LATENCY_EDGES_MS`.
-    pub latency: Vec<u64>,
-}
-
-/// A pair of absolute errors: both versions on one request, once truth is known.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PairedError {
-    /// Its number: the cursor.
-    pub seq: i64,
-    /// The request.
-    pub request_id: String,
-    /// One block is one bet: one race, one day.
-    pub block: Option<String>,
-    /// |prediction - truth| of the canary.
-    pub canary: f64,
-    /// |prediction - truth| of the stable version.
-    pub stable: f64,
-    /// When truth arrived.
-    pub at: Timestamp,
-}
-
-/// Observations of one batch, aggregated on the way in.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ObservationBatch {
-    /// The model.
-    pub model: ModelName,
-    /// The sender's id of the batch: a second one with it changes nothing.
-    pub batch_id: String,
-    /// Counts by version and minute.
-    pub minutes: Vec<EvidenceMinute>,
-    /// Predictions that wait for their truth.
-    pub predictions: Vec<Prediction>,
-    /// When it was received.
-    pub at: Timestamp,
-}
-
-/// A prediction that waits for its truth.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Prediction {
-    /// The request.
-    pub request_id: String,
-    /// The version that served it.
-    pub version: VersionName,
-    /// What it predicted.
-    pub value: f64,
-    /// What other versions predicted for the same request, by version (shadow scoring).
-    pub shadow: Vec<(VersionName, f64)>,
-    /// When it was served.
-    pub at: Timestamp,
-}
-
-/// Truths of one batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TruthBatch {
-    /// The model.
-    pub model: ModelName,
-    /// The sender's id of the batch.
-    pub batch_id: String,
-    /// Request, truth, block.
-    pub rows: Vec<(String, f64, Option<String>)>,
-    /// When it was received.
-    pub at: Timestamp,
-}
-
 /// What came of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct BatchReceipt {
@@ -678,7 +637,7 @@ pub trait Store: Send + Sync + 'static {
     async fn reserve_version(
         &self,
         by: &Reservation,
-        name_of: &(dyn Fn(&[VersionName]) -> VersionName + Send + Sync),
+        name_of: VersionNamer<'_>,
     ) -> Result<VersionRecord, StoreError>;
     /// Changes the state of a version; with its manifest, base URL and manifest hash when it is sealed.
     async fn set_version_state(
@@ -766,7 +725,8 @@ pub trait Store: Send + Sync + 'static {
         after: i64,
         limit: u32,
     ) -> Result<Vec<EvidenceMinute>, StoreError>;
-    /// Pairs of errors of two versions after `after`, oldest first.
+    /// Pairs of errors of two versions after `after`, oldest first. With one version twice, its errors
+    /// on every request it scored.
     async fn paired_errors(
         &self,
         model: &ModelName,
