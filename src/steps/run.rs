@@ -55,7 +55,7 @@ pub struct ErrorsFile {
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"];
 /// Bytes of `$REFIT_ERRORS` that are kept.
 const ERRORS_LIMIT: u64 = 1024 * 1024 * 1024;
-/// Less free space than this after a failure is said to be its likely cause.
+/// Less free space than this means that what was written last is likely not whole.
 const DISK_IS_FULL: u64 = 1024 * 1024;
 
 /// Runs the command under this program's own guard.
@@ -276,8 +276,11 @@ fn check_ending(
             spec.limits.output.unwrap_or_default()
         )));
     }
+    let disk_full = finished.disk_full || is_disk_full(&paths.attempt);
     let how = match (finished.ended.stopped, finished.ended.code, finished.ended.signal) {
-        (None, Some(0), _) => return Ok(()),
+        (None, Some(0), _) if !disk_full => return Ok(()),
+        // Not every program minds: Python, for one, drops errors of files it closes by itself.
+        (None, Some(0), _) => "the command exited with code 0, but ran out of disk".to_owned(),
         (None, Some(code), _) => format!("the command exited with code {code}"),
         (None, None, Some(signal)) => format!("the command was ended by {}", signal_name(signal)),
         (None, None, None) => "the command ended, nobody knows how".to_owned(),
@@ -293,7 +296,7 @@ fn check_ending(
         _ => StepError::transient(message),
     };
     let out_of_memory = finished.ended.signal == Some(9) && spec.limits.memory.is_none();
-    if is_disk_full(&finished.stderr, &paths.attempt) {
+    if disk_full {
         Err(error.hint(format!("the disk of {} is full", paths.attempt.display())))
     } else if out_of_memory {
         Err(error.hint("the machine may have run out of memory: see `dmesg`, and set `limits: memory`"))
@@ -302,10 +305,8 @@ fn check_ending(
     }
 }
 
-fn is_disk_full(stderr: &[String], dir: &Path) -> bool {
-    stderr.iter().any(|line| line.contains("No space left on device"))
-        || rustix::fs::statvfs(dir)
-            .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < DISK_IS_FULL)
+fn is_disk_full(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < DISK_IS_FULL)
 }
 
 fn signal_name(signal: i32) -> String {
