@@ -88,11 +88,8 @@ impl<'e> Inspection<'e> {
     ) -> Self {
         let mut columns: Vec<Column> = header.into_iter().map(Column::new).collect();
         let mut missing: Vec<&str> = Vec::new();
-        let wanted = expect.columns.iter().map(|(name, kind)| (name.as_str(), Some(*kind)));
-        let mentioned = (expect.null_rate.iter().map(|(name, _)| name))
-            .chain(&expect.unique)
-            .chain(expect.newest.as_ref().map(|newest| &newest.column));
-        for (name, kind) in wanted.chain(mentioned.map(|name| (name.as_str(), None))) {
+        for name in mentioned(expect) {
+            let kind = expect.columns.iter().find(|(column, _)| column == name).map(|(_, kind)| *kind);
             match columns.iter_mut().find(|column| column.name == name) {
                 Some(column) => column.kind = column.kind.or(kind),
                 None if missing.contains(&name) => {}
@@ -152,12 +149,12 @@ impl<'e> Inspection<'e> {
         }
     }
 
-    /// A name that is there twice: nobody knows which one a trainer reads.
+    /// An expected name that is there twice: nobody knows which one a trainer reads.
     fn twice(&self) -> Option<String> {
-        let mut seen = HashSet::new();
-        let twice: Vec<&str> = (self.columns.iter().map(|column| column.name.as_str()))
-            .filter(|name| !seen.insert(*name))
-            .collect();
+        let named = |name: &&str| self.columns.iter().filter(|column| column.name == **name).count();
+        let mut twice: Vec<&str> = mentioned(self.expect).filter(|name| named(name) > 1).collect();
+        twice.sort_unstable();
+        twice.dedup();
         (!twice.is_empty()).then(|| format!("columns there twice: {}", twice.join(", ")))
     }
 
@@ -339,6 +336,14 @@ impl Unique {
         self.full
             .then(|| format!("({names}) cannot be checked to be unique in more than {MOST_UNIQUE_ROWS} rows"))
     }
+}
+
+/// The columns that `expect` says anything of.
+fn mentioned(expect: &Expectations) -> impl Iterator<Item = &str> {
+    let typed = expect.columns.iter().map(|(name, _)| name);
+    let newest = expect.newest.as_ref().map(|newest| &newest.column);
+    let others = expect.null_rate.iter().map(|(name, _)| name).chain(&expect.unique).chain(newest);
+    typed.chain(others).map(String::as_str)
 }
 
 /// A whole number of any length, with a sign or without.

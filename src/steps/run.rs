@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,11 @@ pub struct ErrorsFile {
 
 /// What a command sees of refit's own environment.
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"];
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
+/// How much later than its command refit may hear of a shutdown.
+const SHUTDOWN_NEWS: Duration = Duration::from_secs(1);
 /// Bytes of `$REFIT_ERRORS` that are kept.
 const ERRORS_LIMIT: u64 = 1024 * 1024 * 1024;
 /// Less free space than this means that what was written last is likely not whole.
@@ -93,6 +98,7 @@ pub async fn run_under(
         line: spec.command.clone(),
         dir,
         env: environment(spec, ctx, &paths, champion.as_deref())?,
+        mark: "REFIT_OUT",
         grace: spec.grace,
         memory: spec.limits.memory,
         log: spec.limits.log.unwrap_or(LOG_LIMIT),
@@ -105,7 +111,7 @@ pub async fn run_under(
     let seconds = began.elapsed().as_secs_f64();
     let finished = finished.map_err(not_run)?;
     tell(&finished, spec, ctx);
-    if finished.cancelled {
+    if finished.cancelled || was_shut_down(&finished, ctx).await {
         return Err(StepError::Interrupted);
     }
     check_ending(&finished, spec, ctx, &paths)?;
@@ -124,6 +130,14 @@ pub async fn run_under(
     let output =
         RunOutput { exit_code: 0, seconds, metrics, files, dir, errors, log_dropped: finished.dropped };
     StepResult::done(output)
+}
+
+/// A service manager that stops refit signals all its processes at once, so a command may end before
+/// refit hears of it: such an end is the shutdown's, not the trainer's.
+async fn was_shut_down(finished: &Finished, ctx: &StepContext<'_>) -> bool {
+    let told = finished.ended.stopped == Some(Stopped::Asked)
+        || matches!(finished.ended.signal, Some(SIGHUP | SIGINT | SIGTERM));
+    told && tokio::time::timeout(SHUTDOWN_NEWS, ctx.cancel.cancelled()).await.is_ok()
 }
 
 fn mask(ctx: &StepContext<'_>, text: &str) -> String {
@@ -311,11 +325,12 @@ fn is_disk_full(dir: &Path) -> bool {
 
 fn signal_name(signal: i32) -> String {
     let name = match signal {
-        2 => "SIGINT",
+        SIGHUP => "SIGHUP",
+        SIGINT => "SIGINT",
         6 => "SIGABRT",
         9 => "SIGKILL",
         11 => "SIGSEGV",
-        15 => "SIGTERM",
+        SIGTERM => "SIGTERM",
         other => return format!("signal {other}"),
     };
     format!("{name} (signal {signal})")

@@ -4,7 +4,7 @@
 mod listen;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::{Ended, Report, SUBCOMMAND};
+use super::process_tree;
 use listen::Following;
 pub use listen::{LONGEST_LINE, Listener};
 
@@ -59,6 +60,8 @@ pub struct Command {
     pub dir: PathBuf,
     /// All it sees of an environment.
     pub env: BTreeMap<OsString, OsString>,
+    /// The variable of `env` whose value no other command has: its processes are known by it.
+    pub mark: &'static str,
     /// Between SIGTERM and SIGKILL.
     pub grace: Duration,
     /// Bytes of memory of all its processes together.
@@ -145,10 +148,13 @@ pub async fn run(
         follow(&mut following, Pipes { stdout, stderr, reports }, control, command, cancel).await;
     let finished = following.finish();
     if !matches!(outcome, Ok(Some(Report::Ended(_) | Report::CannotStart { .. }))) {
-        // Without its guard the command is out of reach but for its group.
+        // Without its guard the command's processes are orphans; most still carry its environment.
         let _ = child.start_kill();
         if let Some(group) = leader.and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        if let Some(value) = command.env.get(OsStr::new(command.mark)) {
+            process_tree::kill_marked(command.mark, value);
         }
     }
     let _ = child.wait().await;

@@ -124,6 +124,13 @@ fn a_composite_key_keeps_its_parts_apart() {
 }
 
 #[test]
+fn a_column_that_is_there_twice_matters_only_when_it_is_expected() {
+    let expect = Expectations { columns: columns(&[("id", ColumnType::Int)]), ..Expectations::default() };
+    assert_eq!(inspect(&expect, "id,id,x\n1,2,3\n", None).violations, ["columns there twice: id"]);
+    assert_eq!(inspect(&expect, "id,x,x\n1,2,3\n", None).violations, Vec::<String>::new());
+}
+
+#[test]
 fn an_empty_file_does_not_pass_a_null_rate_or_newest() {
     let expect =
         Expectations { rows: RowBounds { min: Some(1), ..RowBounds::default() }, ..Expectations::default() };

@@ -75,7 +75,7 @@ async fn a_step_that_is_dropped_leaves_nothing_running() {
 async fn a_guard_that_is_killed_takes_its_command_along() {
     let bench = Bench::new("train");
     let mark = mark();
-    let spec = command(&format!("echo started; echo $PPID > guard; sleep 1000.{mark}"));
+    let spec = command(&format!("echo $PPID > guard; {}", stubborn(&mark)));
     let step = bench.run_command(&spec);
     let kill = async {
         bench.log.says("started").await;
