@@ -1,16 +1,24 @@
 //! trigger -> event -> run -> step -> checkpoint -> notify
 //!
 //! * `domain`: what a run, a version, a release and a verdict are, and what happens next; no IO
+//! * `trigger`: from what happened to the runs it starts
+//! * `engine`: does what `domain` decided, then checkpoints it
 //! * `steps`: one file per step kind; handed what it needs, returns what it did
-//! * `adapter`: the outside (targets, stores, notifiers), one trait each
-//! * `trainers`: commands, started under a guard so that nothing of them is left running
 //! * `store`: what must survive a crash, one trait, two databases
-//! * `clock`, `secret`: time and secrets enter here
+//! * `artifacts`, `hosting`, `notify`, `trainers`: the outside, one file each, behind `adapter`
+//! * `http`, `cli`: the ways in
+//! * `clock`, `secret`, `config`: time, secrets and settings enter here
 
 pub mod adapter;
+pub mod artifacts;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod engine;
+pub mod notify;
 pub mod secret;
 pub mod steps;
 pub mod store;
 pub mod trainers;
+pub mod trigger;

@@ -169,6 +169,34 @@ pub struct Attempt {
     pub wake_at: Option<Timestamp>,
 }
 
+impl Attempt {
+    /// An attempt that begins.
+    pub fn started(step: StepId, attempt: u32, epoch: Epoch, at: Timestamp) -> Self {
+        Self {
+            step,
+            attempt,
+            state: AttemptState::Started,
+            epoch,
+            started_at: at,
+            finished_at: None,
+            output: None,
+            error: None,
+            resume: None,
+            wake_at: None,
+        }
+    }
+
+    /// A step that is skipped, with the reason.
+    pub fn skipped(step: StepId, reason: String, epoch: Epoch, at: Timestamp) -> Self {
+        Self {
+            state: AttemptState::Skipped,
+            finished_at: Some(at),
+            error: Some(StepFailure { kind: FailureKind::Permanent, message: reason, hint: None }),
+            ..Self::started(step, 1, epoch, at)
+        }
+    }
+}
+
 /// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepFailure {

@@ -187,18 +187,14 @@ impl StepContext<'_> {
     }
 
     /// This step's scope with these secrets in it.
-    pub fn scope_with_secrets<'n>(
-        &self,
-        names: impl IntoIterator<Item = &'n crate::domain::id::SecretName>,
-    ) -> Result<Scope, StepError> {
+    pub fn scope_with_secrets(&self, names: impl IntoIterator<Item = String>) -> Result<Scope, StepError> {
         let mut values = serde_json::Map::new();
         for name in names {
-            let secret = self
-                .services
-                .secrets
-                .get(name)
-                .map_err(|missing| StepError::permanent(missing.to_string()))?;
-            values.insert(name.to_string(), Value::String(secret.reveal().to_owned()));
+            let known =
+                name.parse().map_err(|error| StepError::permanent(format!("secrets.{name}: {error}")))?;
+            let secret = self.services.secrets.get(&known);
+            let secret = secret.map_err(|missing| StepError::permanent(missing.to_string()))?;
+            values.insert(name, Value::String(secret.reveal().to_owned()));
         }
         Ok(self.scope.clone().with("secrets", Value::Object(values)))
     }
@@ -348,6 +344,10 @@ pub trait Ledger: Send + Sync {
     async fn change_release(&self, change: ReleaseChange) -> Result<Release, ReleaseRefused>;
     /// Records that the host shows `generation`.
     async fn release_applied(&self, target: &TargetName, generation: Generation) -> Result<(), StepError>;
+
+    /// Rolls `target` back: drops the canary that is out, else goes to `to` or the newest good version.
+    /// Returns the release once it is decided; the caller applies it.
+    async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError>;
 
     /// Begins to watch; the same canary on every attempt of this step.
     async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError>;

@@ -1,8 +1,17 @@
 //! One file per step kind: its body, its output. Options are in
 //! `domain::workflow::step`.
 
+pub mod approve;
+pub mod body;
+pub mod canary;
+pub mod compare;
 pub mod context;
 pub mod fetch;
 pub mod gate;
 pub mod http;
+pub mod notify;
+pub mod promote;
+pub mod publish;
+pub mod rollback;
 pub mod run;
+pub mod wait;

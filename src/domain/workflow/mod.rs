@@ -4,19 +4,35 @@
 //! place; `check` finds what only the whole file shows; `schema` describes it
 //! to editors.
 
+mod check;
+mod check_flow;
+mod checker;
+mod decode;
+mod decode_step;
+pub mod diagnostic;
+mod keys;
+mod keys_step;
+mod node;
+pub mod plan;
+mod read;
+pub mod schema;
+mod shape;
 pub mod step;
 pub mod trigger;
 pub mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::expr::{Expr, Template};
-use super::id::{MetricName, ModelName, NotifierName, StepId, WorkflowName};
+use super::id::{MetricName, ModelName, NotifierName, SecretName, StepId, WorkflowName};
 use super::retry::RetryPolicy;
 use super::run::Outcome;
+pub use check::{CANARY_FIELDS, EVENT_FIELDS};
+pub use decode::{parse, referenced_files};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use step::StepKind;
 pub use trigger::Triggers;
 
@@ -50,12 +66,40 @@ pub struct Workflow {
     pub on_failure: Vec<Step>,
     /// `notify:`.
     pub notify: Vec<NotifyRule>,
+    /// The names of all secrets its expressions use.
+    pub secrets: BTreeSet<SecretName>,
 }
 
 impl Workflow {
     /// The step called `id`, in `steps` or `on_failure`.
     pub fn step(&self, id: &StepId) -> Option<&Step> {
         self.steps.iter().chain(&self.on_failure).find(|step| &step.id == id)
+    }
+
+    /// The rules a canary goes by, with the step that holds them.
+    pub fn rules_of(&self, canary: &step::Canary) -> Option<(&StepId, &step::Compare)> {
+        let wanted = canary.compare.as_ref()?;
+        let step = self.steps.iter().find(|step| &step.id == wanted)?;
+        let StepKind::Compare(compare) = &step.kind else { return None };
+        Some((&step.id, compare))
+    }
+}
+
+impl Workflow {
+    /// A workflow that does nothing: stands in for a snapshot that cannot be read, so that its run can end.
+    pub fn empty(name: &WorkflowName, model: &ModelName) -> Self {
+        Self {
+            name: name.clone(),
+            model: model.clone(),
+            mode: Mode::Observe,
+            triggers: Triggers::default(),
+            concurrency: Concurrency { key: Template::literal(""), policy: ConcurrencyPolicy::default() },
+            metrics: BTreeMap::new(),
+            steps: vec![],
+            on_failure: vec![],
+            notify: vec![],
+            secrets: std::collections::BTreeSet::new(),
+        }
     }
 }
 
@@ -111,6 +155,8 @@ pub enum ConcurrencyPolicy {
 pub struct Step {
     /// Its id; when the file gives none, its kind.
     pub id: StepId,
+    /// `name:`, what people read; its id when the file gives none.
+    pub name: Option<String>,
     /// Where it stands in the file.
     pub at: Position,
     /// Steps that must have ended before; the step before it when the file has no `needs`.
@@ -162,6 +208,8 @@ pub enum Moment {
     Cancelled,
     /// The run ended well without a promotion.
     Succeeded,
+    /// A workflow's own message (`uses: notify`).
+    Message,
     /// Something needs a human now: an undo that fails, a host changed by hand, silence.
     Alert,
 }
@@ -194,3 +242,6 @@ pub enum Recipient {
     /// `console`: the log of the process.
     Console,
 }
+
+#[cfg(test)]
+mod tests;

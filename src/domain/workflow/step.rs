@@ -335,7 +335,8 @@ pub struct Canary {
     pub target: TargetName,
     /// At least one, ascending.
     pub stages: Vec<Stage>,
-    /// The `compare` step whose rules the controller uses; the workflow's only one when absent.
+    /// The `compare` step whose rules the controller uses; after `parse` always there, the
+    /// workflow's only one when the file names none.
     pub compare: Option<StepId>,
     /// The longest time between looks that is accepted without a live server.
     pub max_look_gap: Option<Duration>,
@@ -389,6 +390,21 @@ pub struct Compare {
     pub alpha: f64,
     /// P(promoting a canary that is worse by the margin) is at most this.
     pub beta: f64,
+}
+
+impl Compare {
+    /// What a canary without a `compare` step goes by: nothing is tested, and it stays until the workflow ends it.
+    pub fn without_rules() -> Self {
+        Self {
+            rules: vec![],
+            on_inconclusive: OnInconclusive::default(),
+            when_underpowered: WhenUnderpowered::Hold,
+            hold_for: Duration::from_secs(6 * 24 * 3600),
+            hold_traffic: HoldTraffic::default(),
+            alpha: 0.02,
+            beta: 0.05,
+        }
+    }
 }
 
 /// One rule of `compare`.

@@ -174,8 +174,11 @@ async fn a_new_attempt_finds_nothing_of_the_last() {
 #[tokio::test]
 async fn a_failure_shows_its_last_words_without_secrets() {
     let bench = Bench::new("train");
-    bench.services.secrets.get(&"TOKEN".parse().expect("a name")).expect("set");
-    let message = failure(bench.run_command(&command("echo hunter22 is wrong >&2; exit 3")).await);
+    let token = Template::compile("${{ secrets.TOKEN }}").expect("a template");
+    let env = BTreeMap::from([("TOKEN".to_owned(), token)]);
+    let message =
+        failure(bench.run_command(&Run { env, ..command("echo $TOKEN is wrong >&2; exit 3") }).await);
+    assert!(bench.log.output().contains("hunter22"), "the receiver of the log masks it");
     assert_eq!(message, "the command exited with code 3:\n  *** is wrong");
     let message = failure(bench.run_command(&command("kill -9 $$")).await);
     assert_eq!(message, "the command was ended by SIGKILL (signal 9), and printed no error");

@@ -276,12 +276,14 @@ fn a_workflow() -> Workflow {
         steps: vec![a_step("promote", StepKind::Promote(Promote { target: None, bake: None }))],
         on_failure: Vec::new(),
         notify: Vec::new(),
+        secrets: std::collections::BTreeSet::new(),
     }
 }
 
 fn a_step(id: &str, kind: StepKind) -> Step {
     Step {
         id: id.parse().expect("a step id"),
+        name: None,
         at: Position::default(),
         needs: Vec::new(),
         condition: None,
@@ -407,6 +409,10 @@ impl Ledger for FakeLedger {
 
     async fn change_release(&self, _: ReleaseChange) -> Result<Release, ReleaseRefused> {
         Err(ReleaseRefused::Step(StepError::permanent("the fake ledger does not keep this")))
+    }
+
+    async fn roll_back(&self, _: &TargetName, _: Option<&VersionName>) -> Result<Release, StepError> {
+        not_here()
     }
 
     async fn release_applied(&self, _: &TargetName, _: Generation) -> Result<(), StepError> {

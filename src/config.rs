@@ -1,0 +1,169 @@
+//! `refit.toml` and the environment: read once, leave as types.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::domain::id::{NotifierName, SecretName, StoreName, TargetName};
+
+/// The file at the root of a project.
+pub const FILE: &str = "refit.toml";
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no project here.
+    #[error("there is no {FILE} in {} or above it", dir.display())]
+    NoProject {
+        /// Where it was looked for.
+        dir: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// It is not what refit understands; the text has the place.
+    #[error("{}: {message}", path.display())]
+    Mistake {
+        /// The file.
+        path: PathBuf,
+        /// The place and what is wrong.
+        message: String,
+    },
+    /// One adapter's settings.
+    #[error("[{table}]: {cause}")]
+    Adapter {
+        /// The table of the file.
+        table: String,
+        /// What is wrong.
+        cause: String,
+    },
+}
+
+/// `refit.toml`, as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// `[database]`.
+    #[serde(default)]
+    pub database: DatabaseTable,
+    /// `[server]`.
+    #[serde(default)]
+    pub server: ServerTable,
+    /// `[worker]`.
+    #[serde(default)]
+    pub worker: WorkerTable,
+    /// `[stores.*]`.
+    #[serde(default)]
+    pub stores: BTreeMap<StoreName, toml::Table>,
+    /// `[targets.*]`.
+    #[serde(default)]
+    pub targets: BTreeMap<TargetName, toml::Table>,
+    /// `[notifiers.*]`.
+    #[serde(default)]
+    pub notifiers: BTreeMap<NotifierName, toml::Table>,
+    /// `[secrets]`: `NAME = "file"`.
+    #[serde(default)]
+    pub secrets: BTreeMap<SecretName, PathBuf>,
+    /// `[templates]`.
+    #[serde(default)]
+    pub templates: TemplatesTable,
+}
+
+/// `[database]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseTable {
+    /// The name of the secret that holds the URL; `--db` and `REFIT_DATABASE_URL` come first.
+    pub url: Option<SecretName>,
+}
+
+/// `[server]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTable {
+    /// Where `refit serve` listens; 127.0.0.1:7070 when absent.
+    pub listen: Option<SocketAddr>,
+    /// How people reach it, for links in messages.
+    pub public_url: Option<url::Url>,
+}
+
+/// `[worker]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerTable {
+    /// Runs worked on at once.
+    pub concurrency: Option<usize>,
+    /// What this worker can do (`runs_on:`).
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Seconds a shutdown waits for steps to end.
+    pub grace_seconds: Option<u64>,
+}
+
+/// `[templates]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplatesTable {
+    /// A directory whose files take the place of the built-in templates.
+    pub dir: Option<PathBuf>,
+}
+
+/// A project: where its files are and what they say.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// Where `refit.toml` is.
+    pub root: PathBuf,
+    /// What it says.
+    pub file: ConfigFile,
+}
+
+impl Project {
+    /// The project of `dir` or of the nearest directory above it that has a `refit.toml`.
+    pub fn find(dir: &Path) -> Result<Self, ConfigError> {
+        let root = dir
+            .ancestors()
+            .find(|above| above.join(FILE).is_file())
+            .ok_or_else(|| ConfigError::NoProject { dir: dir.to_owned() })?;
+        Self::read(root, &root.join(FILE))
+    }
+
+    /// The project of `root` with the settings of `path`.
+    pub fn read(root: &Path, path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), cause: error.to_string() })?;
+        let file = toml::from_str(&text)
+            .map_err(|error| ConfigError::Mistake { path: path.to_owned(), message: error.to_string() })?;
+        Ok(Self { root: root.to_owned(), file })
+    }
+
+    /// Where runs keep files.
+    pub fn state(&self) -> PathBuf {
+        self.root.join(".refit")
+    }
+
+    /// Secrets of the files named under `[secrets]`, relative to the project, and of the environment.
+    pub fn secrets(&self) -> crate::secret::Secrets {
+        let files = self.file.secrets.iter().map(|(name, path)| (name.clone(), self.root.join(path)));
+        crate::secret::Secrets::new(files.collect())
+    }
+
+    /// How this project's workers work.
+    pub fn settings(&self) -> crate::engine::Settings {
+        let worker = &self.file.worker;
+        let defaults = crate::engine::Settings::default();
+        crate::engine::Settings {
+            concurrency: worker.concurrency.unwrap_or(defaults.concurrency),
+            labels: worker.labels.clone(),
+            grace: worker.grace_seconds.map_or(defaults.grace, Duration::from_secs),
+            ..defaults
+        }
+    }
+}

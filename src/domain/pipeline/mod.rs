@@ -1,0 +1,293 @@
+//! What happens next to a run: a function of its workflow, its attempts and
+//! its ending. The engine does what is decided here, then checkpoints it.
+
+use serde_json::{Map, Value, json};
+
+use super::Timestamp;
+use super::expr::Scope;
+use super::id::StepId;
+use super::run::{Attempt, AttemptState, Intent, IntentState, Outcome, Run};
+use super::workflow::{Step, Workflow};
+
+/// What is known of a run when a decision is made.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Its workflow.
+    pub workflow: &'a Workflow,
+    /// All attempts so far, oldest first.
+    pub attempts: &'a [Attempt],
+    /// Its intents.
+    pub intents: &'a [Intent],
+    /// How it will end, once that is known.
+    pub ending: Option<(Outcome, &'a str)>,
+    /// Roots of expressions.
+    pub scope: &'a Scope,
+}
+
+/// What happens next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// These attempts begin (none when others still run), and these steps are skipped, with the reason.
+    Go {
+        /// Step and number of the attempt.
+        start: Vec<(StepId, u32)>,
+        /// Step and reason.
+        skip: Vec<(StepId, String)>,
+    },
+    /// Attempts of a run that ends still run: they are told to stop.
+    Interrupt,
+    /// Nothing runs; the earliest sleeper wakes at this time, or a signal comes.
+    Wait {
+        /// When; only by a signal when absent.
+        until: Option<Timestamp>,
+    },
+    /// The ending is known now.
+    End {
+        /// How.
+        outcome: Outcome,
+        /// Why.
+        reason: String,
+    },
+    /// This effect is taken back next.
+    Undo {
+        /// The key of its intent.
+        key: String,
+    },
+    /// All is done.
+    Finish {
+        /// How it ends.
+        outcome: Outcome,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Whether steps that have not begun are still run when a run is to end so.
+fn goes_on(ending: Option<(Outcome, &str)>) -> bool {
+    match ending {
+        None => true,
+        Some((outcome, _)) => match outcome {
+            Outcome::Promoted | Outcome::Succeeded => true,
+            Outcome::CancelledAfterPromotion
+            | Outcome::Rejected
+            | Outcome::RolledBack
+            | Outcome::Skipped
+            | Outcome::Failed
+            | Outcome::Cancelled => false,
+        },
+    }
+}
+
+/// The newest attempt of a step.
+pub fn latest<'a>(attempts: &'a [Attempt], step: &StepId) -> Option<&'a Attempt> {
+    attempts.iter().rev().find(|attempt| &attempt.step == step)
+}
+
+/// Decides what happens next at `now`.
+pub fn next(view: View<'_>, now: Timestamp) -> Next {
+    let running = view.attempts.iter().any(|attempt| attempt.state == AttemptState::Started);
+    if goes_on(view.ending) {
+        return match advance(view, &view.workflow.steps, true, now) {
+            Advance::Go { start, skip } => Next::Go { start, skip },
+            Advance::Wait(_) if running => Next::Go { start: vec![], skip: vec![] },
+            Advance::Wait(until) => Next::Wait { until },
+            Advance::Failed(reason) => Next::End { outcome: Outcome::Failed, reason },
+            Advance::Done => match view.ending {
+                Some((outcome, reason)) => Next::Finish { outcome, reason: reason.to_owned() },
+                None => Next::Finish { outcome: Outcome::Succeeded, reason: "all steps are done".to_owned() },
+            },
+        };
+    }
+    let Some((outcome, reason)) = view.ending else {
+        // `goes_on(None)` is true.
+        return Next::Finish { outcome: Outcome::Failed, reason: "no ending".to_owned() };
+    };
+    let in_main = |attempt: &&Attempt| view.workflow.steps.iter().any(|step| step.id == attempt.step);
+    if view.attempts.iter().filter(in_main).any(|attempt| attempt.state == AttemptState::Started) {
+        return Next::Interrupt;
+    }
+    if outcome.undoes()
+        && let Some(intent) = view
+            .intents
+            .iter()
+            .rev()
+            .find(|intent| intent.undo.is_some() && intent.state == IntentState::Armed)
+    {
+        return Next::Undo { key: intent.key.clone() };
+    }
+    if outcome == Outcome::Failed {
+        match advance(view, &view.workflow.on_failure, false, now) {
+            Advance::Go { start, skip } => return Next::Go { start, skip },
+            Advance::Wait(_) if running => return Next::Go { start: vec![], skip: vec![] },
+            Advance::Wait(until) => return Next::Wait { until },
+            Advance::Failed(_) | Advance::Done => {}
+        }
+    }
+    Next::Finish { outcome, reason: reason.to_owned() }
+}
+
+/// The newest attempt of each step.
+type Newest<'a> = std::collections::HashMap<&'a StepId, &'a Attempt>;
+
+enum Advance {
+    Go { start: Vec<(StepId, u32)>, skip: Vec<(StepId, String)> },
+    Wait(Option<Timestamp>),
+    Failed(String),
+    Done,
+}
+
+/// `strict`: a failed step ends the sequence; else it is passed over, as `on_failure` wants it.
+fn advance(view: View<'_>, steps: &[Step], strict: bool, now: Timestamp) -> Advance {
+    let mut start = vec![];
+    let mut skip: Vec<(StepId, String)> = vec![];
+    let mut until: Option<Timestamp> = None;
+    let mut waiting = false;
+    let newest: Newest<'_> = view.attempts.iter().map(|attempt| (&attempt.step, attempt)).collect();
+    for step in steps {
+        let last = newest.get(&step.id).copied();
+        match last.map(|attempt| (attempt, attempt.state)) {
+            Some((_, AttemptState::Succeeded | AttemptState::Skipped)) => {}
+            Some((_, AttemptState::Started)) => waiting = true,
+            Some((attempt, AttemptState::Sleeping)) => {
+                waiting = true;
+                until = earliest(until, attempt.wake_at);
+            }
+            Some((attempt, AttemptState::Failed)) => match attempt.wake_at {
+                Some(at) if at <= now => start.push((step.id.clone(), attempt.attempt + 1)),
+                Some(at) => {
+                    waiting = true;
+                    until = earliest(until, Some(at));
+                }
+                None if strict => {
+                    let why = attempt.error.as_ref().map_or("failed", |error| error.message.as_str());
+                    return Advance::Failed(format!("step `{}`: {why}", step.id));
+                }
+                None => {}
+            },
+            Some((attempt, AttemptState::Lost)) => start.push((step.id.clone(), attempt.attempt + 1)),
+            None => match readiness(view, &newest, step, steps, &skip, strict) {
+                Readiness::Ready => start.push((step.id.clone(), 1)),
+                Readiness::NotYet => waiting = true,
+                Readiness::Skip(reason) => skip.push((step.id.clone(), reason)),
+                Readiness::Broken(reason) => return Advance::Failed(reason),
+            },
+        }
+    }
+    if !start.is_empty() || !skip.is_empty() {
+        Advance::Go { start, skip }
+    } else if waiting {
+        Advance::Wait(until)
+    } else {
+        Advance::Done
+    }
+}
+
+fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+enum Readiness {
+    Ready,
+    NotYet,
+    Skip(String),
+    Broken(String),
+}
+
+fn readiness(
+    view: View<'_>,
+    newest: &Newest<'_>,
+    step: &Step,
+    siblings: &[Step],
+    skipped_now: &[(StepId, String)],
+    strict: bool,
+) -> Readiness {
+    for need in &step.needs {
+        if !siblings.iter().any(|sibling| &sibling.id == need) {
+            continue;
+        }
+        if skipped_now.iter().any(|(id, _)| id == need) {
+            continue;
+        }
+        match newest.get(need) {
+            Some(attempt) => match attempt.state {
+                AttemptState::Succeeded | AttemptState::Skipped => {}
+                AttemptState::Failed if !strict && attempt.wake_at.is_none() => {}
+                AttemptState::Started
+                | AttemptState::Sleeping
+                | AttemptState::Failed
+                | AttemptState::Lost => {
+                    return Readiness::NotYet;
+                }
+            },
+            None => return Readiness::NotYet,
+        }
+    }
+    match &step.condition {
+        None => Readiness::Ready,
+        Some(condition) => match condition.is_true(view.scope) {
+            Ok(true) => Readiness::Ready,
+            Ok(false) => Readiness::Skip(format!("`if: {}` is false", condition.source())),
+            Err(error) => Readiness::Broken(format!("step `{}`: if: {error}", step.id)),
+        },
+    }
+}
+
+/// What a new epoch does with attempts it finds, before anything new begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Adoption {
+    /// Attempts `started` by a process that is gone.
+    pub lost: Vec<(StepId, u32)>,
+    /// Sleepers that go on: due, or a signal came.
+    pub woken: Vec<(StepId, u32)>,
+}
+
+/// Decides what a new activation does with the attempts it finds. `signalled`: a
+/// signal came since the run was last active, so sleepers look at it.
+pub fn adopt(attempts: &[Attempt], signalled: bool, now: Timestamp) -> Adoption {
+    let mut adoption = Adoption::default();
+    for attempt in attempts {
+        let id = || (attempt.step.clone(), attempt.attempt);
+        match attempt.state {
+            AttemptState::Started => adoption.lost.push(id()),
+            AttemptState::Sleeping => {
+                if signalled || attempt.wake_at.is_some_and(|at| at <= now) {
+                    adoption.woken.push(id());
+                }
+            }
+            AttemptState::Succeeded | AttemptState::Failed | AttemptState::Lost | AttemptState::Skipped => {}
+        }
+    }
+    adoption
+}
+
+/// What `steps.<id>` shows of an attempt.
+pub fn shown(attempt: &Attempt) -> Value {
+    let mut entry = match &attempt.output {
+        Some(Value::Object(output)) => output.clone(),
+        Some(output) => Map::from_iter([("output".to_owned(), output.clone())]),
+        None => Map::new(),
+    };
+    entry.insert("outcome".to_owned(), json!(attempt.state.as_str()));
+    Value::Object(entry)
+}
+
+/// The roots of expressions of a run: `model`, `inputs`, `event`, `run`, `steps`.
+/// A skipped step has no outputs, so a path into it is undefined and an error.
+pub fn scope(run: &Run, attempts: &[Attempt]) -> Scope {
+    let mut steps = Map::new();
+    for attempt in attempts {
+        steps.insert(attempt.step.to_string(), shown(attempt));
+    }
+    Scope::new()
+        .with("model", json!(run.model))
+        .with("inputs", run.cause.inputs.clone())
+        .with("event", run.cause.event.shown())
+        .with("run", json!({"id": run.id, "workflow": run.workflow, "created_at": run.created_at}))
+        .with("steps", Value::Object(steps))
+}
+
+#[cfg(test)]
+mod tests;

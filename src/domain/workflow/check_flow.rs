@@ -1,0 +1,284 @@
+//! Whether each step gets what it works on: metrics for a gate, files for a
+//! version, a version for a canary, rules for a verdict.
+
+use super::Step;
+use super::check::{File, Order};
+use super::decode::Draft;
+use super::diagnostic::Diagnostic;
+use super::step::{Canary, Expectations, Gate, Run, StepKind};
+use crate::domain::expr::nearest;
+
+/// The steps as far as they could be read, by number.
+struct Flow<'f> {
+    steps: Vec<(usize, &'f Step)>,
+    drafts: &'f [Draft<'f>],
+    order: &'f Order,
+}
+
+impl<'f> Flow<'f> {
+    /// The steps that have ended when `index` begins.
+    fn before(&self, index: usize) -> impl Iterator<Item = &'f Step> {
+        self.steps.iter().filter(move |(other, _)| self.order.precedes(*other, index)).map(|(_, step)| *step)
+    }
+
+    fn runs_before(&self, index: usize) -> impl Iterator<Item = &'f Run> {
+        self.before(index).filter_map(|step| {
+            let StepKind::Run(run) = &step.kind else { return None };
+            Some(run)
+        })
+    }
+
+    fn drafts_before(&self, index: usize) -> impl Iterator<Item = &'f Draft<'f>> {
+        let before = move |other: &usize| self.order.precedes(*other, index);
+        (0..self.drafts.len()).filter(before).filter_map(|other| self.drafts.get(other))
+    }
+
+    /// Whether all steps before `index` were understood: what is missing there is really missing.
+    fn sound_before(&self, index: usize) -> bool {
+        self.drafts_before(index).all(|draft| draft.sound)
+    }
+
+    /// Whether a step of this kind comes before, or one whose kind is not understood.
+    fn kind_before(&self, index: usize, word: &str) -> bool {
+        self.drafts_before(index).any(|draft| draft.kind.is_none_or(|kind| kind == word))
+    }
+}
+
+pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagnostic>) {
+    let read = |(index, draft)| -> Option<(usize, &Step)> {
+        let draft: &Draft<'_> = draft;
+        Some((index, draft.step.as_ref()?))
+    };
+    let steps: Vec<(usize, &Step)> = file.steps.iter().enumerate().filter_map(read).collect();
+    let flow = Flow { steps, drafts: file.steps, order };
+    for (index, step) in &flow.steps {
+        let index = *index;
+        match &step.kind {
+            StepKind::Fetch(fetch) => columns(step, &fetch.expect, diagnostics),
+            StepKind::Gate(gate) => fed(file, &flow, index, gate, diagnostics),
+            StepKind::Publish(publish) => {
+                if !flow.kind_before(index, "run") {
+                    let diagnostic =
+                        Diagnostic::error(step.at, format!("`{}` has nothing to publish", step.id));
+                    diagnostics.push(
+                        diagnostic.hint(
+                            "put a `run` step before it that leaves files in `$REFIT_OUT` or `outputs`",
+                        ),
+                    );
+                }
+                if let Some(from) = &publish.from
+                    && flow.sound_before(index)
+                    && !flow.before(index).any(|other| &other.id == from && other.kind.word() == "run")
+                {
+                    let diagnostic = Diagnostic::error(
+                        step.at,
+                        format!("`from: {from}` is no `run` step before `{}`", step.id),
+                    );
+                    diagnostics.push(diagnostic.hint("name the step whose files are published"));
+                }
+            }
+            StepKind::Canary(canary) => rules_of(&flow, index, step, canary, diagnostics),
+            StepKind::Wait(wait) => {
+                let asks = [&wait.until, &wait.abort_if].into_iter().flatten();
+                let canary = asks.flat_map(|expr| expr.references()).any(|path| path.root() == "canary");
+                if canary && !flow.kind_before(index, "canary") {
+                    let diagnostic = Diagnostic::error(
+                        step.at,
+                        format!("`{}` asks for `canary`, and none is out by then", step.id),
+                    );
+                    diagnostics.push(diagnostic.hint("put it after a `canary` step"));
+                }
+            }
+            StepKind::Compare(_) => {
+                if !flow.kind_before(index, "canary") {
+                    let diagnostic =
+                        Diagnostic::error(step.at, format!("`{}` has no canary to compare", step.id));
+                    diagnostics.push(diagnostic.hint("put it after a `canary` step"));
+                }
+            }
+            StepKind::Promote(promote) => {
+                if !flow.kind_before(index, "canary") {
+                    let diagnostic =
+                        Diagnostic::error(step.at, format!("`{}` has no canary to promote", step.id));
+                    diagnostics.push(diagnostic.hint("put a `canary` step before it"));
+                }
+                let targets = flow.before(index).filter_map(|other| {
+                    let StepKind::Canary(canary) = &other.kind else { return None };
+                    Some(&canary.target)
+                });
+                let targets: Vec<_> = targets.collect();
+                if let (Some(target), Some(last)) = (&promote.target, targets.last())
+                    && !targets.contains(&target)
+                {
+                    let diagnostic = Diagnostic::error(
+                        step.at,
+                        format!("`{}` promotes on `{target}`, and the canary is on `{last}`", step.id),
+                    );
+                    diagnostics
+                        .push(diagnostic.hint("remove `target`; the canary's is meant when it is absent"));
+                }
+                if !flow.kind_before(index, "wait") && !flow.kind_before(index, "approve") {
+                    let message = format!("nothing waits between the canary and `{}`", step.id);
+                    let diagnostic = Diagnostic::warning(step.at, message);
+                    diagnostics.push(
+                        diagnostic
+                            .hint("add a `wait` step, or the verdict is taken before there is evidence"),
+                    );
+                }
+            }
+            StepKind::Run(_)
+            | StepKind::Approve(_)
+            | StepKind::Rollback(_)
+            | StepKind::Notify(_)
+            | StepKind::Http(_) => {}
+        }
+    }
+    side_by_side(&flow, diagnostics);
+}
+
+/// Every rule of a gate is on a metric that some command gives.
+fn fed(file: &File<'_>, flow: &Flow<'_>, index: usize, gate: &Gate, diagnostics: &mut Vec<Diagnostic>) {
+    let runs: Vec<&Run> = flow.runs_before(index).collect();
+    let sound = flow.sound_before(index);
+    let from_file = runs.iter().any(|run| run.metrics_file);
+    let printed: Vec<&str> =
+        runs.iter().flat_map(|run| run.stdout_metrics.keys()).map(|metric| metric.as_str()).collect();
+    for rule in &gate.rules {
+        let metric = rule.metric.as_str();
+        if sound && !from_file && !printed.contains(&metric) {
+            let hint = match nearest(metric, printed.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if printed.is_empty() => format!(
+                    "add `metrics: {{ stdout: {{ {metric}: {{ pattern: '…' }} }} }}` or `metrics: {{ file: true }}` to the trainer"
+                ),
+                None => format!("steps before it give: {}", printed.join(", ")),
+            };
+            diagnostics
+                .push(Diagnostic::error(rule.at, format!("nothing gives the metric `{metric}`")).hint(hint));
+            continue;
+        }
+        if rule.vs_champion.is_some() && !file.metrics.contains_key(&rule.metric) {
+            let diagnostic =
+                Diagnostic::error(rule.at, format!("which direction of `{metric}` is better is not said"));
+            diagnostics.push(
+                diagnostic.hint(format!(
+                    "add `metrics: {{ {metric}: {{ better: lower }} }}` at the top of the file"
+                )),
+            );
+        }
+        if sound && !from_file && (rule.each_segment || rule.min_rows.is_some()) {
+            let key = if rule.each_segment { "each" } else { "min_rows" };
+            let message =
+                format!("`{key}` needs a metrics file: what a command prints has no segments and no rows");
+            diagnostics.push(
+                Diagnostic::error(rule.at, message).hint("add `metrics: { file: true }` to the trainer"),
+            );
+        }
+    }
+}
+
+/// A canary has a version before it and exactly one set of rules.
+fn rules_of(flow: &Flow<'_>, index: usize, step: &Step, canary: &Canary, diagnostics: &mut Vec<Diagnostic>) {
+    if !flow.kind_before(index, "publish") {
+        let diagnostic =
+            Diagnostic::error(step.at, format!("`{}` has no version to send traffic to", step.id));
+        diagnostics.push(diagnostic.hint("put a `publish` step before it"));
+    }
+    if flow.drafts.iter().any(|draft| draft.kind.is_none() || draft.id.is_none()) {
+        return;
+    }
+    let compares = flow.drafts.iter().filter(|draft| draft.kind == Some("compare"));
+    let compares: Vec<&str> = compares.filter_map(|draft| draft.id.as_ref()).map(|id| id.as_str()).collect();
+    match (&canary.compare, compares.as_slice()) {
+        (Some(named), known) if !known.contains(&named.as_str()) => {
+            let hint = match nearest(named.as_str(), known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if known.is_empty() => "add a `compare` step with the rules".to_owned(),
+                None => format!("`compare` steps are: {}", known.join(", ")),
+            };
+            let message = format!("`{}` goes by `{named}`, which is no `compare` step", step.id);
+            diagnostics.push(Diagnostic::error(step.at, message).hint(hint));
+        }
+        (None, []) => {
+            let diagnostic =
+                Diagnostic::error(step.at, format!("no rules say when `{}` is good or bad", step.id));
+            diagnostics.push(diagnostic.hint("add a `compare` step with the rules"));
+        }
+        (None, [_, _, ..]) => {
+            let message = format!("`{}` has {} `compare` steps to choose from", step.id, compares.len());
+            let diagnostic = Diagnostic::error(step.at, message);
+            diagnostics.push(diagnostic.hint(format!("name one: `compare: {}`", compares[0])));
+        }
+        (Some(_), _) | (None, [_]) => {}
+    }
+    let settled = flow.drafts.iter().enumerate().any(|(other, later)| {
+        flow.order.precedes(index, other) && matches!(later.kind, Some("promote" | "rollback"))
+    });
+    if !settled {
+        let diagnostic =
+            Diagnostic::warning(step.at, format!("no step after `{}` promotes it or rolls it back", step.id));
+        diagnostics
+            .push(diagnostic.hint("add a `promote` step; it promotes, rolls back or holds by the verdict"));
+    }
+}
+
+/// Columns that checks name and `columns` does not know.
+fn columns(step: &Step, expect: &Expectations, diagnostics: &mut Vec<Diagnostic>) {
+    use super::step::ColumnType;
+    if expect.columns.is_empty() {
+        return;
+    }
+    let known = || expect.columns.iter().map(|(name, _)| name.as_str());
+    let newest = expect.newest.as_ref().map(|newest| newest.column.as_str());
+    let named = expect
+        .null_rate
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .chain(expect.unique.iter().map(String::as_str));
+    for name in named.chain(newest).filter(|name| !known().any(|column| column == *name)) {
+        if let Some(near) = nearest(name, known()) {
+            let diagnostic = Diagnostic::warning(
+                step.at,
+                format!("`expect` checks the column `{name}`, which `columns` does not list"),
+            );
+            diagnostics.push(diagnostic.hint(format!("did you mean `{near}`?")));
+        }
+    }
+    let kind = expect.columns.iter().find(|(name, _)| Some(name.as_str()) == newest).map(|(_, kind)| *kind);
+    match kind {
+        Some(ColumnType::Int | ColumnType::Float | ColumnType::String | ColumnType::Bool) => {
+            let name = newest.unwrap_or_default();
+            let diagnostic = Diagnostic::error(
+                step.at,
+                format!("`newest` looks at `{name}`, which is no date or timestamp"),
+            );
+            diagnostics.push(diagnostic.hint("name a column of type date or timestamp"));
+        }
+        Some(ColumnType::Date | ColumnType::Timestamp) | None => {}
+    }
+}
+
+/// What must not happen side by side.
+fn side_by_side(flow: &Flow<'_>, diagnostics: &mut Vec<Diagnostic>) {
+    for (position, (index, step)) in flow.steps.iter().enumerate() {
+        for (other, later) in flow.steps.iter().skip(position + 1) {
+            if !flow.order.parallel(*index, *other) {
+                continue;
+            }
+            let (one, two) = (&step.id, &later.id);
+            if step.labels != later.labels {
+                let message =
+                    format!("`{one}` and `{two}` run side by side on workers with different labels");
+                let diagnostic = Diagnostic::error(later.at, message);
+                diagnostics.push(diagnostic.hint("one worker runs all branches; give both the same `runs_on`, or one after the other by `needs`"));
+            }
+            let word = later.kind.word();
+            if step.kind.word() == word && matches!(word, "publish" | "canary" | "promote") {
+                let message = format!("`{one}` and `{two}` both {word} and run side by side");
+                diagnostics.push(
+                    Diagnostic::error(later.at, message).hint(format!("add `needs: [{one}]` to `{two}`")),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! One attempt of one step: its context, its timeout, its end, whatever happens in it.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Engine;
+use super::ledger::RunLedger;
+use super::log::StoredLog;
+use crate::domain::expr::Scope;
+use crate::domain::id::{Epoch, StepId};
+use crate::domain::run::{Attempt, FailureKind, Run, Signal, StepFailure};
+use crate::domain::workflow::{Step, Workflow};
+use crate::steps;
+use crate::steps::context::{StepContext, StepError, StepLog, StepResult};
+
+/// What a body is started with; cheap to clone.
+#[derive(Clone)]
+pub struct Input {
+    /// The run.
+    pub run: Arc<Run>,
+    /// Its workflow.
+    pub workflow: Arc<Workflow>,
+    /// The fence.
+    pub epoch: Epoch,
+    /// Attempts so far, this one included.
+    pub attempts: Arc<Vec<Attempt>>,
+    /// Signals so far.
+    pub signals: Arc<Vec<Signal>>,
+    /// Roots of expressions.
+    pub scope: Arc<Scope>,
+}
+
+/// How a body ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The step.
+    pub step: StepId,
+    /// The attempt.
+    pub attempt: u32,
+    /// What came of it.
+    pub result: Result<StepResult, StepError>,
+}
+
+/// Runs one attempt to its end. `stop` interrupts it; its own timeout does too.
+pub async fn run(
+    engine: Arc<Engine>,
+    input: Input,
+    step: StepId,
+    attempt: u32,
+    stop: CancellationToken,
+) -> Ended {
+    let name = step.clone();
+    // A task of its own: a panic in a body must not end the activation.
+    let task = tokio::spawn(async move { attempt_of(&engine, &input, &step, attempt, stop).await });
+    let result = match task.await {
+        Ok(result) => result,
+        Err(failed) if failed.is_panic() => Err(StepError::permanent(
+            "refit itself failed in this step (a panic; the log of the process has it)",
+        )),
+        Err(_) => Err(StepError::Interrupted),
+    };
+    Ended { step: name, attempt, result }
+}
+
+async fn attempt_of(
+    engine: &Arc<Engine>,
+    input: &Input,
+    step: &StepId,
+    attempt: u32,
+    stop: CancellationToken,
+) -> Result<StepResult, StepError> {
+    let spec = input
+        .workflow
+        .step(step)
+        .ok_or_else(|| StepError::permanent(format!("the workflow has no step `{step}`")))?;
+    let log = Arc::new(StoredLog::new(engine, input.run.id, step.clone(), attempt));
+    let cancel = stop.child_token();
+    let ledger = RunLedger::new(engine, input, step, cancel.clone());
+    let dirs = engine.dirs(input.run.id, step, attempt);
+    let resume = input
+        .attempts
+        .iter()
+        .rev()
+        .find(|known| &known.step == step && known.attempt == attempt)
+        .and_then(|known| known.resume.as_ref());
+    let ctx = StepContext {
+        run: &input.run,
+        workflow: &input.workflow,
+        step,
+        attempt,
+        resume,
+        history: &input.attempts,
+        signals: &input.signals,
+        scope: &input.scope,
+        dirs: &dirs,
+        cancel: cancel.clone(),
+        log: Arc::clone(&log) as Arc<dyn StepLog>,
+        clock: Arc::clone(&engine.clock),
+        services: &engine.services,
+        ledger: &ledger,
+    };
+    let result = timed(spec, &ctx, &cancel, &stop).await;
+    log.close().await;
+    result.map_err(|error| masked(engine, error))
+}
+
+/// A timeout tells the body to stop, and waits until it did: it may have a process to end.
+async fn timed(
+    spec: &Step,
+    ctx: &StepContext<'_>,
+    cancel: &CancellationToken,
+    stop: &CancellationToken,
+) -> Result<StepResult, StepError> {
+    let mut body = std::pin::pin!(steps::body::run(&spec.kind, ctx));
+    let result = tokio::select! {
+        result = &mut body => return result,
+        () = tokio::time::sleep(spec.timeout) => {
+            cancel.cancel();
+            body.await
+        }
+    };
+    match result {
+        Err(StepError::Interrupted) if !stop.is_cancelled() => Err(StepError::Failed {
+            failure: StepFailure {
+                kind: FailureKind::Timeout,
+                message: format!(
+                    "took longer than its timeout of {}",
+                    humantime::format_duration(spec.timeout)
+                ),
+                hint: Some(
+                    "raise `timeout:` of the step, or find out in its log what it waits for".to_owned(),
+                ),
+            },
+            retry_after: None,
+        }),
+        result => result,
+    }
+}
+
+fn masked(engine: &Engine, error: StepError) -> StepError {
+    match error {
+        StepError::Failed { failure, retry_after } => StepError::Failed {
+            failure: StepFailure {
+                kind: failure.kind,
+                message: engine.services.secrets.mask(&failure.message),
+                hint: failure.hint.map(|hint| engine.services.secrets.mask(&hint)),
+            },
+            retry_after,
+        },
+        StepError::Interrupted | StepError::Fenced | StepError::Cancelled => error,
+    }
+}

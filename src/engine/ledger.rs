@@ -1,0 +1,330 @@
+//! What steps may write and read: the store behind the fence of one run and
+//! one step. An outage of the database is waited through, until the step is
+//! told to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::body::Input;
+use super::{Engine, notices};
+use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
+use crate::domain::release::{Release, ReleaseActor};
+use crate::domain::run::{Intent, IntentState, Run, RunStatus, SignalKind, Undo};
+use crate::domain::verdict::Verdict;
+use crate::domain::version::{Manifest, VersionRecord, VersionState, next_name};
+use crate::domain::workflow::step::Naming;
+use crate::domain::workflow::{Moment, Recipient, Workflow};
+use crate::steps::context::{
+    CanaryOpening, Ledger, ReleaseChange, ReleaseChangeKind, ReleaseRefused, StepError,
+};
+use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, StoreError};
+
+/// The ledger of one attempt.
+pub struct RunLedger {
+    engine: Arc<Engine>,
+    run: Arc<Run>,
+    workflow: Arc<Workflow>,
+    epoch: Epoch,
+    step: StepId,
+    cancel: CancellationToken,
+}
+
+/// Calls `$call` until the database answers or the step is told to stop.
+macro_rules! through_outage {
+    ($self:ident, $call:expr) => {{
+        let mut delay = Duration::from_millis(100);
+        loop {
+            match $call.await {
+                Ok(value) => break Ok(value),
+                Err(StoreError::Fenced) => break Err(StepError::Fenced),
+                Err(StoreError::Away(why)) => {
+                    tracing::warn!(run.id = %$self.run.id, step.name = %$self.step, "Step waits for the database: {why}");
+                    tokio::select! {
+                        () = $self.cancel.cancelled() => break Err(StepError::Interrupted),
+                        () = tokio::time::sleep(delay) => delay = (delay * 2).min(Duration::from_secs(3)),
+                    }
+                }
+                Err(error @ (StoreError::Unusable { .. } | StoreError::Broken(_))) => {
+                    break Err(StepError::permanent(error.to_string()));
+                }
+            }
+        }
+    }};
+}
+
+impl RunLedger {
+    /// The ledger of `step` of the run of `input`.
+    pub fn new(engine: &Arc<Engine>, input: &Input, step: &StepId, cancel: CancellationToken) -> Self {
+        Self {
+            engine: Arc::clone(engine),
+            run: Arc::clone(&input.run),
+            workflow: Arc::clone(&input.workflow),
+            epoch: input.epoch,
+            step: step.clone(),
+            cancel,
+        }
+    }
+
+    fn intent(&self, operation: &str, detail: Value, undo: Option<Undo>) -> Intent {
+        Intent {
+            step: self.step.clone(),
+            key: format!("{}/{}/{operation}", self.run.id, self.step),
+            detail,
+            undo,
+            result: None,
+            state: IntentState::Armed,
+        }
+    }
+
+    /// Somebody else's canary is out: one that is held gives way to a newer version, any other is respected.
+    async fn superseded(&self, change: &ReleaseChange) -> Result<Option<(CanaryId, String)>, StepError> {
+        let store = &self.engine.store;
+        let model = &self.run.model;
+        let current = through_outage!(self, store.release(model, &change.target))?;
+        let Some(owner) =
+            current.as_ref().and_then(|release| release.owner).filter(|owner| *owner != self.run.id)
+        else {
+            return Ok(None);
+        };
+        let holder = through_outage!(self, store.run(owner))?;
+        let canary = through_outage!(self, store.canary_of(owner))?;
+        match (holder, canary) {
+            (Some(holder), Some(canary)) if holder.status == RunStatus::Held => {
+                Ok(Some((canary.id, format!("superseded by a newer version of run {}", self.run.id))))
+            }
+            (Some(holder), _) if holder.status != RunStatus::Finished => Err(StepError::permanent(format!(
+                "another canary of `{model}` is out on `{}`: run {owner}",
+                change.target
+            ))
+            .hint(format!("wait for it, or end it with `refit run cancel {owner}`"))),
+            // Its run is gone; what it left is taken over.
+            (_, canary) => Ok(canary.map(|canary| (canary.id, "its run is gone".to_owned()))),
+        }
+    }
+
+    async fn own_canary(&self) -> Result<Option<CanaryRecord>, StepError> {
+        let store = &self.engine.store;
+        through_outage!(self, store.canary_of(self.run.id))
+    }
+}
+
+#[async_trait]
+impl Ledger for RunLedger {
+    async fn intend(&self, operation: &str, detail: Value, undo: Option<Undo>) -> Result<Intent, StepError> {
+        let intent = self.intent(operation, self.engine.services.secrets.mask_json(detail), undo);
+        let store = &self.engine.store;
+        through_outage!(self, store.intend(self.run.id, self.epoch, &intent))
+    }
+
+    async fn settle(&self, operation: &str, result: Value) -> Result<(), StepError> {
+        let key = format!("{}/{}/{operation}", self.run.id, self.step);
+        let result = self.engine.services.secrets.mask_json(result);
+        let store = &self.engine.store;
+        through_outage!(self, store.settle(self.run.id, self.epoch, &key, &result))
+    }
+
+    async fn reserve_version(
+        &self,
+        store_name: &StoreName,
+        naming: Naming,
+    ) -> Result<VersionRecord, StepError> {
+        let by = Reservation {
+            run: self.run.id,
+            epoch: self.epoch,
+            step: self.step.clone(),
+            model: self.run.model.clone(),
+            store: store_name.clone(),
+            at: self.engine.clock.now(),
+        };
+        let today = by.at.date_naive();
+        let name_of = move |taken: &[VersionName]| next_name(naming, taken, today);
+        let store = &self.engine.store;
+        through_outage!(self, store.reserve_version(&by, &name_of))
+    }
+
+    async fn abandon_version(&self, version: &VersionName) -> Result<(), StepError> {
+        let store = &self.engine.store;
+        let fence = Some((self.run.id, self.epoch));
+        let model = &self.run.model;
+        through_outage!(self, store.set_version_state(model, version, VersionState::Abandoned, None, fence))
+    }
+
+    async fn seal_version(&self, manifest: &Manifest, base_url: &str, sha256: &str) -> Result<(), StepError> {
+        let store = &self.engine.store;
+        let fence = Some((self.run.id, self.epoch));
+        let sealed = Some((manifest, base_url, sha256));
+        let (model, version) = (&self.run.model, &manifest.version);
+        through_outage!(self, store.set_version_state(model, version, VersionState::Sealed, sealed, fence))
+    }
+
+    async fn version(&self, version: &VersionName) -> Result<Option<VersionRecord>, StepError> {
+        let store = &self.engine.store;
+        through_outage!(self, store.version(&self.run.model, version))
+    }
+
+    async fn previous_output(&self, step: &StepId) -> Result<Option<Value>, StepError> {
+        let store = &self.engine.store;
+        through_outage!(self, store.previous_output(&self.run.workflow, self.run.id, step))
+    }
+
+    async fn release(&self, target: &TargetName) -> Result<Option<Release>, StepError> {
+        let store = &self.engine.store;
+        through_outage!(self, store.release(&self.run.model, target))
+    }
+
+    async fn change_release(&self, change: ReleaseChange) -> Result<Release, ReleaseRefused> {
+        let ends_canary = match change.kind {
+            ReleaseChangeKind::SetCanary => self.superseded(&change).await?,
+            ReleaseChangeKind::Promote | ReleaseChangeKind::Withdraw => None,
+        };
+        let canary = change.assignment.canary.as_ref().map(|canary| canary.served.version.clone());
+        let undo = match (change.kind, canary) {
+            (ReleaseChangeKind::SetCanary, Some(version)) => Some(Undo::WithdrawCanary {
+                model: self.run.model.clone(),
+                target: change.target.clone(),
+                version,
+                generation: change.expected.next(),
+            }),
+            (ReleaseChangeKind::SetCanary | ReleaseChangeKind::Promote | ReleaseChangeKind::Withdraw, _) => {
+                None
+            }
+        };
+        let detail = serde_json::json!({"target": change.target, "generation": change.expected.next()});
+        let reason = match change.kind {
+            ReleaseChangeKind::SetCanary => "canary",
+            ReleaseChangeKind::Promote => "promotion",
+            ReleaseChangeKind::Withdraw => "withdrawal of the canary",
+        };
+        let write = ReleaseWrite {
+            model: self.run.model.clone(),
+            target: change.target.clone(),
+            expected: change.expected,
+            owner: change.assignment.canary.as_ref().map(|_| self.run.id),
+            assignment: change.assignment.clone(),
+            actor: ReleaseActor::Run { run: self.run.id },
+            reason: format!("{reason} of run {}", self.run.id),
+            at: self.engine.clock.now(),
+            by_run: Some(ReleaseWriteByRun {
+                run: self.run.id,
+                epoch: self.epoch,
+                intent: self.intent(change.operation, detail, undo),
+                promotes: change.kind == ReleaseChangeKind::Promote,
+            }),
+            ends_canary: ends_canary.clone(),
+            marks_bad: None,
+        };
+        let store = &self.engine.store;
+        let written = through_outage!(self, store.write_release(write.clone()))?;
+        match written {
+            ReleaseWritten::Made(release) => {
+                if let Some((canary, why)) = ends_canary {
+                    self.engine.tell_superseded(canary, &why).await;
+                }
+                Ok(release)
+            }
+            ReleaseWritten::Moved(current) => Err(ReleaseRefused::Moved {
+                expected: change.expected,
+                actual: current.map_or(Generation(0), |release| release.generation),
+            }),
+            ReleaseWritten::CancelRequested => Err(ReleaseRefused::Step(StepError::Cancelled)),
+        }
+    }
+
+    async fn release_applied(&self, target: &TargetName, generation: Generation) -> Result<(), StepError> {
+        let store = &self.engine.store;
+        through_outage!(self, store.release_applied(&self.run.model, target, generation))
+    }
+
+    async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError> {
+        let actor = ReleaseActor::Run { run: self.run.id };
+        self.engine
+            .decide_rollback(&self.run.model, target, to, actor, "a rollback step")
+            .await
+            .map_err(StepError::from)
+    }
+
+    async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError> {
+        let now = self.engine.clock.now();
+        let look = chrono::TimeDelta::from_std(self.engine.settings.look_every)
+            .unwrap_or(chrono::TimeDelta::minutes(1));
+        let record = CanaryRecord {
+            id: CanaryId::generate(),
+            run: self.run.id,
+            model: self.run.model.clone(),
+            target: opening.target,
+            version: opening.version,
+            champion: opening.champion,
+            generation: opening.generation,
+            stages: opening.stages,
+            stage: 0,
+            stage_since: now,
+            rules: opening.rules,
+            started_at: now,
+            deadline: opening.deadline,
+            state: CanaryState::Watching,
+            bake_until: None,
+            verdict: Verdict::Inconclusive,
+            reason: "no evidence yet".to_owned(),
+            analysis: Value::Null,
+            next_look_at: now + look,
+            ended_at: None,
+        };
+        let store = &self.engine.store;
+        Ok(through_outage!(self, store.open_canary(self.epoch, &record))?.id)
+    }
+
+    async fn canary(&self) -> Result<Option<CanaryRecord>, StepError> {
+        self.own_canary().await
+    }
+
+    async fn canary_promoted(&self, bake_until: Option<crate::domain::Timestamp>) -> Result<(), StepError> {
+        let Some(canary) = self.own_canary().await? else { return Ok(()) };
+        let state = if bake_until.is_some() { CanaryState::Baking } else { CanaryState::Promoted };
+        let store = &self.engine.store;
+        let now = self.engine.clock.now();
+        through_outage!(self, store.set_canary_state(canary.id, state, bake_until, &canary.reason, now))
+    }
+
+    async fn close_canary(&self, reason: &str) -> Result<(), StepError> {
+        let Some(canary) = self.own_canary().await? else { return Ok(()) };
+        let store = &self.engine.store;
+        let now = self.engine.clock.now();
+        through_outage!(self, store.set_canary_state(canary.id, CanaryState::RolledBack, None, reason, now))
+    }
+
+    async fn tell(
+        &self,
+        operation: &str,
+        to: &[Recipient],
+        moment: Moment,
+        facts: Value,
+    ) -> Result<(), StepError> {
+        let queued =
+            notices::to(&self.run, &self.workflow, to, moment, &format!("{}/{operation}", self.step), facts);
+        let store = &self.engine.store;
+        let now = self.engine.clock.now();
+        through_outage!(self, store.queue_notices(&queued, now))
+    }
+}
+
+impl Engine {
+    /// A run whose canary was superseded is told; should this process die first, the run finds its canary
+    /// ended when its hold is over.
+    pub(super) async fn tell_superseded(&self, canary: CanaryId, why: &str) {
+        let told = async {
+            let live = self.store.live_canaries(None).await?;
+            let Some(record) = live.into_iter().find(|record| record.id == canary) else { return Ok(true) };
+            let kind = SignalKind::RolledBack { why: why.to_owned() };
+            self.store.signal(record.run, &kind, "refit", Some(why), self.clock.now()).await
+        };
+        if let Err(error) = told.await {
+            let error: StoreError = error;
+            tracing::warn!("A superseded run could not be told: {error}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Does what `domain` decided, then checkpoints it.
+//!
+//! * `worker`: one process's loops: wake-ups, reaper, schedules, canaries, outbox; start and shutdown
+//! * `activation`: one run, from claim to giving it back
+//! * `body`: one attempt of one step: timeout, cancel, panic
+//! * `ledger`: what steps may write, fenced
+//! * `undo`: takes outside effects back, in reverse
+//! * `release`: changes of releases that no step makes: human, controller, undo; the reconciler
+//! * `notices`: who is told what
+
+pub mod activation;
+pub mod body;
+pub mod controller;
+pub mod follow;
+pub mod ledger;
+pub mod log;
+pub mod notices;
+pub mod release;
+pub mod undo;
+pub mod worker;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::clock::Clock;
+use crate::domain::id::{RunId, StepId, WorkerId};
+use crate::domain::run::Definition;
+use crate::domain::workflow::{Workflow, parse};
+use crate::steps::context::{Dirs, Services};
+use crate::store::Store;
+
+/// How a process works on runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a lease lasts without renewal.
+    pub lease: Duration,
+    /// How often it is renewed.
+    pub renew: Duration,
+    /// Activations in a row without a checkpoint after which a run fails.
+    pub crash_limit: u32,
+    /// Runs worked on at once.
+    pub concurrency: usize,
+    /// How long a shutdown waits for steps to end.
+    pub grace: Duration,
+    /// What this worker can do (`runs_on:`).
+    pub labels: Vec<String>,
+    /// Time between looks at a canary.
+    pub look_every: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(10),
+            renew: Duration::from_secs(3),
+            crash_limit: 10,
+            concurrency: 64,
+            grace: Duration::from_secs(20),
+            labels: vec![],
+            look_every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Everything the engine works with.
+pub struct Engine {
+    /// What must survive a crash.
+    pub store: Arc<dyn Store>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// What `refit.toml` names.
+    pub services: Services,
+    /// The project: where `refit.toml` is.
+    pub project: PathBuf,
+    /// Where runs keep files: `.refit`.
+    pub state: PathBuf,
+    /// This process.
+    pub worker: WorkerId,
+    /// How it works.
+    pub settings: Settings,
+    /// Parsed definitions, by hash: a run's snapshot never changes.
+    parsed: Mutex<HashMap<[u8; 32], Arc<Workflow>>>,
+    /// Runs that this process works on now.
+    live: activation::Live,
+}
+
+/// More parsed workflows than this are not kept.
+const PARSED_LIMIT: usize = 256;
+
+impl Engine {
+    /// An engine of one process.
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        services: Services,
+        project: PathBuf,
+        state: PathBuf,
+        settings: Settings,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            clock,
+            services,
+            project,
+            state,
+            worker: WorkerId::generate(),
+            settings,
+            parsed: Mutex::default(),
+            live: activation::Live::default(),
+        })
+    }
+
+    /// The workflow of a snapshot. It was checked before the run was made, so an
+    /// error here means that another version of refit made it.
+    pub fn workflow(&self, definition: &Definition) -> Result<Arc<Workflow>, String> {
+        let hash = definition_hash(definition);
+        let mut parsed = self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(workflow) = parsed.get(&hash) {
+            return Ok(Arc::clone(workflow));
+        }
+        let (workflow, _warnings) = parse(&definition.path, &definition.source, &definition.files)
+            .map_err(|diagnostics| diagnostics.render(&definition.path, &definition.source))?;
+        let workflow = Arc::new(workflow);
+        if parsed.len() >= PARSED_LIMIT {
+            parsed.clear();
+        }
+        parsed.insert(hash, Arc::clone(&workflow));
+        Ok(workflow)
+    }
+
+    /// Directories of one attempt. Nothing is made yet.
+    pub fn dirs(&self, run: RunId, step: &StepId, attempt: u32) -> Dirs {
+        let run_dir = self.state.join("runs").join(run.to_string());
+        Dirs {
+            project: self.project.clone(),
+            data: run_dir.join("data"),
+            attempt: run_dir.join("attempts").join(format!("{step}.{attempt}")),
+            kept: run_dir.join("kept"),
+            versions: self.state.join("versions"),
+        }
+    }
+}
+
+/// SHA-256 of a definition and all files it refers to.
+pub fn definition_hash(definition: &Definition) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(definition.source.as_bytes());
+    for (path, text) in &definition.files {
+        hash.update([0]);
+        hash.update(path.as_bytes());
+        hash.update([0]);
+        hash.update(text.as_bytes());
+    }
+    hash.finalize().into()
+}

@@ -1,0 +1,120 @@
+//! Who is told what: the workflow's `notify:` rules over one moment of one run.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::Engine;
+use crate::domain::id::StepId;
+use crate::domain::run::{Attempt, Run};
+use crate::domain::workflow::{Moment, Recipient, Workflow};
+use crate::store::Notice;
+
+/// Notices of `moment`, with what the steps so far say and `facts` on top.
+pub fn about(
+    engine: &Engine,
+    run: &Run,
+    workflow: &Workflow,
+    attempts: &[Attempt],
+    moment: Moment,
+    step: &StepId,
+    facts: Value,
+) -> Vec<Notice> {
+    let facts = merged(known(engine, run, workflow, attempts), facts);
+    let key = format!("{step}/{}", word(moment));
+    to(run, workflow, &recipients(workflow, moment), moment, &key, facts)
+}
+
+/// Notices of the end of a run.
+pub fn about_end(
+    engine: &Engine,
+    run: &Arc<Run>,
+    workflow: &Workflow,
+    attempts: &[Attempt],
+    moment: Moment,
+) -> Vec<Notice> {
+    to(run, workflow, &recipients(workflow, moment), moment, "end", known(engine, run, workflow, attempts))
+}
+
+/// Alerts go to everybody who hears of failures, whether or not they asked for alerts.
+pub fn alert(engine: &Engine, run: &Run, workflow: &Workflow, key: &str, facts: Value) -> Vec<Notice> {
+    let mut all = recipients(workflow, Moment::Alert);
+    for recipient in recipients(workflow, Moment::Failed) {
+        if !all.contains(&recipient) {
+            all.push(recipient);
+        }
+    }
+    to(run, workflow, &all, Moment::Alert, key, merged(known(engine, run, workflow, &[]), facts))
+}
+
+/// One notice for each recipient.
+pub fn to(
+    run: &Run,
+    workflow: &Workflow,
+    recipients: &[Recipient],
+    moment: Moment,
+    key: &str,
+    facts: Value,
+) -> Vec<Notice> {
+    let facts = merged(
+        json!({"run": run.id, "workflow": run.workflow, "model": run.model, "mode": workflow.mode}),
+        facts,
+    );
+    recipients
+        .iter()
+        .enumerate()
+        .map(|(index, recipient)| Notice {
+            key: format!("{}/{key}/{index}", run.id),
+            run: Some(run.id),
+            model: run.model.clone(),
+            moment,
+            to: recipient.clone(),
+            facts: facts.clone(),
+        })
+        .collect()
+}
+
+fn recipients(workflow: &Workflow, moment: Moment) -> Vec<Recipient> {
+    let mut all = vec![];
+    for rule in workflow.notify.iter().filter(|rule| rule.on.contains(&moment)) {
+        for recipient in &rule.to {
+            if !all.contains(recipient) {
+                all.push(recipient.clone());
+            }
+        }
+    }
+    all
+}
+
+/// What the run's steps say that a reader wants to know.
+fn known(engine: &Engine, run: &Run, workflow: &Workflow, attempts: &[Attempt]) -> Value {
+    let mut facts = Map::new();
+    facts.insert("at".to_owned(), json!(engine.clock.now()));
+    facts.insert("mode".to_owned(), json!(workflow.mode));
+    if let Some(outcome) = run.outcome {
+        facts.insert("outcome".to_owned(), json!(outcome));
+    }
+    if let Some(reason) = &run.reason {
+        facts.insert("reason".to_owned(), json!(reason));
+    }
+    let steps: Map<String, Value> = attempts
+        .iter()
+        .filter_map(|attempt| Some((attempt.step.to_string(), attempt.output.clone()?)))
+        .collect();
+    facts.insert("steps".to_owned(), Value::Object(steps));
+    Value::Object(facts)
+}
+
+fn merged(base: Value, over: Value) -> Value {
+    match (base, over) {
+        (Value::Object(mut base), Value::Object(over)) => {
+            base.extend(over);
+            Value::Object(base)
+        }
+        (_, over) => over,
+    }
+}
+
+fn word(moment: Moment) -> String {
+    serde_json::to_value(moment).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}

@@ -1,0 +1,332 @@
+//! Changes of a release that no step makes: by a human, by the controller, by a
+//! rollback. Decided with a compare-and-set, then shown by the host; should the
+//! host be away, the reconciler shows it later.
+
+use std::sync::Arc;
+
+use super::Engine;
+use crate::adapter::AdapterError;
+use crate::domain::canary::CanaryState;
+use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
+use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
+use crate::domain::run::{RunStatus, SignalKind};
+use crate::domain::version::{VersionRecord, VersionState};
+use crate::steps::context::StepError;
+use crate::store::{ReleaseWrite, ReleaseWritten, StoreError};
+
+/// Why a release was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// The model serves nothing there.
+    #[error("`{model}` has no release on `{target}`")]
+    NoRelease {
+        /// The model.
+        model: ModelName,
+        /// The target.
+        target: TargetName,
+    },
+    /// `refit.toml` has no such target.
+    #[error("there is no target `{target}`")]
+    UnknownTarget {
+        /// The target.
+        target: TargetName,
+    },
+    /// No such version, or it is not whole.
+    #[error("`{model}` has no sealed version {version}")]
+    UnknownVersion {
+        /// The model.
+        model: ModelName,
+        /// The version.
+        version: VersionName,
+    },
+    /// No sealed version is left that is not marked bad.
+    #[error("there is no good version of `{model}` to go back to")]
+    NothingLeft {
+        /// The model.
+        model: ModelName,
+    },
+    /// Another version is on canary.
+    #[error("version {version} is on canary (run {run})")]
+    Busy {
+        /// It.
+        version: VersionName,
+        /// Its run.
+        run: RunId,
+    },
+    /// The files of a version are not what was sealed, or its host does not answer.
+    #[error(transparent)]
+    Outside(#[from] AdapterError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<ReleaseError> for StepError {
+    fn from(error: ReleaseError) -> Self {
+        match error {
+            ReleaseError::Outside(error) => error.into(),
+            ReleaseError::Store(error) => error.into(),
+            ReleaseError::NoRelease { .. }
+            | ReleaseError::UnknownTarget { .. }
+            | ReleaseError::UnknownVersion { .. }
+            | ReleaseError::NothingLeft { .. }
+            | ReleaseError::Busy { .. } => StepError::permanent(error.to_string()),
+        }
+    }
+}
+
+/// What came of a promotion by hand.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PromotedByHand {
+    /// The version's own run was told; it promotes.
+    Run(RunId),
+    /// It serves everybody now.
+    Done(Box<Release>),
+}
+
+impl Engine {
+    /// Rolls back and shows it.
+    pub async fn roll_back(
+        self: &Arc<Self>,
+        model: &ModelName,
+        target: &TargetName,
+        to: Option<&VersionName>,
+        actor: ReleaseActor,
+        reason: &str,
+    ) -> Result<Release, ReleaseError> {
+        let release = self.decide_rollback(model, target, to, actor, reason).await?;
+        self.show(&release).await?;
+        Ok(release)
+    }
+
+    /// With a canary out and no version named, drops the canary; else goes to the version named, to the
+    /// previous one, or to the newest good one. Only versions whose manifest and files are whole are taken.
+    pub async fn decide_rollback(
+        self: &Arc<Self>,
+        model: &ModelName,
+        target: &TargetName,
+        to: Option<&VersionName>,
+        actor: ReleaseActor,
+        reason: &str,
+    ) -> Result<Release, ReleaseError> {
+        loop {
+            let current = self
+                .store
+                .release(model, target)
+                .await?
+                .ok_or_else(|| ReleaseError::NoRelease { model: model.clone(), target: target.clone() })?;
+            let (assignment, bad) = match (&current.desired.canary, to) {
+                (Some(canary), None) => {
+                    let bad = canary.served.version.clone();
+                    (Assignment { canary: None, ..current.desired.clone() }, Some(bad))
+                }
+                (_, to) => self.back_to(&current, to).await?,
+            };
+            if let Some(release) = self.replace(&current, assignment, None, &actor, reason, bad).await? {
+                return Ok(release);
+            }
+        }
+    }
+
+    /// The assignment that serves an older version, and the version that is bad from now on.
+    async fn back_to(
+        &self,
+        current: &Release,
+        to: Option<&VersionName>,
+    ) -> Result<(Assignment, Option<VersionName>), ReleaseError> {
+        let champion = current.desired.champion.as_ref();
+        let versions = self.store.versions(&current.model).await?;
+        let candidates: Vec<&VersionRecord> = match to {
+            Some(to) => versions.iter().filter(|record| &record.name == to).collect(),
+            None => {
+                let previous = current.desired.previous.as_ref();
+                let good = |record: &&VersionRecord| {
+                    record.state == VersionState::Sealed
+                        && champion.is_none_or(|served| served.version != record.name)
+                };
+                let first = versions
+                    .iter()
+                    .filter(good)
+                    .filter(|record| previous.is_some_and(|served| served.version == record.name));
+                let rest = versions
+                    .iter()
+                    .filter(good)
+                    .filter(|record| previous.is_none_or(|served| served.version != record.name));
+                first.chain(rest).collect()
+            }
+        };
+        if let Some(to) = to
+            && candidates.is_empty()
+        {
+            return Err(ReleaseError::UnknownVersion { model: current.model.clone(), version: to.clone() });
+        }
+        let mut last = ReleaseError::NothingLeft { model: current.model.clone() };
+        for record in candidates {
+            match self.verified(record).await {
+                Ok(served) => {
+                    let bad = champion.map(|served| served.version.clone()).filter(|_| to.is_none());
+                    let assignment =
+                        Assignment { previous: champion.cloned(), champion: Some(served), canary: None };
+                    return Ok((assignment, bad));
+                }
+                Err(error) => {
+                    tracing::error!(version = %record.name, "Version {} cannot be served: {error}", record.name);
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// A version whose manifest and files are what was sealed.
+    async fn verified(&self, record: &VersionRecord) -> Result<Served, ReleaseError> {
+        if let Some(store) = self.services.stores.get(&record.store) {
+            crate::artifacts::verify(store, &record.model, &record.name, &record.manifest_sha256).await?;
+        } else {
+            return Err(ReleaseError::Outside(AdapterError::Rejected {
+                service: "refit.toml".to_owned(),
+                action: format!("find store `{}`", record.store),
+                cause: "it has no such store".to_owned(),
+            }));
+        }
+        Ok(Served {
+            version: record.name.clone(),
+            base_url: record.base_url.clone(),
+            manifest_sha256: record.manifest_sha256.clone(),
+        })
+    }
+
+    /// A human promotes `version`: the run whose canary it is does it; any other version needs
+    /// `supersede` when a canary is out.
+    pub async fn promote_by_hand(
+        self: &Arc<Self>,
+        model: &ModelName,
+        target: &TargetName,
+        version: &VersionName,
+        supersede: bool,
+        who: &str,
+        reason: Option<&str>,
+    ) -> Result<PromotedByHand, ReleaseError> {
+        loop {
+            let current = self.store.release(model, target).await?;
+            if let Some(release) = &current
+                && let (Some(canary), Some(owner)) = (&release.desired.canary, release.owner)
+            {
+                let live = self.store.run(owner).await?.is_some_and(|run| run.status != RunStatus::Finished);
+                if live && &canary.served.version == version {
+                    let now = self.clock.now();
+                    if self.store.signal(owner, &SignalKind::Promote, who, reason, now).await? {
+                        return Ok(PromotedByHand::Run(owner));
+                    }
+                    continue;
+                }
+                if live && !supersede {
+                    return Err(ReleaseError::Busy { version: canary.served.version.clone(), run: owner });
+                }
+            }
+            let record = self.store.version(model, version).await?;
+            let record = record
+                .filter(|record| matches!(record.state, VersionState::Sealed | VersionState::Bad))
+                .ok_or_else(|| ReleaseError::UnknownVersion {
+                    model: model.clone(),
+                    version: version.clone(),
+                })?;
+            let served = self.verified(&record).await?;
+            let current = current.unwrap_or_else(|| Release {
+                model: model.clone(),
+                target: target.clone(),
+                generation: Generation(0),
+                desired: Assignment::default(),
+                applied: None,
+                owner: None,
+                updated_at: self.clock.now(),
+            });
+            if current.desired.champion.as_ref() == Some(&served) && current.desired.canary.is_none() {
+                self.show(&current).await?;
+                return Ok(PromotedByHand::Done(Box::new(current)));
+            }
+            let previous = match &current.desired.champion {
+                Some(champion) if champion.version == served.version => current.desired.previous.clone(),
+                champion => champion.clone(),
+            };
+            let assignment = Assignment { champion: Some(served), canary: None, previous };
+            let actor = ReleaseActor::Human { name: who.to_owned() };
+            let why = reason.map_or_else(|| format!("promoted by {who}"), ToOwned::to_owned);
+            if let Some(release) = self.replace(&current, assignment, None, &actor, &why, None).await? {
+                self.show(&release).await?;
+                return Ok(PromotedByHand::Done(Box::new(release)));
+            }
+        }
+    }
+
+    /// Compare-and-set of a release, with the end of the canary that drops out of it, and word to its run.
+    /// `None`: somebody was faster; read again.
+    pub(super) async fn replace(
+        &self,
+        current: &Release,
+        assignment: Assignment,
+        owner: Option<RunId>,
+        actor: &ReleaseActor,
+        reason: &str,
+        bad: Option<VersionName>,
+    ) -> Result<Option<Release>, StoreError> {
+        let ended = match (current.owner, &assignment.canary) {
+            (Some(run), None) => self.live_canary(run).await?.map(|canary| (run, canary)),
+            (Some(_), Some(_)) | (None, _) => None,
+        };
+        let written = self
+            .store
+            .write_release(ReleaseWrite {
+                model: current.model.clone(),
+                target: current.target.clone(),
+                expected: current.generation,
+                assignment,
+                owner,
+                actor: actor.clone(),
+                reason: reason.to_owned(),
+                at: self.clock.now(),
+                by_run: None,
+                ends_canary: ended.map(|(_, canary)| (canary, reason.to_owned())),
+                marks_bad: bad,
+            })
+            .await?;
+        match written {
+            ReleaseWritten::Made(release) => {
+                if let Some((run, _)) = ended {
+                    let kind = SignalKind::RolledBack { why: reason.to_owned() };
+                    self.store.signal(run, &kind, &name(actor), Some(reason), self.clock.now()).await?;
+                }
+                Ok(Some(release))
+            }
+            ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested => Ok(None),
+        }
+    }
+
+    async fn live_canary(&self, run: RunId) -> Result<Option<CanaryId>, StoreError> {
+        let canary = self.store.canary_of(run).await?;
+        Ok(canary
+            .filter(|canary| matches!(canary.state, CanaryState::Watching | CanaryState::Baking))
+            .map(|canary| canary.id))
+    }
+
+    /// Makes the host show a release, and records that it does.
+    pub async fn show(&self, release: &Release) -> Result<(), ReleaseError> {
+        let host = self
+            .services
+            .targets
+            .get(&release.target)
+            .ok_or_else(|| ReleaseError::UnknownTarget { target: release.target.clone() })?;
+        host.apply(release, self.services.instance).await?;
+        self.store.release_applied(&release.model, &release.target, release.generation).await?;
+        Ok(())
+    }
+}
+
+fn name(actor: &ReleaseActor) -> String {
+    match actor {
+        ReleaseActor::Run { run } | ReleaseActor::Controller { run } | ReleaseActor::Undo { run } => {
+            format!("run {run}")
+        }
+        ReleaseActor::Human { name } => name.clone(),
+    }
+}

@@ -1,0 +1,95 @@
+//! Takes outside effects of a run back. An undo removes only what the run
+//! itself made, and only if it is still current; doing it twice is doing it once.
+
+use std::sync::Arc;
+
+use super::Engine;
+use crate::domain::canary::CanaryState;
+use crate::domain::release::{Assignment, ReleaseActor};
+use crate::domain::run::{Intent, IntentState, Run, Undo};
+use crate::steps::canary::unknown_target;
+use crate::steps::context::StepError;
+use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
+
+/// Takes back the effect whose intent has `key`.
+pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str) -> Result<(), StepError> {
+    let Some(undo) = intents.iter().find(|intent| intent.key == key).and_then(|intent| intent.undo.clone())
+    else {
+        return Ok(());
+    };
+    match &undo {
+        Undo::WithdrawCanary { model, target, version, .. } => {
+            let host = engine.services.targets.get(target).ok_or_else(|| unknown_target(target))?;
+            loop {
+                let Some(release) = engine.store.release(model, target).await? else { return Ok(()) };
+                let ours = release.owner == Some(run.id)
+                    && release
+                        .desired
+                        .canary
+                        .as_ref()
+                        .is_some_and(|canary| &canary.served.version == version);
+                let release = if ours {
+                    let reason = format!("undo of run {}", run.id);
+                    let canary = engine.store.canary_of(run.id).await?;
+                    let live = canary.filter(|canary| canary.state == CanaryState::Watching);
+                    let write = ReleaseWrite {
+                        model: model.clone(),
+                        target: target.clone(),
+                        expected: release.generation,
+                        assignment: Assignment { canary: None, ..release.desired.clone() },
+                        owner: None,
+                        actor: ReleaseActor::Undo { run: run.id },
+                        reason: reason.clone(),
+                        at: engine.clock.now(),
+                        by_run: Some(ReleaseWriteByRun {
+                            run: run.id,
+                            epoch: run.epoch,
+                            intent: Intent {
+                                step: intents_step(intents, key, run)?,
+                                key: format!("{key}/undo"),
+                                detail: serde_json::Value::Null,
+                                undo: None,
+                                result: None,
+                                state: IntentState::Dead,
+                            },
+                            promotes: false,
+                        }),
+                        ends_canary: live.map(|canary| (canary.id, reason)),
+                        marks_bad: None,
+                    };
+                    match engine.store.write_release(write).await? {
+                        ReleaseWritten::Made(release) => release,
+                        // Somebody shifted or ended it in between: look again.
+                        ReleaseWritten::Moved(_) => continue,
+                        ReleaseWritten::CancelRequested => return Err(StepError::Cancelled),
+                    }
+                } else {
+                    release
+                };
+                if !release.is_applied() {
+                    host.apply(&release, engine.services.instance).await?;
+                    engine.store.release_applied(model, target, release.generation).await?;
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn intents_step(intents: &[Intent], key: &str, run: &Run) -> Result<crate::domain::id::StepId, StepError> {
+    intents
+        .iter()
+        .find(|intent| intent.key == key)
+        .map(|intent| intent.step.clone())
+        .ok_or_else(|| StepError::permanent(format!("run {} has no intent `{key}`", run.id)))
+}
+
+impl From<StoreError> for StepError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Fenced => StepError::Fenced,
+            StoreError::Away(_) => StepError::transient(error.to_string()),
+            StoreError::Unusable { .. } | StoreError::Broken(_) => StepError::permanent(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One process's loops: wake-ups, reaper, schedules, canaries, outbox.
+//! Starting them is all that makes a process a worker; stopping gives every
+//! run back.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Engine;
+use crate::domain::Timestamp;
+use crate::domain::id::RunId;
+use crate::notify::Notifiers;
+use crate::store::{OnWake, StoreError};
+
+/// The longest time between two looks at what is due; a wake-up that got lost waits this long.
+const REAP_EVERY: Duration = Duration::from_millis(500);
+const OUTBOX_EVERY: Duration = Duration::from_millis(500);
+const LOOK_POLL: Duration = Duration::from_secs(1);
+
+/// A process that works on runs.
+pub struct Worker {
+    engine: Arc<Engine>,
+    stop: CancellationToken,
+    activations: TaskTracker,
+    loops: JoinSet<()>,
+}
+
+struct Waker {
+    engine: Arc<Engine>,
+    stop: CancellationToken,
+    activations: TaskTracker,
+}
+
+#[async_trait]
+impl OnWake for Waker {
+    async fn advance(&self, run: RunId) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        // A task of its own: what carries the wake-up may be dropped at any time.
+        let (engine, stop) = (Arc::clone(&self.engine), self.stop.clone());
+        let task = self.activations.spawn(async move {
+            if let Err(error) = engine.activate(run, &stop).await {
+                tracing::error!(run.id = %run, "Run {run} stopped advancing, it will be tried again: {error}");
+            }
+        });
+        if let Err(error) = task.await {
+            tracing::error!(run.id = %run, "The activation of run {run} failed: {error}");
+        }
+    }
+}
+
+impl Worker {
+    /// Registers this process and starts its loops.
+    pub async fn start(engine: Arc<Engine>, notifiers: Arc<Notifiers>) -> Result<Self, StoreError> {
+        engine.store.register_worker(engine.worker, &engine.settings.labels, engine.clock.now()).await?;
+        let stop = CancellationToken::new();
+        let activations = TaskTracker::new();
+        let mut loops = JoinSet::new();
+        let waker = Arc::new(Waker {
+            engine: Arc::clone(&engine),
+            stop: stop.clone(),
+            activations: activations.clone(),
+        });
+        let (store, concurrency, until) =
+            (Arc::clone(&engine.store), engine.settings.concurrency, stop.clone());
+        loops.spawn(async move { store.deliver_wakeups(waker, concurrency, until).await });
+        loops.spawn(every(&engine, &stop, REAP_EVERY, "reaper", reap));
+        loops.spawn(every(&engine, &stop, LOOK_POLL, "canaries", |engine| async move {
+            engine.look_at_canaries().await.map(|_| None)
+        }));
+        loops.spawn(every(&engine, &stop, engine.settings.look_every, "releases", |engine| async move {
+            engine.reconcile_releases().await.map(|_| None)
+        }));
+        loops.spawn(every(&engine, &stop, OUTBOX_EVERY, "outbox", move |engine| {
+            let notifiers = Arc::clone(&notifiers);
+            async move {
+                crate::notify::outbox::drain_once(engine.store.as_ref(), &notifiers, engine.clock.as_ref())
+                    .await?;
+                Ok(None)
+            }
+        }));
+        Ok(Self { engine, stop, activations, loops })
+    }
+
+    /// Adds a loop of the caller's: `act` is called again and again, as the worker's own are.
+    pub fn also<F, Fut>(&mut self, pause: Duration, name: &'static str, act: F)
+    where
+        F: Fn(Arc<Engine>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Option<Timestamp>, StoreError>> + Send + 'static,
+    {
+        self.loops.spawn(every(&self.engine, &self.stop, pause, name, act));
+    }
+
+    /// Stops claiming, lets short steps finish, hands long ones over, gives the leases back; within the grace time.
+    pub async fn shut_down(mut self) -> Result<(), StoreError> {
+        self.stop.cancel();
+        self.activations.close();
+        let grace = self.engine.settings.grace;
+        if tokio::time::timeout(grace, self.activations.wait()).await.is_err() {
+            tracing::warn!(
+                runs = self.engine.live_runs(),
+                "Steps did not end within {grace:?}; their runs go on in another process"
+            );
+        }
+        self.loops.shutdown().await;
+        self.engine.store.retire_worker(self.engine.worker).await
+    }
+}
+
+async fn reap(engine: Arc<Engine>) -> Result<Option<Timestamp>, StoreError> {
+    let (woken, next) = engine.store.reap(engine.clock.now()).await?;
+    if woken > 0 {
+        tracing::debug!(woken, "Woke {woken} runs");
+    }
+    Ok(next)
+}
+
+/// Calls `act` again and again until `stop`: after `pause`, or when what it says is due is due, if that is sooner.
+/// An error is logged once for as long as it stays the same.
+fn every<F, Fut>(
+    engine: &Arc<Engine>,
+    stop: &CancellationToken,
+    pause: Duration,
+    name: &'static str,
+    act: F,
+) -> impl Future<Output = ()> + Send + use<F, Fut>
+where
+    F: Fn(Arc<Engine>) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Option<Timestamp>, StoreError>> + Send,
+{
+    let (engine, stop) = (Arc::clone(engine), stop.clone());
+    async move {
+        let mut trouble: Option<String> = None;
+        while !stop.is_cancelled() {
+            let due = match act(Arc::clone(&engine)).await {
+                Ok(due) => {
+                    if trouble.take().is_some() {
+                        tracing::info!("{name}: the database is back");
+                    }
+                    due
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if trouble.as_ref() != Some(&text) {
+                        tracing::warn!("{name}: {text}; trying again");
+                        trouble = Some(text);
+                    }
+                    None
+                }
+            };
+            let left = due.and_then(|due| (due - engine.clock.now()).max(TimeDelta::zero()).to_std().ok());
+            let pause = left.filter(|_| engine.clock.is_real()).map_or(pause, |left| left.min(pause));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
+            }
+        }
+    }
+}

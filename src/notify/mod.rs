@@ -1,0 +1,4 @@
+//! stub
+pub mod outbox;
+/// n
+pub struct Notifiers;

@@ -1,0 +1,100 @@
+//! `uses: approve`: a human decides.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
+use super::wait::span;
+use crate::domain::Timestamp;
+use crate::domain::id::StepId;
+use crate::domain::run::{Outcome, Signal, SignalKind};
+use crate::domain::workflow::Moment;
+use crate::domain::workflow::step::Approve;
+
+/// What the step kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApproveOutput {
+    /// Who approved.
+    pub approved_by: String,
+    /// When.
+    pub approved_at: Timestamp,
+    /// Why, if they said so.
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Asked {
+    asked_at: Timestamp,
+}
+
+/// What humans answered to a step so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Answer<'a> {
+    /// Nobody did.
+    None,
+    /// It may go on.
+    Approved(&'a Signal),
+    /// It may not.
+    Rejected(&'a Signal),
+}
+
+/// The first answer to `step` among `signals`.
+pub fn answer<'a>(signals: &'a [Signal], step: &StepId) -> Answer<'a> {
+    for signal in signals {
+        match &signal.kind {
+            SignalKind::Approve { step: to } if to == step => return Answer::Approved(signal),
+            SignalKind::Reject { step: to } if to == step => return Answer::Rejected(signal),
+            _ => {}
+        }
+    }
+    Answer::None
+}
+
+/// The end of a run that a human refused.
+pub fn refused(signal: &Signal) -> StepResult {
+    let why = signal.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    StepResult::End {
+        outcome: Outcome::Rejected,
+        reason: format!("{} did not approve{why}", signal.actor),
+        output: json!({"rejected_by": signal.actor, "rejected_at": signal.at}),
+    }
+}
+
+/// Asks, or finds an answer.
+pub async fn run(spec: &Approve, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
+    match answer(ctx.signals, ctx.step) {
+        Answer::Approved(signal) => {
+            return StepResult::done(ApproveOutput {
+                approved_by: signal.actor.clone(),
+                approved_at: signal.at,
+                reason: signal.reason.clone(),
+            });
+        }
+        Answer::Rejected(signal) => return Ok(refused(signal)),
+        Answer::None => {}
+    }
+    let now = ctx.clock.now();
+    let asked = match ctx.resume {
+        None => Asked { asked_at: now },
+        Some(resume) => serde_json::from_value(resume.clone()).map_err(|error| {
+            StepError::permanent(format!("cannot read when approval was asked for: {error}"))
+        })?,
+    };
+    let until = spec.at_most.map(|at_most| asked.asked_at + span(at_most));
+    if until.is_some_and(|until| now >= until) {
+        return Ok(StepResult::End {
+            outcome: Outcome::Rejected,
+            reason: format!("nobody approved step `{}` in time", ctx.step),
+            output: json!({"asked_at": asked.asked_at}),
+        });
+    }
+    let message = match &spec.message {
+        Some(message) => ctx.render(message)?,
+        None => format!("step `{}` waits for approval", ctx.step),
+    };
+    let tell = ctx
+        .resume
+        .is_none()
+        .then(|| (Moment::NeedsApproval, json!({"step": ctx.step, "message": message, "until": until})));
+    Ok(StepResult::Sleep(Sleep { until, resume: to_json(asked)?, held: false, promoted: false, tell }))
+}

@@ -1,0 +1,78 @@
+//! `uses: compare`: what the watching came to, and what follows from it. The
+//! rules are the controller's from the first look on; nothing is computed twice.
+
+use serde::{Deserialize, Serialize};
+
+use super::canary::{CanaryOutput, Rollout};
+use super::context::{StepContext, StepError, StepResult};
+use crate::domain::canary::CanaryState;
+use crate::domain::verdict::Verdict;
+use crate::domain::workflow::step::{Compare, OnInconclusive};
+
+/// What the step kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompareOutput {
+    /// What the evidence says.
+    pub verdict: Verdict,
+    /// What follows.
+    pub decision: Decision,
+    /// Why, in plain words with numbers.
+    pub reason: String,
+}
+
+/// What follows from a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Everybody gets it.
+    Promote,
+    /// Nobody gets it.
+    RollBack,
+    /// A human decides.
+    Hold,
+}
+
+/// What follows from `verdict` under `policy`.
+pub fn decide(verdict: Verdict, policy: OnInconclusive) -> Decision {
+    match (verdict, policy) {
+        (Verdict::Pass, _) => Decision::Promote,
+        (Verdict::Fail, _) => Decision::RollBack,
+        (Verdict::Inconclusive, OnInconclusive::Promote) => Decision::Promote,
+        (Verdict::Inconclusive, OnInconclusive::RollBack) => Decision::RollBack,
+        // An analysis that could not be made is never a reason to promote.
+        (Verdict::Inconclusive, OnInconclusive::Hold) | (Verdict::Error, _) => Decision::Hold,
+    }
+}
+
+/// Reads the verdict and applies the policy.
+pub async fn run(spec: &Compare, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
+    let Some((_, started)) = ctx.latest_output::<CanaryOutput>() else {
+        return Err(StepError::permanent("no canary step ran before this one"));
+    };
+    let output = match started.rollout {
+        Rollout::FirstVersion => CompareOutput {
+            verdict: Verdict::Pass,
+            decision: Decision::Promote,
+            reason: "first version: there is no champion to compare with".to_owned(),
+        },
+        Rollout::Advised => CompareOutput {
+            verdict: Verdict::Inconclusive,
+            decision: decide(Verdict::Inconclusive, spec.on_inconclusive),
+            reason: "mode is not act: the version had no traffic".to_owned(),
+        },
+        Rollout::OnCanary => {
+            let canary = ctx
+                .ledger
+                .canary()
+                .await?
+                .ok_or_else(|| StepError::permanent("the canary of this run is not recorded"))?;
+            let verdict = match canary.state {
+                CanaryState::RolledBack => Verdict::Fail,
+                CanaryState::Baking | CanaryState::Promoted => Verdict::Pass,
+                CanaryState::Watching => canary.verdict,
+            };
+            CompareOutput { verdict, decision: decide(verdict, spec.on_inconclusive), reason: canary.reason }
+        }
+    };
+    StepResult::done(output)
+}

@@ -1,0 +1,307 @@
+//! `uses: promote`: the verdict decides: promote, roll back or hold.
+//!
+//! Prefixes of this step are all safe: the compare-and-set of the release is
+//! its first write and refuses once a cancel was asked for; what follows
+//! (host, record, canary) is repeated by any attempt until it is done.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::canary::{CanaryOutput, Rollout, moved, unknown_target};
+use super::compare::{CompareOutput, Decision};
+use super::context::{ReleaseChange, ReleaseChangeKind, Sleep, StepContext, StepError, StepResult, to_json};
+use super::publish::PublishOutput;
+use super::wait::span;
+use crate::domain::Timestamp;
+use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::id::{Generation, TargetName, VersionName};
+use crate::domain::release::{Assignment, Release, Served};
+use crate::domain::run::{Outcome, Signal, SignalKind};
+use crate::domain::workflow::Moment;
+use crate::domain::workflow::step::{HoldTraffic, Promote};
+use crate::domain::workflow::units::BasisPoints;
+
+/// What the step kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromoteOutput {
+    /// The version that serves everybody; none when nothing was promoted.
+    pub promoted: Option<VersionName>,
+    /// The champion before.
+    pub previous: Option<VersionName>,
+    /// The target.
+    pub target: TargetName,
+    /// The generation that shows it.
+    pub generation: Option<Generation>,
+    /// Why, in plain words.
+    pub reason: String,
+}
+
+/// What the step leaves for itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "stage")]
+enum Resume {
+    Held { until: Timestamp },
+    Baking { until: Timestamp, output: PromoteOutput },
+}
+
+/// A promotion by hand, if there is one.
+pub fn by_hand(signals: &[Signal]) -> Option<&Signal> {
+    signals.iter().find(|signal| signal.kind == SignalKind::Promote)
+}
+
+/// Does what the verdict says.
+pub async fn run(spec: &Promote, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
+    let Some((_, started)) = ctx.latest_output::<CanaryOutput>() else {
+        return Err(StepError::permanent("no canary step ran before this one"));
+    };
+    let resume: Option<Resume> =
+        ctx.resume.map(|resume| serde_json::from_value(resume.clone())).transpose().map_err(|error| {
+            StepError::permanent(format!("cannot read what this step left for itself: {error}"))
+        })?;
+    let canary = ctx.ledger.canary().await?;
+    if let Some(Resume::Baking { until, output }) = resume {
+        return bake(ctx, canary, until, output).await;
+    }
+    if let Some(canary) = canary.as_ref().filter(|canary| canary.state == CanaryState::RolledBack) {
+        return rolled_back(ctx, &started, canary.reason.clone()).await;
+    }
+    match started.rollout {
+        Rollout::Advised => advised(ctx, &started),
+        Rollout::FirstVersion => promote(spec, ctx, &started, "first version".to_owned()).await,
+        Rollout::OnCanary => decide(spec, ctx, &started, canary, resume).await,
+    }
+}
+
+async fn decide(
+    spec: &Promote,
+    ctx: &StepContext<'_>,
+    started: &CanaryOutput,
+    canary: Option<CanaryRecord>,
+    resume: Option<Resume>,
+) -> Result<StepResult, StepError> {
+    if let Some(signal) = by_hand(ctx.signals) {
+        let why = signal.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        return promote(spec, ctx, started, format!("promoted by {}{why}", signal.actor)).await;
+    }
+    let (decision, reason) = match ctx.latest_output::<CompareOutput>() {
+        Some((_, compared)) => (compared.decision, compared.reason),
+        None => (Decision::Promote, "the workflow compares nothing".to_owned()),
+    };
+    match decision {
+        Decision::Promote => promote(spec, ctx, started, reason).await,
+        Decision::RollBack => withdraw(ctx, started, reason).await,
+        Decision::Hold => hold(ctx, started, canary, resume, reason).await,
+    }
+}
+
+fn advised(ctx: &StepContext<'_>, started: &CanaryOutput) -> Result<StepResult, StepError> {
+    let reason = format!("mode is not act: {} was not promoted on {}", started.version, started.target);
+    ctx.log.note(&reason);
+    StepResult::done(PromoteOutput {
+        promoted: None,
+        previous: started.champion.clone(),
+        target: started.target.clone(),
+        generation: None,
+        reason,
+    })
+}
+
+async fn promote(
+    spec: &Promote,
+    ctx: &StepContext<'_>,
+    started: &CanaryOutput,
+    reason: String,
+) -> Result<StepResult, StepError> {
+    let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
+    let Some((_, published)) = ctx.latest_output::<PublishOutput>() else {
+        return Err(StepError::permanent("no version was published before this step"));
+    };
+    verify(ctx, &published).await?;
+    let current = ctx.ledger.release(&started.target).await?;
+    let before = current.as_ref().map(|release| &release.desired);
+    let champion = before.and_then(|assignment| assignment.champion.clone());
+    let mine = Served {
+        version: published.version.clone(),
+        base_url: published.base_url.clone(),
+        manifest_sha256: published.manifest_sha256.clone(),
+    };
+    let already = champion.as_ref() == Some(&mine);
+    let serves = champion.as_ref().map(|served| &served.version);
+    if !already && serves != started.champion.as_ref() {
+        return Err(StepError::permanent(format!(
+            "champion changed while {} was out: {} serves now",
+            started.version,
+            serves.map_or("nothing".to_owned(), ToString::to_string)
+        ))
+        .hint("trigger the workflow again: it will be compared with the new champion"));
+    }
+    let change = ReleaseChange {
+        target: started.target.clone(),
+        operation: "promote",
+        expected: current.as_ref().map_or(Generation(0), |release| release.generation),
+        assignment: Assignment { champion: Some(mine), canary: None, previous: champion },
+        kind: ReleaseChangeKind::Promote,
+    };
+    let release = ctx.ledger.change_release(change).await.map_err(moved)?;
+    show(ctx, host.as_ref(), &release).await?;
+    let bake = spec.bake.filter(|_| started.rollout == Rollout::OnCanary);
+    let bake_until = bake.map(|bake| ctx.clock.now() + span(bake));
+    ctx.ledger.canary_promoted(bake_until).await?;
+    let output = PromoteOutput {
+        promoted: Some(started.version.clone()),
+        previous: started.champion.clone(),
+        target: started.target.clone(),
+        generation: Some(release.generation),
+        reason,
+    };
+    match bake_until {
+        None => Ok(StepResult::Promoted { output: to_json(output)? }),
+        Some(until) => Ok(StepResult::Sleep(Sleep {
+            until: Some(until),
+            resume: to_json(Resume::Baking { until, output })?,
+            held: false,
+            promoted: true,
+            tell: None,
+        })),
+    }
+}
+
+/// No version is promoted whose manifest or files are not what was sealed.
+async fn verify(ctx: &StepContext<'_>, published: &PublishOutput) -> Result<(), StepError> {
+    let store = ctx
+        .services
+        .stores
+        .get(&published.store)
+        .ok_or_else(|| StepError::permanent(format!("there is no store `{}`", published.store)))?;
+    crate::artifacts::verify(store, &ctx.run.model, &published.version, &published.manifest_sha256).await?;
+    Ok(())
+}
+
+async fn show(
+    ctx: &StepContext<'_>,
+    host: &dyn crate::adapter::Target,
+    release: &Release,
+) -> Result<(), StepError> {
+    host.apply(release, ctx.services.instance).await?;
+    ctx.ledger.release_applied(&release.target, release.generation).await
+}
+
+async fn bake(
+    ctx: &StepContext<'_>,
+    canary: Option<CanaryRecord>,
+    until: Timestamp,
+    output: PromoteOutput,
+) -> Result<StepResult, StepError> {
+    if let Some(canary) = canary.filter(|canary| canary.state == CanaryState::RolledBack) {
+        return Ok(StepResult::End {
+            outcome: Outcome::RolledBack,
+            reason: format!("rolled back during bake: {}", canary.reason),
+            output: json!({"promoted": null, "target": output.target, "reason": canary.reason}),
+        });
+    }
+    if ctx.clock.now() >= until {
+        ctx.ledger.canary_promoted(None).await?;
+        return Ok(StepResult::Promoted { output: to_json(output)? });
+    }
+    Ok(StepResult::Sleep(Sleep {
+        until: Some(until),
+        resume: to_json(Resume::Baking { until, output })?,
+        held: false,
+        promoted: true,
+        tell: None,
+    }))
+}
+
+async fn hold(
+    ctx: &StepContext<'_>,
+    started: &CanaryOutput,
+    canary: Option<CanaryRecord>,
+    resume: Option<Resume>,
+    reason: String,
+) -> Result<StepResult, StepError> {
+    let now = ctx.clock.now();
+    let rules = canary.as_ref().map(|canary| &canary.rules);
+    let first = resume.is_none();
+    let until = match resume {
+        Some(Resume::Held { until }) => until,
+        Some(Resume::Baking { .. }) | None => {
+            now + rules.map_or(chrono::TimeDelta::days(6), |rules| span(rules.hold_for))
+        }
+    };
+    if now >= until {
+        return withdraw(ctx, started, format!("nobody decided while it was held: {reason}")).await;
+    }
+    if first && rules.is_some_and(|rules| rules.hold_traffic == HoldTraffic::Zero) {
+        drop_traffic(ctx, started).await?;
+    }
+    let facts = json!({"reason": reason, "until": until, "version": started.version});
+    Ok(StepResult::Sleep(Sleep {
+        until: Some(until),
+        resume: to_json(Resume::Held { until })?,
+        held: true,
+        promoted: false,
+        tell: first.then_some((Moment::Held, facts)),
+    }))
+}
+
+/// `hold_traffic: zero`: the canary stays, its share becomes 0.
+async fn drop_traffic(ctx: &StepContext<'_>, started: &CanaryOutput) -> Result<(), StepError> {
+    let Some(current) = ctx.ledger.release(&started.target).await? else { return Ok(()) };
+    let mut assignment = current.desired.clone();
+    let Some(canary) = assignment.canary.as_mut().filter(|canary| canary.served.version == started.version)
+    else {
+        return Ok(());
+    };
+    canary.basis_points = BasisPoints(0);
+    let change = ReleaseChange {
+        target: started.target.clone(),
+        operation: "hold_at_zero",
+        expected: current.generation,
+        assignment,
+        kind: ReleaseChangeKind::SetCanary,
+    };
+    let release = ctx.ledger.change_release(change).await.map_err(moved)?;
+    let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
+    show(ctx, host.as_ref(), &release).await
+}
+
+/// Takes this run's canary back and ends the run as rolled back.
+async fn withdraw(
+    ctx: &StepContext<'_>,
+    started: &CanaryOutput,
+    reason: String,
+) -> Result<StepResult, StepError> {
+    let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
+    if let Some(current) = ctx.ledger.release(&started.target).await? {
+        let ours =
+            current.desired.canary.as_ref().is_some_and(|canary| canary.served.version == started.version);
+        let change = ReleaseChange {
+            target: started.target.clone(),
+            operation: "withdraw",
+            expected: current.generation,
+            assignment: Assignment { canary: None, ..current.desired.clone() },
+            kind: ReleaseChangeKind::Withdraw,
+        };
+        let release = if ours { ctx.ledger.change_release(change).await.map_err(moved)? } else { current };
+        show(ctx, host.as_ref(), &release).await?;
+    }
+    ctx.ledger.close_canary(&reason).await?;
+    rolled_back(ctx, started, reason).await
+}
+
+async fn rolled_back(
+    ctx: &StepContext<'_>,
+    started: &CanaryOutput,
+    reason: String,
+) -> Result<StepResult, StepError> {
+    let output = PromoteOutput {
+        promoted: None,
+        previous: started.champion.clone(),
+        target: started.target.clone(),
+        generation: None,
+        reason: reason.clone(),
+    };
+    ctx.log.note(&reason);
+    let output: Value = to_json(output)?;
+    Ok(StepResult::End { outcome: Outcome::RolledBack, reason, output })
+}

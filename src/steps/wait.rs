@@ -1,0 +1,129 @@
+//! `uses: wait`: holds no worker, no connection and no memory.
+
+use chrono::TimeDelta;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::canary::CanaryOutput;
+use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
+use super::promote::by_hand;
+use crate::domain::Timestamp;
+use crate::domain::canary::CanaryState;
+use crate::domain::expr::Expr;
+use crate::domain::workflow::step::Wait;
+
+/// How often a condition is looked at.
+const LOOK: TimeDelta = TimeDelta::seconds(60);
+
+/// What the step leaves for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Since {
+    since: Timestamp,
+}
+
+/// What the step kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaitOutput {
+    /// When it began to wait.
+    pub since: Timestamp,
+    /// Why it ended.
+    pub ended_by: EndedBy,
+}
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    /// Its time was over.
+    Time,
+    /// `until` was true.
+    Until,
+    /// `at_most` was over before `until` was true.
+    AtMost,
+    /// The canary it watched was taken back, or promoted by a human.
+    CanaryEnded,
+    /// There is no canary to watch: a first version, or a mode that does not act.
+    NoCanary,
+}
+
+/// Goes to sleep, or finds that it slept enough.
+pub async fn run(spec: &Wait, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
+    let now = ctx.clock.now();
+    let since = match ctx.resume {
+        None => now,
+        Some(resume) => {
+            serde_json::from_value::<Since>(resume.clone())
+                .map_err(|error| StepError::permanent(format!("cannot read when the wait began: {error}")))?
+                .since
+        }
+    };
+    let done = |ended_by| StepResult::done(WaitOutput { since, ended_by });
+    let watches = [&spec.until, &spec.abort_if].into_iter().flatten().any(|expr| expr.mentions("canary"));
+    let mut scope = ctx.scope.clone();
+    if ctx.latest_output::<CanaryOutput>().is_some() {
+        match ctx.ledger.canary().await? {
+            Some(canary) if canary.state != CanaryState::Watching => return done(EndedBy::CanaryEnded),
+            Some(_) if by_hand(ctx.signals).is_some() => return done(EndedBy::CanaryEnded),
+            Some(canary) => scope = scope.with("canary", canary.shown()),
+            None if watches => return done(EndedBy::NoCanary),
+            None => {}
+        }
+    } else if watches {
+        return Err(StepError::permanent("`canary` is used in this step, but no canary step ran before it"));
+    }
+    if holds(&spec.abort_if, &scope)? {
+        let why = spec.abort_if.as_ref().map_or("", Expr::source);
+        return Err(StepError::permanent(format!("`abort_if: {why}` became true")));
+    }
+    let earliest = since + span(spec.at_least);
+    let latest = spec.at_most.map(|at_most| since + span(at_most));
+    if now >= earliest {
+        if spec.until.is_none() {
+            return done(EndedBy::Time);
+        }
+        if holds(&spec.until, &scope)? {
+            return done(EndedBy::Until);
+        }
+        if latest.is_some_and(|latest| now >= latest) {
+            return done(EndedBy::AtMost);
+        }
+    }
+    let looks = spec.abort_if.is_some() || (spec.until.is_some() && now >= earliest);
+    let mut until = if now < earliest { earliest } else { latest.unwrap_or(now + LOOK) };
+    if looks {
+        until = until.min(now + LOOK);
+    }
+    Ok(StepResult::Sleep(Sleep {
+        until: Some(until),
+        resume: to_json(Since { since })?,
+        held: false,
+        promoted: false,
+        tell: None,
+    }))
+}
+
+fn holds(condition: &Option<Expr>, scope: &crate::domain::expr::Scope) -> Result<bool, StepError> {
+    match condition {
+        Some(condition) => Ok(condition.is_true(scope)?),
+        None => Ok(false),
+    }
+}
+
+/// A duration of the workflow file; those are bounded, so it always fits.
+pub fn span(duration: std::time::Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+impl crate::domain::canary::CanaryRecord {
+    /// What `canary` shows in expressions.
+    pub fn shown(&self) -> serde_json::Value {
+        json!({
+            "verdict": self.verdict.as_str(),
+            "reason": self.reason,
+            "version": self.version,
+            "champion": self.champion,
+            "stage": self.stage,
+            "started_at": self.started_at,
+        })
+    }
+}

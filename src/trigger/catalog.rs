@@ -1,0 +1,132 @@
+//! The workflow files of a project, read and checked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::domain::run::Definition;
+use crate::domain::workflow::diagnostic::{Diagnostic, Diagnostics};
+use crate::domain::workflow::{Workflow, parse, referenced_files};
+
+/// One workflow file that can be run.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The file and all it refers to.
+    pub definition: Definition,
+    /// What it says.
+    pub workflow: Arc<Workflow>,
+    /// What is odd about it.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// A workflow file that cannot be run.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FileError {
+    /// It has mistakes.
+    #[error("{}", diagnostics.render(path, source_text))]
+    Mistakes {
+        /// The path, as messages show it.
+        path: String,
+        /// The text.
+        source_text: String,
+        /// The mistakes.
+        diagnostics: Diagnostics,
+    },
+    /// It, or a file it refers to, cannot be read.
+    #[error("cannot read {path}: {cause}")]
+    Unreadable {
+        /// The path.
+        path: String,
+        /// Why.
+        cause: String,
+    },
+    /// Two files give one name.
+    #[error("workflow `{name}` is in {first} and in {second}: names must differ")]
+    TwoOfOneName {
+        /// The name.
+        name: String,
+        /// One file.
+        first: String,
+        /// The other.
+        second: String,
+    },
+}
+
+/// All workflow files of a project.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    workflows: Vec<Loaded>,
+    /// Files that cannot be run.
+    pub errors: Vec<FileError>,
+}
+
+impl Catalog {
+    /// Reads `workflows/*.yaml` and `*.yml` of `project`, in the order of their names.
+    pub fn load(project: &Path) -> Self {
+        let mut catalog = Self::default();
+        for path in workflow_files(project) {
+            match load_file(project, &path) {
+                Ok(loaded) => catalog.add(loaded),
+                Err(error) => catalog.errors.push(error),
+            }
+        }
+        catalog
+    }
+
+    fn add(&mut self, loaded: Loaded) {
+        match self.get(loaded.workflow.name.as_str()) {
+            Some(first) => {
+                let error = FileError::TwoOfOneName {
+                    name: loaded.workflow.name.to_string(),
+                    first: first.definition.path.clone(),
+                    second: loaded.definition.path.clone(),
+                };
+                self.errors.push(error);
+            }
+            None => self.workflows.push(loaded),
+        }
+    }
+
+    /// Those that can be run.
+    pub fn workflows(&self) -> &[Loaded] {
+        &self.workflows
+    }
+
+    /// The one called `name`.
+    pub fn get(&self, name: &str) -> Option<&Loaded> {
+        self.workflows.iter().find(|loaded| loaded.workflow.name.as_str() == name)
+    }
+}
+
+/// The workflow files of `project`, in the order of their names.
+pub fn workflow_files(project: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(project.join("workflows")) else { return vec![] };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Reads and checks one workflow file; what it refers to is relative to `project`.
+pub fn load_file(project: &Path, path: &Path) -> Result<Loaded, FileError> {
+    let shown = path.strip_prefix(project).unwrap_or(path).display().to_string();
+    let unreadable = |path: &str, error: std::io::Error| FileError::Unreadable {
+        path: path.to_owned(),
+        cause: error.to_string(),
+    };
+    let source = std::fs::read_to_string(path).map_err(|error| unreadable(&shown, error))?;
+    let mut files = BTreeMap::new();
+    for file in referenced_files(&source) {
+        let text = std::fs::read_to_string(project.join(&file)).map_err(|error| unreadable(&file, error))?;
+        files.insert(file, text);
+    }
+    match parse(&shown, &source, &files) {
+        Ok((workflow, warnings)) => {
+            let definition = Definition { path: shown, source, files };
+            Ok(Loaded { definition, workflow: Arc::new(workflow), warnings })
+        }
+        Err(diagnostics) => Err(FileError::Mistakes { path: shown, source_text: source, diagnostics }),
+    }
+}

@@ -1,0 +1,216 @@
+//! From what happened to the runs it starts: commands, events, schedules.
+
+pub mod catalog;
+pub mod schedule;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::domain::Timestamp;
+use crate::domain::event::{Cause, Event};
+use crate::domain::expr::{ExprError, Scope};
+use crate::domain::id::{Epoch, EventId, RunId};
+use crate::domain::run::{Run, RunStatus};
+use crate::domain::workflow::trigger::{Input, InputKind};
+use crate::engine::Engine;
+use crate::store::{NewRun, StoreError, Submitted};
+pub use catalog::{Catalog, Loaded};
+
+/// Why nothing was triggered.
+#[derive(Debug, thiserror::Error)]
+pub enum TriggerError {
+    /// An input that the workflow does not take.
+    #[error("workflow `{workflow}` takes no input `{input}`{}", nearest(.known))]
+    UnknownInput {
+        /// The workflow.
+        workflow: String,
+        /// The input.
+        input: String,
+        /// Those it takes.
+        known: Vec<String>,
+    },
+    /// An input that must be given.
+    #[error("workflow `{workflow}` needs input `{input}`: give it with `-i {input}=…`")]
+    MissingInput {
+        /// The workflow.
+        workflow: String,
+        /// The input.
+        input: String,
+    },
+    /// An input of the wrong type.
+    #[error("input `{input}` is `{value}`, which is not a {expected}")]
+    WrongInput {
+        /// The input.
+        input: String,
+        /// What was given.
+        value: String,
+        /// What it takes.
+        expected: &'static str,
+    },
+    /// The concurrency key's template.
+    #[error("concurrency key: {0}")]
+    Key(#[from] ExprError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn nearest(known: &[String]) -> String {
+    match known {
+        [] => "; it takes none".to_owned(),
+        known => format!("; it takes {}", known.join(", ")),
+    }
+}
+
+/// An event of refit's own.
+pub fn own_event(name: &str, data: Value, source: &str, at: Timestamp) -> Event {
+    Event {
+        id: EventId::generate(),
+        name: name.to_owned(),
+        data,
+        source: source.to_owned(),
+        dedup_key: None,
+        received_at: at,
+    }
+}
+
+/// A run of `loaded` that `event` starts, not before `start_at`.
+pub fn new_run(
+    loaded: &Loaded,
+    event: &Event,
+    inputs: Value,
+    actor: &str,
+    start_at: Timestamp,
+) -> Result<NewRun, ExprError> {
+    let workflow = &loaded.workflow;
+    let scope = Scope::new()
+        .with("model", json!(workflow.model))
+        .with("inputs", inputs.clone())
+        .with("event", event.shown());
+    let key = workflow.concurrency.key.render(&scope)?;
+    Ok(NewRun {
+        run: Run {
+            id: RunId::generate(),
+            workflow: workflow.name.clone(),
+            model: workflow.model.clone(),
+            definition: loaded.definition.clone(),
+            cause: Cause { event: event.clone(), inputs, actor: actor.to_owned() },
+            status: RunStatus::Queued,
+            outcome: None,
+            reason: None,
+            epoch: Epoch(0),
+            crashes: 0,
+            cancel: None,
+            committed: false,
+            concurrency_key: key,
+            created_at: event.received_at,
+            finished_at: None,
+        },
+        policy: workflow.concurrency.policy,
+        dedup_key: format!("{}/{}", event.id, workflow.name),
+        start_at,
+    })
+}
+
+/// Checks inputs given as text against those the workflow takes, defaults filled in.
+pub fn inputs(loaded: &Loaded, given: &[(String, String)]) -> Result<Value, TriggerError> {
+    let workflow = &loaded.workflow;
+    let takes = &workflow.triggers.inputs;
+    let mut inputs = Map::new();
+    for (name, value) in given {
+        let input = takes.get(name).ok_or_else(|| TriggerError::UnknownInput {
+            workflow: workflow.name.to_string(),
+            input: name.clone(),
+            known: takes.keys().cloned().collect(),
+        })?;
+        inputs.insert(name.clone(), typed(name, value, input)?);
+    }
+    for (name, input) in takes {
+        if inputs.contains_key(name) {
+            continue;
+        }
+        match &input.default {
+            Some(default) => {
+                inputs.insert(name.clone(), default.clone());
+            }
+            None if input.required => {
+                let workflow = workflow.name.to_string();
+                return Err(TriggerError::MissingInput { workflow, input: name.clone() });
+            }
+            None => {
+                inputs.insert(name.clone(), Value::Null);
+            }
+        }
+    }
+    Ok(Value::Object(inputs))
+}
+
+fn typed(name: &str, value: &str, input: &Input) -> Result<Value, TriggerError> {
+    let wrong =
+        |expected| TriggerError::WrongInput { input: name.to_owned(), value: value.to_owned(), expected };
+    match input.kind {
+        InputKind::String => Ok(Value::from(value)),
+        InputKind::Boolean => {
+            value.parse::<bool>().map(Value::from).map_err(|_| wrong("boolean (true or false)"))
+        }
+        InputKind::Number => {
+            let number: f64 = value.parse().map_err(|_| wrong("number"))?;
+            if !number.is_finite() {
+                return Err(wrong("finite number"));
+            }
+            Ok(value.parse::<i64>().map_or_else(|_| Value::from(number), Value::from))
+        }
+    }
+}
+
+/// Starts a run of `loaded` by hand.
+pub async fn trigger(
+    engine: &Arc<Engine>,
+    loaded: &Loaded,
+    given: &[(String, String)],
+    actor: &str,
+) -> Result<Submitted, TriggerError> {
+    let inputs = inputs(loaded, given)?;
+    let now = engine.clock.now();
+    let data = json!({"workflow": loaded.workflow.name, "inputs": inputs});
+    let event = own_event("refit/trigger", data, "cli", now);
+    let run = new_run(loaded, &event, inputs, actor, now)?;
+    let submitted = engine.store.submit(&event, vec![run]).await?;
+    submitted.first().copied().ok_or_else(|| {
+        TriggerError::Store(StoreError::Broken("a run was submitted and no answer came".to_owned()))
+    })
+}
+
+/// Keeps an event and starts a run of every workflow that waits for it.
+pub async fn send(
+    engine: &Arc<Engine>,
+    catalog: &Catalog,
+    event: &Event,
+    actor: &str,
+) -> Result<Vec<Submitted>, TriggerError> {
+    let mut runs = vec![];
+    for loaded in catalog.workflows() {
+        for wanted in loaded.workflow.triggers.events.iter().filter(|wanted| wanted.name == event.name) {
+            let scope = Scope::new().with("event", event.shown());
+            if let Some(condition) = &wanted.condition
+                && !condition.is_true(&scope)?
+            {
+                continue;
+            }
+            let inputs = inputs(loaded, &[])?;
+            let debounce =
+                chrono::TimeDelta::from_std(wanted.debounce.unwrap_or_default()).unwrap_or_default();
+            let mut run = new_run(loaded, event, inputs, actor, event.received_at + debounce)?;
+            if let Some(window) = wanted.debounce.filter(|window| !window.is_zero()) {
+                // Events of one window make one run, which starts when the window is over.
+                let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
+                let slot = event.received_at.timestamp_micros().div_euclid(window);
+                run.dedup_key = format!("debounce/{}/{}/{slot}", loaded.workflow.name, event.name);
+            }
+            runs.push(run);
+            break;
+        }
+    }
+    Ok(engine.store.submit(event, runs).await?)
+}

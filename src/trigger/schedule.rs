@@ -1,0 +1,151 @@
+//! Cron: schedules are rows claimed by compare-and-set, so any number of
+//! processes fire a tick once; missed ticks follow `catch_up`.
+
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use croner::Cron;
+use serde_json::json;
+
+use super::{Catalog, inputs, new_run, own_event};
+use crate::domain::Timestamp;
+use crate::domain::event::Event;
+use crate::domain::workflow::trigger::{CatchUp, Schedule};
+use crate::engine::Engine;
+use crate::store::{NewRun, ScheduleRow, StoreError};
+
+/// `catch_up: all` starts at most this many runs at once; older ticks are dropped, and said so in the log.
+const MOST_CAUGHT_UP: usize = 100;
+
+/// The first tick of `schedule` after `after`, in UTC. Local times that a change
+/// of daylight saving time skips run at the change; those it doubles run once.
+pub fn next_tick(schedule: &Schedule, after: Timestamp) -> Option<Timestamp> {
+    let cron: Cron = schedule.cron.parse().ok()?;
+    let local = after.with_timezone::<Tz>(&schedule.timezone);
+    cron.find_next_occurrence(&local, false).ok().map(|tick| tick.to_utc())
+}
+
+/// Makes the schedules of the database those of the workflow files. A schedule that did not change keeps its next tick.
+pub async fn sync(engine: &Arc<Engine>, catalog: &Catalog) -> Result<(), StoreError> {
+    let now = engine.clock.now();
+    for loaded in catalog.workflows() {
+        let rows: Vec<ScheduleRow> = loaded
+            .workflow
+            .triggers
+            .schedules
+            .iter()
+            .enumerate()
+            .filter_map(|(index, schedule)| {
+                Some(ScheduleRow {
+                    id: format!("{}/{index}", loaded.workflow.name),
+                    workflow: loaded.workflow.name.clone(),
+                    expression: format!("{} {}", schedule.cron, schedule.timezone),
+                    next_fire_at: next_tick(schedule, now)?,
+                })
+            })
+            .collect();
+        engine.store.sync_schedules(&loaded.workflow.name, &rows).await?;
+    }
+    Ok(())
+}
+
+/// Fires what is due. Returns when the next tick is.
+pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<Timestamp>, StoreError> {
+    let now = engine.clock.now();
+    let mut soonest: Option<Timestamp> = None;
+    for row in engine.store.schedules().await? {
+        let schedule = catalog.get(row.workflow.as_str()).and_then(|loaded| {
+            let index: usize = row.id.rsplit('/').next()?.parse().ok()?;
+            Some((loaded, loaded.workflow.triggers.schedules.get(index)?))
+        });
+        // Its file is gone or broken: the tick waits, and catches up once the file is back.
+        let Some((loaded, schedule)) = schedule else { continue };
+        if row.next_fire_at > now {
+            soonest = Some(soonest.map_or(row.next_fire_at, |at| at.min(row.next_fire_at)));
+            continue;
+        }
+        let ticks = due_ticks(schedule, row.next_fire_at, now);
+        let Some(next) = next_tick(schedule, now) else { continue };
+        let mut submissions: Vec<(Event, Vec<NewRun>)> = vec![];
+        for tick in ticks {
+            let data = json!({"workflow": loaded.workflow.name, "tick": tick});
+            let mut event = own_event("refit/schedule", data, "schedule", now);
+            event.dedup_key = Some(format!("schedule/{}/{}", row.id, tick.timestamp()));
+            let run = inputs(loaded, &[]).map_err(|error| error.to_string()).and_then(|inputs| {
+                new_run(loaded, &event, inputs, "schedule", now).map_err(|error| error.to_string())
+            });
+            match run {
+                Ok(mut run) => {
+                    run.dedup_key = format!("schedule/{}/{}", row.id, tick.timestamp());
+                    submissions.push((event, vec![run]));
+                }
+                Err(error) => {
+                    tracing::error!(workflow = %loaded.workflow.name, "A tick cannot start a run: {error}");
+                }
+            }
+        }
+        if engine.store.fire_schedule(&row.id, row.next_fire_at, next, submissions).await? {
+            tracing::info!(workflow = %loaded.workflow.name, tick = %row.next_fire_at, "Schedule fired");
+        }
+        soonest = Some(soonest.map_or(next, |at| at.min(next)));
+    }
+    Ok(soonest)
+}
+
+/// Ticks from `first` to `now` that are to be made up for.
+fn due_ticks(schedule: &Schedule, first: Timestamp, now: Timestamp) -> Vec<Timestamp> {
+    /// A tick this late was not missed: the process was merely busy.
+    const ON_TIME: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
+    let mut ticks = vec![first];
+    while let Some(tick) =
+        ticks.last().and_then(|last| next_tick(schedule, *last)).filter(|tick| *tick <= now)
+    {
+        ticks.push(tick);
+        if ticks.len() > MOST_CAUGHT_UP {
+            ticks.remove(0);
+        }
+    }
+    match schedule.catch_up {
+        CatchUp::All => ticks,
+        CatchUp::Latest => ticks.split_off(ticks.len().saturating_sub(1)),
+        CatchUp::None => ticks.into_iter().filter(|tick| now - *tick <= ON_TIME).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    fn schedule(cron: &str, timezone: Tz, catch_up: CatchUp) -> Schedule {
+        Schedule { cron: cron.to_owned(), timezone, catch_up }
+    }
+
+    #[test]
+    fn a_local_time_that_the_clocks_skip_still_ticks_once_and_a_doubled_one_not_twice() {
+        let nightly = schedule("30 2 * * *", chrono_tz::Europe::Berlin, CatchUp::Latest);
+        // 2026-03-29: 02:00 becomes 03:00.
+        let spring = next_tick(&nightly, at("2026-03-28T12:00:00Z"));
+        assert_eq!(spring, Some(at("2026-03-29T01:00:00Z")));
+        assert_eq!(next_tick(&nightly, at("2026-03-29T01:30:00Z")), Some(at("2026-03-30T00:30:00Z")));
+        // 2026-10-25: 03:00 becomes 02:00.
+        let autumn = next_tick(&nightly, at("2026-10-24T12:00:00Z"));
+        assert_eq!(autumn, Some(at("2026-10-25T00:30:00Z")));
+        assert_eq!(next_tick(&nightly, at("2026-10-25T00:30:00Z")), Some(at("2026-10-26T01:30:00Z")));
+    }
+
+    #[test]
+    fn missed_ticks_follow_the_policy() {
+        let first = at("2026-11-01T02:00:00Z");
+        let now = at("2026-11-22T12:00:00Z");
+        let due = |catch_up| due_ticks(&schedule("0 2 * * 0", Tz::UTC, catch_up), first, now);
+        assert_eq!(due(CatchUp::All).len(), 4);
+        assert_eq!(due(CatchUp::Latest), [at("2026-11-22T02:00:00Z")]);
+        assert!(due(CatchUp::None).is_empty());
+        let on_time = due_ticks(&schedule("0 2 * * 0", Tz::UTC, CatchUp::None), first, first);
+        assert_eq!(on_time, [first]);
+    }
+}
