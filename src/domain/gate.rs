@@ -5,6 +5,7 @@
 //! champion never pass.
 
 mod holdout;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use holdout::{Arm, Score};
 pub use holdout::{Holdout, RowError};
+use words::{at_least, at_most, in_words, number, percent, tolerance};
 
 use super::id::MetricName;
 use super::metric::Metrics;
@@ -474,52 +476,6 @@ fn worse_by(candidate: f64, champion: f64, better: Better) -> Option<f64> {
     };
     let fraction = if worse == 0.0 { 0.0 } else { worse / champion.abs() };
     fraction.is_finite().then_some(fraction)
-}
-
-fn tolerance(vs: &VsChampion) -> String {
-    if vs.worse_by_at_most < 0.0 {
-        format!("must be better than the champion by {}", percent(-vs.worse_by_at_most))
-    } else {
-        format!("may be worse than the champion by {}", percent(vs.worse_by_at_most))
-    }
-}
-
-fn in_words(worse: f64) -> String {
-    if worse == 0.0 {
-        "equal".to_owned()
-    } else if worse.is_infinite() {
-        "any amount".to_owned()
-    } else if worse > 0.0 {
-        format!("{} worse", percent(worse))
-    } else {
-        format!("{} better", percent(-worse))
-    }
-}
-
-fn at_most(worse: f64) -> String {
-    if worse < 0.0 { format!("at least {}", in_words(worse)) } else { format!("at most {}", in_words(worse)) }
-}
-
-fn at_least(worse: f64) -> String {
-    if worse < 0.0 { format!("at most {}", in_words(worse)) } else { format!("at least {}", in_words(worse)) }
-}
-
-fn percent(fraction: f64) -> String {
-    format!("{}%", number((fraction * 10_000.0).round() / 100.0))
-}
-
-/// Five significant digits, without trailing zeros.
-fn number(value: f64) -> String {
-    if value == 0.0 || !value.is_finite() {
-        return format!("{value}");
-    }
-    let magnitude = value.abs().log10().floor();
-    if !(-4.0..9.0).contains(&magnitude) {
-        return format!("{value:.4e}");
-    }
-    let decimals = (4.0 - magnitude).clamp(0.0, 9.0) as usize;
-    let text = format!("{value:.decimals$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
     for line in rules.iter().map(|result| &result.sentence).chain(&warnings) {
         ctx.log.note(line);
     }
+    // A workflow that releases nothing has no first version either: nothing is there to be approved.
     let first_version = has_target && champion.is_none();
     let verdict = gate::verdict(&rules, first_version);
     let output = GateOutput { verdict, champion, generation, rules, warnings, approved_by: None };

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use super::context::{StepContext, StepError, StepLog, StepResult};
 use crate::domain::metric::Metrics;
 use crate::domain::version::ManifestFile;
 use crate::domain::workflow::step::Run;
-use crate::trainers::command::{self, Command, CommandError, Finished, GuardCommand, LOG_LIMIT, Listener};
+use crate::trainers::command::{self, Command, CommandError, Finished, LOG_LIMIT, Listener};
 use crate::trainers::guard::Stopped;
 use metrics::StdoutMetrics;
 use outputs::{Before, Collected};
@@ -53,24 +53,19 @@ pub struct ErrorsFile {
 
 /// What a command sees of refit's own environment.
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"];
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
+/// How much later than its command refit may hear of a shutdown.
+const SHUTDOWN_NEWS: Duration = Duration::from_secs(1);
 /// Bytes of `$REFIT_ERRORS` that are kept.
 const ERRORS_LIMIT: u64 = 1024 * 1024 * 1024;
-/// Less free space than this after a failure is said to be its likely cause.
+/// Less free space than this means that what was written last is likely not whole.
 const DISK_IS_FULL: u64 = 1024 * 1024;
 
-/// Runs the command under this program's own guard.
+/// Runs the command under the guard.
 pub async fn run(spec: &Run, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
-    let guard = GuardCommand::this_program()
-        .map_err(|error| StepError::permanent(format!("cannot find refit's own program: {error}")))?;
-    run_under(&guard, spec, ctx).await
-}
-
-/// Runs the command under `guard`.
-pub async fn run_under(
-    guard: &GuardCommand,
-    spec: &Run,
-    ctx: &StepContext<'_>,
-) -> Result<StepResult, StepError> {
+    let guard = &ctx.services.guard;
     let paths = Paths::prepare(ctx)?;
     let is_trainer = spec.metrics_file || !spec.stdout_metrics.is_empty() || spec.outputs.is_some();
     let champion = if is_trainer {
@@ -93,6 +88,7 @@ pub async fn run_under(
         line: spec.command.clone(),
         dir,
         env: environment(spec, ctx, &paths, champion.as_deref())?,
+        mark: "REFIT_OUT",
         grace: spec.grace,
         memory: spec.limits.memory,
         log: spec.limits.log.unwrap_or(LOG_LIMIT),
@@ -105,7 +101,7 @@ pub async fn run_under(
     let seconds = began.elapsed().as_secs_f64();
     let finished = finished.map_err(not_run)?;
     tell(&finished, spec, ctx);
-    if finished.cancelled {
+    if finished.cancelled || was_shut_down(&finished, ctx).await {
         return Err(StepError::Interrupted);
     }
     check_ending(&finished, spec, ctx, &paths)?;
@@ -124,6 +120,14 @@ pub async fn run_under(
     let output =
         RunOutput { exit_code: 0, seconds, metrics, files, dir, errors, log_dropped: finished.dropped };
     StepResult::done(output)
+}
+
+/// A service manager that stops refit signals all its processes at once, so a command may end before
+/// refit hears of it: such an end is the shutdown's, not the trainer's.
+async fn was_shut_down(finished: &Finished, ctx: &StepContext<'_>) -> bool {
+    let told = finished.ended.stopped == Some(Stopped::Asked)
+        || matches!(finished.ended.signal, Some(SIGHUP | SIGINT | SIGTERM));
+    told && tokio::time::timeout(SHUTDOWN_NEWS, ctx.cancel.cancelled()).await.is_ok()
 }
 
 fn mask(ctx: &StepContext<'_>, text: &str) -> String {
@@ -276,8 +280,11 @@ fn check_ending(
             spec.limits.output.unwrap_or_default()
         )));
     }
+    let disk_full = finished.disk_full || is_disk_full(&paths.attempt);
     let how = match (finished.ended.stopped, finished.ended.code, finished.ended.signal) {
-        (None, Some(0), _) => return Ok(()),
+        (None, Some(0), _) if !disk_full => return Ok(()),
+        // Not every program minds: Python, for one, drops errors of files it closes by itself.
+        (None, Some(0), _) => "the command exited with code 0, but ran out of disk".to_owned(),
         (None, Some(code), _) => format!("the command exited with code {code}"),
         (None, None, Some(signal)) => format!("the command was ended by {}", signal_name(signal)),
         (None, None, None) => "the command ended, nobody knows how".to_owned(),
@@ -293,7 +300,7 @@ fn check_ending(
         _ => StepError::transient(message),
     };
     let out_of_memory = finished.ended.signal == Some(9) && spec.limits.memory.is_none();
-    if is_disk_full(&finished.stderr, &paths.attempt) {
+    if disk_full {
         Err(error.hint(format!("the disk of {} is full", paths.attempt.display())))
     } else if out_of_memory {
         Err(error.hint("the machine may have run out of memory: see `dmesg`, and set `limits: memory`"))
@@ -302,19 +309,18 @@ fn check_ending(
     }
 }
 
-fn is_disk_full(stderr: &[String], dir: &Path) -> bool {
-    stderr.iter().any(|line| line.contains("No space left on device"))
-        || rustix::fs::statvfs(dir)
-            .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < DISK_IS_FULL)
+fn is_disk_full(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < DISK_IS_FULL)
 }
 
 fn signal_name(signal: i32) -> String {
     let name = match signal {
-        2 => "SIGINT",
+        SIGHUP => "SIGHUP",
+        SIGINT => "SIGINT",
         6 => "SIGABRT",
         9 => "SIGKILL",
         11 => "SIGSEGV",
-        15 => "SIGTERM",
+        SIGTERM => "SIGTERM",
         other => return format!("signal {other}"),
     };
     format!("{name} (signal {signal})")

@@ -1,27 +1,25 @@
 //! Starts a command under the guard, streams what it prints in bounded memory,
 //! and stops it with everything it started.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsString;
+mod listen;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::{Ended, Report, SUBCOMMAND};
+use super::process_tree;
+use listen::Following;
+pub use listen::{LONGEST_LINE, Listener};
 
-/// A line longer than this is cut: patterns see its beginning only.
-pub const LONGEST_LINE: usize = 64 * 1024;
 /// Bytes of log kept when nothing else is said.
 pub const LOG_LIMIT: u64 = 64 * 1024 * 1024;
-/// Lines of standard error that an error message shows.
-const TAIL_LINES: usize = 15;
-/// Bytes of each of them.
-const TAIL_WIDTH: usize = 400;
 /// How often the size of watched files is looked at.
 const SIZE_LOOK: Duration = Duration::from_millis(500);
 /// How long a guard that was asked to stop has beyond its own grace and patience.
@@ -62,6 +60,8 @@ pub struct Command {
     pub dir: PathBuf,
     /// All it sees of an environment.
     pub env: BTreeMap<OsString, OsString>,
+    /// The variable of `env` whose value no other command has: its processes are known by it.
+    pub mark: &'static str,
     /// Between SIGTERM and SIGKILL.
     pub grace: Duration,
     /// Bytes of memory of all its processes together.
@@ -70,16 +70,6 @@ pub struct Command {
     pub log: u64,
     /// A directory, and how many bytes of files it may put there.
     pub files: Option<(PathBuf, u64)>,
-}
-
-/// Hears what a command prints.
-pub trait Listener: Send {
-    /// Bytes for the log, as they come.
-    fn log(&mut self, bytes: &[u8]);
-    /// A line of standard output, cut at `LONGEST_LINE`, without its end.
-    fn line(&mut self, line: &str);
-    /// A progress line.
-    fn progress(&mut self, percent: Option<f64>, message: &str);
 }
 
 /// How a command went.
@@ -91,6 +81,8 @@ pub struct Finished {
     pub stderr: Vec<String>,
     /// Bytes it printed beyond the log limit.
     pub dropped: u64,
+    /// It said on standard error that a disk is full.
+    pub disk_full: bool,
     /// Bytes in the watched directory when they were more than allowed.
     pub files_over: Option<u64>,
     /// Its `cancel` token fired before it ended.
@@ -124,15 +116,6 @@ pub enum CommandError {
     Read(std::io::Error),
 }
 
-/// A line `{"refit":"progress","pct":40,"message":"…"}`.
-#[derive(Deserialize)]
-struct Progress {
-    refit: String,
-    pct: Option<f64>,
-    #[serde(default)]
-    message: String,
-}
-
 /// Runs `command` to its end, or until `cancel` fires. When it returns, and also when it is dropped
 /// (then a moment later), nothing of the command runs any more.
 pub async fn run(
@@ -160,21 +143,18 @@ pub async fn run(
     };
     let (reports, control) = tokio::net::UnixStream::from_std(ours).map_err(broken)?.into_split();
 
-    let mut following = Following {
-        listener,
-        left: command.log,
-        finished: Finished::default(),
-        line: Line::default(),
-        tail: Tail::default(),
-    };
+    let mut following = Following::new(listener, command.log);
     let (outcome, leader) =
         follow(&mut following, Pipes { stdout, stderr, reports }, control, command, cancel).await;
     let finished = following.finish();
     if !matches!(outcome, Ok(Some(Report::Ended(_) | Report::CannotStart { .. }))) {
-        // Without its guard the command is out of reach but for its group.
+        // Without its guard the command's processes are orphans; most still carry its environment.
         let _ = child.start_kill();
         if let Some(group) = leader.and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        if let Some(value) = command.env.get(OsStr::new(command.mark)) {
+            process_tree::kill_marked(command.mark, value);
         }
     }
     let _ = child.wait().await;
@@ -283,219 +263,4 @@ pub fn size_below(dir: &Path) -> u64 {
         }
     }
     total
-}
-
-/// What is read of a command that runs.
-struct Following<'l> {
-    listener: &'l mut dyn Listener,
-    left: u64,
-    finished: Finished,
-    line: Line,
-    tail: Tail,
-}
-
-/// The line of standard output that is being read.
-#[derive(Default)]
-struct Line {
-    text: Vec<u8>,
-    /// Bytes of it that the log has.
-    logged: usize,
-}
-
-impl Line {
-    /// Only a line that begins so can be progress, and is kept from the log until it is whole.
-    fn may_be_progress(&self) -> bool {
-        self.text.first() == Some(&b'{') && self.text.len() < LONGEST_LINE
-    }
-}
-
-impl Following<'_> {
-    fn stdout(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let (part, ended) = match bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
-                Some(end) => (&bytes[..=end], true),
-                None => (bytes, false),
-            };
-            bytes = &bytes[part.len()..];
-            let room = LONGEST_LINE.saturating_sub(self.line.text.len());
-            let (kept, beyond) = part.split_at(part.len().min(room));
-            self.line.text.extend_from_slice(kept);
-            if ended {
-                self.end_line();
-            } else if !self.line.may_be_progress() {
-                self.log_line();
-            }
-            self.log(beyond);
-        }
-    }
-
-    fn end_line(&mut self) {
-        let text = String::from_utf8_lossy(&self.line.text);
-        let line = text.trim_end_matches(['\r', '\n']);
-        let progress = self
-            .line
-            .may_be_progress()
-            .then(|| serde_json::from_str::<Progress>(line).ok())
-            .flatten()
-            .filter(|progress| progress.refit == "progress");
-        match progress {
-            Some(Progress { pct, message, .. }) => {
-                self.listener.progress(pct.map(|pct| pct.clamp(0.0, 100.0)), &message);
-                self.line.logged = self.line.text.len();
-            }
-            None if line.is_empty() => {}
-            None => self.listener.line(line),
-        }
-        self.log_line();
-        self.line.text.clear();
-        self.line.logged = 0;
-    }
-
-    fn log_line(&mut self) {
-        let text = std::mem::take(&mut self.line.text);
-        self.log(&text[self.line.logged..]);
-        self.line.logged = text.len();
-        self.line.text = text;
-    }
-
-    fn stderr(&mut self, bytes: &[u8]) {
-        self.tail.push(bytes);
-        self.log(bytes);
-    }
-
-    fn log(&mut self, bytes: &[u8]) {
-        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-        if room > 0 {
-            self.listener.log(&bytes[..room]);
-        }
-        self.left -= room as u64;
-        self.finished.dropped += (bytes.len() - room) as u64;
-    }
-
-    fn finish(mut self) -> Finished {
-        if !self.line.text.is_empty() {
-            self.end_line();
-        }
-        Finished { stderr: self.tail.lines(), ..self.finished }
-    }
-}
-
-/// The last lines of standard error.
-#[derive(Default)]
-struct Tail {
-    lines: VecDeque<Vec<u8>>,
-    open: bool,
-}
-
-impl Tail {
-    fn push(&mut self, bytes: &[u8]) {
-        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            if !self.open {
-                if self.lines.len() == TAIL_LINES {
-                    self.lines.pop_front();
-                }
-                self.lines.push_back(Vec::new());
-            }
-            self.open = piece.last() != Some(&b'\n');
-            if let Some(line) = self.lines.back_mut() {
-                let room = TAIL_WIDTH.saturating_sub(line.len());
-                line.extend_from_slice(&piece[..piece.len().min(room)]);
-            }
-        }
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let texts = self.lines.iter().map(|line| String::from_utf8_lossy(line).trim_end().to_owned());
-        texts.filter(|line| !line.is_empty()).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Default)]
-    struct Heard {
-        log: Vec<u8>,
-        lines: Vec<String>,
-        progress: Vec<(Option<f64>, String)>,
-    }
-
-    impl Listener for Heard {
-        fn log(&mut self, bytes: &[u8]) {
-            self.log.extend_from_slice(bytes);
-        }
-
-        fn line(&mut self, line: &str) {
-            self.lines.push(line.to_owned());
-        }
-
-        fn progress(&mut self, percent: Option<f64>, message: &str) {
-            self.progress.push((percent, message.to_owned()));
-        }
-    }
-
-    fn hear(chunks: &[&[u8]], limit: u64) -> (Heard, Finished) {
-        let mut heard = Heard::default();
-        let mut following = Following {
-            listener: &mut heard,
-            left: limit,
-            finished: Finished::default(),
-            line: Line::default(),
-            tail: Tail::default(),
-        };
-        for chunk in chunks {
-            following.stdout(chunk);
-        }
-        let finished = following.finish();
-        (heard, finished)
-    }
-
-    #[test]
-    fn lines_are_put_together_whatever_the_chunks() {
-        let (heard, _) = hear(&[b"MAE: 1", b"2\nR\xc2", b"\xb2: 0.9"], 1000);
-        assert_eq!(heard.lines, ["MAE: 12", "R²: 0.9"]);
-        assert_eq!(heard.log, "MAE: 12\nR²: 0.9".as_bytes());
-    }
-
-    #[test]
-    fn progress_is_not_log_and_other_json_is() {
-        let text = br#"{"refit":"progress","pct":140,"message":"fit"}
-{"refit":"other"}
-{"loss":1}
-"#;
-        for size in [1, 7, text.len()] {
-            let chunks: Vec<_> = text.chunks(size).collect();
-            let (heard, _) = hear(&chunks, 1000);
-            assert_eq!(heard.progress, [(Some(100.0), "fit".to_owned())]);
-            assert_eq!(String::from_utf8_lossy(&heard.log), "{\"refit\":\"other\"}\n{\"loss\":1}\n");
-        }
-    }
-
-    #[test]
-    fn a_line_without_end_is_cut_for_patterns_and_whole_in_the_log() {
-        let chunk = vec![b'{'; 50_000];
-        let (heard, _) = hear(&[&chunk, &chunk, &chunk, b"\nnext\n"], 1_000_000);
-        assert_eq!(heard.lines.iter().map(String::len).collect::<Vec<_>>(), [LONGEST_LINE, 4]);
-        assert_eq!(heard.log.len(), 150_000 + 6);
-    }
-
-    #[test]
-    fn log_beyond_the_limit_is_counted() {
-        let (heard, finished) = hear(&[b"0123456789\n", b"0123456789\n"], 15);
-        assert_eq!(heard.log.len(), 15);
-        assert_eq!(finished.dropped, 7);
-        assert_eq!(heard.lines.len(), 2, "patterns still see every line");
-    }
-
-    #[test]
-    fn the_tail_keeps_the_last_lines_only() {
-        let mut tail = Tail::default();
-        for number in 0..100 {
-            tail.push(format!("line {number}\n").as_bytes());
-        }
-        tail.push(b"no end");
-        assert_eq!(tail.lines().len(), TAIL_LINES);
-        assert_eq!(tail.lines().last().map(String::as_str), Some("no end"));
-    }
 }
