@@ -1,0 +1,6 @@
+//! Integration tests, by behaviour.
+
+mod artifacts;
+mod hosting;
+mod notify;
+mod support;
