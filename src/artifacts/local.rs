@@ -18,14 +18,14 @@ pub const ADAPTER: Adapter<ArtifactStore> = Adapter { kind: "local", build };
 #[serde(deny_unknown_fields)]
 struct Options {
     /// The directory, relative to the project; made when it is not there.
-    dir: PathBuf,
+    path: PathBuf,
     /// The address at which a web server shows the directory, if one does.
     public_url: Option<url::Url>,
 }
 
 fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
-    let Options { dir, public_url } = options_of(ADAPTER.kind, options)?;
-    let dir = deps.project.join(dir);
+    let Options { path, public_url } = options_of(ADAPTER.kind, options)?;
+    let dir = deps.project.join(path);
     let problem = |problem: String| BuildError::Options { kind: ADAPTER.kind, problem };
     std::fs::create_dir_all(&dir)
         .map_err(|error| problem(format!("cannot make the directory {}: {error}", dir.display())))?;

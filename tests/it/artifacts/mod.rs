@@ -26,7 +26,7 @@ pub fn deps(project: &Path) -> Deps {
 }
 
 pub fn local(dir: &Path) -> ArtifactStore {
-    artifacts::build(json!({"kind": "local", "dir": "store"}), &deps(dir)).expect("a store")
+    artifacts::build(json!({"kind": "local", "path": "store"}), &deps(dir)).expect("a store")
 }
 
 pub fn s3(server: &python::Program, prefix: &str) -> ArtifactStore {
@@ -79,8 +79,8 @@ fn settings_that_make_no_sense_are_refused_by_name() {
     insta::assert_snapshot!(build(json!({"kind": "s33"})), @"no store is called `s33`; there are local, s3");
     insta::assert_snapshot!(build(json!({"dir": "x"})), @"`kind` is missing: one of local, s3");
     insta::assert_snapshot!(
-        build(json!({"kind": "local", "dirr": "x"})),
-        @"local: unknown field `dirr`, expected `dir` or `public_url`"
+        build(json!({"kind": "local", "pth": "x"})),
+        @"local: unknown field `pth`, expected `path` or `public_url`"
     );
     let half = json!({"kind": "s3", "bucket": "b", "access_key_id": "S3_ID"});
     assert!(matches!(build(half), BuildError::Options { kind: "s3", .. }));
