@@ -1,3 +1,4 @@
 //! What refit promises, by behaviour.
 
+mod canary;
 mod store;

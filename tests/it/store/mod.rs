@@ -5,7 +5,7 @@ mod claims;
 mod database;
 mod deliveries;
 mod keys;
-mod make;
+pub(crate) mod make;
 mod submits;
 
 /// Makes two tests of each function: one on SQLite, one on Postgres.
