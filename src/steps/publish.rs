@@ -232,3 +232,6 @@ async fn output_of(program: &str, arguments: &[&str], dir: &Path) -> Option<Stri
     let text = output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())?;
     Some(text.lines().next().unwrap_or_default().trim().to_owned())
 }
+
+#[cfg(test)]
+mod tests;
