@@ -1,0 +1,6 @@
+//! Tests of the whole, by behaviour.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod docs;
+mod layers;
