@@ -16,6 +16,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod engine;
+pub mod http;
 pub mod notify;
 pub mod secret;
 pub mod steps;
