@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_name_that_somebody_pointed_here_is_refused() {
-        for host in ["evil.example", "localhost.evil.example", "1.2.3.4", "a@localhost", "localhost/x", "\"", ""]
+        for host in
+            ["evil.example", "localhost.evil.example", "1.2.3.4", "a@localhost", "localhost/x", "\"", ""]
         {
             assert!(asked(&local(), Method::GET, &[("host", host)]).is_err(), "{host}");
         }
@@ -181,7 +182,8 @@ mod tests {
     #[test]
     fn a_page_of_another_site_cannot_write() {
         let host = ("host", "localhost:7070");
-        for origin in ["https://evil.example", "null", "http://localhost:3000", "https://localhost:7070", ""] {
+        for origin in ["https://evil.example", "null", "http://localhost:3000", "https://localhost:7070", ""]
+        {
             let given = [host, ("origin", origin)];
             assert!(asked(&local(), Method::POST, &given).is_err(), "{origin}");
             assert!(asked(&local(), Method::DELETE, &given).is_err(), "{origin}");

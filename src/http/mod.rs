@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::HeaderValue;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -103,13 +103,8 @@ impl Server {
         let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {}: {error}", settings.listen))
         })?;
-        let api = Api {
-            engine,
-            catalog,
-            working,
-            models: Mutex::default(),
-            batches: Semaphore::new(MOST_BATCHES),
-        };
+        let api =
+            Api { engine, catalog, working, models: Mutex::default(), batches: Semaphore::new(MOST_BATCHES) };
         Ok(Self { listener, app: app(Arc::new(api), access) })
     }
 
@@ -206,6 +201,7 @@ fn app(api: Arc<Api>, access: Access) -> Router {
 /// `routes` with what holds for every request.
 fn guarded(routes: Router, access: Access) -> Router {
     routes
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .fallback(|| async { ApiError::not_found("there is nothing at this path", "see docs/operations.md") })
         .method_not_allowed_fallback(|| async { ApiError::Method })
         .layer(from_fn_with_state(Arc::new(access), access::check))
