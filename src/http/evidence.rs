@@ -114,7 +114,11 @@ async fn read<B: Send + 'static>(
     let lines = Box::new(SyncIoBridge::new(StreamReader::new(Box::pin(coming(body)))));
     let reading = tokio::task::spawn_blocking(move || understand(Given { model, id, lines, now })).await;
     let reading = reading.map_err(|error| ApiError::Broken(error.to_string()))??;
-    if reading.accepted == 0 && reading.refused > 0 {
+    // Nothing is kept of it, its id neither: it can be sent again.
+    if reading.accepted == 0 && reading.refused == 0 {
+        return Err(ApiError::invalid("the batch has no row", "send one JSON object per line"));
+    }
+    if reading.accepted == 0 {
         return Err(ApiError::NoRow { refused: reading.refused, errors: reading.errors });
     }
     Ok(reading)

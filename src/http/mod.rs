@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::HeaderValue;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -194,7 +194,7 @@ fn app(api: Arc<Api>, access: Access) -> Router {
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{id}", get(runs::show))
         .route("/v1/models/{model}/release", get(models::release))
-        .layer(from_fn(in_time));
+        .layer(from_fn_with_state(ANSWER_TIME, in_time));
     guarded(quick.merge(evidence).with_state(api), access)
 }
 
@@ -208,8 +208,8 @@ fn guarded(routes: Router, access: Access) -> Router {
         .layer(from_fn(named))
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
+async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::TooSlow { what: "the answer took too long" }.into_response(),
     }

@@ -23,7 +23,7 @@ fn routes() -> Router {
     let routes = Router::new()
         .route("/list", get(list).post(take))
         .route("/broken", get(broken))
-        .layer(from_fn(in_time));
+        .layer(from_fn_with_state(ANSWER_TIME, in_time));
     guarded(routes, local)
 }
 
@@ -75,10 +75,11 @@ async fn the_cause_of_a_failure_inside_stays_inside() {
     assert!(problem["hint"].as_str().is_some_and(|hint| hint.contains("x-request-id")), "{problem}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_answer_that_takes_too_long_is_given_up() {
     let never = || async { std::future::pending::<()>().await };
-    let routes = Router::new().route("/never", get(never)).layer(from_fn(in_time));
+    let routes = Router::new().route("/never", get(never));
+    let routes = routes.layer(from_fn_with_state(Duration::from_millis(10), in_time));
     let routes = guarded(routes, Access::Local { public_url: None });
     let request = Request::builder().uri("/never").body(Body::empty()).expect("a request");
     let response = routes.oneshot(request).await.expect("an answer");

@@ -46,10 +46,8 @@ fn takes(shape: &Value) -> String {
     }
 }
 
-/// One table per object, from its schema.
-fn table(text: &mut String, name: &str, object: &Value) {
-    let required: Vec<&str> =
-        object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+/// One table per object, from its schema, without the keys in `said`.
+fn table(text: &mut String, name: &str, object: &Value, said: &[String]) {
     let description = object["description"].as_str().unwrap_or_default();
     let _ = write!(text, "\n### {name}\n\n{description}\n");
     if let Some(choices) = object["oneOf"].as_array() {
@@ -59,33 +57,51 @@ fn table(text: &mut String, name: &str, object: &Value) {
             .collect();
         let _ = write!(text, "\nExactly one of {}.\n", names.join(", "));
     }
+    rows(text, object, |key| !said.iter().any(|said| said == key));
+}
+
+fn rows(text: &mut String, object: &Value, wanted: impl Fn(&str) -> bool) {
+    let required: Vec<&str> =
+        object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let _ = write!(text, "\n| key | takes | |\n|---|---|---|\n");
     for (key, shape) in object["properties"].as_object().into_iter().flatten() {
+        if !wanted(key) {
+            continue;
+        }
         let must = if required.contains(&key.as_str()) { "**required.** " } else { "" };
         let meaning = shape["description"].as_str().unwrap_or_default().replace('|', "\\|");
         let _ = writeln!(text, "| `{key}` | {} | {must}{meaning} |", takes(shape));
     }
 }
 
-/// The kinds of steps: `run` or `uses` decides which keys a step has.
-fn kinds(text: &mut String, step: &Value) {
-    let _ = write!(text, "\n### step\n\n| | |\n|---|---|\n");
-    for case in step["allOf"].as_array().into_iter().flatten() {
+/// The kinds of steps, and the keys that all of them have; returns the names of those keys.
+fn steps(text: &mut String, defs: &Value) -> Vec<String> {
+    let cases = defs["step"]["allOf"].as_array().unwrap();
+    let _ = write!(text, "\n### step\n\nOne step of a run.\n\n| | |\n|---|---|\n");
+    let mut kinds = vec![];
+    for case in cases {
         let kind = case["if"]["properties"]["uses"]["const"].as_str();
         let kind = kind.map_or("`run: …`".to_owned(), |kind| format!("`uses: {kind}`"));
         let _ = writeln!(text, "| {kind} | {} |", takes(&case["then"]));
+        let name = case["then"]["$ref"].as_str().unwrap().trim_start_matches("#/$defs/");
+        kinds.push(&defs[name]);
     }
+    let has = |key: &str| kinds.iter().all(|kind| kind["properties"].get(key).is_some());
+    let _ = write!(text, "\nEvery step also takes:\n");
+    rows(text, kinds[0], has);
+    let keys = kinds[0]["properties"].as_object().unwrap().keys();
+    keys.filter(|key| has(key)).cloned().chain(["uses".to_owned()]).collect()
 }
 
 fn reference() -> String {
     let schema = schema();
     let mut text = String::new();
-    table(&mut text, "workflow", &schema);
+    table(&mut text, "workflow", &schema, &[]);
+    let said = steps(&mut text, &schema["$defs"]);
     for (name, object) in schema["$defs"].as_object().into_iter().flatten() {
-        if name == "step" {
-            kinds(&mut text, object);
-        } else {
-            table(&mut text, name, object);
+        let said = if name.ends_with("_step") { said.as_slice() } else { &[] };
+        if name != "step" {
+            table(&mut text, name, object, said);
         }
     }
     text.push('\n');
@@ -103,9 +119,11 @@ fn the_reference_of_workflow_files_has_every_key() {
         std::fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).unwrap();
         return;
     }
-    assert_eq!(
-        keys, wanted,
-        "docs/workflow.md is not what the code says; write it anew: REFIT_WRITE_DOCS=1 cargo test --test it docs"
+    let other = keys.lines().zip(wanted.lines()).find(|(there, wanted)| there != wanted);
+    assert!(
+        keys == wanted,
+        "docs/workflow.md is not what the code says ({other:?}); \
+         write it anew: REFIT_WRITE_DOCS=1 cargo test --test it docs"
     );
 }
 
