@@ -1,3 +1,13 @@
 //! The `refit` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use refit::trainers::guard;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() == Some(guard::SUBCOMMAND) {
+        return ExitCode::from(u8::try_from(guard::guard_main(args)).unwrap_or(2));
+    }
+    ExitCode::SUCCESS
+}

@@ -1,5 +1,7 @@
 //! The HTTP way in, over a socket, on both databases.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

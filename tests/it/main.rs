@@ -1,8 +1,9 @@
-//! What refit promises, by behaviour.
-
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! What refit promises, by behaviour: real processes, files, sockets and databases.
 
 mod docs;
+mod engine;
 mod http;
 mod layers;
+mod steps;
 mod store;
+mod support;

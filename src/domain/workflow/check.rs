@@ -18,7 +18,18 @@ use crate::domain::id::{MetricName, SecretName};
 /// What an expression may ask of `event`.
 pub const EVENT_FIELDS: &[&str] = &["id", "name", "data", "source", "received_at"];
 /// What an expression may ask of `canary`.
-pub const CANARY_FIELDS: &[&str] = &["verdict", "version", "share"];
+pub const CANARY_FIELDS: &[&str] = &[
+    "verdict",
+    "reason",
+    "version",
+    "champion",
+    "stage",
+    "share",
+    "requests",
+    "errors",
+    "started_at",
+    "hours",
+];
 /// The words of `canary.verdict`.
 const VERDICTS: &[&str] = &["pass", "inconclusive", "error", "fail"];
 
