@@ -1,7 +1,5 @@
 //! The HTTP way in, over a socket, on both databases.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,6 +11,7 @@ use refit::http::{Server, Settings};
 use refit::secret::{Secret, Secrets};
 use refit::steps::context::Services;
 use refit::store::{ReleaseWrite, ReleaseWritten, Store};
+use refit::trainers::command::GuardCommand;
 use refit::trigger::Catalog;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -56,6 +55,7 @@ fn engine(store: &Arc<dyn Store>, project: &std::path::Path, secrets: Secrets) -
         targets: Arc::default(),
         secrets,
         http: client(),
+        guard: GuardCommand::this_program().unwrap(),
     };
     let state = project.join(".refit");
     let settings = engine::Settings::default();
