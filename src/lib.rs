@@ -19,6 +19,7 @@ pub mod domain;
 pub mod engine;
 pub mod evidence;
 pub mod hosting;
+pub mod http;
 pub mod http_client;
 pub mod notify;
 pub mod secret;

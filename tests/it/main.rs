@@ -1,9 +1,14 @@
 //! What refit promises, by behaviour: real processes, files, sockets and databases.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod artifacts;
 mod canary;
+mod docs;
 mod engine;
 mod hosting;
+mod http;
+mod layers;
 mod notify;
 mod steps;
 mod store;
