@@ -1,0 +1,128 @@
+//! Where names of `refit.toml` become things: the one file that knows which
+//! stores, targets, notifiers and databases this program has.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::error::{CliError, Doing};
+use crate::adapter::{ArtifactStore, Target};
+use crate::clock::Clock;
+use crate::config::{ConfigError, Project};
+use crate::domain::id::{InstanceId, StoreName, TargetName};
+use crate::notify::Notifiers;
+use crate::secret::Secrets;
+use crate::steps::context::Services;
+use crate::store::{Store, StoreError};
+
+/// Opens the database at `url`: a file, or `postgres://…`. Its tables must be there.
+pub async fn open_store(url: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StoreError> {
+    // PLUG store: `crate::store::open(url, clock).await`
+    drop(clock);
+    Err(StoreError::Unusable {
+        problem: format!("this build has no database for {}", shown_url(url)),
+        hint: "use a build that has".to_owned(),
+    })
+}
+
+/// Makes or updates the tables of the database at `url`; says what it did.
+pub async fn migrate(url: &str, shared: bool) -> Result<String, StoreError> {
+    // PLUG store: `crate::store::migrate(url, shared).await`
+    let _ = shared;
+    Err(StoreError::Unusable {
+        problem: format!("this build has no database for {}", shown_url(url)),
+        hint: "use a build that has".to_owned(),
+    })
+}
+
+/// The client that all of refit's plain HTTP goes through.
+pub fn http_client() -> Result<reqwest::Client, CliError> {
+    // PLUG artifacts: `crate::http_client::build()`
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .build()
+        .map_err(|error| CliError::new(super::Exit::StepFailed, format!("cannot start the HTTP client: {error}")))
+}
+
+/// One table of `refit.toml` and what came of building it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The table, such as `stores.models`.
+    pub table: String,
+    /// What is wrong.
+    pub cause: String,
+}
+
+/// Everything `refit.toml` names, built as far as it can be, and what cannot.
+pub struct Built {
+    /// `[stores.*]`.
+    pub stores: BTreeMap<StoreName, ArtifactStore>,
+    /// `[targets.*]`.
+    pub targets: BTreeMap<TargetName, Arc<dyn Target>>,
+    /// `[notifiers.*]`.
+    pub notifiers: Notifiers,
+    /// What cannot be built.
+    pub problems: Vec<Problem>,
+}
+
+/// Builds stores, then targets (which may write into a store), then notifiers.
+pub fn build(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Built {
+    // PLUG artifacts: for every table of project.file.{stores,targets,notifiers}:
+    // `artifacts::open(name, options, &deps)`, `hosting::open(…)`, `notify::open(…)`; an error becomes a `Problem`.
+    let _ = (secrets, http);
+    let mut problems = vec![];
+    let names = |family: &'static str, names: Vec<String>| {
+        names.into_iter().map(move |name| Problem {
+            table: format!("{family}.{name}"),
+            cause: "this build has no adapters".to_owned(),
+        })
+    };
+    problems.extend(names("stores", project.file.stores.keys().map(ToString::to_string).collect()));
+    problems.extend(names("targets", project.file.targets.keys().map(ToString::to_string).collect()));
+    Built { stores: BTreeMap::new(), targets: BTreeMap::new(), notifiers: Notifiers, problems }
+}
+
+/// What steps are handed and what sends messages, for the database `instance`. Everything
+/// that is named must be usable: a run must not find out at its last step.
+pub fn services(
+    project: &Project,
+    secrets: &Secrets,
+    instance: InstanceId,
+) -> Result<(Services, Arc<Notifiers>), CliError> {
+    let http = http_client()?;
+    let built = build(project, secrets, &http);
+    if let Some(Problem { table, cause }) = built.problems.into_iter().next() {
+        return Err(ConfigError::Adapter { table, cause }).doing(|| "use the settings".to_owned());
+    }
+    let services = Services {
+        instance,
+        stores: Arc::new(built.stores),
+        targets: Arc::new(built.targets),
+        secrets: secrets.clone(),
+        http,
+    };
+    Ok((services, Arc::new(built.notifiers)))
+}
+
+/// A database URL as messages show it: without user and password.
+pub fn shown_url(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) if parsed.has_host() => {
+            let _no_user_in_this_scheme = parsed.set_username("");
+            let _no_password_in_this_scheme = parsed.set_password(None);
+            parsed.set_query(None);
+            parsed.to_string()
+        }
+        Ok(_) | Err(_) => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_shown_without_its_password() {
+        assert_eq!(shown_url("postgres://me:hunter22@db:5432/app?password=x"), "postgres://db:5432/app");
+        assert_eq!(shown_url(".refit/refit.db"), ".refit/refit.db");
+    }
+}
