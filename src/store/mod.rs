@@ -4,6 +4,16 @@
 //! transaction. `sql/` is one text for both databases; `postgres` and `sqlite`
 //! hold what differs.
 
+mod error;
+mod liveness;
+mod open;
+mod outage;
+pub mod postgres;
+pub mod sqlite;
+
+pub use open::{migrate, open};
+use open::{migrate_error, newer_schema};
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -45,6 +55,35 @@ pub enum StoreError {
     /// It refused a statement: refit's own mistake, or a damaged file.
     #[error("the database refused: {0}")]
     Broken(String),
+}
+
+impl StoreError {
+    /// The same error for another who waits for the same transaction.
+    pub(crate) fn same(&self) -> Self {
+        match self {
+            StoreError::Away(text) => StoreError::Away(text.clone()),
+            StoreError::Unusable { problem, hint } => {
+                StoreError::Unusable { problem: problem.clone(), hint: hint.clone() }
+            }
+            StoreError::Fenced => StoreError::Fenced,
+            StoreError::Broken(text) => StoreError::Broken(text.clone()),
+        }
+    }
+}
+
+/// How long a lease lasts that its owner does not renew.
+pub const LEASE: Duration = Duration::from_secs(10);
+
+/// A run that was woken and not taken is woken again after this: the wake-up may have been lost.
+const SAFETY_NET: Duration = Duration::from_secs(30);
+
+/// The name of the queue that carries wake-ups.
+const QUEUE: &str = "refit";
+
+/// A wake-up in the queue: it names the run and nothing else; the store knows the rest.
+#[derive(Debug, Serialize, Deserialize)]
+struct Wakeup {
+    run: RunId,
 }
 
 /// A run to be made, with its first wake-up.
@@ -116,6 +155,9 @@ pub struct Opening {
 
 /// Decides an `Opening` from the run as it was read.
 pub type Planner<'a> = &'a (dyn Fn(&Claim) -> Opening + Send + Sync);
+
+/// Names a version, given all names ever taken of its model, oldest first.
+pub type VersionNamer<'a> = &'a (dyn Fn(&[VersionName]) -> VersionName + Send + Sync);
 
 /// An attempt about to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -680,7 +722,7 @@ pub trait Store: Send + Sync + 'static {
     async fn reserve_version(
         &self,
         by: &Reservation,
-        name_of: &(dyn Fn(&[VersionName]) -> VersionName + Send + Sync),
+        name_of: VersionNamer<'_>,
     ) -> Result<VersionRecord, StoreError>;
     /// Changes the state of a version; with its manifest, base URL and manifest hash when it is sealed.
     async fn set_version_state(

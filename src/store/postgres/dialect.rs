@@ -1,0 +1,146 @@
+//! What Postgres says differently.
+
+use std::time::Duration;
+
+use apalis::prelude::TaskBuilder;
+use apalis_postgres::{Config, Pubsub};
+use futures::{Stream, StreamExt};
+use serde_json::Value;
+use sqlx::{PgPool, Pool};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::domain::Timestamp;
+use crate::domain::id::RunId;
+use crate::store::{QUEUE, StoreError, Wakeup};
+
+pub(crate) type Db = sqlx::Postgres;
+pub(crate) type Row = sqlx::postgres::PgRow;
+pub(crate) type Connection = sqlx::PgConnection;
+pub(crate) type Backend = apalis_postgres::PostgresStorage<Value>;
+/// The length of a time span in microseconds: the database's own time is added.
+pub(crate) type Span = i64;
+
+pub(crate) const BEGIN: &str = "BEGIN";
+pub(crate) const IS_SHARED: bool = true;
+/// A lease ends with its time: its owner may be on another machine.
+pub(crate) const LEASES_EXPIRE: bool = true;
+/// The lock files are in a temporary directory, which may be tidied.
+pub(crate) const NO_FILE_MEANS_DEAD: bool = false;
+
+macro_rules! sql {
+    ($text:expr) => {
+        $text
+    };
+}
+// The start of the statement, not of the transaction, which may have waited for a lock.
+macro_rules! now {
+    ($at:literal) => {
+        concat!("coalesce(", $at, "::timestamptz, statement_timestamp())")
+    };
+}
+macro_rules! until {
+    ($at:literal, $span:literal) => {
+        concat!(
+            "(coalesce(",
+            $at,
+            "::timestamptz, statement_timestamp()) + ",
+            $span,
+            "::bigint * interval '1 microsecond')"
+        )
+    };
+}
+macro_rules! each {
+    ($documents:literal) => {
+        concat!("jsonb_array_elements(", $documents, "::jsonb) AS e(value)")
+    };
+}
+macro_rules! moment {
+    ($text:literal) => {
+        concat!("CAST(", $text, " AS timestamptz)")
+    };
+}
+macro_rules! for_update {
+    () => {
+        " FOR UPDATE"
+    };
+}
+macro_rules! skip_locked {
+    () => {
+        " FOR UPDATE SKIP LOCKED"
+    };
+}
+
+/// The database's own time, unless the caller's clock is virtual.
+pub(crate) fn bound_time(clock: &dyn Clock, at: Timestamp) -> Option<Timestamp> {
+    (!clock.is_real()).then_some(at)
+}
+
+/// `duration`, as `until!` wants it.
+pub(crate) fn span(_at: Timestamp, duration: Duration) -> Span {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Locks a concurrency key until the transaction ends, so that two submissions do not both find it free.
+pub(crate) async fn lock_key(connection: &mut Connection, key: &str) -> Result<(), StoreError> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(key)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Writes wake-ups in the caller's transaction.
+pub(crate) async fn push(connection: &mut Connection, runs: &[RunId]) -> Result<(), StoreError> {
+    let tasks = runs.iter().map(|run| task(*run)).collect::<Result<Vec<_>, _>>()?;
+    apalis_postgres::queries::push_tasks(connection, QUEUE, tasks).await.map_err(queue_error)
+}
+
+/// What an error of the queue means.
+pub(crate) fn queue_error(error: apalis_postgres::Error) -> StoreError {
+    match error {
+        apalis_postgres::Error::Database(error) => error.into(),
+        other => StoreError::Broken(other.to_string()),
+    }
+}
+
+fn task(run: RunId) -> Result<apalis_postgres::PgTask, StoreError> {
+    let wakeup = serde_json::to_vec(&Wakeup { run }).map_err(|e| StoreError::Broken(e.to_string()))?;
+    // Run at 0 is now, whatever the clocks say: a later time may suppress the notification.
+    Ok(TaskBuilder::new(wakeup).run_at_timestamp(0).max_attempts(1_000_000).build())
+}
+
+/// One task at a time, or the queue's heartbeat starves behind those that wait.
+pub(crate) fn worker_config() -> Config {
+    Config::default()
+        .queue(QUEUE)
+        .batch_size(1)
+        .heartbeat_interval(Duration::from_secs(10))
+        .missed_heartbeats(6)
+}
+
+/// News of this process, and of others as Postgres notifies.
+pub(crate) fn news(pool: &Pool<Db>, own: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send + 'static {
+    let others = Pubsub::new(pool.clone(), QUEUE.to_owned()).map(|_| ());
+    // Either may end; the other goes on.
+    futures::stream::select(super::sql::own_news(own), others)
+}
+
+/// Deletes tasks done ten minutes ago, and workers unseen for a day.
+pub(crate) async fn clean_queue(pool: &PgPool, queue: &str) -> Result<(), StoreError> {
+    sqlx::query(
+        "DELETE FROM apalis.jobs WHERE job_type = $1 AND status IN ('Done', 'Killed', 'Failed')
+         AND done_at < now() - interval '10 minutes'",
+    )
+    .bind(queue)
+    .execute(pool)
+    .await?;
+    sqlx::query(
+        "DELETE FROM apalis.workers w WHERE w.worker_type = $1 AND w.last_seen < now() - interval '1 day'
+         AND NOT EXISTS (SELECT 1 FROM apalis.jobs j WHERE j.lock_by = w.id)",
+    )
+    .bind(queue)
+    .execute(pool)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Many checkpoints, one statement: one round trip and one commit.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde_json::Value;
+use sqlx::PgPool;
+use sqlx::types::{Json, Uuid};
+use tokio::sync::watch;
+
+use super::sql::checkpoint::skip_reason;
+use super::sql::rows::{doc_opt, text};
+use super::sql::{Pending, write_checkpoint};
+use super::{bound_time, push};
+use crate::clock::Clock;
+use crate::domain::Timestamp;
+use crate::domain::run::AttemptState;
+use crate::store::{Checkpoint, RunState, StoreError};
+
+/// The fence first; the rest joins what passed it.
+const WRITE: &str = "
+WITH input AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
+        $8::bigint[], $9::text[], $10::timestamptz[], $11::jsonb[], $12::jsonb[], $13::jsonb[], $14::timestamptz[])
+    AS t(run, epoch, status, outcome, reason, at, step, attempt, state, finished_at, output, error, resume, wake_at)
+), passed AS (
+    UPDATE refit.runs r SET crashes = 0, progressed = TRUE, status = i.status,
+        outcome = coalesce(i.outcome, r.outcome), reason = coalesce(i.reason, r.reason)
+    FROM input i
+    WHERE r.id = i.run AND r.epoch = i.epoch AND r.status <> 'finished' AND (i.step IS NULL OR EXISTS (
+        SELECT 1 FROM refit.attempts a WHERE a.run = i.run AND a.step = i.step AND a.attempt = i.attempt
+        AND a.state = 'started' AND a.epoch = i.epoch))
+    RETURNING r.id, i.epoch, i.at
+), ended AS (
+    UPDATE refit.attempts a SET state = i.state, finished_at = i.finished_at, changed_at = i.at, output = i.output,
+        error = i.error, resume = i.resume, wake_at = i.wake_at
+    FROM input i JOIN passed p ON p.id = i.run
+    WHERE a.run = i.run AND a.step = i.step AND a.attempt = i.attempt
+), begun AS (
+    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
+    SELECT s.run, s.step, s.attempt, 'started', p.epoch, p.at, p.at
+    FROM unnest($15::uuid[], $16::text[], $17::bigint[]) WITH ORDINALITY AS s(run, step, attempt, place)
+    JOIN passed p ON p.id = s.run ORDER BY s.place
+), left_out AS (
+    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, error)
+    SELECT s.run, s.step, 1 + coalesce((SELECT max(a.attempt) FROM refit.attempts a
+            WHERE a.run = s.run AND a.step = s.step), 0), 'skipped', p.epoch, p.at, p.at, p.at, s.error
+    FROM unnest($18::uuid[], $19::text[], $20::jsonb[]) WITH ORDINALITY AS s(run, step, error, place)
+    JOIN passed p ON p.id = s.run ORDER BY s.place
+)
+SELECT id FROM passed";
+
+/// Writes the group. Those that only go on are written by one statement; those that sleep, end, free a key,
+/// undo or tell somebody have a transaction each, side by side.
+pub(crate) async fn write_group(
+    pool: &PgPool,
+    clock: &Arc<dyn Clock>,
+    news: &watch::Sender<u64>,
+    group: Vec<Pending>,
+) {
+    let (simple, complex): (Vec<_>, Vec<_>) =
+        group.into_iter().partition(|pending| goes_on(&pending.checkpoint));
+    let alone = complex.into_iter().map(|pending| write_and_answer(pool, clock, news, pending));
+    tokio::join!(write_together(pool, clock, news, simple), futures::future::join_all(alone));
+}
+
+fn goes_on(checkpoint: &Checkpoint) -> bool {
+    matches!(checkpoint.run_state, RunState::Kept { .. })
+        && !checkpoint.undos.kill_all
+        && checkpoint.undos.done.is_empty()
+        && checkpoint.notices.is_empty()
+}
+
+async fn write_together(
+    pool: &PgPool,
+    clock: &Arc<dyn Clock>,
+    news: &watch::Sender<u64>,
+    group: Vec<Pending>,
+) {
+    if group.is_empty() {
+        return;
+    }
+    let written = write_all(pool, group.iter().map(|pending| &pending.checkpoint)).await;
+    match written {
+        Ok(passed) => {
+            let (passed, fenced): (Vec<_>, Vec<_>) =
+                group.into_iter().partition(|pending| passed.contains(&pending.checkpoint.run.0));
+            passed.into_iter().for_each(|pending| pending.answer(Ok(())));
+            // One that is sent again is found there: the long way asks.
+            for pending in fenced {
+                write_and_answer(pool, clock, news, pending).await;
+            }
+        }
+        Err(StoreError::Broken(_)) if group.len() > 1 => {
+            for pending in group {
+                write_and_answer(pool, clock, news, pending).await;
+            }
+        }
+        Err(error) => group.into_iter().for_each(|pending| pending.answer(Err(error.same()))),
+    }
+}
+
+async fn write_and_answer(
+    pool: &PgPool,
+    clock: &Arc<dyn Clock>,
+    news: &watch::Sender<u64>,
+    pending: Pending,
+) {
+    let result = write_alone(pool, clock, news, &pending.checkpoint).await;
+    pending.answer(result);
+}
+
+async fn write_alone(
+    pool: &PgPool,
+    clock: &Arc<dyn Clock>,
+    news: &watch::Sender<u64>,
+    checkpoint: &Checkpoint,
+) -> Result<(), StoreError> {
+    let mut tx = pool.begin().await?;
+    let woken = write_checkpoint(&mut tx, checkpoint, bound_time(&**clock, clock.now())).await?;
+    if !woken.is_empty() {
+        push(&mut tx, &woken).await?;
+    }
+    tx.commit().await?;
+    if !woken.is_empty() {
+        news.send_modify(|count| *count = count.wrapping_add(1));
+    }
+    Ok(())
+}
+
+/// The columns of `input`, one entry a checkpoint.
+#[derive(Default)]
+struct Columns {
+    run: Vec<Uuid>,
+    epoch: Vec<i64>,
+    status: Vec<&'static str>,
+    outcome: Vec<Option<&'static str>>,
+    reason: Vec<Option<String>>,
+    at: Vec<Timestamp>,
+    step: Vec<Option<String>>,
+    attempt: Vec<Option<i64>>,
+    state: Vec<Option<&'static str>>,
+    finished_at: Vec<Option<Timestamp>>,
+    output: Vec<Option<Json<Value>>>,
+    error: Vec<Option<Json<Value>>>,
+    resume: Vec<Option<Json<Value>>>,
+    wake_at: Vec<Option<Timestamp>>,
+    started_run: Vec<Uuid>,
+    started_step: Vec<String>,
+    started_attempt: Vec<i64>,
+    skipped_run: Vec<Uuid>,
+    skipped_step: Vec<String>,
+    skipped_error: Vec<Json<Value>>,
+}
+
+impl Columns {
+    fn add(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let RunState::Kept { status, ending } = &checkpoint.run_state else { return Ok(()) };
+        let ended = checkpoint.ended.as_ref();
+        self.run.push(checkpoint.run.0);
+        self.epoch.push(checkpoint.epoch.0);
+        self.status.push(status.as_str());
+        self.outcome.push(ending.as_ref().map(|(outcome, _)| outcome.as_str()));
+        self.reason.push(ending.as_ref().map(|(_, reason)| text(reason)));
+        self.at.push(checkpoint.at);
+        self.step.push(ended.map(|ended| ended.step.to_string()));
+        self.attempt.push(ended.map(|ended| i64::from(ended.attempt)));
+        self.state.push(ended.map(|ended| ended.state.as_str()));
+        self.finished_at
+            .push(ended.filter(|ended| ended.state != AttemptState::Sleeping).map(|_| checkpoint.at));
+        self.output.push(doc_opt(ended.and_then(|ended| ended.output.as_ref()))?);
+        self.error.push(doc_opt(ended.and_then(|ended| ended.error.as_ref()))?);
+        self.resume.push(doc_opt(ended.and_then(|ended| ended.resume.as_ref()))?);
+        self.wake_at.push(ended.and_then(|ended| ended.wake_at));
+        for new in &checkpoint.started {
+            self.started_run.push(checkpoint.run.0);
+            self.started_step.push(new.step.to_string());
+            self.started_attempt.push(i64::from(new.attempt));
+        }
+        for (step, reason) in &checkpoint.skipped {
+            self.skipped_run.push(checkpoint.run.0);
+            self.skipped_step.push(step.to_string());
+            self.skipped_error.push(skip_reason(reason)?);
+        }
+        Ok(())
+    }
+}
+
+/// Writes those that pass their fence, and says which.
+async fn write_all<'a>(
+    pool: &PgPool,
+    checkpoints: impl Iterator<Item = &'a Checkpoint>,
+) -> Result<HashSet<Uuid>, StoreError> {
+    let mut columns = Columns::default();
+    for checkpoint in checkpoints {
+        columns.add(checkpoint)?;
+    }
+    let passed = sqlx::query_scalar::<_, Uuid>(WRITE)
+        .bind(columns.run)
+        .bind(columns.epoch)
+        .bind(columns.status)
+        .bind(columns.outcome)
+        .bind(columns.reason)
+        .bind(columns.at)
+        .bind(columns.step)
+        .bind(columns.attempt)
+        .bind(columns.state)
+        .bind(columns.finished_at)
+        .bind(columns.output)
+        .bind(columns.error)
+        .bind(columns.resume)
+        .bind(columns.wake_at)
+        .bind(columns.started_run)
+        .bind(columns.started_step)
+        .bind(columns.started_attempt)
+        .bind(columns.skipped_run)
+        .bind(columns.skipped_step)
+        .bind(columns.skipped_error)
+        .fetch_all(pool)
+        .await?;
+    Ok(passed.into_iter().collect())
+}

@@ -1,0 +1,16 @@
+//! Postgres: for production and for several processes and machines. Everything
+//! is in schema `refit`; the queue's tables are in `apalis`.
+
+#[macro_use]
+mod dialect;
+mod group;
+mod open;
+mod session;
+#[path = "../sql/mod.rs"]
+#[expect(clippy::duplicate_mod, reason = "one text for both databases, compiled for each")]
+mod sql;
+
+pub(crate) use dialect::*;
+pub(crate) use group::write_group;
+pub use open::{migrate, open};
+pub(crate) use session::{Session, cut_silent_leases};

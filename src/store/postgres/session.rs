@@ -1,0 +1,152 @@
+//! A session that holds an advisory lock for each worker of this process: when
+//! the process or its network dies, Postgres ends the session, and others see
+//! the lock gone long before the lease is over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection as _, PgPool};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::Timestamp;
+use crate::domain::id::WorkerId;
+use crate::store::StoreError;
+
+/// How often the session is asked whether it is still there.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+struct Held {
+    connection: Option<PgConnection>,
+    keys: HashMap<WorkerId, i64>,
+}
+
+/// The session and the locks it holds.
+pub(crate) struct Session {
+    options: PgConnectOptions,
+    held: Arc<Mutex<Held>>,
+    stop: CancellationToken,
+}
+
+/// The lock of a worker: the random half of its id.
+fn lock_key(worker: WorkerId) -> i64 {
+    let (_, low) = worker.0.as_u64_pair();
+    low.cast_signed()
+}
+
+impl Session {
+    pub(crate) fn new(options: PgConnectOptions) -> Self {
+        Self { options, held: Arc::default(), stop: CancellationToken::new() }
+    }
+
+    /// Takes the lock of `worker`, for as long as this process has a session.
+    pub(crate) async fn enter(&self, worker: WorkerId) -> Result<i64, StoreError> {
+        let key = lock_key(worker);
+        let mut held = self.held.lock().await;
+        let watched = !held.keys.is_empty();
+        held.keys.insert(worker, key);
+        held.hold(&self.options).await?;
+        if !watched {
+            let (options, shared, stop) = (self.options.clone(), Arc::clone(&self.held), self.stop.clone());
+            tokio::spawn(async move {
+                loop {
+                    tokio::select! {
+                        () = tokio::time::sleep(CHECK_EVERY) => {}
+                        () = stop.cancelled() => return,
+                    }
+                    let mut held = shared.lock().await;
+                    if held.keys.is_empty() {
+                        return;
+                    }
+                    if let Err(error) = held.hold(&options).await {
+                        tracing::debug!(%error, "The session of this worker is away");
+                    }
+                }
+            });
+        }
+        Ok(key)
+    }
+
+    /// Gives the lock of `worker` back.
+    pub(crate) async fn leave(&self, worker: WorkerId) {
+        let mut held = self.held.lock().await;
+        let Some(key) = held.keys.remove(&worker) else { return };
+        if let Some(connection) = held.connection.as_mut() {
+            // A session that is gone has no lock either.
+            let _ = sqlx::query("SELECT pg_advisory_unlock($1)").bind(key).execute(connection).await;
+        }
+    }
+
+    /// Ends the session.
+    pub(crate) async fn close(&self) {
+        self.stop.cancel();
+        if let Some(connection) = self.held.lock().await.connection.take() {
+            // It ends either way.
+            let _ = connection.close().await;
+        }
+    }
+}
+
+impl Held {
+    /// Makes sure of the session; a new one takes all locks again.
+    async fn hold(&mut self, options: &PgConnectOptions) -> Result<(), StoreError> {
+        let keys: Vec<i64> = self.keys.values().copied().collect();
+        // Locks that are missing only: taking one again would count it twice.
+        const TAKE: &str = "SELECT pg_try_advisory_lock(k) FROM unnest($1::bigint[]) AS t(k) WHERE NOT EXISTS (
+            SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.objsubid = 1
+            AND l.classid::bigint = ((k >> 32) & 4294967295) AND l.objid::bigint = (k & 4294967295))";
+        if let Some(connection) = self.connection.as_mut() {
+            if sqlx::query(TAKE).bind(&keys).execute(connection).await.is_ok() {
+                return Ok(());
+            }
+            self.connection = None;
+        }
+        let mut connection = options.connect().await?;
+        sqlx::query(TAKE).bind(&keys).execute(&mut connection).await?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+}
+
+/// Workers without their lock. Not just after the server's start, when nobody has had the time to come back.
+macro_rules! silent {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM pg_locks l
+            WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND l.classid::bigint = ((w.lock_key >> 32) & 4294967295) AND l.objid::bigint = (w.lock_key & 4294967295))
+         AND statement_timestamp() > pg_postmaster_start_time() + interval '10 seconds'"
+    };
+}
+
+/// Cuts the leases of workers whose session ended to a second, and forgets those that have none.
+pub(crate) async fn cut_silent_leases(pool: &PgPool, now: Option<Timestamp>) -> Result<(), StoreError> {
+    sqlx::query(concat!(
+        "UPDATE refit.runs SET lease_until = ",
+        until!("$1", "$2"),
+        ", poke_at = ",
+        until!("$1", "$2"),
+        "
+         WHERE lease_until > ",
+        until!("$1", "$2"),
+        "
+           AND lease_owner IN (SELECT w.id FROM refit.processes w WHERE ",
+        silent!(),
+        ")"
+    ))
+    .bind(now)
+    .bind(1_000_000_i64)
+    .execute(pool)
+    .await?;
+    sqlx::query(concat!(
+        "DELETE FROM refit.processes w WHERE w.registered_at < statement_timestamp() - interval '1 day'
+           AND NOT EXISTS (SELECT 1 FROM refit.runs r WHERE r.lease_owner = w.id) AND ",
+        silent!()
+    ))
+    .execute(pool)
+    .await?;
+    Ok(())
+}

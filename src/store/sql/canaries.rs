@@ -1,0 +1,180 @@
+//! Canaries. The record is one document; the columns beside it are what is
+//! compared and searched, and win over it.
+
+use sqlx::types::Json;
+
+use super::super::{Connection, Row};
+use super::rows::{self, doc, get, json, word};
+use super::signals::fence;
+use super::store::SqlStore;
+use crate::domain::Timestamp;
+use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::id::{CanaryId, Epoch, RunId};
+use crate::store::StoreError;
+use crate::store::error::unreadable;
+
+fn state_word(state: CanaryState) -> &'static str {
+    match state {
+        CanaryState::Watching => "watching",
+        CanaryState::Baking => "baking",
+        CanaryState::Promoted => "promoted",
+        CanaryState::RolledBack => "rolled_back",
+    }
+}
+
+fn stage_number(stage: usize) -> Result<i64, StoreError> {
+    i64::try_from(stage).map_err(|e| unreadable("stage", e))
+}
+
+fn canary(row: &Row) -> Result<CanaryRecord, StoreError> {
+    let record: CanaryRecord = json(row, "record")?;
+    Ok(CanaryRecord {
+        state: word(row, "state")?,
+        stage: usize::try_from(get::<i64>(row, "stage")?).map_err(|e| unreadable("stage", e))?,
+        next_look_at: get(row, "next_look_at")?,
+        ..record
+    })
+}
+
+impl SqlStore {
+    pub(super) async fn record_canary(
+        &self,
+        epoch: Epoch,
+        record: &CanaryRecord,
+    ) -> Result<CanaryRecord, StoreError> {
+        let mut tx = self.begin().await?;
+        fence(&mut tx, record.run, epoch).await?;
+        let known = sqlx::query(sql!(
+            "SELECT * FROM refit.canaries WHERE run = $1 AND (id = $2 OR state IN ('watching', 'baking'))
+             ORDER BY id DESC LIMIT 1"
+        ))
+        .bind(record.run.0)
+        .bind(record.id.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+        if let Some(row) = known {
+            return canary(&row);
+        }
+        sqlx::query(sql!(
+            "INSERT INTO refit.canaries (id, run, state, stage, next_look_at, record) VALUES ($1, $2, $3, $4, $5, $6)"
+        ))
+        .bind(record.id.0)
+        .bind(record.run.0)
+        .bind(state_word(record.state))
+        .bind(stage_number(record.stage)?)
+        .bind(record.next_look_at)
+        .bind(doc(record)?)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(record.clone())
+    }
+
+    pub(super) async fn read_canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError> {
+        let row = sqlx::query(sql!("SELECT * FROM refit.canaries WHERE run = $1 ORDER BY id DESC LIMIT 1"))
+            .bind(run.0)
+            .fetch_optional(&self.parts.reader)
+            .await?;
+        row.as_ref().map(canary).transpose()
+    }
+
+    pub(super) async fn list_live(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError> {
+        let found = sqlx::query(sql!(
+            "SELECT * FROM refit.canaries WHERE state IN ('watching', 'baking')
+             AND ($1 IS NULL OR next_look_at <= $1) ORDER BY next_look_at"
+        ))
+        .bind(due_at)
+        .fetch_all(&self.parts.reader)
+        .await?;
+        rows::all(&found, canary)
+    }
+
+    pub(super) async fn claim_look(
+        &self,
+        id: CanaryId,
+        read: Timestamp,
+        next: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let taken = sqlx::query(sql!(
+            "UPDATE refit.canaries SET next_look_at = $3
+             WHERE id = $1 AND next_look_at = $2 AND state IN ('watching', 'baking')"
+        ))
+        .bind(id.0)
+        .bind(read)
+        .bind(next)
+        .execute(&self.parts.writer)
+        .await?;
+        Ok(taken.rows_affected() == 1)
+    }
+
+    pub(super) async fn write_look(
+        &self,
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+    ) -> Result<bool, StoreError> {
+        // The time of the next look was set when this one was taken: it never goes back.
+        let saved = sqlx::query(sql!(
+            "UPDATE refit.canaries SET state = $4, stage = $5, record = $6,
+                 next_look_at = CASE WHEN next_look_at < $7 THEN $7 ELSE next_look_at END
+             WHERE id = $1 AND state = $2 AND stage = $3"
+        ))
+        .bind(before.id.0)
+        .bind(state_word(before.state))
+        .bind(stage_number(before.stage)?)
+        .bind(state_word(after.state))
+        .bind(stage_number(after.stage)?)
+        .bind(doc(after)?)
+        .bind(after.next_look_at)
+        .execute(&self.parts.writer)
+        .await?;
+        Ok(saved.rows_affected() == 1)
+    }
+
+    pub(super) async fn change_canary(
+        &self,
+        id: CanaryId,
+        state: CanaryState,
+        bake_until: Option<Timestamp>,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        end_in(&mut tx, id, state, bake_until, reason, at).await?;
+        Ok(tx.commit().await?)
+    }
+}
+
+/// Changes the state of a canary; one that was taken back stays so.
+pub(super) async fn end_in(
+    connection: &mut Connection,
+    id: CanaryId,
+    state: CanaryState,
+    bake_until: Option<Timestamp>,
+    reason: &str,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let row = sqlx::query(sql!(concat!("SELECT * FROM refit.canaries WHERE id = $1", for_update!())))
+        .bind(id.0)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(row) = row else { return Err(StoreError::Broken(format!("canary {id} is not known"))) };
+    let mut record = canary(&row)?;
+    if record.state == CanaryState::RolledBack {
+        return Ok(());
+    }
+    record.state = state;
+    record.bake_until = bake_until.or(record.bake_until);
+    reason.clone_into(&mut record.reason);
+    record.ended_at = match state {
+        CanaryState::Watching | CanaryState::Baking => None,
+        CanaryState::Promoted | CanaryState::RolledBack => Some(at),
+    };
+    let record: Json<serde_json::Value> = doc(&record)?;
+    sqlx::query(sql!("UPDATE refit.canaries SET state = $2, record = $3 WHERE id = $1"))
+        .bind(id.0)
+        .bind(state_word(state))
+        .bind(record)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! A checkpoint, statement by statement, inside a transaction.
+
+use sqlx::types::Json;
+
+use super::super::{Connection, span};
+use super::rows::{doc, doc_opt, get, text};
+use crate::domain::Timestamp;
+use crate::domain::id::{Epoch, RunId, StepId};
+use crate::domain::run::{AttemptState, FailureKind, Outcome, RunStatus, StepFailure};
+use crate::store::{Checkpoint, EndedAttempt, NewAttempt, Notice, RunState, SAFETY_NET, StoreError};
+
+/// Attempts to be inserted.
+pub(crate) struct NewRows<'a> {
+    /// That begin.
+    pub started: &'a [NewAttempt],
+    /// That are left out.
+    pub skipped: &'a [(StepId, String)],
+}
+
+/// Writes `checkpoint`, or returns `Fenced` having written nothing; returns the runs to be woken with it.
+/// `now` is the time to bind for what is due.
+pub(crate) async fn write(
+    connection: &mut Connection,
+    checkpoint: &Checkpoint,
+    now: Option<Timestamp>,
+) -> Result<Vec<RunId>, StoreError> {
+    let (run, epoch, at) = (checkpoint.run, checkpoint.epoch, checkpoint.at);
+    let Some(due) = move_run(connection, checkpoint, now).await? else {
+        return if was_written(connection, checkpoint).await? {
+            Ok(Vec::new())
+        } else {
+            Err(StoreError::Fenced)
+        };
+    };
+    if let Some(ended) = &checkpoint.ended {
+        end_attempt(connection, run, ended, at).await?;
+    }
+    let rows = NewRows { started: &checkpoint.started, skipped: &checkpoint.skipped };
+    insert_attempts(connection, run, epoch, at, &rows).await?;
+    if checkpoint.undos.kill_all {
+        sqlx::query(sql!("UPDATE refit.intents SET state = 'dead' WHERE run = $1 AND state = 'armed'"))
+            .bind(run.0)
+            .execute(&mut *connection)
+            .await?;
+    }
+    for key in &checkpoint.undos.done {
+        sqlx::query(sql!("UPDATE refit.intents SET state = 'undone' WHERE run = $1 AND key = $2"))
+            .bind(run.0)
+            .bind(key)
+            .execute(&mut *connection)
+            .await?;
+    }
+    insert_notices(connection, &checkpoint.notices, at).await?;
+    let mut woken = Vec::new();
+    if due {
+        woken.push(run);
+    }
+    let frees_key = match &checkpoint.run_state {
+        RunState::Kept { .. } => false,
+        RunState::Parked { status, .. } => *status == RunStatus::Held,
+        RunState::Finished { .. } => true,
+    };
+    if frees_key {
+        woken.extend(pass_key_on(connection, run, at, now).await?);
+    }
+    Ok(woken)
+}
+
+/// What becomes of the run's row.
+struct Move<'a> {
+    status: RunStatus,
+    ending: Option<(Outcome, &'a str)>,
+    keeps: bool,
+    wake_at: Option<Timestamp>,
+    at_once: bool,
+    finished_at: Option<Timestamp>,
+}
+
+impl<'a> Move<'a> {
+    fn of(checkpoint: &'a Checkpoint) -> Self {
+        let base = Move {
+            status: RunStatus::Running,
+            ending: None,
+            keeps: false,
+            wake_at: None,
+            at_once: false,
+            finished_at: None,
+        };
+        match &checkpoint.run_state {
+            RunState::Kept { status, ending } => {
+                Move { status: *status, ending: borrowed(ending), keeps: true, ..base }
+            }
+            RunState::Parked { status, ending, wake_at } => Move {
+                status: *status,
+                ending: borrowed(ending),
+                wake_at: *wake_at,
+                at_once: match wake_at {
+                    Some(wake_at) => *wake_at <= checkpoint.at,
+                    None => *status == RunStatus::Running,
+                },
+                ..base
+            },
+            RunState::Finished { outcome, reason } => Move {
+                status: RunStatus::Finished,
+                ending: Some((*outcome, reason)),
+                finished_at: Some(checkpoint.at),
+                ..base
+            },
+        }
+    }
+}
+
+fn borrowed(ending: &Option<(Outcome, String)>) -> Option<(Outcome, &str)> {
+    ending.as_ref().map(|(outcome, reason)| (*outcome, reason.as_str()))
+}
+
+/// The fence, which must be the first statement: the run's row, if epoch and attempt are as they must be.
+/// Whether the run is due at once; nothing when it is fenced.
+async fn move_run(
+    connection: &mut Connection,
+    checkpoint: &Checkpoint,
+    now: Option<Timestamp>,
+) -> Result<Option<bool>, StoreError> {
+    let change = Move::of(checkpoint);
+    let query = if change.keeps {
+        sqlx::query(sql!(
+            "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $5, outcome = coalesce($6, outcome),
+                 reason = coalesce($7, reason)
+             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND ($3 IS NULL OR EXISTS (
+                 SELECT 1 FROM refit.attempts a
+                 WHERE a.run = $1 AND a.step = $3 AND a.attempt = $4 AND a.state = 'started' AND a.epoch = $2))
+             RETURNING FALSE AS due"
+        ))
+    } else {
+        sqlx::query(sql!(concat!(
+            "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $5, outcome = coalesce($6, outcome),
+                 reason = coalesce($7, reason), lease_owner = NULL, lease_until = NULL, finished_at = $8,
+                 wake_at = CASE WHEN $8 IS NOT NULL THEN NULL WHEN $9 OR signal_seq > signal_seen THEN ", now!("$11"),
+                 " ELSE $10 END,
+                 poke_at = CASE WHEN $8 IS NOT NULL THEN NULL WHEN $9 OR signal_seq > signal_seen
+                     THEN ", until!("$11", "$12"), " ELSE $10 END
+             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND ($3 IS NULL OR EXISTS (
+                 SELECT 1 FROM refit.attempts a
+                 WHERE a.run = $1 AND a.step = $3 AND a.attempt = $4 AND a.state = 'started' AND a.epoch = $2))
+             RETURNING ($9 OR signal_seq > signal_seen) AND status <> 'finished' AS due"
+        )))
+    };
+    let ended = checkpoint.ended.as_ref();
+    let mut query = query
+        .bind(checkpoint.run.0)
+        .bind(checkpoint.epoch.0)
+        .bind(ended.map(|ended| ended.step.as_str()))
+        .bind(ended.map(|ended| i64::from(ended.attempt)))
+        .bind(change.status.as_str())
+        .bind(change.ending.map(|(outcome, _)| outcome.as_str()))
+        .bind(change.ending.map(|(_, reason)| text(reason)));
+    if !change.keeps {
+        query = query
+            .bind(change.finished_at)
+            .bind(change.at_once)
+            .bind(change.wake_at)
+            .bind(now)
+            .bind(span(checkpoint.at, SAFETY_NET));
+    }
+    let row = query.fetch_optional(connection).await?;
+    row.map(|row| get::<bool>(&row, "due")).transpose()
+}
+
+async fn end_attempt(
+    connection: &mut Connection,
+    run: RunId,
+    ended: &EndedAttempt,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(sql!(
+        "UPDATE refit.attempts SET state = $4, finished_at = $5, changed_at = $6, output = $7, error = $8,
+             resume = $9, wake_at = $10
+         WHERE run = $1 AND step = $2 AND attempt = $3"
+    ))
+    .bind(run.0)
+    .bind(ended.step.as_str())
+    .bind(i64::from(ended.attempt))
+    .bind(ended.state.as_str())
+    .bind((ended.state != AttemptState::Sleeping).then_some(at))
+    .bind(at)
+    .bind(doc_opt(ended.output.as_ref())?)
+    .bind(doc_opt(ended.error.as_ref())?)
+    .bind(doc_opt(ended.resume.as_ref())?)
+    .bind(ended.wake_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whether this very checkpoint was written before: its answer may have been lost with the connection.
+async fn was_written(connection: &mut Connection, checkpoint: &Checkpoint) -> Result<bool, StoreError> {
+    let Some(ended) = &checkpoint.ended else { return Ok(false) };
+    let row = sqlx::query(sql!(
+        "SELECT 1 FROM refit.attempts a JOIN refit.runs r ON r.id = a.run
+         WHERE a.run = $1 AND a.step = $2 AND a.attempt = $3 AND a.epoch = $4 AND a.state = $5 AND a.changed_at = $6
+           AND r.epoch = $4"
+    ))
+    .bind(checkpoint.run.0)
+    .bind(ended.step.as_str())
+    .bind(i64::from(ended.attempt))
+    .bind(checkpoint.epoch.0)
+    .bind(ended.state.as_str())
+    .bind(checkpoint.at)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.is_some())
+}
+
+/// Inserts attempts that begin and steps that are skipped.
+pub(super) async fn insert_attempts(
+    connection: &mut Connection,
+    run: RunId,
+    epoch: Epoch,
+    at: Timestamp,
+    rows: &NewRows<'_>,
+) -> Result<(), StoreError> {
+    for new in rows.started {
+        sqlx::query(sql!(
+            "INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
+             VALUES ($1, $2, $3, 'started', $4, $5, $5)"
+        ))
+        .bind(run.0)
+        .bind(new.step.as_str())
+        .bind(i64::from(new.attempt))
+        .bind(epoch.0)
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+    }
+    for (step, reason) in rows.skipped {
+        sqlx::query(sql!(
+            "INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, error)
+             SELECT $1, $2, coalesce(max(attempt), 0) + 1, 'skipped', $3, $4, $4, $4, $5
+             FROM refit.attempts WHERE run = $1 AND step = $2"
+        ))
+        .bind(run.0)
+        .bind(step.as_str())
+        .bind(epoch.0)
+        .bind(at)
+        .bind(skip_reason(reason)?)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Why a step is skipped, as an attempt keeps it.
+pub(crate) fn skip_reason(reason: &str) -> Result<Json<serde_json::Value>, StoreError> {
+    doc(&StepFailure { kind: FailureKind::Permanent, message: reason.to_owned(), hint: None })
+}
+
+/// Queues notices; a known key is dropped.
+pub(super) async fn insert_notices(
+    connection: &mut Connection,
+    notices: &[Notice],
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    for notice in notices {
+        sqlx::query(sql!(
+            "INSERT INTO refit.outbox (key, run, notice, queued_at, due_at) VALUES ($1, $2, $3, $4, $4)
+             ON CONFLICT (key) DO NOTHING"
+        ))
+        .bind(text(&notice.key))
+        .bind(notice.run.map(|run| run.0))
+        .bind(doc(notice)?)
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Frees the key that `run` holds, or hands it to the oldest run that waits for it, which is returned.
+pub(super) async fn pass_key_on(
+    connection: &mut Connection,
+    run: RunId,
+    at: Timestamp,
+    now: Option<Timestamp>,
+) -> Result<Option<RunId>, StoreError> {
+    let held = sqlx::query(sql!(concat!("SELECT key FROM refit.concurrency WHERE run = $1", for_update!())))
+        .bind(run.0)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(row) = held else { return Ok(None) };
+    let key: String = get(&row, "key")?;
+    // Again when the run that was found ends at this moment.
+    loop {
+        let next = sqlx::query(sql!(concat!(
+            "SELECT id FROM refit.runs WHERE concurrency_key = $1 AND status = 'queued' AND id <> $3
+                 AND wake_at <= ",
+            now!("$2"),
+            " ORDER BY id LIMIT 1"
+        )))
+        .bind(&key)
+        .bind(now)
+        .bind(run.0)
+        .fetch_optional(&mut *connection)
+        .await?;
+        let Some(row) = next else {
+            sqlx::query(sql!("DELETE FROM refit.concurrency WHERE key = $1"))
+                .bind(&key)
+                .execute(&mut *connection)
+                .await?;
+            return Ok(None);
+        };
+        let next = RunId(get(&row, "id")?);
+        let woken = sqlx::query(sql!(concat!(
+            "UPDATE refit.runs SET poke_at = ",
+            until!("$2", "$3"),
+            " WHERE id = $1 AND status = 'queued'"
+        )))
+        .bind(next.0)
+        .bind(now)
+        .bind(span(at, SAFETY_NET))
+        .execute(&mut *connection)
+        .await?;
+        if woken.rows_affected() == 1 {
+            sqlx::query(sql!("UPDATE refit.concurrency SET run = $2 WHERE key = $1"))
+                .bind(&key)
+                .bind(next.0)
+                .execute(&mut *connection)
+                .await?;
+            return Ok(Some(next));
+        }
+    }
+}

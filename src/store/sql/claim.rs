@@ -1,0 +1,349 @@
+//! Taking a run, keeping it, giving it back; and workers.
+
+use std::time::Duration;
+
+use sqlx::Row as _;
+use sqlx::types::{Json, Uuid};
+
+use super::super::{Connection, span};
+use super::checkpoint::{NewRows, insert_attempts};
+use super::queries::{attempts_in, intents_in, run_in, signals_in};
+use super::rows::{get, json_opt, text, word};
+use super::store::SqlStore;
+use crate::domain::Timestamp;
+use crate::domain::id::{Epoch, RunId, WorkerId};
+use crate::domain::run::RunStatus;
+use crate::store::liveness::Life;
+use crate::store::{Claim, ClaimResult, LEASE, Opening, Planner, Renewal, SAFETY_NET, StoreError};
+
+/// Who has a run, as read before it is taken.
+struct Holder {
+    worker: WorkerId,
+    machine: Option<String>,
+    expired: bool,
+}
+
+impl SqlStore {
+    pub(super) async fn claim_run(
+        &self,
+        run: RunId,
+        worker: WorkerId,
+        lease: Duration,
+        at: Timestamp,
+        plan: Planner<'_>,
+    ) -> Result<ClaimResult, StoreError> {
+        let mut tx = self.begin().await?;
+        let found = sqlx::query(sql!(concat!(
+            "SELECT r.status, r.epoch, r.concurrency_key, r.signal_seq, r.lease_owner, w.machine,
+                    r.cancel IS NOT NULL AS unwanted,
+                    coalesce(r.lease_until <= ",
+            now!("$2"),
+            ", TRUE) AS expired,
+                    (r.signal_seq > r.signal_seen OR coalesce(r.wake_at <= ",
+            now!("$2"),
+            ", FALSE)) AS due
+             FROM refit.runs r LEFT JOIN refit.processes w ON w.id = r.lease_owner WHERE r.id = $1"
+        )))
+        .bind(run.0)
+        .bind(self.at(at))
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = found else { return Ok(ClaimResult::Gone) };
+        let status: RunStatus = word(&row, "status")?;
+        if status == RunStatus::Finished {
+            return Ok(ClaimResult::Gone);
+        }
+        let owner = get::<Option<Uuid>>(&row, "lease_owner")?.map(WorkerId);
+        if let Some(owner) = owner {
+            let holder =
+                Holder { worker: owner, machine: get(&row, "machine")?, expired: get(&row, "expired")? };
+            if !self.is_free(&holder, worker, lease) {
+                return Ok(ClaimResult::Taken);
+            }
+        } else if !get::<bool>(&row, "due")? {
+            return Ok(ClaimResult::NotDue);
+        }
+        // A run that somebody wants cancelled needs no turn: it will only end.
+        if status == RunStatus::Queued && !get::<bool>(&row, "unwanted")? {
+            let key: String = get(&row, "concurrency_key")?;
+            if !take_key(&mut tx, &key, run).await? {
+                self.wait_for_key(tx, run, at).await?;
+                return Ok(ClaimResult::KeyTaken);
+            }
+        }
+        let epoch: i64 = get(&row, "epoch")?;
+        let taken = sqlx::query(sql!(concat!(
+            "UPDATE refit.runs SET epoch = epoch + 1, crashes = CASE WHEN progressed THEN crashes ELSE crashes + 1 END,
+                 progressed = FALSE, status = CASE WHEN status = 'queued' THEN 'running' ELSE status END,
+                 lease_owner = $3, lease_until = ", until!("$4", "$5"), ", wake_at = NULL,
+                 poke_at = ", until!("$4", "$5"), ", signal_seen = signal_seq
+             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND lease_owner IS NOT DISTINCT FROM $6"
+        )))
+        .bind(run.0)
+        .bind(epoch)
+        .bind(worker.0)
+        .bind(self.at(at))
+        .bind(span(at, lease))
+        .bind(owner.map(|owner| owner.0))
+        .execute(&mut *tx)
+        .await?;
+        if taken.rows_affected() == 0 {
+            return Ok(ClaimResult::Taken);
+        }
+        let first = epoch == 0 && get::<i64>(&row, "signal_seq")? == 0;
+        let Some(mut claim) = read_claim(&mut tx, run, first).await? else { return Ok(ClaimResult::Gone) };
+        let opening = plan(&claim);
+        write_opening(&mut tx, &mut claim, &opening, at).await?;
+        tx.commit().await?;
+        Ok(ClaimResult::Claimed(Box::new(claim)))
+    }
+
+    /// Whether what `holder` has may be taken by `worker`.
+    fn is_free(&self, holder: &Holder, worker: WorkerId, lease: Duration) -> bool {
+        // A lease of our own that was not renewed: the activation died without its process.
+        if holder.worker == worker {
+            return holder.expired;
+        }
+        self.is_dead(holder.worker, holder.machine.as_deref())
+            || (super::super::LEASES_EXPIRE && holder.expired && !self.outage.within(lease))
+    }
+
+    /// Whether a worker is known to be dead.
+    pub(super) fn is_dead(&self, worker: WorkerId, machine: Option<&str>) -> bool {
+        let Some(liveness) = &self.parts.liveness else { return false };
+        if machine != liveness.machine() {
+            return false;
+        }
+        match liveness.of(worker) {
+            Life::Alive => false,
+            Life::Dead => true,
+            Life::NoFile => super::super::NO_FILE_MEANS_DEAD,
+        }
+    }
+
+    /// Whoever frees the key wakes the run; the safety net is wide.
+    async fn wait_for_key(
+        &self,
+        mut tx: sqlx::Transaction<'static, super::super::Db>,
+        run: RunId,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query(sql!(concat!(
+            "UPDATE refit.runs SET poke_at = ",
+            until!("$2", "$3"),
+            " WHERE id = $1 AND status = 'queued'"
+        )))
+        .bind(run.0)
+        .bind(self.at(at))
+        .bind(span(at, SAFETY_NET * 20))
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
+    pub(super) async fn renew_lease(
+        &self,
+        run: RunId,
+        epoch: Epoch,
+        lease: Duration,
+        at: Timestamp,
+    ) -> Result<Renewal, StoreError> {
+        let row = sqlx::query(sql!(concat!(
+            "UPDATE refit.runs SET lease_until = ", until!("$3", "$4"), ", poke_at = ", until!("$3", "$4"), "
+             WHERE id = $1 AND epoch = $2 AND lease_owner IS NOT NULL AND status <> 'finished' RETURNING cancel"
+        )))
+        .bind(run.0)
+        .bind(epoch.0)
+        .bind(self.at(at))
+        .bind(span(at, lease))
+        .fetch_optional(&self.parts.writer)
+        .await?;
+        match row {
+            Some(row) => Ok(Renewal::Held { cancel: json_opt(&row, "cancel")? }),
+            None => Ok(Renewal::Lost),
+        }
+    }
+
+    pub(super) async fn give_back(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError> {
+        let now = self.parts.clock.now();
+        let mut tx = self.begin().await?;
+        let freed = sqlx::query(sql!(concat!(
+            "UPDATE refit.runs SET lease_owner = NULL, lease_until = NULL, progressed = TRUE,
+                 wake_at = ",
+            now!("$3"),
+            ", poke_at = ",
+            until!("$3", "$4"),
+            "
+             WHERE id = $1 AND epoch = $2 AND lease_owner IS NOT NULL AND status <> 'finished'"
+        )))
+        .bind(run.0)
+        .bind(epoch.0)
+        .bind(self.at(now))
+        .bind(span(now, SAFETY_NET))
+        .execute(&mut *tx)
+        .await?;
+        if freed.rows_affected() == 0 {
+            return Err(StoreError::Fenced);
+        }
+        self.commit(tx, &[run]).await
+    }
+
+    pub(super) async fn enter_worker(
+        &self,
+        worker: WorkerId,
+        labels: &[String],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        if let Some(liveness) = &self.parts.liveness {
+            liveness.enter(worker).map_err(|error| StoreError::Unusable {
+                problem: format!("the lock file of this worker cannot be made: {error}"),
+                hint: "make the directory `workers` beside the database writable for this user".to_owned(),
+            })?;
+        }
+        let lock_key = self.parts.session.enter(worker).await?;
+        sqlx::query(sql!(
+            "INSERT INTO refit.processes (id, labels, machine, lock_key, registered_at) VALUES ($1, $2, $3, $4, $5)"
+        ))
+        .bind(worker.0)
+        .bind(Json(labels.iter().map(|label| text(label)).collect::<Vec<_>>()))
+        .bind(self.parts.liveness.as_ref().and_then(|liveness| liveness.machine()))
+        .bind(lock_key)
+        .bind(at)
+        .execute(&self.parts.writer)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn leave_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
+        self.free_worker(worker, self.parts.clock.now()).await?;
+        self.parts.session.leave(worker).await;
+        Ok(())
+    }
+
+    /// Frees what a worker that is gone holds, and forgets it; returns how many runs that woke.
+    pub(super) async fn free_worker(&self, worker: WorkerId, at: Timestamp) -> Result<usize, StoreError> {
+        let mut tx = self.begin().await?;
+        // Wake-ups it had fetched but not acted on are lost with it: what is due is woken now.
+        let rows = sqlx::query(sql!(concat!(
+            "UPDATE refit.runs SET lease_owner = NULL, lease_until = NULL, wake_at = ",
+            now!("$2"),
+            ",
+                 poke_at = ",
+            until!("$2", "$3"),
+            "
+             WHERE lease_owner = $1 OR (poke_at IS NOT NULL AND lease_owner IS NULL AND wake_at < poke_at
+                 AND wake_at <= ",
+            now!("$2"),
+            ")
+             RETURNING id"
+        )))
+        .bind(worker.0)
+        .bind(self.at(at))
+        .bind(span(at, SAFETY_NET))
+        .fetch_all(&mut *tx)
+        .await?;
+        let woken =
+            rows.iter().map(|row| Ok(RunId(row.try_get(0)?))).collect::<Result<Vec<_>, sqlx::Error>>()?;
+        sqlx::query(sql!("DELETE FROM refit.processes WHERE id = $1"))
+            .bind(worker.0)
+            .execute(&mut *tx)
+            .await?;
+        self.commit(tx, &woken).await?;
+        if let Some(liveness) = &self.parts.liveness {
+            liveness.forget(worker);
+        }
+        Ok(woken.len())
+    }
+
+    /// How long a reaper leaves others' leases alone after an outage.
+    pub(super) fn is_after_outage(&self) -> bool {
+        self.outage.within(LEASE)
+    }
+}
+
+/// Takes the concurrency key for `run`, unless another has it. Before the run's own row is locked: who
+/// ends a run locks the key first, too.
+async fn take_key(connection: &mut Connection, key: &str, run: RunId) -> Result<bool, StoreError> {
+    sqlx::query(sql!(
+        "INSERT INTO refit.concurrency (key, run) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING"
+    ))
+    .bind(key)
+    .bind(run.0)
+    .execute(&mut *connection)
+    .await?;
+    let holder = sqlx::query_scalar::<_, Uuid>(sql!("SELECT run FROM refit.concurrency WHERE key = $1"))
+        .bind(key)
+        .fetch_optional(connection)
+        .await?;
+    Ok(holder == Some(run.0))
+}
+
+/// Everything about a run; on its first claim there is nothing but the run.
+async fn read_claim(
+    connection: &mut Connection,
+    id: RunId,
+    first: bool,
+) -> Result<Option<Claim>, StoreError> {
+    let Some(run) = run_in(connection, id).await? else { return Ok(None) };
+    if first {
+        return Ok(Some(Claim { run, attempts: Vec::new(), intents: Vec::new(), signals: Vec::new() }));
+    }
+    let attempts = attempts_in(connection, id).await?;
+    let intents = intents_in(connection, id).await?;
+    let signals = signals_in(connection, id).await?;
+    Ok(Some(Claim { run, attempts, intents, signals }))
+}
+
+async fn write_opening(
+    connection: &mut Connection,
+    claim: &mut Claim,
+    opening: &Opening,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let (run, epoch) = (claim.run.id, claim.run.epoch);
+    for (step, attempt) in &opening.lost {
+        sqlx::query(sql!(
+            "UPDATE refit.attempts SET state = 'lost', finished_at = $4, changed_at = $4
+             WHERE run = $1 AND step = $2 AND attempt = $3 AND state = 'started'"
+        ))
+        .bind(run.0)
+        .bind(step.as_str())
+        .bind(i64::from(*attempt))
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+    }
+    for (step, attempt) in &opening.woken {
+        sqlx::query(sql!(
+            "UPDATE refit.attempts SET state = 'started', epoch = $4, wake_at = NULL, changed_at = $5
+             WHERE run = $1 AND step = $2 AND attempt = $3 AND state = 'sleeping'"
+        ))
+        .bind(run.0)
+        .bind(step.as_str())
+        .bind(i64::from(*attempt))
+        .bind(epoch.0)
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+    }
+    insert_attempts(
+        connection,
+        run,
+        epoch,
+        at,
+        &NewRows { started: &opening.started, skipped: &opening.skipped },
+    )
+    .await?;
+    if let Some(status) = opening.status.filter(|status| *status != claim.run.status) {
+        sqlx::query(sql!("UPDATE refit.runs SET status = $2 WHERE id = $1"))
+            .bind(run.0)
+            .bind(status.as_str())
+            .execute(&mut *connection)
+            .await?;
+        claim.run.status = status;
+    }
+    if *opening != (Opening { status: opening.status, ..Opening::default() }) {
+        claim.attempts = attempts_in(connection, run).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! Wake-ups, carried by apalis. A wake-up is a hint and no more: losing or
+//! doubling one is harmless, because `reap` finds what is due.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use apalis::prelude::{BackendExt, Data, Strategy, WorkerBuilder, WorkerBuilderExt, WorkerContext};
+use futures::{Stream, StreamExt};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Backend, clean_queue, worker_config};
+use super::store::SqlStore;
+use crate::domain::id::RunId;
+use crate::store::{OnWake, QUEUE, Wakeup};
+
+/// A poll that finds a lost wake-up.
+const POLL: Duration = Duration::from_millis(250);
+/// apalis forgets news that come while it fetches: each is told again after these.
+const ECHOES: [Duration; 4] = [
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(15),
+    Duration::from_millis(40),
+];
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
+
+/// The runs this process advances.
+struct Live {
+    to: Arc<dyn OnWake>,
+    /// Whether a run was woken again while it was advanced.
+    runs: Mutex<HashMap<RunId, bool>>,
+}
+
+impl Live {
+    /// Advances `run`, unless this process does already: then again afterwards.
+    async fn wake(self: &Arc<Self>, run: RunId) {
+        {
+            let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(again) = runs.get_mut(&run) {
+                *again = true;
+                return;
+            }
+            runs.insert(run, false);
+        }
+        let live = Arc::clone(self);
+        // On its own task: apalis drops its handlers whenever its database call fails.
+        let advancing = tokio::spawn(async move {
+            let entry = Entry { live, run };
+            loop {
+                entry.live.to.advance(run).await;
+                if !entry.goes_again() {
+                    return;
+                }
+            }
+        });
+        if let Err(error) = advancing.await {
+            tracing::error!(run.id = %run, %error, "Advancing run {run} ended badly");
+        }
+    }
+}
+
+/// Takes the run off the list when its task ends, also by a panic.
+struct Entry {
+    live: Arc<Live>,
+    run: RunId,
+}
+
+impl Entry {
+    fn goes_again(&self) -> bool {
+        let mut runs = self.live.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        match runs.get_mut(&self.run) {
+            Some(again) if *again => {
+                *again = false;
+                true
+            }
+            // Here, under the lock: a wake-up that comes next must find nobody at work.
+            Some(_) | None => {
+                runs.remove(&self.run);
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.live.runs.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run);
+        }
+    }
+}
+
+/// Always well: what fails is kept in the run, never in the queue.
+async fn on_wake(task: Value, live: Data<Arc<Live>>) -> Result<(), Infallible> {
+    match serde_json::from_value::<Wakeup>(task) {
+        Ok(wakeup) => live.wake(wakeup.run).await,
+        Err(error) => tracing::error!(%error, "A wake-up cannot be read"),
+    }
+    Ok(())
+}
+
+impl SqlStore {
+    pub(super) async fn deliver(&self, to: Arc<dyn OnWake>, concurrency: usize, stop: CancellationToken) {
+        let live = Arc::new(Live { to, runs: Mutex::default() });
+        let mut backoff = FIRST_BACKOFF;
+        let cleaning = self.clean_while(&stop);
+        tokio::pin!(cleaning);
+        while !stop.is_cancelled() {
+            // Never the name of a worker that was: apalis would take its tasks for ours.
+            let context = WorkerContext::new(&format!("refit-{}", uuid::Uuid::now_v7()));
+            let news = forwarded(with_echoes(super::super::news(&self.parts.writer, self.news.subscribe())));
+            // The interval first: a stream that ends hides what stands after it.
+            let strategy = Strategy::new().interval(POLL).stream(news);
+            let worker = WorkerBuilder::new(&context)
+                .backend(
+                    Backend::new(&self.parts.writer)
+                        .with_config(worker_config())
+                        .poll_with_strategy(strategy),
+                )
+                .concurrency(concurrency.max(1))
+                .data(Arc::clone(&live))
+                .build(on_wake);
+            let began = tokio::time::Instant::now();
+            tokio::select! {
+                ended = worker.run() => tracing::warn!(?ended, "The queue's worker ended; it is started again"),
+                () = &mut cleaning => {}
+                () = stop.cancelled() => {
+                    if let Err(error) = context.stop() {
+                        tracing::debug!(%error, "The queue's worker had stopped already");
+                    }
+                    return;
+                }
+            }
+            if began.elapsed() > LONGEST_BACKOFF {
+                backoff = FIRST_BACKOFF;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff) => {}
+                () = stop.cancelled() => return,
+            }
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        }
+    }
+
+    /// Deletes tasks that are done, until `stop`: nothing in apalis does.
+    async fn clean_while(&self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(CLEAN_EVERY) => {}
+                () = stop.cancelled() => return,
+            }
+            if let Err(error) = clean_queue(&self.parts.writer, QUEUE).await {
+                tracing::warn!(%error, "Done wake-ups could not be deleted");
+            }
+        }
+    }
+}
+
+/// Tells each piece of news again a few times: the queue forgets what it hears while it fetches.
+fn with_echoes(news: impl Stream<Item = ()> + Send + 'static) -> impl Stream<Item = ()> + Send + 'static {
+    futures::stream::unfold((Box::pin(news), ECHOES.len()), |(mut news, mut echo)| async move {
+        loop {
+            if echo >= ECHOES.len() {
+                news.next().await?;
+                return Some(((), (news, 0)));
+            }
+            tokio::select! {
+                next = news.next() => {
+                    next?;
+                    return Some(((), (news, 0)));
+                }
+                () = tokio::time::sleep(ECHOES[echo]) => {
+                    echo += 1;
+                    return Some(((), (news, echo)));
+                }
+            }
+        }
+    })
+}
+
+/// The stream, read by a task of its own: apalis wants one that is `Sync`. The task ends with its reader.
+fn forwarded(
+    stream: impl Stream<Item = ()> + Send + 'static,
+) -> impl Stream<Item = ()> + Send + Sync + Unpin {
+    let (told, heard) = futures::channel::mpsc::unbounded();
+    let stop = CancellationToken::new();
+    let reader = stop.clone().drop_guard();
+    tokio::spawn(async move {
+        let mut stream = Box::pin(stream);
+        loop {
+            tokio::select! {
+                next = stream.next() => {
+                    if next.is_none() || told.unbounded_send(()).is_err() {
+                        return;
+                    }
+                }
+                () = stop.cancelled() => return,
+            }
+        }
+    });
+    heard.inspect(move |()| {
+        let _held = &reader;
+    })
+}
+
+/// What this process writes, and what other processes poke about.
+pub(crate) fn own_news(news: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send + 'static {
+    futures::stream::unfold(news, |mut news| async move {
+        news.changed().await.ok()?;
+        Some(((), news))
+    })
+}

@@ -1,0 +1,96 @@
+//! The outbox: messages to be sent, each by one process at a time.
+
+use std::time::Duration;
+
+use super::super::{Row, span};
+use super::checkpoint::insert_notices;
+use super::rows::{self, count, get, json, text};
+use super::store::SqlStore;
+use crate::domain::Timestamp;
+use crate::domain::id::RunId;
+use crate::store::{Notice, OutboxEntry, StoreError};
+
+fn entry(row: &Row) -> Result<OutboxEntry, StoreError> {
+    Ok(OutboxEntry {
+        id: get(row, "id")?,
+        notice: json(row, "notice")?,
+        attempts: count(row, "attempts")?,
+        queued_at: get(row, "queued_at")?,
+        sent_at: get(row, "sent_at")?,
+        dead: get(row, "dead")?,
+        last_error: get(row, "last_error")?,
+    })
+}
+
+impl SqlStore {
+    pub(super) async fn add_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        insert_notices(&mut tx, notices, at).await?;
+        Ok(tx.commit().await?)
+    }
+
+    pub(super) async fn take_notices(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
+        let taken = sqlx::query(sql!(concat!(
+            "UPDATE refit.outbox SET attempts = attempts + 1, due_at = ",
+            until!("$1", "$2"),
+            " WHERE id IN (
+                 SELECT id FROM refit.outbox WHERE due_at <= ",
+            now!("$1"),
+            "
+                 ORDER BY id LIMIT $3",
+            skip_locked!(),
+            ")
+             RETURNING *"
+        )))
+        .bind(self.at(at))
+        .bind(span(at, hold))
+        .bind(i64::from(limit))
+        .fetch_all(&self.parts.writer)
+        .await?;
+        let mut entries = rows::all(&taken, entry)?;
+        entries.sort_by_key(|entry| entry.id);
+        Ok(entries)
+    }
+
+    pub(super) async fn notice_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
+        sqlx::query(sql!(
+            "UPDATE refit.outbox SET sent_at = $2, due_at = NULL, last_error = NULL WHERE id = $1"
+        ))
+        .bind(id)
+        .bind(at)
+        .execute(&self.parts.writer)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn notice_failed(
+        &self,
+        id: i64,
+        error: &str,
+        retry_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        sqlx::query(sql!(
+            "UPDATE refit.outbox SET last_error = $2, due_at = $3, dead = $3 IS NULL
+             WHERE id = $1 AND sent_at IS NULL"
+        ))
+        .bind(id)
+        .bind(text(error))
+        .bind(retry_at)
+        .execute(&self.parts.writer)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn notices_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
+        let found = sqlx::query(sql!("SELECT * FROM refit.outbox WHERE run = $1 ORDER BY id"))
+            .bind(run.0)
+            .fetch_all(&self.parts.reader)
+            .await?;
+        rows::all(&found, entry)
+    }
+}

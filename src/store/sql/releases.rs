@@ -1,0 +1,241 @@
+//! Releases: who serves. Every change is a compare-and-set on the generation.
+
+use sqlx::types::Uuid;
+
+use super::super::{Connection, Row};
+use super::canaries::end_in;
+use super::rows::{self, doc, get, json, text, word};
+use super::signals::insert_intent;
+use super::store::SqlStore;
+use super::versions::set_state_in;
+use crate::domain::Timestamp;
+use crate::domain::canary::CanaryState;
+use crate::domain::id::{Generation, ModelName, RunId, TargetName};
+use crate::domain::release::Release;
+use crate::domain::version::VersionState;
+use crate::store::{ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
+
+fn release(row: &Row) -> Result<Release, StoreError> {
+    Ok(Release {
+        model: word(row, "model")?,
+        target: word(row, "target")?,
+        generation: Generation(get(row, "generation")?),
+        desired: json(row, "desired")?,
+        applied: get::<Option<i64>>(row, "applied")?.map(Generation),
+        owner: get::<Option<Uuid>>(row, "owner")?.map(RunId),
+        updated_at: get(row, "updated_at")?,
+    })
+}
+
+fn audit(row: &Row) -> Result<ReleaseAudit, StoreError> {
+    Ok(ReleaseAudit {
+        generation: Generation(get(row, "generation")?),
+        assignment: json(row, "assignment")?,
+        actor: json(row, "actor")?,
+        reason: get(row, "reason")?,
+        at: get(row, "at")?,
+    })
+}
+
+/// What a run's right to write came to.
+enum Right {
+    Granted,
+    WrittenBefore,
+    CancelRequested,
+}
+
+impl SqlStore {
+    pub(super) async fn read_release(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+    ) -> Result<Option<Release>, StoreError> {
+        let mut connection = self.parts.reader.acquire().await?;
+        release_in(&mut connection, model, target).await
+    }
+
+    pub(super) async fn list_releases(&self, model: Option<&ModelName>) -> Result<Vec<Release>, StoreError> {
+        let found = sqlx::query(sql!(
+            "SELECT * FROM refit.releases WHERE $1 IS NULL OR model = $1 ORDER BY model, target"
+        ))
+        .bind(model.map(ModelName::as_str))
+        .fetch_all(&self.parts.reader)
+        .await?;
+        rows::all(&found, release)
+    }
+
+    pub(super) async fn change_release(&self, write: &ReleaseWrite) -> Result<ReleaseWritten, StoreError> {
+        let mut tx = self.begin().await?;
+        if let Some(by) = &write.by_run {
+            match right_of(&mut tx, by).await? {
+                Right::Granted => {}
+                Right::CancelRequested => return Ok(ReleaseWritten::CancelRequested),
+                Right::WrittenBefore => {
+                    let current = release_in(&mut tx, &write.model, &write.target).await?;
+                    return current.map(ReleaseWritten::Made).ok_or_else(|| {
+                        StoreError::Broken(format!(
+                            "intent `{}` is recorded, its release is not",
+                            by.intent.key
+                        ))
+                    });
+                }
+            }
+        }
+        if !set_release(&mut tx, write).await? {
+            // What the run's part wrote goes with the transaction.
+            tx.rollback().await?;
+            return Ok(ReleaseWritten::Moved(self.read_release(&write.model, &write.target).await?));
+        }
+        let generation = write.expected.next();
+        sqlx::query(sql!(
+            "INSERT INTO refit.release_audit (model, target, generation, assignment, actor, reason, at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)"
+        ))
+        .bind(write.model.as_str())
+        .bind(write.target.as_str())
+        .bind(generation.0)
+        .bind(doc(&write.assignment)?)
+        .bind(doc(&write.actor)?)
+        .bind(text(&write.reason))
+        .bind(write.at)
+        .execute(&mut *tx)
+        .await?;
+        if let Some((canary, reason)) = &write.ends_canary {
+            end_in(&mut tx, *canary, CanaryState::RolledBack, None, reason, write.at).await?;
+        }
+        if let Some(version) = &write.marks_bad {
+            set_state_in(&mut tx, &write.model, version, VersionState::Bad).await?;
+        }
+        let made = release_in(&mut tx, &write.model, &write.target).await?;
+        tx.commit().await?;
+        made.map(ReleaseWritten::Made)
+            .ok_or_else(|| StoreError::Broken("the release that was written is not there".to_owned()))
+    }
+
+    pub(super) async fn mark_applied(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+    ) -> Result<(), StoreError> {
+        sqlx::query(sql!(
+            "UPDATE refit.releases SET applied = $3
+             WHERE model = $1 AND target = $2 AND generation >= $3 AND (applied IS NULL OR applied < $3)"
+        ))
+        .bind(model.as_str())
+        .bind(target.as_str())
+        .bind(generation.0)
+        .execute(&self.parts.writer)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn extend_validity(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let Some(mut current) = release_in(&mut tx, model, target).await? else { return Ok(()) };
+        let Some(canary) = current.desired.canary.as_mut() else { return Ok(()) };
+        if current.generation != generation || canary.valid_until >= until {
+            return Ok(());
+        }
+        canary.valid_until = until;
+        sqlx::query(sql!(
+            "UPDATE refit.releases SET desired = $4 WHERE model = $1 AND target = $2 AND generation = $3"
+        ))
+        .bind(model.as_str())
+        .bind(target.as_str())
+        .bind(generation.0)
+        .bind(doc(&current.desired)?)
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
+    pub(super) async fn list_history(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        limit: u32,
+    ) -> Result<Vec<ReleaseAudit>, StoreError> {
+        let found = sqlx::query(sql!(
+            "SELECT * FROM refit.release_audit WHERE model = $1 AND target = $2 ORDER BY generation DESC LIMIT $3"
+        ))
+        .bind(model.as_str())
+        .bind(target.as_str())
+        .bind(i64::from(limit))
+        .fetch_all(&self.parts.reader)
+        .await?;
+        rows::all(&found, audit)
+    }
+}
+
+async fn release_in(
+    connection: &mut Connection,
+    model: &ModelName,
+    target: &TargetName,
+) -> Result<Option<Release>, StoreError> {
+    let row = sqlx::query(sql!("SELECT * FROM refit.releases WHERE model = $1 AND target = $2"))
+        .bind(model.as_str())
+        .bind(target.as_str())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(release).transpose()
+}
+
+/// Fences the run and records its intent. The run's row stays locked, so that a wish to cancel comes
+/// either before the promotion, and stops it, or after it, and is too late.
+async fn right_of(connection: &mut Connection, by: &ReleaseWriteByRun) -> Result<Right, StoreError> {
+    let row = sqlx::query(sql!(concat!(
+        "SELECT cancel IS NOT NULL AND NOT committed AS unwanted FROM refit.runs
+         WHERE id = $1 AND epoch = $2 AND status <> 'finished'",
+        for_update!()
+    )))
+    .bind(by.run.0)
+    .bind(by.epoch.0)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else { return Err(StoreError::Fenced) };
+    if insert_intent(connection, by.run, &by.intent).await?.is_some() {
+        return Ok(Right::WrittenBefore);
+    }
+    if by.promotes {
+        if get::<bool>(&row, "unwanted")? {
+            return Ok(Right::CancelRequested);
+        }
+        sqlx::query(sql!("UPDATE refit.runs SET committed = TRUE WHERE id = $1"))
+            .bind(by.run.0)
+            .execute(connection)
+            .await?;
+    }
+    Ok(Right::Granted)
+}
+
+/// The compare-and-set; false when the generation has moved.
+async fn set_release(connection: &mut Connection, write: &ReleaseWrite) -> Result<bool, StoreError> {
+    let query = if write.expected.0 == 0 {
+        sqlx::query(sql!(
+            "INSERT INTO refit.releases (model, target, generation, desired, owner, updated_at)
+             VALUES ($1, $2, $3 + 1, $4, $5, $6) ON CONFLICT (model, target) DO NOTHING"
+        ))
+    } else {
+        sqlx::query(sql!(
+            "UPDATE refit.releases SET generation = $3 + 1, desired = $4, owner = $5, updated_at = $6
+             WHERE model = $1 AND target = $2 AND generation = $3"
+        ))
+    };
+    let written = query
+        .bind(write.model.as_str())
+        .bind(write.target.as_str())
+        .bind(write.expected.0)
+        .bind(doc(&write.assignment)?)
+        .bind(write.owner.map(|run| run.0))
+        .bind(write.at)
+        .execute(connection)
+        .await?;
+    Ok(written.rows_affected() == 1)
+}

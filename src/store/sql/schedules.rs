@@ -1,0 +1,89 @@
+//! Schedules: rows whose next tick is taken by compare-and-set, so that one process fires it.
+
+use super::super::Row;
+use super::rows::{self, get, text, word};
+use super::store::SqlStore;
+use crate::domain::Timestamp;
+use crate::domain::event::Event;
+use crate::domain::id::WorkflowName;
+use crate::store::{NewRun, ScheduleRow, StoreError};
+
+fn schedule(row: &Row) -> Result<ScheduleRow, StoreError> {
+    Ok(ScheduleRow {
+        id: get(row, "id")?,
+        workflow: word(row, "workflow")?,
+        expression: get(row, "expression")?,
+        next_fire_at: get(row, "next_fire_at")?,
+    })
+}
+
+impl SqlStore {
+    pub(super) async fn set_schedules(
+        &self,
+        workflow: &WorkflowName,
+        rows: &[ScheduleRow],
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let known = sqlx::query(sql!("SELECT * FROM refit.schedules WHERE workflow = $1"))
+            .bind(workflow.as_str())
+            .fetch_all(&mut *tx)
+            .await?;
+        for old in rows::all(&known, schedule)? {
+            if rows.iter().all(|row| row.id != old.id) {
+                sqlx::query(sql!("DELETE FROM refit.schedules WHERE id = $1"))
+                    .bind(&old.id)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+        }
+        for row in rows {
+            sqlx::query(sql!(
+                "INSERT INTO refit.schedules (id, workflow, expression, next_fire_at) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (id) DO UPDATE SET workflow = excluded.workflow, expression = excluded.expression,
+                     next_fire_at = excluded.next_fire_at
+                 WHERE schedules.expression <> excluded.expression OR schedules.workflow <> excluded.workflow"
+            ))
+            .bind(text(&row.id))
+            .bind(workflow.as_str())
+            .bind(text(&row.expression))
+            .bind(row.next_fire_at)
+            .execute(&mut *tx)
+            .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    pub(super) async fn list_schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
+        let found = sqlx::query(sql!("SELECT * FROM refit.schedules ORDER BY id"))
+            .fetch_all(&self.parts.reader)
+            .await?;
+        rows::all(&found, schedule)
+    }
+
+    pub(super) async fn fire(
+        &self,
+        id: &str,
+        read_at: Timestamp,
+        next: Timestamp,
+        submissions: &[(Event, Vec<NewRun>)],
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let moved = sqlx::query(sql!(
+            "UPDATE refit.schedules SET next_fire_at = $3 WHERE id = $1 AND next_fire_at = $2"
+        ))
+        .bind(id)
+        .bind(read_at)
+        .bind(next)
+        .execute(&mut *tx)
+        .await?;
+        if moved.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let mut woken = Vec::new();
+        for (event, runs) in submissions {
+            self.submit_in(&mut tx, event, runs, &mut woken).await?;
+        }
+        self.commit(tx, &woken).await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,203 @@
+//! Truths, and the pairs of errors they make: both versions on one request.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sqlx::types::Json;
+
+use super::super::{Connection, Row};
+use super::evidence::{Kind, begin_batch, take_numbers};
+use super::rows::{self, get, json as document, text, time_text};
+use super::store::SqlStore;
+use crate::domain::Timestamp;
+use crate::domain::id::{ModelName, VersionName};
+use crate::store::{BatchReceipt, PairedError, StoreError, TruthBatch};
+
+/// What another version said of the same request.
+#[derive(Deserialize)]
+struct Shadow {
+    v: VersionName,
+    p: f64,
+}
+
+impl SqlStore {
+    pub(super) async fn add_truths(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError> {
+        let mut tx = self.begin().await?;
+        let new = begin_batch(&mut tx, &batch.model, &Kind::Truths, &batch.batch_id, batch.at).await?;
+        if new.is_none() {
+            return Ok(BatchReceipt { duplicate: true, accepted: 0, unmatched: 0 });
+        }
+        // The first truth of a request counts; within one batch, too.
+        let mut first: HashMap<&str, Value> = HashMap::new();
+        for (request, value, block) in batch.rows.iter().filter(|(_, value, _)| value.is_finite()) {
+            first.entry(request).or_insert_with(|| {
+                json!({
+                    "r": text(request), "p": value, "b": block.as_deref().map(text), "t": time_text(batch.at),
+                })
+            });
+        }
+        let requests: Vec<&str> = first.keys().copied().collect();
+        let rows: Vec<Value> = first.values().cloned().collect();
+        sqlx::query(sql!(concat!(
+            "INSERT INTO refit.truths (model, request_id, value, block, at)
+             SELECT $1, e.value ->> 'r', CAST(e.value ->> 'p' AS DOUBLE PRECISION), e.value ->> 'b', ",
+            moment!("e.value ->> 't'"),
+            " FROM ",
+            each!("$2"),
+            " WHERE TRUE ON CONFLICT DO NOTHING"
+        )))
+        .bind(batch.model.as_str())
+        .bind(Json(&rows))
+        .execute(&mut *tx)
+        .await?;
+        let matched = match_truths(&mut tx, &batch.model, &requests, batch.at).await?;
+        tx.commit().await?;
+        let accepted = requests.len() as u64;
+        Ok(BatchReceipt { duplicate: false, accepted, unmatched: accepted.saturating_sub(matched) })
+    }
+
+    pub(super) async fn list_pairs(
+        &self,
+        model: &ModelName,
+        canary: &VersionName,
+        stable: &VersionName,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<PairedError>, StoreError> {
+        let found = sqlx::query(sql!(
+            "SELECT seq, request_id, block, at,
+                    CASE WHEN served = $2 THEN served_error ELSE shadow_error END AS canary_error,
+                    CASE WHEN served = $2 THEN shadow_error ELSE served_error END AS stable_error
+             FROM refit.paired_errors
+             WHERE model = $1 AND ((served = $2 AND shadow = $3) OR (served = $3 AND shadow = $2)) AND seq > $4
+             ORDER BY seq LIMIT $5"
+        ))
+        .bind(model.as_str())
+        .bind(canary.as_str())
+        .bind(stable.as_str())
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&self.parts.reader)
+        .await?;
+        rows::all(&found, pair)
+    }
+}
+
+fn pair(row: &Row) -> Result<PairedError, StoreError> {
+    Ok(PairedError {
+        seq: get(row, "seq")?,
+        request_id: get(row, "request_id")?,
+        block: get(row, "block")?,
+        canary: get(row, "canary_error")?,
+        stable: get(row, "stable_error")?,
+        at: get(row, "at")?,
+    })
+}
+
+/// Makes pairs of errors of these requests, as far as both prediction and truth are known, and deletes both;
+/// returns how many requests that were. The caller holds the model's row of `evidence_clock`.
+pub(super) async fn match_truths(
+    connection: &mut Connection,
+    model: &ModelName,
+    requests: &[&str],
+    at: Timestamp,
+) -> Result<u64, StoreError> {
+    if requests.is_empty() {
+        return Ok(0);
+    }
+    let wanted: Vec<Value> = requests.iter().map(|request| json!({ "r": text(request) })).collect();
+    let found = sqlx::query(sql!(concat!(
+        "SELECT p.request_id, p.version, p.value AS predicted, p.shadow, t.value AS truth, t.block
+         FROM ",
+        each!("$2"),
+        "
+         JOIN refit.predictions p ON p.model = $1 AND p.request_id = e.value ->> 'r'
+         JOIN refit.truths t ON t.model = $1 AND t.request_id = p.request_id
+         ORDER BY p.request_id"
+    )))
+    .bind(model.as_str())
+    .bind(Json(&wanted))
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut pairs = Vec::new();
+    let mut matched = Vec::with_capacity(found.len());
+    for row in &found {
+        let request: String = get(row, "request_id")?;
+        let truth: f64 = get(row, "truth")?;
+        let error = (get::<f64>(row, "predicted")? - truth).abs();
+        for shadow in document::<Vec<Shadow>>(row, "shadow")? {
+            pairs.push(json!({
+                "r": request, "b": get::<Option<String>>(row, "block")?, "v": get::<String>(row, "version")?,
+                "e": error, "w": shadow.v, "f": (shadow.p - truth).abs(),
+            }));
+        }
+        matched.push(json!({ "r": request }));
+    }
+    insert_pairs(connection, model, pairs, at).await?;
+    let matched_count = matched.len() as u64;
+    forget(connection, model, matched).await?;
+    Ok(matched_count)
+}
+
+async fn insert_pairs(
+    connection: &mut Connection,
+    model: &ModelName,
+    mut pairs: Vec<Value>,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    let mut seq = take_numbers(connection, model, i64::try_from(pairs.len()).unwrap_or(i64::MAX)).await?;
+    for pair in &mut pairs {
+        pair["n"] = json!(seq);
+        seq += 1;
+    }
+    sqlx::query(sql!(concat!(
+        "INSERT INTO refit.paired_errors
+             (model, seq, request_id, block, served, served_error, shadow, shadow_error, at)
+         SELECT $1, CAST(e.value ->> 'n' AS BIGINT), e.value ->> 'r', e.value ->> 'b', e.value ->> 'v',
+             CAST(e.value ->> 'e' AS DOUBLE PRECISION), e.value ->> 'w', CAST(e.value ->> 'f' AS DOUBLE PRECISION), $3
+         FROM ", each!("$2")
+    )))
+    .bind(model.as_str())
+    .bind(Json(pairs))
+    .bind(at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Raw predictions and truths are not kept once they were matched.
+async fn forget(
+    connection: &mut Connection,
+    model: &ModelName,
+    matched: Vec<Value>,
+) -> Result<(), StoreError> {
+    if matched.is_empty() {
+        return Ok(());
+    }
+    let matched = Json(matched);
+    sqlx::query(sql!(concat!(
+        "DELETE FROM refit.predictions WHERE model = $1
+         AND request_id IN (SELECT e.value ->> 'r' FROM ",
+        each!("$2"),
+        ")"
+    )))
+    .bind(model.as_str())
+    .bind(&matched)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(sql!(concat!(
+        "DELETE FROM refit.truths WHERE model = $1
+         AND request_id IN (SELECT e.value ->> 'r' FROM ",
+        each!("$2"),
+        ")"
+    )))
+    .bind(model.as_str())
+    .bind(&matched)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

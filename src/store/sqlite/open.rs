@@ -1,0 +1,194 @@
+//! Opening, making and migrating a SQLite database.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::SqlitePool;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::types::Uuid;
+
+use super::Session;
+use super::sql::{Parts, SqlStore};
+use crate::clock::Clock;
+use crate::domain::id::InstanceId;
+use crate::store::liveness::Liveness;
+use crate::store::{Store, StoreError, migrate_error};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+static LOG_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite-logs");
+
+/// Another process may hold the write lock for as long as its largest transaction takes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const READERS: u32 = 4;
+
+/// Opens the database at `path`, which is made, with its directory, when missing, and migrated.
+/// Step logs are in `logs.db` beside it, lock files of workers in `workers`.
+pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StoreError> {
+    let (writer, logs) = connect_and_migrate(path).await?;
+    let reader = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .min_connections(0)
+        .test_before_acquire(false)
+        .connect_with(options(path))
+        .await?;
+    let instance = Uuid::now_v7();
+    sqlx::query("INSERT INTO instance (singleton, id) VALUES (1, $1) ON CONFLICT DO NOTHING")
+        .bind(instance)
+        .execute(&writer)
+        .await?;
+    let instance = sqlx::query_scalar::<_, Uuid>("SELECT id FROM instance").fetch_one(&writer).await?;
+    let directory = directory_of(path).join("workers");
+    let liveness = Liveness::in_dir(&directory).map_err(|error| StoreError::Unusable {
+        problem: format!("`{}` cannot be made: {error}", directory.display()),
+        hint: "make the directory of the database writable for this user".to_owned(),
+    })?;
+    let store = SqlStore::start(Parts {
+        writer,
+        reader,
+        logs,
+        instance: InstanceId(instance),
+        label: format!("sqlite {}", path.display()),
+        clock,
+        liveness: Some(liveness),
+        session: Session,
+    });
+    Ok(store)
+}
+
+/// Makes and migrates the database at `path`.
+pub async fn migrate(path: &Path) -> Result<(), StoreError> {
+    let (writer, logs) = connect_and_migrate(path).await?;
+    writer.close().await;
+    logs.close().await;
+    Ok(())
+}
+
+async fn connect_and_migrate(path: &Path) -> Result<(SqlitePool, SqlitePool), StoreError> {
+    prepare_directory(path)?;
+    let writer = one_connection(path).await?;
+    refuse_foreign(&writer, path).await?;
+    run_migrations(&MIGRATIONS, "_refit_migrations", &writer).await?;
+    run_migrations(&apalis_sqlite::SqliteStorage::<()>::migrations(), "_apalis_migrations", &writer).await?;
+    let logs = one_connection(&directory_of(path).join("logs.db")).await?;
+    run_migrations(&LOG_MIGRATIONS, "_refit_migrations", &logs).await?;
+    Ok((writer, logs))
+}
+
+async fn run_migrations(
+    migrator: &Migrator,
+    table: &'static str,
+    pool: &SqlitePool,
+) -> Result<(), StoreError> {
+    let mut migrator = Migrator { migrations: migrator.migrations.clone(), ..Migrator::DEFAULT };
+    migrator.dangerous_set_table_name(Cow::Borrowed(table));
+    migrator.run(pool).await.map_err(migrate_error)
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .statement_cache_capacity(200)
+}
+
+async fn one_connection(path: &Path) -> Result<SqlitePool, StoreError> {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_with(options(path))
+        .await;
+    pool.map_err(|error| match StoreError::from(error) {
+        StoreError::Unusable { problem, hint } => {
+            StoreError::Unusable { problem: format!("`{}`: {problem}", path.display()), hint }
+        }
+        other => other,
+    })
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        Some(_) | None => PathBuf::from("."),
+    }
+}
+
+fn prepare_directory(path: &Path) -> Result<(), StoreError> {
+    let directory = directory_of(path);
+    std::fs::create_dir_all(&directory).map_err(|error| StoreError::Unusable {
+        problem: format!("the directory `{}` cannot be made: {error}", directory.display()),
+        hint: "name a directory that can be written with `--db`".to_owned(),
+    })?;
+    if path.is_dir() {
+        return Err(StoreError::Unusable {
+            problem: format!("`{}` is a directory", path.display()),
+            hint: format!("name a file with `--db`, such as `{}`", path.join("refit.db").display()),
+        });
+    }
+    refuse_network(&directory)
+}
+
+/// Locks of network file systems cannot be trusted, and SQLite's WAL needs memory shared by all its users.
+#[cfg(target_os = "linux")]
+fn refuse_network(directory: &Path) -> Result<(), StoreError> {
+    // statfs(2)
+    const NETWORK: [(u64, &str); 7] = [
+        (0x6969, "NFS"),
+        (0x517b, "SMB"),
+        (0xff53_4d42, "CIFS"),
+        (0xfe53_4d42, "SMB2"),
+        (0x6573_5546, "FUSE"),
+        (0x00c3_6400, "Ceph"),
+        (0x0102_1997, "9P"),
+    ];
+    // A file system that does not say is taken for a local one.
+    let Ok(found) = rustix::fs::statfs(directory) else { return Ok(()) };
+    let magic = u64::try_from(found.f_type).unwrap_or_default() & 0xffff_ffff;
+    match NETWORK.iter().find(|(known, _)| *known == magic) {
+        Some((_, name)) => Err(on_network(directory, name)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(target_os = "macos")]
+fn refuse_network(directory: &Path) -> Result<(), StoreError> {
+    let Ok(found) = rustix::fs::statfs(directory) else { return Ok(()) };
+    let name: String =
+        found.f_fstypename.iter().take_while(|c| **c != 0).map(|c| char::from(c.cast_unsigned())).collect();
+    match name.as_str() {
+        "nfs" | "smbfs" | "afpfs" | "webdav" | "macfuse" | "osxfuse" => Err(on_network(directory, &name)),
+        _ => Ok(()),
+    }
+}
+
+fn on_network(directory: &Path, kind: &str) -> StoreError {
+    StoreError::Unusable {
+        problem: format!("`{}` is on a network file system ({kind})", directory.display()),
+        hint: "SQLite needs a local disk: name one with `--db`, or use Postgres".to_owned(),
+    }
+}
+
+/// A database with tables that are not ours is somebody else's.
+async fn refuse_foreign(pool: &SqlitePool, path: &Path) -> Result<(), StoreError> {
+    let tables = sqlx::query_scalar::<_, String>(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+    )
+    .fetch_all(pool)
+    .await?;
+    if tables.is_empty() || tables.iter().any(|table| table == "_refit_migrations") {
+        return Ok(());
+    }
+    Err(StoreError::Unusable {
+        problem: format!("`{}` is the database of another program (table `{}`)", path.display(), tables[0]),
+        hint: "name another file with `--db`: refit keeps a database of its own".to_owned(),
+    })
+}

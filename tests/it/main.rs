@@ -1,0 +1,3 @@
+//! What refit promises, by behaviour.
+
+mod store;

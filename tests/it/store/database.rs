@@ -1,0 +1,75 @@
+//! A database of its own for each test.
+
+use std::sync::Arc;
+
+use refit::clock::{Clock, ManualClock};
+use refit::domain::Timestamp;
+use refit::store::{self, Store};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+
+/// An empty database, and the time that its stores go by.
+pub struct Database {
+    pub url: String,
+    pub clock: Arc<ManualClock>,
+    /// Deleted with the test.
+    _dir: Option<TempDir>,
+}
+
+impl Database {
+    pub fn sqlite() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let url = dir.path().join("refit.db").display().to_string();
+        Self { url, clock: clock(), _dir: Some(dir) }
+    }
+
+    pub async fn postgres() -> Self {
+        let url = empty_postgres().await;
+        store::migrate(&url, false).await.expect("migrated");
+        Self { url, clock: clock(), _dir: None }
+    }
+
+    /// Another store on the same database, as another process would open it.
+    pub async fn open(&self) -> Arc<dyn Store> {
+        self.open_with(self.clock.clone()).await
+    }
+
+    pub async fn open_with(&self, clock: Arc<dyn Clock>) -> Arc<dyn Store> {
+        store::open(&self.url, clock).await.expect("opens")
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn pass(&self, seconds: i64) -> Timestamp {
+        self.clock.advance(chrono::TimeDelta::seconds(seconds));
+        self.clock.now()
+    }
+}
+
+fn clock() -> Arc<ManualClock> {
+    let start = "2026-11-20T02:00:00Z".parse().expect("a time");
+    Arc::new(ManualClock::starting_at(start))
+}
+
+/// The URL of the test server, as an ordinary role that may create databases.
+pub fn postgres_url() -> String {
+    std::env::var("REFIT_TEST_POSTGRES_URL").unwrap_or_else(|_| {
+        panic!("REFIT_TEST_POSTGRES_URL is not set: run the tests with `tests/run`, which starts a Postgres")
+    })
+}
+
+/// The URL of a new database without anything in it.
+pub async fn empty_postgres() -> String {
+    let server = postgres_url();
+    let name = format!("refit_{}", uuid::Uuid::now_v7().simple());
+    let mut connection = PgConnection::connect(&server).await.expect("the test server answers");
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&mut connection)
+        .await
+        .expect("a database");
+    let mut url = url::Url::parse(&server).expect("a URL");
+    url.set_path(&name);
+    url.to_string()
+}

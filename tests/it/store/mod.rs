@@ -1,0 +1,28 @@
+//! What every store promises. One suite, run on SQLite and on a real Postgres.
+
+mod checkpoints;
+mod claims;
+mod database;
+mod deliveries;
+mod keys;
+mod make;
+mod submits;
+
+/// Makes two tests of each function: one on SQLite, one on Postgres.
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(crate::store::database::Database::sqlite()).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(crate::store::database::Database::postgres().await).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both;
