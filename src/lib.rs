@@ -4,6 +4,7 @@
 //! * `trigger`: from what happened to the runs it starts
 //! * `engine`: does what `domain` decided, then checkpoints it
 //! * `steps`: one file per step kind; handed what it needs, returns what it did
+//! * `evidence`: what apps report, read from text
 //! * `store`: what must survive a crash, one trait, two databases
 //! * `artifacts`, `hosting`, `notify`, `trainers`: the outside, one file each, behind `adapter`
 //! * `http`, `cli`: the ways in
@@ -16,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod engine;
+pub mod evidence;
 pub mod notify;
 pub mod secret;
 pub mod steps;

@@ -23,6 +23,19 @@ pub struct Event {
     pub received_at: Timestamp,
 }
 
+impl Event {
+    /// What `event` shows in expressions.
+    pub fn shown(&self) -> Value {
+        serde_json::json!({
+            "id": self.id,
+            "name": self.name,
+            "data": self.data,
+            "source": self.source,
+            "received_at": self.received_at,
+        })
+    }
+}
+
 /// Why a run exists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cause {

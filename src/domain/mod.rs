@@ -4,6 +4,7 @@
 
 pub mod canary;
 pub mod event;
+pub mod evidence;
 pub mod expr;
 pub mod id;
 pub mod metric;

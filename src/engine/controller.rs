@@ -1,11 +1,413 @@
-//! stub
-impl super::Engine {
-    /// l
-    pub async fn look_at_canaries(self: &std::sync::Arc<Self>) -> Result<usize, crate::store::StoreError> {
-        Ok(0)
+//! Watches canaries, whichever step their run is in: reads what is new, asks
+//! `domain::canary` what follows, and does it.
+//!
+//! Every process may look; a compare-and-set hands each look to one of them.
+//! What a look learns is saved before it acts, and what it decides it decides
+//! again until it is done, so that a process may die anywhere in between. A
+//! process that was stopped and wakes up late finds the release at another
+//! generation; an older analysis that it saves over a newer one reads the same
+//! minutes again.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use serde_json::{Value, json};
+
+use super::release::ReleaseError;
+use super::{Engine, notices};
+use crate::domain::Timestamp;
+use crate::domain::canary::{
+    Analysis, CanaryRecord, CanaryState, Decision, ERROR_HISTORY, HISTORY, News, look,
+};
+use crate::domain::id::{CanaryId, ModelName, RunId, VersionName};
+use crate::domain::release::{Assignment, Release, ReleaseActor};
+use crate::domain::run::{RunStatus, SignalKind};
+use crate::domain::verdict::Verdict;
+use crate::domain::workflow::step::OnlineMetric;
+use crate::domain::workflow::units::BasisPoints;
+use crate::domain::workflow::{Moment, Recipient};
+use crate::steps::canary::CANARY_VALIDITY;
+use crate::store::{Notice, ReleaseWrite, ReleaseWritten, StoreError};
+
+/// Rows of one page, and pages of one look.
+const PAGE: (u32, usize) = (2000, 50);
+/// Errors of the stable version that its scale is learnt from: the newest.
+const STABLE_ERRORS: usize = 200_000;
+/// How often a change that others were faster with is tried again within one look.
+const TRIES: usize = 5;
+
+/// Who controls, in signals.
+const ACTOR: &str = "refit";
+
+impl Engine {
+    /// Looks at every canary that is due, and returns how many this process looked at.
+    ///
+    /// # Errors
+    /// The last failure; canaries after one that failed were looked at all the same.
+    pub async fn look_at_canaries(self: &Arc<Self>) -> Result<usize, StoreError> {
+        let now = self.clock.now();
+        let next = now + TimeDelta::from_std(self.settings.look_every).unwrap_or(TimeDelta::minutes(1));
+        let (mut looked, mut failed) = (0, None);
+        for canary in self.store.live_canaries(Some(now)).await? {
+            if !self.store.take_look(canary.id, canary.next_look_at, next).await? {
+                continue;
+            }
+            let canary = CanaryRecord { next_look_at: next, ..canary };
+            match self.look_at(&canary, now).await {
+                Ok(()) => looked += 1,
+                Err(error) => {
+                    tracing::error!(canary.id = %canary.id, run.id = %canary.run,
+                        "A look at the canary of run {} failed: {error}", canary.run);
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.map_or(Ok(looked), Err)
     }
-    /// r
-    pub async fn reconcile_releases(self: &std::sync::Arc<Self>) -> Result<usize, crate::store::StoreError> {
-        Ok(0)
+
+    async fn look_at(self: &Arc<Self>, before: &CanaryRecord, now: Timestamp) -> Result<(), StoreError> {
+        let Some(release) = self.store.release(&before.model, &before.target).await? else {
+            return self.close(before, &release_gone(before)).await;
+        };
+        if !carries(&release, before) {
+            return self.no_longer_carried(before, &release).await;
+        }
+        let news = self.news(before, &release).await?;
+        let looked = look(before, &news, now);
+        let mut after = looked.record;
+        if let Some(why) = &looked.notice {
+            self.alert(before, "no-evidence", json!({"reason": why})).await?;
+        }
+        match looked.decision {
+            Decision::Continue => {
+                if self.save(before, &after).await? {
+                    self.renew(before, &release, now).await?;
+                }
+            }
+            Decision::Shift { stage } => {
+                // The release first: the stage is recorded from what the release says, also by the next look.
+                let share = after.stages.get(stage).map_or(BasisPoints(0), |stage| stage.share);
+                let shifted =
+                    self.set_share(before, &release, share, &format!("stage {}", stage + 1)).await?;
+                if let Some(release) = shifted {
+                    after.stage = stage;
+                    after.stage_since = release.updated_at;
+                    after.generation = release.generation;
+                    after.reason =
+                        format!("{share} of the traffic since {}", release.updated_at.format("%F %R UTC"));
+                    self.save(before, &after).await?;
+                    self.show_or_leave(&release).await;
+                }
+            }
+            Decision::StopTraffic { reason } => {
+                if self.save(before, &after).await? {
+                    self.alert(before, "traffic-stopped", json!({"reason": reason})).await?;
+                    if let Some(release) = self.set_share(before, &release, BasisPoints(0), &reason).await? {
+                        self.show_or_leave(&release).await;
+                    }
+                }
+            }
+            Decision::RollBack { metric: _, reason } => {
+                if self.save(before, &after).await? {
+                    self.take_back(before, release, &reason).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Saves a look and tells the run of a new verdict; false when the canary was changed in between.
+    async fn save(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError> {
+        let saved = self.store.save_look(before, after).await?;
+        if saved && before.verdict != after.verdict {
+            let now = self.clock.now();
+            self.store.signal(after.run, &SignalKind::Look, ACTOR, Some(&after.reason), now).await?;
+        }
+        Ok(saved)
+    }
+
+    /// What is new since the last look, in pages and at most [`PAGE`] of them.
+    async fn news(&self, canary: &CanaryRecord, release: &Release) -> Result<News, StoreError> {
+        // An analysis that cannot be read is answered by `look`; nothing is read for it.
+        let Ok(analysis) = Analysis::of(canary) else { return Ok(News::default()) };
+        let (limit, pages) = PAGE;
+        let share = release.desired.canary.as_ref().map(|canary| (canary.basis_points, release.updated_at));
+        let mut news = News { share, ..News::default() };
+        let versions = [canary.version.clone(), canary.champion.clone()];
+        let (mut cursor, first) = (analysis.cursor, canary.started_at - HISTORY);
+        news.more = true;
+        for _ in 0..pages {
+            let page = self.store.evidence(&canary.model, &versions, cursor, limit).await?;
+            cursor = page.iter().map(|minute| minute.seq).fold(cursor, i64::max);
+            let whole = page.len() < limit as usize;
+            // Old minutes only move the cursor, which the newest one carries.
+            let newest = page.iter().map(|minute| minute.seq).max();
+            let wanted =
+                page.into_iter().filter(|minute| minute.minute >= first || Some(minute.seq) == newest);
+            news.minutes.extend(wanted);
+            if whole {
+                news.more = false;
+                break;
+            }
+        }
+        let pairs =
+            |stable, after| self.store.paired_errors(&canary.model, stable, &canary.champion, after, limit);
+        let mut cursor = analysis.paired_cursor;
+        for page in 1..=pages {
+            let found = pairs(&canary.version, cursor).await?;
+            cursor = found.iter().map(|pair| pair.seq).fold(cursor, i64::max);
+            let whole = found.len() < limit as usize;
+            news.pairs.extend(found);
+            if whole {
+                break;
+            }
+            news.more |= page == pages;
+        }
+        if !analysis.frozen && canary.rules.rules.iter().any(|rule| rule.metric == OnlineMetric::AbsError) {
+            let (mut cursor, first) = (0, canary.started_at - ERROR_HISTORY);
+            loop {
+                let found = pairs(&canary.champion, cursor).await?;
+                cursor = found.iter().map(|pair| pair.seq).fold(cursor, i64::max);
+                let last =
+                    found.len() < limit as usize || found.iter().all(|pair| pair.at >= canary.started_at);
+                let wanted = found.into_iter().filter(|pair| pair.at >= first && pair.at < canary.started_at);
+                news.stable_errors.extend(wanted);
+                let excess = news.stable_errors.len().saturating_sub(STABLE_ERRORS);
+                news.stable_errors.drain(..excess);
+                if last {
+                    break;
+                }
+            }
+        }
+        Ok(news)
+    }
+
+    /// Gives the canary another share, same salt; the release that shows it, or `None` when somebody was faster.
+    async fn set_share(
+        &self,
+        canary: &CanaryRecord,
+        release: &Release,
+        share: BasisPoints,
+        why: &str,
+    ) -> Result<Option<Release>, StoreError> {
+        let mut assignment = release.desired.clone();
+        let Some(served) = &mut assignment.canary else { return Ok(None) };
+        if served.basis_points == share {
+            return Ok(Some(release.clone()));
+        }
+        served.basis_points = share;
+        served.valid_until = self.clock.now() + CANARY_VALIDITY;
+        let write = ReleaseWrite { owner: release.owner, ..self.change(canary, release, assignment, why) };
+        match self.store.write_release(write).await? {
+            ReleaseWritten::Made(release) => Ok(Some(release)),
+            ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested => Ok(None),
+        }
+    }
+
+    /// Takes the canary back; during its bake, goes to the newest good version before it.
+    async fn take_back(
+        self: &Arc<Self>,
+        canary: &CanaryRecord,
+        mut release: Release,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        for _ in 0..TRIES {
+            let assignment = match canary.state {
+                CanaryState::Baking => match self.back_to(&release, None).await {
+                    Ok((assignment, _)) => assignment,
+                    Err(ReleaseError::Store(error)) => return Err(error),
+                    Err(error) => {
+                        let facts = json!({"reason": reason, "problem": error.to_string()});
+                        return self.alert(canary, "cannot-roll-back", facts).await;
+                    }
+                },
+                CanaryState::Watching | CanaryState::Promoted | CanaryState::RolledBack => {
+                    Assignment { canary: None, ..release.desired.clone() }
+                }
+            };
+            let write = ReleaseWrite {
+                ends_canary: Some((canary.id, reason.to_owned())),
+                marks_bad: Some(canary.version.clone()),
+                ..self.change(canary, &release, assignment, reason)
+            };
+            match self.store.write_release(write).await? {
+                ReleaseWritten::Made(release) => {
+                    self.tell_rolled_back(canary, reason).await?;
+                    self.show_or_leave(&release).await;
+                    return Ok(());
+                }
+                ReleaseWritten::Moved(Some(current)) if carries(&current, canary) => release = current,
+                // Promoted or ended in between: the next look sees where it stands then.
+                ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn change(
+        &self,
+        canary: &CanaryRecord,
+        release: &Release,
+        assignment: Assignment,
+        why: &str,
+    ) -> ReleaseWrite {
+        ReleaseWrite {
+            model: canary.model.clone(),
+            target: canary.target.clone(),
+            expected: release.generation,
+            assignment,
+            owner: None,
+            actor: ReleaseActor::Controller { run: canary.run },
+            reason: why.to_owned(),
+            at: self.clock.now(),
+            by_run: None,
+            ends_canary: None,
+            marks_bad: None,
+        }
+    }
+
+    async fn tell_rolled_back(&self, canary: &CanaryRecord, reason: &str) -> Result<(), StoreError> {
+        let kind = SignalKind::RolledBack { why: reason.to_owned() };
+        let now = self.clock.now();
+        if !self.store.signal(canary.run, &kind, ACTOR, Some(reason), now).await? {
+            // Its run ended before; nobody else says it.
+            self.alert(canary, "rolled-back", json!({"reason": reason, "version": canary.version})).await?;
+        }
+        Ok(())
+    }
+
+    /// The release shows something else: its own run is about to record why, or somebody changed it.
+    async fn no_longer_carried(&self, canary: &CanaryRecord, release: &Release) -> Result<(), StoreError> {
+        let finished = self.store.run(canary.run).await?.is_none_or(|run| run.status == RunStatus::Finished);
+        let serves = release.desired.champion.as_ref().map(|served| &served.version);
+        if canary.state == CanaryState::Watching && !finished {
+            let newest = self.store.release_history(&canary.model, &canary.target, 1).await?;
+            let by_its_run = newest.first().is_some_and(|change| match &change.actor {
+                ReleaseActor::Run { run } | ReleaseActor::Undo { run } => *run == canary.run,
+                ReleaseActor::Controller { .. } | ReleaseActor::Human { .. } => false,
+            });
+            if by_its_run {
+                return Ok(());
+            }
+        }
+        if canary.state == CanaryState::Watching && serves == Some(&canary.version) {
+            let now = self.clock.now();
+            let reason = "promoted by hand";
+            self.store.set_canary_state(canary.id, CanaryState::Promoted, None, reason, now).await?;
+            self.store.signal(canary.run, &SignalKind::Look, ACTOR, Some(reason), now).await?;
+            return Ok(());
+        }
+        self.close(canary, &superseded(canary, serves)).await
+    }
+
+    async fn close(&self, canary: &CanaryRecord, reason: &str) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        // What the evidence said, if it did, is the better reason.
+        let failed = canary.verdict == Verdict::Fail;
+        let reason = if failed { &canary.reason } else { reason };
+        self.tell_rolled_back(canary, reason).await?;
+        self.store.set_canary_state(canary.id, CanaryState::RolledBack, None, reason, now).await?;
+        self.store.signal(canary.run, &SignalKind::Look, ACTOR, Some(reason), now).await?;
+        Ok(())
+    }
+
+    /// Renews the validity of a canary at half its life: the host first, so that a process that dies in between
+    /// leaves it to the next look.
+    async fn renew(
+        &self,
+        canary: &CanaryRecord,
+        release: &Release,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut renewed = release.clone();
+        let Some(served) = &mut renewed.desired.canary else { return Ok(()) };
+        if served.valid_until - now >= CANARY_VALIDITY / 2 {
+            return Ok(());
+        }
+        let until = now + CANARY_VALIDITY;
+        served.valid_until = until;
+        let Some(host) = self.services.targets.get(&release.target) else { return Ok(()) };
+        if let Err(error) = host.apply(&renewed, self.services.instance).await {
+            tracing::warn!(canary.id = %canary.id, "The validity of a canary could not be renewed: {error}");
+            return Ok(());
+        }
+        self.store.extend_canary_validity(&canary.model, &canary.target, release.generation, until).await
+    }
+
+    /// Shows a release; when its host is away, the reconciler shows it later.
+    async fn show_or_leave(&self, release: &Release) {
+        if let Err(error) = self.show(release).await {
+            tracing::warn!(model = %release.model, target = %release.target,
+                "Release {} of `{}` is decided but not shown yet: {error}", release.generation, release.model);
+        }
+    }
+
+    async fn alert(&self, canary: &CanaryRecord, key: &str, facts: Value) -> Result<(), StoreError> {
+        let key = canary_key(canary.id, key);
+        self.alert_about(&canary.model, Some(canary.run), &key, facts).await
+    }
+
+    /// Alerts everybody who hears of failures of `run`; without any, the log of the process.
+    pub(super) async fn alert_about(
+        &self,
+        model: &ModelName,
+        run: Option<RunId>,
+        key: &str,
+        facts: Value,
+    ) -> Result<(), StoreError> {
+        let run = match run {
+            Some(run) => self.store.run(run).await?,
+            None => None,
+        };
+        let mut queued = match &run {
+            Some(run) => match self.workflow(&run.definition) {
+                Ok(workflow) => notices::alert(self, run, &workflow, key, facts.clone()),
+                Err(_) => vec![],
+            },
+            None => vec![],
+        };
+        if queued.is_empty() {
+            queued.push(Notice {
+                key: format!("{model}/{key}"),
+                run: run.map(|run| run.id),
+                model: model.clone(),
+                moment: Moment::Alert,
+                to: Recipient::Console,
+                facts,
+            });
+        }
+        self.store.queue_notices(&queued, self.clock.now()).await
+    }
+}
+
+/// Whether the release still shows the canary: a share while it is watched, all traffic while it bakes.
+fn carries(release: &Release, canary: &CanaryRecord) -> bool {
+    match canary.state {
+        CanaryState::Watching => {
+            let served = release.desired.canary.as_ref();
+            release.owner == Some(canary.run)
+                && served.is_some_and(|served| served.served.version == canary.version)
+        }
+        CanaryState::Baking => {
+            release.desired.champion.as_ref().is_some_and(|served| served.version == canary.version)
+        }
+        CanaryState::Promoted | CanaryState::RolledBack => false,
+    }
+}
+
+fn canary_key(canary: CanaryId, key: &str) -> String {
+    format!("canary/{canary}/{key}")
+}
+
+fn release_gone(canary: &CanaryRecord) -> String {
+    format!("`{}` has no release on `{}` any more", canary.model, canary.target)
+}
+
+fn superseded(canary: &CanaryRecord, serves: Option<&VersionName>) -> String {
+    match serves {
+        Some(version) => {
+            format!("{} was taken off `{}`: {version} serves now", canary.version, canary.target)
+        }
+        None => format!("{} was taken off `{}`", canary.version, canary.target),
     }
 }

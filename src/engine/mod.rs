@@ -5,7 +5,8 @@
 //! * `body`: one attempt of one step: timeout, cancel, panic
 //! * `ledger`: what steps may write, fenced
 //! * `undo`: takes outside effects back, in reverse
-//! * `release`: changes of releases that no step makes: human, controller, undo; the reconciler
+//! * `controller`: watches canaries; `reconcile`: compares releases with their hosts
+//! * `release`: changes of releases that no step makes: human, controller, undo
 //! * `notices`: who is told what
 
 pub mod activation;
@@ -15,6 +16,7 @@ pub mod follow;
 pub mod ledger;
 pub mod log;
 pub mod notices;
+pub mod reconcile;
 pub mod release;
 pub mod undo;
 pub mod worker;

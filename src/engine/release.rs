@@ -129,7 +129,7 @@ impl Engine {
     }
 
     /// The assignment that serves an older version, and the version that is bad from now on.
-    async fn back_to(
+    pub(super) async fn back_to(
         &self,
         current: &Release,
         to: Option<&VersionName>,

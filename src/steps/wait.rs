@@ -2,7 +2,6 @@
 
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::canary::CanaryOutput;
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
@@ -112,18 +111,4 @@ fn holds(condition: &Option<Expr>, scope: &crate::domain::expr::Scope) -> Result
 /// A duration of the workflow file; those are bounded, so it always fits.
 pub fn span(duration: std::time::Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
-}
-
-impl crate::domain::canary::CanaryRecord {
-    /// What `canary` shows in expressions.
-    pub fn shown(&self) -> serde_json::Value {
-        json!({
-            "verdict": self.verdict.as_str(),
-            "reason": self.reason,
-            "version": self.version,
-            "champion": self.champion,
-            "stage": self.stage,
-            "started_at": self.started_at,
-        })
-    }
 }

@@ -24,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryRecord;
 use crate::domain::event::Event;
+pub use crate::domain::evidence::{
+    EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, TruthBatch,
+};
 use crate::domain::id::{
     CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, RunId, StepId, StoreName, TargetName,
     VersionName, WorkerId, WorkflowName,
@@ -446,92 +449,6 @@ pub struct ReleaseAudit {
     pub at: Timestamp,
 }
 
-/// Counts of one version in one minute, or their sum over several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct MinuteCounts {
-    /// Requests.
-    pub n: u64,
-    /// That failed.
-    pub errors: u64,
-    /// Whose latency was reported; the histogram holds them.
-    pub timed: u64,
-}
-
-/// A minute of evidence of one version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EvidenceMinute {
-    /// The version.
-    pub version: VersionName,
-    /// The beginning of the minute.
-    pub minute: Timestamp,
-    /// The sequence of the last change to it: rows that come after the minute was read stand out by it.
-    pub seq: i64,
-    /// The counts.
-    pub counts: MinuteCounts,
-    /// Latency histogram: counts by bucket of `domain::canary::LATENCY_EDGES_MS`.
-    pub latency: Vec<u64>,
-}
-
-/// A pair of absolute errors: both versions on one request, once truth is known.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PairedError {
-    /// Its number: the cursor.
-    pub seq: i64,
-    /// The request.
-    pub request_id: String,
-    /// One block is one bet: one race, one day.
-    pub block: Option<String>,
-    /// |prediction - truth| of the canary.
-    pub canary: f64,
-    /// |prediction - truth| of the stable version.
-    pub stable: f64,
-    /// When truth arrived.
-    pub at: Timestamp,
-}
-
-/// Observations of one batch, aggregated on the way in.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ObservationBatch {
-    /// The model.
-    pub model: ModelName,
-    /// The sender's id of the batch: a second one with it changes nothing.
-    pub batch_id: String,
-    /// Counts by version and minute.
-    pub minutes: Vec<EvidenceMinute>,
-    /// Predictions that wait for their truth.
-    pub predictions: Vec<Prediction>,
-    /// When it was received.
-    pub at: Timestamp,
-}
-
-/// A prediction that waits for its truth.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Prediction {
-    /// The request.
-    pub request_id: String,
-    /// The version that served it.
-    pub version: VersionName,
-    /// What it predicted.
-    pub value: f64,
-    /// What other versions predicted for the same request, by version (shadow scoring).
-    pub shadow: Vec<(VersionName, f64)>,
-    /// When it was served.
-    pub at: Timestamp,
-}
-
-/// Truths of one batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TruthBatch {
-    /// The model.
-    pub model: ModelName,
-    /// The sender's id of the batch.
-    pub batch_id: String,
-    /// Request, truth, block.
-    pub rows: Vec<(String, f64, Option<String>)>,
-    /// When it was received.
-    pub at: Timestamp,
-}
-
 /// What came of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct BatchReceipt {
@@ -810,7 +727,8 @@ pub trait Store: Send + Sync + 'static {
         after: i64,
         limit: u32,
     ) -> Result<Vec<EvidenceMinute>, StoreError>;
-    /// Pairs of errors of two versions after `after`, oldest first.
+    /// Pairs of errors of two versions after `after`, oldest first. With one version twice, its errors
+    /// on every request it scored.
     async fn paired_errors(
         &self,
         model: &ModelName,

@@ -87,7 +87,7 @@ pub fn new_run(
     let scope = Scope::new()
         .with("model", json!(workflow.model))
         .with("inputs", inputs.clone())
-        .with("event", json!({"name": event.name, "data": event.data}));
+        .with("event", event.shown());
     let key = workflow.concurrency.key.render(&scope)?;
     Ok(NewRun {
         run: Run {
@@ -192,7 +192,7 @@ pub async fn send(
     let mut runs = vec![];
     for loaded in catalog.workflows() {
         for wanted in loaded.workflow.triggers.events.iter().filter(|wanted| wanted.name == event.name) {
-            let scope = Scope::new().with("event", json!({"name": event.name, "data": event.data}));
+            let scope = Scope::new().with("event", event.shown());
             if let Some(condition) = &wanted.condition
                 && !condition.is_true(&scope)?
             {

@@ -144,7 +144,7 @@ mod tests {
         let due = |catch_up| due_ticks(&schedule("0 2 * * 0", Tz::UTC, catch_up), first, now);
         assert_eq!(due(CatchUp::All).len(), 4);
         assert_eq!(due(CatchUp::Latest), [at("2026-11-22T02:00:00Z")]);
-        assert_eq!(due(CatchUp::None), []);
+        assert!(due(CatchUp::None).is_empty());
         let on_time = due_ticks(&schedule("0 2 * * 0", Tz::UTC, CatchUp::None), first, first);
         assert_eq!(on_time, [first]);
     }

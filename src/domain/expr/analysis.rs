@@ -12,8 +12,13 @@ use super::{FUNCTIONS, nearest};
 const MAX_NESTING: usize = 24;
 /// The most parts in one row: `a.b.c`, `1 + 2 + 3`.
 const MAX_PARTS: usize = 120;
+/// The deepest tree. Evaluation descends by recursion, some 20 KiB of stack a
+/// level without optimisation, and may happen on a thread with 2 MiB.
+const MAX_DEPTH: usize = 32;
 /// The most loops (`all`, `exists`, `map`, `filter`) in each other.
 const MAX_LOOPS: usize = 2;
+/// The most loops in one expression.
+const MAX_ALL_LOOPS: usize = 6;
 
 /// A dotted path an expression looks at, its root first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,7 +93,11 @@ pub(super) fn check_source(source: &str) -> Result<(), String> {
 
 /// Refuses functions that do not exist and loops nested too deep.
 pub(super) fn check_tree(tree: &IdedExpr) -> Result<(), String> {
+    if depth(tree) > MAX_DEPTH {
+        return Err(format!("is deeper than {MAX_DEPTH} operators in each other; split it"));
+    }
     let mut problem = None;
+    let mut all_loops = 0;
     walk(tree, 0, &mut |node, loops| {
         if problem.is_some() {
             return;
@@ -109,6 +118,12 @@ pub(super) fn check_tree(tree: &IdedExpr) -> Result<(), String> {
                     ),
                 });
             }
+            Node::Comprehension(_) => {
+                all_loops += 1;
+                if all_loops > MAX_ALL_LOOPS {
+                    problem = Some(format!("more than {MAX_ALL_LOOPS} loops"));
+                }
+            }
             Node::Struct(_) => problem = Some("messages such as `Name{…}` do not exist here".to_owned()),
             _ => {}
         }
@@ -121,6 +136,28 @@ pub(super) fn has_loop(tree: &IdedExpr) -> bool {
     let mut found = false;
     walk(tree, 0, &mut |node, _| found |= matches!(node, Node::Comprehension(_)));
     found
+}
+
+fn depth(tree: &IdedExpr) -> usize {
+    let deepest = |parts: &mut dyn Iterator<Item = &IdedExpr>| parts.map(depth).max().unwrap_or(0);
+    1 + match &tree.expr {
+        Node::Unspecified | Node::Ident(_) | Node::Literal(_) => 0,
+        Node::Call(call) => deepest(&mut call.target.as_deref().into_iter().chain(&call.args)),
+        Node::Comprehension(looped) => deepest(
+            &mut [
+                &looped.iter_range,
+                &looped.accu_init,
+                &looped.loop_cond,
+                &looped.loop_step,
+                &looped.result,
+            ]
+            .into_iter(),
+        ),
+        Node::List(list) => deepest(&mut list.elements.iter()),
+        Node::Map(map) => deepest(&mut entries(&map.entries)),
+        Node::Struct(message) => deepest(&mut entries(&message.entries)),
+        Node::Select(select) => depth(&select.operand),
+    }
 }
 
 fn is_name(function: &str) -> bool {

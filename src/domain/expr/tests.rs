@@ -130,6 +130,7 @@ fn hostile_sources_are_refused() {
         "a".repeat(2_000),
         "[1].all(a, [1].all(b, [1].all(c, [1].all(d, true))))".to_owned(),
         "'".to_owned(),
+        ["[1].all(a, true)"; 9].join("||"),
     ] {
         assert!(Expr::compile(&source).is_err(), "{} {source}", source.len());
     }
@@ -143,6 +144,15 @@ fn a_loop_over_a_long_list_is_refused() {
     assert_eq!(Expr::compile("size(event.data)").expect("compiles").evaluate(&scope), Ok(json!(2_000)));
 }
 
+#[test]
+fn a_result_has_a_largest_size() {
+    let scope = Scope::new().with("event", json!({"data": vec![0; 900], "text": "x".repeat(12_000)}));
+    let grown = Expr::compile("event.data.map(x, event.text + event.text)").expect("compiles");
+    assert!(grown.evaluate(&scope).expect_err("too large").cause.contains("larger than"));
+    let scope = Scope::new().with("event", json!({"data": [1], "text": "x".repeat(50_000)}));
+    assert!(grown.evaluate(&scope).expect_err("too long").cause.contains("too long for a loop"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -153,5 +163,36 @@ proptest! {
             let _ = (expr.comparisons(), expr.never_a_condition());
         }
         let _ = Template::compile(&format!("x ${{{{ {source} }}}}"));
+    }
+}
+
+#[test]
+fn the_worst_sources_fit_the_stack_of_a_thread() {
+    let nested = |open: &str, inner: &str, close: &str, times: usize| {
+        open.repeat(times) + inner + &close.repeat(times)
+    };
+    for source in [
+        nested("(", "1", ")", 24),
+        nested("[", "1", "]", 24),
+        nested("{'a':", "1", "}", 24),
+        nested("size(", "model", ")", 24),
+        nested("model.contains(", "model", ")", 24),
+        nested("(true ? (", "1", ") : 2)", 12),
+        nested("!", "true", "", 24),
+        format!("true{}", " ? true : true".repeat(70)),
+        format!("1{}", " + 1".repeat(110)),
+        format!("true{}", "||true".repeat(59)),
+        format!("1{}", " + 1".repeat(30)),
+        format!("event{}", ".data".repeat(30)),
+        nested("[1].all(x, ", "[1].all(y, ((((((((((((1))))))))))) > 0)", ")", 1),
+        format!("[{}]", "1,".repeat(480) + "1"),
+        format!("event{}", ".data".repeat(110)),
+        format!("event{}", "[0]".repeat(300)),
+        format!("event{}", "()".repeat(400)),
+        "x ".repeat(480),
+        "in ".repeat(320),
+    ] {
+        // Ends, within the stack of a test's thread; whether it is an expression does not matter here.
+        let _ = Expr::compile(&source).and_then(|expr| expr.evaluate(&scope()));
     }
 }

@@ -10,6 +10,10 @@ use serde_json::Value;
 const MAX_VALUES: usize = 200_000;
 /// The longest list that an expression with a loop (`all`, `map`, …) may look at.
 const MAX_LOOPED: usize = 1_000;
+/// The longest text that an expression with a loop may look at, in bytes.
+const MAX_LOOPED_TEXT: usize = 16 << 10;
+/// The most bytes of text in a result.
+const MAX_RESULT: usize = 8 << 20;
 /// The deepest nesting of lists and maps.
 const MAX_DEPTH: usize = 64;
 
@@ -30,6 +34,9 @@ fn convert(value: &Value, looped: bool, depth: usize, budget: &mut usize) -> Res
             (None, Some(real)) => Cel::Float(real),
             (None, None) => return Err("holds a number that does not fit 64 bits".to_owned()),
         },
+        Value::String(text) if looped && text.len() > MAX_LOOPED_TEXT => {
+            return Err(format!("holds a text of more than {MAX_LOOPED_TEXT} bytes, too long for a loop"));
+        }
         Value::String(text) => Cel::String(Arc::new(text.clone())),
         Value::Array(items) => {
             if looped && items.len() > MAX_LOOPED {
@@ -54,6 +61,12 @@ fn convert(value: &Value, looped: bool, depth: usize, budget: &mut usize) -> Res
 
 /// A CEL value as JSON. What JSON has no word for is an error, NaN included.
 pub(super) fn to_json(value: &Cel) -> Result<Value, String> {
+    result(value, &mut MAX_RESULT.clone())
+}
+
+fn result(value: &Cel, budget: &mut usize) -> Result<Value, String> {
+    let bytes = 8 + if let Cel::String(text) = value { text.len() } else { 0 };
+    *budget = budget.checked_sub(bytes).ok_or("is larger than an expression may be")?;
     Ok(match value {
         Cel::Null => Value::Null,
         Cel::Bool(flag) => Value::Bool(*flag),
@@ -63,11 +76,13 @@ pub(super) fn to_json(value: &Cel) -> Result<Value, String> {
             serde_json::Number::from_f64(*real).map(Value::Number).ok_or("is not a finite number")?
         }
         Cel::String(text) => Value::String(text.as_ref().clone()),
-        Cel::List(items) => Value::Array(items.iter().map(to_json).collect::<Result<_, _>>()?),
+        Cel::List(items) => {
+            Value::Array(items.iter().map(|item| result(item, budget)).collect::<Result<_, _>>()?)
+        }
         Cel::Map(map) => {
             let mut entries = serde_json::Map::new();
             for (key, item) in map.map.iter() {
-                entries.insert(key.to_string(), to_json(item)?);
+                entries.insert(key.to_string(), result(item, budget)?);
             }
             entries.sort_keys();
             Value::Object(entries)

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use super::check_flow;
+use super::checker::Use;
 use super::decode::Draft;
 use super::diagnostic::Diagnostic;
 use super::node::Node;
-use super::shape::Use;
 use super::step::StepKind;
 use super::trigger::Triggers;
 use super::{Better, Position};
@@ -18,7 +18,9 @@ use crate::domain::id::{MetricName, SecretName};
 /// What an expression may ask of `event`.
 pub const EVENT_FIELDS: &[&str] = &["id", "name", "data", "source", "received_at"];
 /// What an expression may ask of `canary`.
-pub const CANARY_FIELDS: &[&str] = &["verdict", "version", "share"];
+pub const CANARY_FIELDS: &[&str] = &[
+    "verdict", "reason", "version", "champion", "stage", "share", "requests", "errors", "started_at", "hours",
+];
 /// The words of `canary.verdict`.
 const VERDICTS: &[&str] = &["pass", "inconclusive", "error", "fail"];
 
@@ -99,7 +101,7 @@ fn needs(drafts: &[Draft<'_>], index: usize) -> Vec<(Option<usize>, String, Posi
     let find =
         |id: &str| drafts.iter().position(|draft| draft.id.as_ref().is_some_and(|own| own.as_str() == id));
     let node = drafts[index].node;
-    if !node.entries().iter().any(|entry| entry.key == "needs") {
+    if node.get("needs").is_none() {
         return index
             .checked_sub(1)
             .map(|before| (Some(before), String::new(), node.at))

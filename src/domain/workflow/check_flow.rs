@@ -3,16 +3,16 @@
 
 use super::Step;
 use super::check::{File, Order};
+use super::decode::Draft;
 use super::diagnostic::Diagnostic;
 use super::step::{Canary, Expectations, Gate, Run, StepKind};
 use crate::domain::expr::nearest;
 
-/// The steps that could be read, by number.
+/// The steps as far as they could be read, by number.
 struct Flow<'f> {
     steps: Vec<(usize, &'f Step)>,
+    drafts: &'f [Draft<'f>],
     order: &'f Order,
-    /// Every step could be read: what is missing is really missing.
-    whole: bool,
 }
 
 impl<'f> Flow<'f> {
@@ -22,31 +22,42 @@ impl<'f> Flow<'f> {
     }
 
     fn runs_before(&self, index: usize) -> impl Iterator<Item = &'f Run> {
-        self.before(index).filter_map(|step| match &step.kind {
-            StepKind::Run(run) => Some(run),
-            _ => None,
+        self.before(index).filter_map(|step| {
+            let StepKind::Run(run) = &step.kind else { return None };
+            Some(run)
         })
     }
 
+    fn drafts_before(&self, index: usize) -> impl Iterator<Item = &'f Draft<'f>> {
+        let before = move |other: &usize| self.order.precedes(*other, index);
+        (0..self.drafts.len()).filter(before).filter_map(|other| self.drafts.get(other))
+    }
+
+    /// Whether all steps before `index` were understood: what is missing there is really missing.
+    fn sound_before(&self, index: usize) -> bool {
+        self.drafts_before(index).all(|draft| draft.sound)
+    }
+
+    /// Whether a step of this kind comes before, or one whose kind is not understood.
     fn kind_before(&self, index: usize, word: &str) -> bool {
-        !self.whole || self.before(index).any(|step| step.kind.word() == word)
+        self.drafts_before(index).any(|draft| draft.kind.is_none_or(|kind| kind == word))
     }
 }
 
 pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagnostic>) {
     let read = |(index, draft)| -> Option<(usize, &Step)> {
-        let draft: &super::decode::Draft<'_> = draft;
+        let draft: &Draft<'_> = draft;
         Some((index, draft.step.as_ref()?))
     };
     let steps: Vec<(usize, &Step)> = file.steps.iter().enumerate().filter_map(read).collect();
-    let flow = Flow { whole: steps.len() == file.steps.len(), steps, order };
+    let flow = Flow { steps, drafts: file.steps, order };
     for (index, step) in &flow.steps {
         let index = *index;
         match &step.kind {
             StepKind::Fetch(fetch) => columns(step, &fetch.expect, diagnostics),
             StepKind::Gate(gate) => fed(file, &flow, index, gate, diagnostics),
             StepKind::Publish(publish) => {
-                if flow.whole && flow.runs_before(index).next().is_none() {
+                if !flow.kind_before(index, "run") {
                     let diagnostic =
                         Diagnostic::error(step.at, format!("`{}` has nothing to publish", step.id));
                     diagnostics.push(
@@ -56,7 +67,7 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                     );
                 }
                 if let Some(from) = &publish.from
-                    && flow.whole
+                    && flow.sound_before(index)
                     && !flow.before(index).any(|other| &other.id == from && other.kind.word() == "run")
                 {
                     let diagnostic = Diagnostic::error(
@@ -91,9 +102,9 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                         Diagnostic::error(step.at, format!("`{}` has no canary to promote", step.id));
                     diagnostics.push(diagnostic.hint("put a `canary` step before it"));
                 }
-                let targets = flow.before(index).filter_map(|other| match &other.kind {
-                    StepKind::Canary(canary) => Some(&canary.target),
-                    _ => None,
+                let targets = flow.before(index).filter_map(|other| {
+                    let StepKind::Canary(canary) = &other.kind else { return None };
+                    Some(&canary.target)
                 });
                 let targets: Vec<_> = targets.collect();
                 if let (Some(target), Some(last)) = (&promote.target, targets.last())
@@ -106,9 +117,7 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                     diagnostics
                         .push(diagnostic.hint("remove `target`; the canary's is meant when it is absent"));
                 }
-                if flow.whole
-                    && !flow.before(index).any(|other| matches!(other.kind.word(), "wait" | "approve"))
-                {
+                if !flow.kind_before(index, "wait") && !flow.kind_before(index, "approve") {
                     let message = format!("nothing waits between the canary and `{}`", step.id);
                     let diagnostic = Diagnostic::warning(step.at, message);
                     diagnostics.push(
@@ -130,12 +139,13 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
 /// Every rule of a gate is on a metric that some command gives.
 fn fed(file: &File<'_>, flow: &Flow<'_>, index: usize, gate: &Gate, diagnostics: &mut Vec<Diagnostic>) {
     let runs: Vec<&Run> = flow.runs_before(index).collect();
+    let sound = flow.sound_before(index);
     let from_file = runs.iter().any(|run| run.metrics_file);
     let printed: Vec<&str> =
         runs.iter().flat_map(|run| run.stdout_metrics.keys()).map(|metric| metric.as_str()).collect();
     for rule in &gate.rules {
         let metric = rule.metric.as_str();
-        if flow.whole && !from_file && !printed.contains(&metric) {
+        if sound && !from_file && !printed.contains(&metric) {
             let hint = match nearest(metric, printed.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if printed.is_empty() => format!(
@@ -156,7 +166,7 @@ fn fed(file: &File<'_>, flow: &Flow<'_>, index: usize, gate: &Gate, diagnostics:
                 )),
             );
         }
-        if flow.whole && !from_file && (rule.each_segment || rule.min_rows.is_some()) {
+        if sound && !from_file && (rule.each_segment || rule.min_rows.is_some()) {
             let key = if rule.each_segment { "each" } else { "min_rows" };
             let message =
                 format!("`{key}` needs a metrics file: what a command prints has no segments and no rows");
@@ -174,15 +184,11 @@ fn rules_of(flow: &Flow<'_>, index: usize, step: &Step, canary: &Canary, diagnos
             Diagnostic::error(step.at, format!("`{}` has no version to send traffic to", step.id));
         diagnostics.push(diagnostic.hint("put a `publish` step before it"));
     }
-    if !flow.whole {
+    if flow.drafts.iter().any(|draft| draft.kind.is_none() || draft.id.is_none()) {
         return;
     }
-    let compares: Vec<&str> = flow
-        .steps
-        .iter()
-        .filter(|(_, other)| matches!(other.kind, StepKind::Compare(_)))
-        .map(|(_, other)| other.id.as_str())
-        .collect();
+    let compares = flow.drafts.iter().filter(|draft| draft.kind == Some("compare"));
+    let compares: Vec<&str> = compares.filter_map(|draft| draft.id.as_ref()).map(|id| id.as_str()).collect();
     match (&canary.compare, compares.as_slice()) {
         (Some(named), known) if !known.contains(&named.as_str()) => {
             let hint = match nearest(named.as_str(), known.iter().copied()) {
@@ -205,8 +211,8 @@ fn rules_of(flow: &Flow<'_>, index: usize, step: &Step, canary: &Canary, diagnos
         }
         (Some(_), _) | (None, [_]) => {}
     }
-    let settled = flow.steps.iter().any(|(other, later)| {
-        flow.order.precedes(index, *other) && matches!(later.kind.word(), "promote" | "rollback")
+    let settled = flow.drafts.iter().enumerate().any(|(other, later)| {
+        flow.order.precedes(index, other) && matches!(later.kind, Some("promote" | "rollback"))
     });
     if !settled {
         let diagnostic =

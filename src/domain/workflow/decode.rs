@@ -6,21 +6,23 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::checker::{Checker, MAX_REPORTED, Use};
 use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::node::{self, Node};
-use super::shape::{Checker, Shape, Use};
+use super::shape::Shape;
 use super::trigger::{EventTrigger, Input, InputKind, Schedule, Triggers};
-use super::{Concurrency, Moment, NotifyRule, Position, Recipient, Step, Workflow, check, decode_step, keys};
+use super::{
+    Concurrency, Moment, NotifyRule, Position, Recipient, Step, StepKind, Workflow, check, decode_step, keys,
+    keys_step,
+};
 use crate::domain::expr::Template;
-use crate::domain::id::{MetricName, StepId};
+use crate::domain::id::{MetricName, SecretName, StepId};
 use crate::domain::retry::RetryPolicy;
 
 /// The timeout of a step when the file gives none.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 /// More steps than this are no workflow that a person wrote.
 const MAX_STEPS: usize = 200;
-/// No more mistakes than this are reported at once.
-const MAX_REPORTED: usize = 100;
 
 /// A step as far as it could be read.
 pub(super) struct Draft<'a> {
@@ -28,8 +30,12 @@ pub(super) struct Draft<'a> {
     pub(super) node: &'a Node,
     /// Its id; `None` when the file gives none that is a name.
     pub(super) id: Option<StepId>,
-    /// The step, unless something in it could not be read.
+    /// The step, as far as it could be read.
     pub(super) step: Option<Step>,
+    /// Its kind, if it is one.
+    pub(super) kind: Option<&'a str>,
+    /// Nothing in it was left out for being wrong.
+    pub(super) sound: bool,
     /// Every expression in it.
     pub(super) uses: Vec<Use>,
 }
@@ -96,6 +102,9 @@ fn decode(root: &Node, files: &BTreeMap<String, String>, checker: &mut Checker) 
     checker.check(root, &whole, "the workflow");
     let uses = std::mem::take(&mut checker.uses);
     let defaults = Defaults::read(root);
+    if let Some(node) = root.get("defaults") {
+        limits(node, RetryPolicy::default(), checker);
+    }
     let steps = drafts(root, "steps", &defaults, files, checker);
     let on_failure = drafts(root, "on_failure", &defaults, files, checker);
     if let Some(push) = root.get("evidence").and_then(|evidence| evidence.get("push"))
@@ -119,9 +128,15 @@ fn decode(root: &Node, files: &BTreeMap<String, String>, checker: &mut Checker) 
     let file = check::File { steps: &steps, on_failure: &on_failure, triggers: &triggers, metrics: &metrics };
     check::whole_file(&file, &uses, &mut checker.diagnostics);
 
+    let secrets =
+        uses.iter().flat_map(|used| used.expr.references()).filter_map(|path| match path.segments() {
+            [root, name, ..] if root == "secrets" => SecretName::from_str(name).ok(),
+            _ => None,
+        });
+    let secrets: BTreeSet<SecretName> = secrets.collect();
     let concurrency = root.get("concurrency");
     let key = concurrency.and_then(|node| node.template("key"));
-    Some(Workflow {
+    let mut workflow = Workflow {
         name: root.parsed("name")?,
         model: root.parsed("model")?,
         mode: root.word_or_default("mode"),
@@ -134,7 +149,21 @@ fn decode(root: &Node, files: &BTreeMap<String, String>, checker: &mut Checker) 
         steps: steps.into_iter().map(|draft| draft.step).collect::<Option<_>>()?,
         on_failure: on_failure.into_iter().map(|draft| draft.step).collect::<Option<_>>()?,
         notify,
-    })
+        secrets,
+    };
+    settle_rules(&mut workflow);
+    Some(workflow)
+}
+
+/// A canary that names no rules goes by the only ones there are.
+fn settle_rules(workflow: &mut Workflow) {
+    let is_compare = |step: &&Step| matches!(step.kind, StepKind::Compare(_));
+    let only = workflow.steps.iter().find(is_compare).map(|step| step.id.clone());
+    for step in &mut workflow.steps {
+        if let StepKind::Canary(canary) = &mut step.kind {
+            canary.compare = canary.compare.take().or_else(|| only.clone());
+        }
+    }
 }
 
 /// `defaults:`.
@@ -164,6 +193,25 @@ pub(super) fn retry(node: Option<&Node>, base: RetryPolicy) -> RetryPolicy {
     }
 }
 
+/// Whether the `retry` and `timeout` that `node` gives can work.
+fn limits(node: &Node, base: RetryPolicy, checker: &mut Checker) {
+    if let Some(timeout) = node.get("timeout")
+        && node.duration("timeout").is_some_and(|timeout| timeout.is_zero())
+    {
+        checker.diagnostics.push(Diagnostic::error(timeout.at, "a `timeout` of nothing lets no step end"));
+    }
+    let Some(own) = node.get("retry") else { return };
+    let policy = retry(Some(node), base);
+    if !(1.0..=100.0).contains(&policy.factor) {
+        checker.diagnostics.push(Diagnostic::error(own.at, "`factor` of a retry is from 1 to 100"));
+    }
+    let understood = |key: &str| own.get(key).is_none() || own.duration(key).is_some();
+    if policy.max < policy.backoff && understood("max") && understood("backoff") {
+        let diagnostic = Diagnostic::error(own.at, "`max` of a retry is shorter than its `backoff`");
+        checker.diagnostics.push(diagnostic.hint("raise `max`, 5m when absent"));
+    }
+}
+
 fn drafts<'a>(
     root: &'a Node,
     list: &str,
@@ -188,13 +236,10 @@ fn drafts<'a>(
             None => kind.and_then(|word| StepId::from_str(word).ok()),
         };
         let before = drafts.last().and_then(|draft| draft.id.clone());
-        let readable = seen.diagnostics.is_empty();
-        let step = if readable {
-            id.clone().and_then(|id| step(node, id, before, defaults, files, checker))
-        } else {
-            None
-        };
-        drafts.push(Draft { node, id, step, uses: seen.uses });
+        let step = id.clone().and_then(|id| step(node, id, before, defaults, files, checker));
+        let sound = seen.diagnostics.is_empty() && step.is_some();
+        let kind = kind.filter(|word| keys_step::STEPS.iter().any(|(known, _)| known == word));
+        drafts.push(Draft { node, id, step, kind, sound, uses: seen.uses });
     }
     drafts
 }
@@ -207,20 +252,8 @@ fn step(
     files: &BTreeMap<String, String>,
     checker: &mut Checker,
 ) -> Option<Step> {
-    let policy = retry(Some(node), defaults.retry);
-    let place = node.get("retry").map_or(node.at, |retry| retry.at);
-    if policy.factor < 1.0 || policy.factor > 100.0 {
-        checker.diagnostics.push(Diagnostic::error(place, "`factor` of a retry is from 1 to 100"));
-    }
-    if policy.max < policy.backoff {
-        let diagnostic = Diagnostic::error(place, "`max` of a retry is shorter than its `backoff`");
-        checker.diagnostics.push(diagnostic.hint("raise `max`, 5m when absent"));
-    }
-    if node.duration("timeout").is_some_and(|timeout| timeout.is_zero()) {
-        checker.diagnostics.push(Diagnostic::error(node.at, "a `timeout` of nothing lets no step end"));
-    }
-    let explicit = node.entries().iter().any(|entry| entry.key == "needs");
-    let needs = if explicit {
+    limits(node, defaults.retry, checker);
+    let needs = if node.get("needs").is_some() {
         node.items("needs").iter().filter_map(Node::parse).collect()
     } else {
         before.into_iter().collect()
@@ -233,7 +266,7 @@ fn step(
         needs,
         condition: node.condition("if"),
         timeout: node.duration("timeout").unwrap_or(defaults.timeout),
-        retry: policy,
+        retry: retry(Some(node), defaults.retry),
         labels: node.items("runs_on").iter().filter_map(|label| label.text().map(str::to_owned)).collect(),
     })
 }
@@ -307,7 +340,8 @@ pub(super) fn recipients(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Vec<
     if node.flag("console") {
         to.push(Recipient::Console);
     }
-    let named = ["slack", "email", "webhook"].iter().any(|key| node.get(key).is_some());
+    let named = ["slack", "email", "webhook"].iter().any(|key| node.get(key).is_some())
+        || node.get("console").is_some_and(|console| console.text() != Some("false"));
     if to.is_empty() && !named && !node.entries().is_empty() {
         let diagnostic = Diagnostic::error(node.at, "this notice goes to nobody");
         diagnostics.push(

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Position;
 use super::decode::recipients;
 use super::diagnostic::Diagnostic;
 use super::node::Node;
@@ -27,7 +26,9 @@ pub(super) fn kind_word(node: &Node) -> Option<&str> {
     if node.get("run").is_some() { Some("run") } else { node.get("uses")?.text() }
 }
 
-/// A step whose shapes were checked. `None` when it cannot be read, which was reported.
+/// What a step does. What its shapes do not allow was reported and reads as
+/// absent here, so a check asks whether a key was given, never whether it was
+/// understood. `None` when something required cannot be read.
 pub(super) fn kind(
     node: &Node,
     files: &BTreeMap<String, String>,
@@ -45,11 +46,7 @@ pub(super) fn kind(
         "gate" => StepKind::Gate(Gate {
             first_version: with.word_or_default("first_version"),
             inconclusive: with.word_or_default("inconclusive"),
-            rules: with
-                .items("rules")
-                .iter()
-                .map(|rule| gate_rule(rule, diagnostics))
-                .collect::<Option<_>>()?,
+            rules: with.items("rules").iter().filter_map(|rule| gate_rule(rule, diagnostics)).collect(),
         }),
         "publish" => StepKind::Publish(Publish {
             store: with.parsed("store")?,
@@ -116,6 +113,7 @@ fn query(node: &Node, files: &BTreeMap<String, String>, diagnostics: &mut Vec<Di
             diagnostics.push(Diagnostic::error(file.at, format!("`{path}` is empty")));
             None
         }
+        None if shape::relative(path).is_err() => None,
         None => {
             let diagnostic = Diagnostic::error(file.at, format!("`{path}` cannot be read"));
             diagnostics.push(diagnostic.hint("paths are relative to the project, not to this file"));
@@ -176,8 +174,10 @@ fn run(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Run> {
     for (name, metric) in metrics.into_iter().flat_map(|metrics| metrics.pairs("stdout")) {
         match MetricName::from_str(name) {
             Ok(name) => {
-                let pattern = shape::pattern(metric.get("pattern")?.text()?).ok()?;
-                stdout_metrics.insert(name, StdoutMetric { pattern, pick: metric.word("pick") });
+                let pattern = metric.get("pattern").and_then(Node::text);
+                if let Some(pattern) = pattern.and_then(|text| shape::pattern(text).ok()) {
+                    stdout_metrics.insert(name, StdoutMetric { pattern, pick: metric.word("pick") });
+                }
             }
             Err(error) => diagnostics.push(Diagnostic::error(metric.at, error.to_string())),
         }
@@ -241,7 +241,7 @@ fn gate_rule(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<GateRule>
         (None, Some(_)) => {
             refuse(format!("the rule on `{metric}` does not say worse than what"), "add `vs: champion`")
         }
-        (None, None) if rule.max.is_none() && rule.min.is_none() => refuse(
+        (None, None) if node.get("max").is_none() && node.get("min").is_none() => refuse(
             format!("the rule on `{metric}` has no limit"),
             "add `max`, `min`, or `vs: champion` with `worse_by_at_most`",
         ),
@@ -264,11 +264,9 @@ fn gate_rule(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<GateRule>
 fn canary(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Canary> {
     let mut stages: Vec<Stage> = Vec::new();
     for node in with.items("stages") {
-        let share = node.get("share").unwrap_or(node).text()?;
-        let stage = Stage {
-            share: units::parse_share(share).ok()?,
-            min_time: node.duration("min_time").unwrap_or_default(),
-        };
+        let share = node.get("share").unwrap_or(node).text();
+        let Some(share) = share.and_then(|text| units::parse_share(text).ok()) else { continue };
+        let stage = Stage { share, min_time: node.duration("min_time").unwrap_or_default() };
         if let Some(last) = stages.last()
             && last.share >= stage.share
         {
@@ -290,12 +288,13 @@ fn wait(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Wait {
         abort_if: with.condition("abort_if"),
     };
     let mut report = |diagnostic: Diagnostic, hint: &str| diagnostics.push(diagnostic.hint(hint));
-    if with.get("for").is_none() && wait.until.is_none() {
+    let until = with.get("until");
+    if with.get("for").is_none() && until.is_none() {
         let hint = "add `for: 24h`, or `until:` with a condition and `at_most`";
         report(Diagnostic::error(with.at, "this step waits for nothing"), hint);
     }
-    match (&wait.until, wait.at_most) {
-        (Some(_), None) => {
+    match (until, wait.at_most) {
+        (Some(_), None) if with.get("at_most").is_none() => {
             let message = "this step may wait for ever: `until` has no `at_most`";
             report(
                 Diagnostic::warning(with.at, message),
@@ -311,7 +310,7 @@ fn wait(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Wait {
             let message = format!("`at_most: {}` is shorter than `for: {least}`", format_duration(at_most));
             report(Diagnostic::error(with.at, message), "raise `at_most`");
         }
-        (Some(_), Some(_)) | (None, None) => {}
+        (Some(_), Some(_) | None) | (None, None) => {}
     }
     wait
 }
@@ -319,7 +318,7 @@ fn wait(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Wait {
 fn compare(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Compare> {
     let mut rules: Vec<CompareRule> = Vec::new();
     for node in with.items("rules") {
-        let rule = compare_rule(node, with, diagnostics)?;
+        let Some(rule) = compare_rule(node, with, diagnostics) else { continue };
         if rules.iter().any(|other| other.metric == rule.metric) {
             let word = node.get("metric").and_then(Node::text).unwrap_or_default();
             let diagnostic = Diagnostic::error(node.at, format!("a second rule on `{word}`"));
@@ -342,7 +341,7 @@ fn compare(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Compare> {
         beta: chance("beta", BETA),
         rules,
         on_inconclusive: with.word_or_default("on_inconclusive"),
-        when_underpowered: with.word("when_underpowered").unwrap_or(WhenUnderpowered::Approve),
+        when_underpowered: with.word("when_underpowered").unwrap_or(WhenUnderpowered::Hold),
         hold_for: with.duration("hold_for").unwrap_or(HOLD_FOR),
         hold_traffic: with.word_or_default("hold_traffic"),
     })
@@ -403,20 +402,22 @@ fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> 
 /// `weights:` names metrics that have a rule, and shares out the whole of alpha.
 fn weights(with: &Node, rules: &[CompareRule], diagnostics: &mut Vec<Diagnostic>) {
     let Some(place) = with.get("weights") else { return };
-    let at = |node: &Node| -> Position { node.at };
     let words: Vec<&str> =
         with.items("rules").iter().filter_map(|rule| rule.get("metric").and_then(Node::text)).collect();
     let mut sum = 0.0;
     for (name, weight) in with.pairs("weights") {
         if !words.contains(&name) {
-            let diagnostic = Diagnostic::error(at(weight), format!("`{name}` has a weight but no rule"));
+            let diagnostic = Diagnostic::error(weight.at, format!("`{name}` has a weight but no rule"));
             diagnostics.push(diagnostic.hint(format!("rules are on: {}", words.join(", "))));
         }
         let value = weight.as_number().unwrap_or_default();
         if value <= 0.0 {
-            diagnostics.push(Diagnostic::error(at(weight), format!("the weight of `{name}` is above 0")));
+            diagnostics.push(Diagnostic::error(weight.at, format!("the weight of `{name}` is above 0")));
         }
         sum += value;
+    }
+    if with.pairs("weights").any(|(_, weight)| weight.as_number().is_none()) {
+        return;
     }
     if rules.iter().any(|rule| rule.weight.is_none()) {
         let diagnostic = Diagnostic::error(place.at, "some rules have a weight and some have none");

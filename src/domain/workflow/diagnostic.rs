@@ -69,16 +69,26 @@ impl Diagnostic {
             let end = characters.len().min(start + SHOWN);
             let part: String = characters[start.min(end)..end].iter().collect();
             let before = (column - 1).saturating_sub(start).min(part.chars().count());
-            let word =
-                part.chars().skip(before).take_while(|c| c.is_alphanumeric() || "_-.%/".contains(*c)).count();
+            let marked = extent(part.chars().skip(before));
             text.push_str(&format!("{:gutter$} |\n{line} | {}\n", "", part.trim_end()));
-            text.push_str(&format!("{:gutter$} | {:before$}{}\n", "", "", "^".repeat(word.max(1))));
+            text.push_str(&format!("{:gutter$} | {:before$}{}\n", "", "", "^".repeat(marked)));
         }
         if let Some(hint) = &self.hint {
             text.push_str(&format!("{:gutter$} = hint: {}\n", "", printable(hint)));
         }
         text
     }
+}
+
+/// How many characters of a line a mark covers: a quoted text, a word, or one character.
+fn extent(line: impl Iterator<Item = char>) -> usize {
+    let line: Vec<char> = line.collect();
+    let quoted = match line.first() {
+        Some(quote @ ('"' | '\'')) => line.iter().skip(1).position(|c| c == quote).map(|end| end + 2),
+        Some(_) | None => None,
+    };
+    let word = line.iter().take_while(|c| c.is_alphanumeric() || "_-.%/".contains(**c)).count();
+    quoted.unwrap_or(word).max(1)
 }
 
 /// The text without characters that move a terminal's cursor; as many characters as before.

@@ -6,10 +6,12 @@
 
 mod check;
 mod check_flow;
+mod checker;
 mod decode;
 mod decode_step;
 pub mod diagnostic;
 mod keys;
+mod keys_step;
 mod node;
 pub mod plan;
 mod read;
@@ -19,13 +21,13 @@ pub mod step;
 pub mod trigger;
 pub mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::expr::{Expr, Template};
-use super::id::{MetricName, ModelName, NotifierName, StepId, WorkflowName};
+use super::id::{MetricName, ModelName, NotifierName, SecretName, StepId, WorkflowName};
 use super::retry::RetryPolicy;
 use super::run::Outcome;
 pub use check::{CANARY_FIELDS, EVENT_FIELDS};
@@ -64,12 +66,22 @@ pub struct Workflow {
     pub on_failure: Vec<Step>,
     /// `notify:`.
     pub notify: Vec<NotifyRule>,
+    /// The names of all secrets its expressions use.
+    pub secrets: BTreeSet<SecretName>,
 }
 
 impl Workflow {
     /// The step called `id`, in `steps` or `on_failure`.
     pub fn step(&self, id: &StepId) -> Option<&Step> {
         self.steps.iter().chain(&self.on_failure).find(|step| &step.id == id)
+    }
+
+    /// The rules a canary goes by, with the step that holds them.
+    pub fn rules_of(&self, canary: &step::Canary) -> Option<(&StepId, &step::Compare)> {
+        let wanted = canary.compare.as_ref()?;
+        let step = self.steps.iter().find(|step| &step.id == wanted)?;
+        let StepKind::Compare(compare) = &step.kind else { return None };
+        Some((&step.id, compare))
     }
 }
 
@@ -86,6 +98,7 @@ impl Workflow {
             steps: vec![],
             on_failure: vec![],
             notify: vec![],
+            secrets: std::collections::BTreeSet::new(),
         }
     }
 }

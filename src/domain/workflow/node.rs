@@ -334,12 +334,17 @@ impl Lines {
 fn explain(info: &str, at: Position, source: &str) -> Diagnostic {
     let line = source.lines().nth(at.line - 1).unwrap_or_default();
     let indent: String = line.chars().take_while(|c| c.is_whitespace()).collect();
+    if info.contains("recursion limit") {
+        return Diagnostic::error(at, format!("nested deeper than {MAX_DEPTH} levels"));
+    }
     if indent.contains('\t') || info.contains("tab") {
         return Diagnostic::error(at, "a tab where YAML needs spaces").hint("indent with spaces");
     }
     let diagnostic = Diagnostic::error(at, format!("not valid YAML: {info}"));
     if info.contains("mapping values are not allowed") {
         diagnostic.hint("put a text that holds `: ` in quotes, or check the indentation")
+    } else if info.contains("quoted scalar") {
+        diagnostic.hint("close the quote that begins here")
     } else if info.contains("simple key") || info.contains("block mapping") || info.contains("block end") {
         diagnostic.hint("check the indentation of this line and the `:` after its key")
     } else if info.contains("undefined alias") || info.contains("unknown anchor") {

@@ -3,7 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{LATER_KINDS, STEPS, WORKFLOW};
+use super::keys::WORKFLOW;
+use super::keys_step::{LATER_KINDS, STEPS};
 use super::shape::{Key, Object, Shape};
 
 const DURATION: &str = r"^(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$";

@@ -335,7 +335,8 @@ pub struct Canary {
     pub target: TargetName,
     /// At least one, ascending.
     pub stages: Vec<Stage>,
-    /// The `compare` step whose rules the controller uses; the workflow's only one when absent.
+    /// The `compare` step whose rules the controller uses; after `parse` always there, the
+    /// workflow's only one when the file names none.
     pub compare: Option<StepId>,
     /// The longest time between looks that is accepted without a live server.
     pub max_look_gap: Option<Duration>,

@@ -68,54 +68,9 @@ fn every_key_is_read() {
             EventTrigger {
                 name: "ml/retrain",
                 condition: Some(
-                    Expr {
-                        source: "event.data.rows >= 500",
-                        tree: IdedExpr {
-                            id: 4,
-                            expr: Call(
-                                CallExpr {
-                                    func_name: "_>=_",
-                                    target: None,
-                                    args: [
-                                        IdedExpr {
-                                            id: 3,
-                                            expr: Select(
-                                                SelectExpr {
-                                                    operand: IdedExpr {
-                                                        id: 2,
-                                                        expr: Select(
-                                                            SelectExpr {
-                                                                operand: IdedExpr {
-                                                                    id: 1,
-                                                                    expr: Ident(
-                                                                        "event",
-                                                                    ),
-                                                                },
-                                                                field: "data",
-                                                                test: false,
-                                                            },
-                                                        ),
-                                                    },
-                                                    field: "rows",
-                                                    test: false,
-                                                },
-                                            ),
-                                        },
-                                        IdedExpr {
-                                            id: 5,
-                                            expr: Literal(
-                                                Int(
-                                                    Int(
-                                                        500,
-                                                    ),
-                                                ),
-                                            ),
-                                        },
-                                    ],
-                                },
-                            ),
-                        },
-                    },
+                    Expr(
+                        "event.data.rows >= 500",
+                    ),
                 ),
                 debounce: Some(
                     1800s,
@@ -262,6 +217,29 @@ fn branches_come_from_needs() {
     let needs: Vec<Vec<&str>> =
         workflow.steps.iter().map(|step| step.needs.iter().map(|id| id.as_str()).collect()).collect();
     assert_eq!(needs, [vec![], vec!["a"], vec!["a"], vec!["b", "c"], vec![]]);
+}
+
+#[test]
+fn a_workflow_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Workflow>();
+}
+
+#[test]
+fn a_canary_that_names_no_rules_gets_the_only_ones() {
+    let source = RETRAIN.replace(", compare: compare }", " }");
+    assert_ne!(source, RETRAIN);
+    let workflow = read(&source);
+    let canary = workflow.step(&"canary".parse().expect("id")).expect("canary");
+    let StepKind::Canary(canary) = &canary.kind else { panic!("canary") };
+    let (id, rules) = workflow.rules_of(canary).expect("rules");
+    assert_eq!((id.as_str(), rules.rules.len()), ("compare", 2));
+}
+
+#[test]
+fn the_secrets_of_a_workflow_are_known() {
+    let secrets: Vec<String> = read(EVERYTHING).secrets.iter().map(ToString::to_string).collect();
+    assert_eq!(secrets, ["DB", "T"]);
 }
 
 #[test]

@@ -281,11 +281,13 @@ pub fn scope(run: &Run, attempts: &[Attempt]) -> Scope {
     for attempt in attempts {
         steps.insert(attempt.step.to_string(), shown(attempt));
     }
-    let event = &run.cause.event;
     Scope::new()
         .with("model", json!(run.model))
         .with("inputs", run.cause.inputs.clone())
-        .with("event", json!({"name": event.name, "data": event.data, "received_at": event.received_at}))
+        .with("event", run.cause.event.shown())
         .with("run", json!({"id": run.id, "workflow": run.workflow, "created_at": run.created_at}))
         .with("steps", Value::Object(steps))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,28 @@
 //! Canary analysis: is the challenger worse than the champion?
 //!
 //! Knows nothing of hosting, HTTP or the wall clock. Minutes of evidence come
-//! in, a verdict goes out.
+//! in, a verdict goes out. `look` is the one function that decides; controller
+//! and `compare` go by its record.
+//!
+//! * `minutes`: minutes become tables; `blocks`: pairs of errors become bets
+//! * `rules`: the tests of one rule; `analysis`: what was read and what is frozen
+//! * `look`: what follows; `words`: why, with numbers; `view`: what is shown
+
+mod analysis;
+mod blocks;
+mod look;
+mod minutes;
+mod rules;
+mod view;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::analysis::{Analysis, ERROR_HISTORY, HISTORY, News};
+pub use self::look::{Decision, Look, look};
+pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, latency_bucket};
+pub use self::view::{ArmView, CanaryView, RuleView};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,6 +31,7 @@ use super::Timestamp;
 use super::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
 use super::verdict::Verdict;
 use super::workflow::step::{Compare, Stage};
+use super::workflow::units::BasisPoints;
 
 /// A canary, as stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,4 +90,11 @@ pub enum CanaryState {
     Promoted,
     /// It was taken back: by the controller, a human or an undo.
     RolledBack,
+}
+
+impl CanaryRecord {
+    /// The share of the stage that is out; 0 for a canary without stages.
+    pub fn stage_share(&self) -> BasisPoints {
+        self.stages.get(self.stage).map_or(BasisPoints(0), |stage| stage.share)
+    }
 }

@@ -1,0 +1,147 @@
+//! Pairs of prediction errors on their way into bets: one block (one race, one
+//! day) is one bet, however many requests it has.
+
+use std::collections::VecDeque;
+
+use chrono::TimeDelta;
+use serde::{Deserialize, Serialize};
+
+use super::super::Timestamp;
+use super::super::evidence::PairedError;
+
+/// A block without truth for this long gets no more.
+const COMPLETE_AFTER: TimeDelta = TimeDelta::hours(24);
+/// Names of closed blocks that are remembered, so that a late truth does not make a second bet.
+const REMEMBERED: usize = 4096;
+/// Blocks that the clip bound needs: of several requests each, and of single ones.
+const CLIP_BLOCKS: (usize, usize) = (7, 50);
+/// The share of stable blocks whose mean error is not clipped.
+const CLIP_QUANTILE: f64 = 0.995;
+
+/// A block that may still get truth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct OpenBlock {
+    name: Option<String>,
+    pairs: u64,
+    canary: f64,
+    stable: f64,
+    first_seq: i64,
+    last_seq: i64,
+    last_at: Timestamp,
+}
+
+/// Mean errors of one block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Bet {
+    pub(super) canary: f64,
+    pub(super) stable: f64,
+    pub(super) pairs: u64,
+    /// The pairs share a block by name.
+    pub(super) named: bool,
+}
+
+/// Blocks of one stream of pairs.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct Blocks {
+    open: Vec<OpenBlock>,
+    closed: VecDeque<String>,
+    /// Pairs that came after their block was bet on.
+    pub(super) late: u64,
+}
+
+impl Blocks {
+    /// Takes in a pair; what is no error (negative, not a number) is left out.
+    pub(super) fn add(&mut self, pair: &PairedError) {
+        if !(pair.canary >= 0.0 && pair.stable >= 0.0) {
+            return;
+        }
+        if pair.block.as_ref().is_some_and(|name| self.closed.contains(name)) {
+            self.late += 1;
+            return;
+        }
+        let known = self.open.iter_mut().find(|open| open.name.is_some() && open.name == pair.block);
+        match known {
+            Some(open) => {
+                open.pairs += 1;
+                open.canary += pair.canary;
+                open.stable += pair.stable;
+                open.last_seq = open.last_seq.max(pair.seq);
+                open.last_at = open.last_at.max(pair.at);
+            }
+            None => self.open.push(OpenBlock {
+                name: pair.block.clone(),
+                pairs: 1,
+                canary: pair.canary,
+                stable: pair.stable,
+                first_seq: pair.seq,
+                last_seq: pair.seq,
+                last_at: pair.at,
+            }),
+        }
+    }
+
+    /// Blocks that are complete at `now`, in the order they began: a later block began after their last
+    /// truth, or 24 h passed since. A pair without a block is complete at once.
+    pub(super) fn close(&mut self, now: Timestamp) -> Vec<Bet> {
+        let newest = self.open.iter().filter(|open| open.name.is_some()).map(|open| open.first_seq).max();
+        let complete = |open: &OpenBlock| {
+            open.name.is_none()
+                || newest.is_some_and(|newest| open.last_seq < newest)
+                || now - open.last_at >= COMPLETE_AFTER
+        };
+        let (done, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open).into_iter().partition(complete);
+        self.open = open;
+        let bets = done.into_iter().map(|block| {
+            let bet = Bet {
+                canary: block.canary / block.pairs as f64,
+                stable: block.stable / block.pairs as f64,
+                pairs: block.pairs,
+                named: block.name.is_some(),
+            };
+            self.closed.extend(block.name);
+            bet
+        });
+        let bets = bets.collect();
+        self.closed.drain(..self.closed.len().saturating_sub(REMEMBERED));
+        bets
+    }
+}
+
+/// The bound beyond which a block's mean error is not worse: the 99.5 % quantile (nearest rank) of the stable
+/// version's blocks, from before the canary or else from the first blocks, which are then not bet on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct Clip {
+    blocks: Vec<f64>,
+    named: bool,
+    bound: Option<f64>,
+}
+
+impl Clip {
+    pub(super) fn bound(&self) -> Option<f64> {
+        self.bound
+    }
+
+    /// Learns from a block, while the bound is not frozen.
+    pub(super) fn learn(&mut self, bet: &Bet) {
+        if self.bound.is_none() && bet.stable.is_finite() {
+            self.named |= bet.named;
+            self.blocks.push(bet.stable);
+        }
+    }
+
+    /// Freezes the bound, if enough is known.
+    pub(super) fn freeze(&mut self) {
+        let needed = if self.named { CLIP_BLOCKS.0 } else { CLIP_BLOCKS.1 };
+        if self.bound.is_some() || self.blocks.len() < needed {
+            return;
+        }
+        self.blocks.sort_unstable_by(f64::total_cmp);
+        let rank = (CLIP_QUANTILE * self.blocks.len() as f64).ceil() as usize;
+        let bound = self.blocks.get(rank.saturating_sub(1)).copied();
+        // A stable version that was never wrong gives no scale.
+        self.bound = bound.filter(|bound| bound.is_normal());
+        if self.bound.is_some() {
+            self.blocks.clear();
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Why, in plain words with numbers.
+
+use super::super::workflow::step::{Compare, OnlineMetric};
+use super::CanaryRecord;
+use super::analysis::Analysis;
+use super::look::gating;
+use super::rules::{RuleTest, acceptance_level};
+
+/// What is counted, as the subject of a sentence.
+fn subject(metric: OnlineMetric) -> &'static str {
+    match metric {
+        OnlineMetric::ErrorRate => "errors",
+        OnlineMetric::LatencySlowShare => "slow requests",
+        OnlineMetric::AbsError => "mean error",
+    }
+}
+
+/// Why the canary is rolled back: the rule at `index` leads.
+pub(super) fn against(rules: &Compare, index: usize, analysis: &Analysis, log_e: f64) -> String {
+    let (rule, test) = (&rules.rules[index], &analysis.tests[index]);
+    let finding = match test {
+        RuleTest::Rate(_) if test.led_by_limit() => {
+            format!("above the limit of {}", percent(rule.never_above.unwrap_or_default()))
+        }
+        RuleTest::Rate(rate) => {
+            let (lower, _) = rate.test.interval(rules.alpha);
+            format!("at least {} the odds", times(lower))
+        }
+        RuleTest::Mean(_) if test.led_by_limit() => {
+            format!("above the limit of {}", number(rule.never_above.unwrap_or_default()))
+        }
+        RuleTest::Mean(mean) => format!("worse over {} blocks", count(mean.blocks)),
+    };
+    let evidence = format!("evidence {}, limit {}", odds(log_e), odds(-rules.alpha.ln()));
+    format!("{}: {finding}; {evidence}", arms(rule.metric, test))
+}
+
+/// Both arms in numbers.
+fn arms(metric: OnlineMetric, test: &RuleTest) -> String {
+    let subject = subject(metric);
+    match test {
+        RuleTest::Rate(rate) => {
+            format!("canary {subject} {}, stable {}", share(rate.canary), share(rate.stable))
+        }
+        RuleTest::Mean(mean) => match mean.means() {
+            Some((canary, stable)) => {
+                format!("canary {subject} {}, stable {}", number(canary), number(stable))
+            }
+            None => format!("no truth for the {subject} yet"),
+        },
+    }
+}
+
+/// Why the canary passes.
+pub(super) fn pass(record: &CanaryRecord, analysis: &Analysis) -> String {
+    let beta = record.rules.beta;
+    let metrics = gating(&record.rules.rules, analysis).map(|(_, rule, test)| {
+        let log_e = test.log_e_non_inferior();
+        let level = acceptance_level(rule, beta);
+        let finding = if log_e >= -level.ln() {
+            format!(
+                "not {} worse (evidence {}, limit {})",
+                times(rule.margin),
+                odds(log_e),
+                odds(-level.ln())
+            )
+        } else {
+            let floor = rule.acceptable_below.unwrap_or_default();
+            let floor = if rule.metric == OnlineMetric::AbsError { number(floor) } else { percent(floor) };
+            format!("below {floor}, which is acceptable")
+        };
+        format!("{}: {finding}", arms(rule.metric, test))
+    });
+    metrics.collect::<Vec<_>>().join("; ")
+}
+
+/// Where an undecided canary stands.
+pub(super) fn so_far(record: &CanaryRecord, analysis: &Analysis) -> String {
+    if record.rules.rules.is_empty() {
+        return "the workflow compares nothing".to_owned();
+    }
+    if analysis.minutes == 0 && analysis.paired_cursor == 0 {
+        return "no evidence yet".to_owned();
+    }
+    let metrics = record.rules.rules.iter().zip(&analysis.tests).map(|(rule, test)| {
+        let (worse, not_worse) = (test.log_e_worse(), test.log_e_non_inferior());
+        let level = acceptance_level(rule, record.rules.beta);
+        format!(
+            "{}: evidence that it is worse {}, that it is not {} of {}",
+            arms(rule.metric, test),
+            odds(worse),
+            odds(not_worse),
+            odds(-level.ln())
+        )
+    });
+    format!("not decided yet; {}", metrics.collect::<Vec<_>>().join("; "))
+}
+
+/// The time is over.
+pub(super) fn deadline(record: &CanaryRecord, analysis: &Analysis) -> String {
+    format!("the time to decide is over; {}", so_far(record, analysis))
+}
+
+/// The canary does not report.
+pub(super) fn silent(analysis: &Analysis, expected: f64) -> String {
+    format!(
+        "the canary is silent: about {} requests were expected of it at {} and none was reported, while the \
+         stable version reports; no app routes to it, or it fails before it reports",
+        count(expected as u64),
+        analysis.share
+    )
+}
+
+/// The arms are not comparable.
+pub(super) fn split(analysis: &Analysis, seen: f64) -> String {
+    format!(
+        "the split is wrong: the canary serves {} of the requests instead of {}",
+        percent(seen),
+        analysis.share
+    )
+}
+
+/// Nobody reports.
+pub(super) fn no_data(record: &CanaryRecord, analysis: &Analysis) -> String {
+    match analysis.newest {
+        None => format!("no evidence since the canary went out at {}", record.started_at.format("%F %R UTC")),
+        Some(newest) => format!("no evidence since {}", newest.format("%F %R UTC")),
+    }
+}
+
+fn share((n, e): (u64, u64)) -> String {
+    if n == 0 {
+        return "none of 0".to_owned();
+    }
+    format!("{} of {} ({})", count(e), count(n), percent(e as f64 / n as f64))
+}
+
+fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    let digits = if percent > 0.0 && percent < 0.1 { 3 } else { 1 };
+    format!("{percent:.digits$} %")
+}
+
+fn number(value: f64) -> String {
+    let digits = if value.abs() < 1.0 {
+        3
+    } else if value.abs() < 10.0 {
+        2
+    } else {
+        1
+    };
+    if value.abs() < 1e9 { format!("{value:.digits$}") } else { format!("{value:.2e}") }
+}
+
+fn times(ratio: f64) -> String {
+    let digits = if ratio < 10.0 && (10.0 * ratio).fract().abs() > 1e-9 { 2 } else { 1 };
+    format!("{ratio:.digits$}x")
+}
+
+/// Evidence as a bet: `154:1`.
+fn odds(log_e: f64) -> String {
+    // A million to one is more than anybody asks for.
+    if log_e > 1e6f64.ln() {
+        return "over 1,000,000:1".to_owned();
+    }
+    // 1/0.02 is 50, also when its logarithm was rounded.
+    let e = log_e.exp() * (1.0 + 1e-9);
+    if e >= 10.0 { format!("{}:1", count(e.floor() as u64)) } else { format!("{e:.1}:1") }
+}
+
+/// A count with a comma between thousands.
+fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_as_people_write_them() {
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(share((1260, 9)), "9 of 1,260 (0.7 %)");
+        assert_eq!(percent(0.0004), "0.040 %");
+        assert_eq!(odds(154.3f64.ln()), "154:1");
+        assert_eq!(odds(1.3f64.ln()), "1.3:1");
+        assert_eq!(times(3.12), "3.12x");
+        assert_eq!(times(1.5), "1.5x");
+    }
+}

@@ -1,0 +1,250 @@
+//! Observations: `{"at", "request_id", "unit", "version", "ok", "latency_ms", "prediction", "shadow", "cold"}`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::BufRead;
+
+use chrono::{DurationRound, TimeDelta};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::lines::{Refused, checked_id, checked_number, read};
+use super::{BatchError, Limits, Reading};
+use crate::domain::Timestamp;
+use crate::domain::canary::{LATENCY_BUCKETS, latency_bucket};
+use crate::domain::evidence::{EvidenceMinute, MinuteCounts, ObservationBatch, Prediction};
+use crate::domain::id::{ModelName, VersionName};
+
+/// An app's clock is believed this far back and this far ahead.
+const BELIEVED: (TimeDelta, TimeDelta) = (TimeDelta::minutes(10), TimeDelta::minutes(1));
+/// Versions of one batch, and of the shadow predictions of one line.
+const VERSIONS: (usize, usize) = (64, 8);
+
+/// One line.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    request_id: String,
+    version: VersionName,
+    ok: bool,
+    /// When it was served; at receipt when absent.
+    at: Option<Timestamp>,
+    latency_ms: Option<f64>,
+    prediction: Option<f64>,
+    #[serde(default)]
+    shadow: BTreeMap<VersionName, f64>,
+    /// The first answer of a new process: its latency says nothing of the model.
+    #[serde(default)]
+    cold: bool,
+    /// Whom the router decided for; what is counted are requests.
+    #[serde(rename = "unit")]
+    _unit: Option<IgnoredAny>,
+}
+
+/// Reads a batch of observations received at `now`. Without `batch_id` the SHA-256 of the text is the id: the
+/// same text is then the same batch.
+///
+/// # Errors
+/// A batch that broke off, is too large or has an id that cannot be kept: nothing of it counts.
+pub fn read_observations(
+    model: &ModelName,
+    batch_id: Option<&str>,
+    input: impl BufRead,
+    now: Timestamp,
+    limits: &Limits,
+) -> Result<Reading<ObservationBatch>, BatchError> {
+    let mut counting = Counting { now, ..Counting::default() };
+    let lines = read(batch_id, input, limits, |row: Row| counting.take(row))?;
+    Ok(Reading {
+        batch: ObservationBatch {
+            model: model.clone(),
+            batch_id: lines.batch_id,
+            minutes: counting.minutes.into_values().collect(),
+            predictions: counting.predictions,
+            at: now,
+        },
+        accepted: lines.accepted,
+        errors: lines.errors,
+        refused: lines.refused,
+        misdated: counting.misdated,
+    })
+}
+
+#[derive(Default)]
+struct Counting {
+    now: Timestamp,
+    minutes: BTreeMap<(VersionName, Timestamp), EvidenceMinute>,
+    versions: BTreeSet<VersionName>,
+    predictions: Vec<Prediction>,
+    misdated: u64,
+}
+
+impl Counting {
+    fn take(&mut self, row: Row) -> Result<(), Refused> {
+        checked_id("`request_id`", &row.request_id)?;
+        let latency = row.latency_ms.map(|latency| checked_number("`latency_ms`", latency)).transpose()?;
+        if latency.is_some_and(|latency| latency < 0.0) {
+            return Err("`latency_ms` is negative".to_owned());
+        }
+        let value = row.prediction.map(|value| checked_number("`prediction`", value)).transpose()?;
+        if row.shadow.len() > VERSIONS.1 {
+            return Err(format!("`shadow` has more than {} versions", VERSIONS.1));
+        }
+        for value in row.shadow.values() {
+            checked_number("a prediction in `shadow`", *value)?;
+        }
+        if !self.versions.contains(&row.version) && self.versions.len() == VERSIONS.0 {
+            return Err(format!("one batch has at most {} versions", VERSIONS.0));
+        }
+        let at = row.at.unwrap_or(self.now);
+        let believed = (self.now - BELIEVED.0..=self.now + BELIEVED.1).contains(&at);
+        self.misdated += u64::from(!believed);
+        let at = if believed { at } else { self.now };
+        let minute = at.duration_trunc(TimeDelta::minutes(1)).map_err(|error| format!("`at`: {error}"))?;
+        self.versions.insert(row.version.clone());
+        let entry = self.minutes.entry((row.version.clone(), minute));
+        let counted = entry.or_insert_with(|| EvidenceMinute {
+            version: row.version.clone(),
+            minute,
+            seq: 0,
+            counts: MinuteCounts::default(),
+            latency: vec![0; LATENCY_BUCKETS],
+        });
+        counted.counts.n += 1;
+        counted.counts.errors += u64::from(!row.ok);
+        if let Some(latency) = latency.filter(|_| !row.cold) {
+            counted.counts.timed += 1;
+            counted.latency[latency_bucket(latency)] += 1;
+        }
+        if let Some(value) = value {
+            let shadow = row.shadow.into_iter().collect();
+            self.predictions.push(Prediction {
+                request_id: row.request_id,
+                version: row.version,
+                value,
+                shadow,
+                at,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::RowError;
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-03-01T12:00:30Z".parse().expect("valid")
+    }
+
+    fn reading(text: &str) -> Reading<ObservationBatch> {
+        let model = "times".parse().expect("valid");
+        read_observations(&model, None, text.as_bytes(), now(), &Limits::default()).expect("valid")
+    }
+
+    #[test]
+    fn lines_are_counted_by_version_and_minute() {
+        let read = reading(concat!(
+            r#"{"at":"2026-03-01T11:58:59Z","request_id":"a","version":"1","ok":true,"latency_ms":20}"#,
+            "\r\n\n",
+            r#"{"at":"2026-03-01T11:58:01+00:00","request_id":"b","version":"1","ok":false,"latency_ms":2000,"cold":true}"#,
+            "\n",
+            r#"{"request_id":"c","version":"2","ok":true,"prediction":5.5,"shadow":{"1":6},"unit":"u-1"}"#,
+        ));
+        assert_eq!((read.accepted, read.refused, read.misdated), (3, 0, 0));
+        let counts: Vec<_> = read.batch.minutes.iter().map(|m| (m.version.as_str(), m.counts)).collect();
+        assert_eq!(
+            counts,
+            [
+                ("1", MinuteCounts { n: 2, errors: 1, timed: 1 }),
+                ("2", MinuteCounts { n: 1, errors: 0, timed: 0 })
+            ]
+        );
+        assert_eq!(read.batch.minutes[0].minute, "2026-03-01T11:58:00Z".parse::<Timestamp>().expect("valid"));
+        assert_eq!(read.batch.minutes[0].latency[latency_bucket(20.0)], 1);
+        assert_eq!(read.batch.predictions.len(), 1);
+        assert_eq!(read.batch.predictions[0].shadow, [("1".parse().expect("valid"), 6.0)]);
+    }
+
+    #[test]
+    fn a_time_nobody_believes_is_the_time_of_receipt() {
+        for (at, believed) in [
+            ("2026-03-01T11:50:30Z", true),
+            ("2026-03-01T11:50:29Z", false),
+            ("2026-03-01T12:01:30Z", true),
+            ("2026-03-01T12:01:31Z", false),
+            ("-262143-01-01T00:00:00Z", false),
+        ] {
+            let read = reading(&format!(r#"{{"at":"{at}","request_id":"a","version":"1","ok":true}}"#));
+            assert_eq!((read.accepted, read.misdated), (1, u64::from(!believed)), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_bad_line_is_answered_and_the_others_count() {
+        let read = reading(concat!(
+            "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true}\n",
+            "not json\n",
+            "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,\"latency\":3}\n",
+            "{\"request_id\":\"a\",\"version\":\"../1\",\"ok\":true}\n",
+            "{\"request_id\":\"\",\"version\":\"1\",\"ok\":true}\n",
+            "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,\"latency_ms\":-1}\n",
+            "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,\"prediction\":1e999}\n",
+            "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,\"shadow\":{\"2\":null}}\n",
+            "{\"request_id\":\"a\",\"version\":\"1\"}\n",
+        ));
+        assert_eq!((read.accepted, read.refused), (1, 8));
+        let answers: Vec<_> =
+            read.errors.iter().map(|RowError { line, error }| format!("{line}: {error}")).collect();
+        insta::assert_snapshot!(answers.join("\n"), @r"
+        2: expected ident (column 2)
+        3: unknown field `latency`, expected one of `request_id`, `version`, `ok`, `at`, `latency_ms`, `prediction`, `shadow`, `cold`, `unit` (column 51)
+        4: `../1` is not a version name: letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 100 characters (column 34)
+        5: `request_id` has 1 to 200 bytes and no control characters
+        6: `latency_ms` is negative
+        7: number out of range (column 60)
+        8: invalid type: null, expected f64 (column 60)
+        9: missing field `ok` (column 32)
+        ");
+    }
+
+    #[test]
+    fn the_same_text_is_the_same_batch_and_a_given_id_stands() {
+        let line = r#"{"request_id":"a","version":"1","ok":true}"#;
+        assert_eq!(reading(line).batch.batch_id, reading(line).batch.batch_id);
+        assert_ne!(reading(line).batch.batch_id, reading(&format!("{line}\n{line}")).batch.batch_id);
+        let model = "times".parse().expect("valid");
+        let given =
+            |id: &str| read_observations(&model, Some(id), line.as_bytes(), now(), &Limits::default());
+        assert_eq!(given("b-1").expect("valid").batch.batch_id, "b-1");
+        for bad in ["", "a b", "ä", &"x".repeat(201)] {
+            assert!(matches!(given(bad), Err(BatchError::BadId)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_batch_beyond_its_limits_is_refused_whole_and_a_long_line_alone() {
+        let model = "times".parse().expect("valid");
+        let line = r#"{"request_id":"a","version":"1","ok":true}"#;
+        let text = format!("{line}\n{}\n{line}\n", "x".repeat(5000));
+        let limits = Limits { bytes: 10_000, line: 100, rows: 3, answers: 1 };
+        let read = |limits: &Limits| read_observations(&model, None, text.as_bytes(), now(), limits);
+        let fits = read(&limits).expect("valid");
+        assert_eq!((fits.accepted, fits.refused, fits.errors[0].line), (2, 1, 2));
+        for limits in [Limits { bytes: 5000, ..limits }, Limits { rows: 2, ..limits }] {
+            assert!(matches!(read(&limits), Err(BatchError::TooLarge { .. })));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let model = "times".parse().expect("valid");
+            let read = read_observations(&model, None, bytes.as_slice(), now(), &Limits::default()).expect("valid");
+            prop_assert_eq!(read.refused, read.errors.len() as u64);
+        }
+    }
+}
