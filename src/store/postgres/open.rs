@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::types::Uuid;
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
 
 use super::sql::{Parts, SqlStore};
 use super::{Session, queue_error};
@@ -67,8 +67,22 @@ pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
         .bind(Uuid::now_v7())
         .execute(&mut connection)
         .await?;
+    let hstore = sqlx::query_scalar::<_, String>(
+        "SELECT quote_ident(n.nspname) FROM pg_catalog.pg_extension e
+         JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'hstore'",
+    )
+    .fetch_optional(&mut connection)
+    .await?;
     connection.close().await?;
-    let pool = pool(&options);
+    // The queue's extension goes where every role looks: not into a schema that has the owner's name.
+    let path = hstore.map_or_else(|| "public".to_owned(), |schema| format!("public, {schema}"));
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .after_connect(move |connection, _| {
+            let set = AssertSqlSafe(format!("SET search_path TO {path}"));
+            Box::pin(async move { sqlx::query(set).execute(connection).await.map(|_| ()) })
+        })
+        .connect_lazy_with(options);
     let queue = apalis_postgres::PostgresStorage::setup(&pool).await;
     pool.close().await;
     queue.map_err(queue_error)
@@ -162,6 +176,17 @@ async fn check_rights(connection: &mut PgConnection) -> Result<(), StoreError> {
     )
     .fetch_optional(&mut *connection)
     .await?;
+    let hstore = sqlx::query_scalar::<_, bool>("SELECT to_regtype('hstore') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !hstore {
+        return Err(StoreError::Unusable {
+            problem: "the database role does not see the type `hstore`, which the queue needs".to_owned(),
+            hint: "add the schema of the extension `hstore` to the role's `search_path` (`ALTER ROLE … SET \
+                   search_path = public, …`)"
+                .to_owned(),
+        });
+    }
     let read_only = sqlx::query_scalar::<_, bool>(
         "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean",
     )

@@ -3,14 +3,16 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use apalis::prelude::{BackendExt, Data, Strategy, WorkerBuilder, WorkerBuilderExt, WorkerContext};
 use futures::{Stream, StreamExt};
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::{Backend, clean_queue, worker_config};
 use super::store::SqlStore;
@@ -164,30 +166,23 @@ impl SqlStore {
 
 /// Tells each piece of news again a few times: the queue forgets what it hears while it fetches.
 fn with_echoes(news: impl Stream<Item = ()> + Send + 'static) -> impl Stream<Item = ()> + Send + 'static {
-    futures::stream::unfold((Box::pin(news), ECHOES.len()), |(mut news, mut echo)| async move {
-        loop {
-            if echo >= ECHOES.len() {
-                news.next().await?;
-                return Some(((), (news, 0)));
+    futures::stream::unfold((Box::pin(news), ECHOES.len()), |(mut news, told)| async move {
+        let Some(pause) = ECHOES.get(told) else {
+            news.next().await?;
+            return Some(((), (news, 0)));
+        };
+        tokio::select! {
+            next = news.next() => {
+                next?;
+                Some(((), (news, 0)))
             }
-            tokio::select! {
-                next = news.next() => {
-                    next?;
-                    return Some(((), (news, 0)));
-                }
-                () = tokio::time::sleep(ECHOES[echo]) => {
-                    echo += 1;
-                    return Some(((), (news, echo)));
-                }
-            }
+            () = tokio::time::sleep(*pause) => Some(((), (news, told + 1))),
         }
     })
 }
 
 /// The stream, read by a task of its own: apalis wants one that is `Sync`. The task ends with its reader.
-fn forwarded(
-    stream: impl Stream<Item = ()> + Send + 'static,
-) -> impl Stream<Item = ()> + Send + Sync + Unpin {
+fn forwarded(stream: impl Stream<Item = ()> + Send + 'static) -> Forwarded {
     let (told, heard) = futures::channel::mpsc::unbounded();
     let stop = CancellationToken::new();
     let reader = stop.clone().drop_guard();
@@ -204,9 +199,21 @@ fn forwarded(
             }
         }
     });
-    heard.inspect(move |()| {
-        let _held = &reader;
-    })
+    Forwarded { heard, _reader: reader }
+}
+
+/// What the task passes on; it ends when this is dropped.
+struct Forwarded {
+    heard: futures::channel::mpsc::UnboundedReceiver<()>,
+    _reader: DropGuard,
+}
+
+impl Stream for Forwarded {
+    type Item = ();
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<()>> {
+        self.heard.poll_next_unpin(context)
+    }
 }
 
 /// What this process writes, and what other processes poke about.

@@ -4,8 +4,13 @@ mod checkpoints;
 mod claims;
 mod database;
 mod deliveries;
+mod evidence;
 mod keys;
 mod make;
+mod opening;
+mod outbox;
+mod releases;
+mod schedules;
 mod submits;
 
 /// Makes two tests of each function: one on SQLite, one on Postgres.

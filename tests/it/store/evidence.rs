@@ -1,0 +1,120 @@
+//! Evidence: counted once, in an order no reader's cursor misses.
+
+use refit::domain::Timestamp;
+use refit::domain::id::{ModelName, VersionName};
+use refit::store::{BatchReceipt, EvidenceMinute, MinuteCounts, ObservationBatch, Prediction, TruthBatch};
+
+use super::database::Database;
+use super::on_both;
+
+on_both! {
+    a_batch_counts_once
+    minutes_are_added_up_and_stand_out_by_their_number
+    truth_makes_a_pair_of_errors
+    truth_that_comes_first_waits
+}
+
+fn model() -> ModelName {
+    "race-times".parse().expect("a name")
+}
+
+fn version(name: &str) -> VersionName {
+    name.parse().expect("a name")
+}
+
+fn minute(name: &str, at: Timestamp, n: u64, errors: u64) -> EvidenceMinute {
+    EvidenceMinute {
+        version: version(name),
+        minute: at,
+        seq: 0,
+        counts: MinuteCounts { n, errors, timed: 1 },
+        latency: vec![0, 1, 0],
+    }
+}
+
+fn batch(
+    id: &str,
+    minutes: Vec<EvidenceMinute>,
+    predictions: Vec<Prediction>,
+    at: Timestamp,
+) -> ObservationBatch {
+    ObservationBatch { model: model(), batch_id: id.to_owned(), minutes, predictions, at }
+}
+
+fn prediction(request: &str, by: &str, value: f64, shadow: &[(&str, f64)], at: Timestamp) -> Prediction {
+    Prediction {
+        request_id: request.to_owned(),
+        version: version(by),
+        value,
+        shadow: shadow.iter().map(|(name, value)| (version(name), *value)).collect(),
+        at,
+    }
+}
+
+fn truths(id: &str, rows: &[(&str, f64)], at: Timestamp) -> TruthBatch {
+    let rows = rows.iter().map(|(r, v)| ((*r).to_owned(), *v, Some("race-1".to_owned()))).collect();
+    TruthBatch { model: model(), batch_id: id.to_owned(), rows, at }
+}
+
+async fn a_batch_counts_once(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let sent = batch("b1", vec![minute("v1", db.now(), 10, 1)], Vec::new(), db.now());
+    let (a, b) = tokio::join!(one.observe(&sent), two.observe(&sent));
+    let (a, b) = (a.expect("kept"), b.expect("kept"));
+    assert_ne!(a.duplicate, b.duplicate);
+    assert_eq!(a.accepted + b.accepted, 10);
+    let kept = one.evidence(&model(), &[version("v1")], 0, 100).await.expect("read");
+    assert_eq!((kept.len(), kept[0].counts), (1, MinuteCounts { n: 10, errors: 1, timed: 1 }));
+}
+
+async fn minutes_are_added_up_and_stand_out_by_their_number(db: Database) {
+    let store = db.open().await;
+    let (first, second) = (db.now(), db.now() + chrono::TimeDelta::minutes(1));
+    let minutes = vec![minute("v1", first, 10, 1), minute("v1", second, 5, 0), minute("v9", first, 5, 0)];
+    store.observe(&batch("b1", minutes, Vec::new(), db.now())).await.expect("kept");
+    let versions = [version("v1"), version("v2")];
+    let read = store.evidence(&model(), &versions, 0, 100).await.expect("read");
+    assert_eq!(read.len(), 2);
+    let cursor = read.iter().map(|minute| minute.seq).max().expect("some");
+    store.observe(&batch("b2", vec![minute("v1", first, 2, 2)], Vec::new(), db.now())).await.expect("kept");
+    let late = store.evidence(&model(), &versions, cursor, 100).await.expect("read");
+    assert_eq!(late.len(), 1);
+    assert_eq!((late[0].minute, late[0].counts), (first, MinuteCounts { n: 12, errors: 3, timed: 2 }));
+    assert_eq!(late[0].latency, [0, 2, 0]);
+}
+
+async fn truth_makes_a_pair_of_errors(db: Database) {
+    let store = db.open().await;
+    let predictions = vec![
+        prediction("r1", "v2", 10.0, &[("v1", 12.0)], db.now()),
+        prediction("r2", "v1", 20.0, &[("v2", 21.5)], db.now()),
+        prediction("r3", "v1", 20.0, &[], db.now()),
+        prediction("r4", "v1", f64::NAN, &[("v2", 1.0)], db.now()),
+    ];
+    store.observe(&batch("b1", Vec::new(), predictions, db.now())).await.expect("kept");
+    let arrived = truths(
+        "t1",
+        &[("r1", 11.0), ("r2", 20.0), ("r3", 1.0), ("r4", 1.0), ("r5", f64::INFINITY)],
+        db.now(),
+    );
+    let receipt = store.add_truth(&arrived).await.expect("kept");
+    assert_eq!(receipt, BatchReceipt { duplicate: false, accepted: 4, unmatched: 1 });
+    assert!(store.add_truth(&arrived).await.expect("kept").duplicate);
+    let pairs = store.paired_errors(&model(), &version("v2"), &version("v1"), 0, 100).await.expect("read");
+    let shown: Vec<_> = pairs.iter().map(|p| (p.request_id.as_str(), p.canary, p.stable)).collect();
+    assert_eq!(shown, [("r1", 1.0, 1.0), ("r2", 1.5, 0.0)]);
+    assert_eq!(pairs[0].block.as_deref(), Some("race-1"));
+    let rest =
+        store.paired_errors(&model(), &version("v2"), &version("v1"), pairs[0].seq, 100).await.expect("read");
+    assert_eq!(rest.len(), 1);
+}
+
+async fn truth_that_comes_first_waits(db: Database) {
+    let store = db.open().await;
+    let receipt = store.add_truth(&truths("t1", &[("r1", 11.0)], db.now())).await.expect("kept");
+    assert_eq!(receipt, BatchReceipt { duplicate: false, accepted: 1, unmatched: 1 });
+    let predictions = vec![prediction("r1", "v2", 10.0, &[("v1", 12.5)], db.now())];
+    store.observe(&batch("b1", Vec::new(), predictions, db.now())).await.expect("kept");
+    let pairs = store.paired_errors(&model(), &version("v2"), &version("v1"), 0, 100).await.expect("read");
+    assert_eq!((pairs.len(), pairs[0].canary, pairs[0].stable), (1, 1.0, 1.5));
+}

@@ -1,0 +1,123 @@
+//! Messages and logs.
+
+use std::time::Duration;
+
+use refit::domain::workflow::{Moment, Recipient};
+use refit::store::{Checkpoint, Notice, StoreError};
+use serde_json::json;
+
+use super::database::Database;
+use super::make::{self, claim, finish, step, worker};
+use super::on_both;
+
+on_both! {
+    a_notice_is_queued_with_its_checkpoint_or_not_at_all
+    a_message_is_taken_by_one_and_held
+    a_message_is_tried_again_and_given_up
+    a_log_is_read_by_cursor
+    branches_write_one_log
+}
+
+const HOLD: Duration = Duration::from_secs(60);
+
+fn notice(key: &str, run: Option<refit::domain::id::RunId>) -> Notice {
+    Notice {
+        key: key.to_owned(),
+        run,
+        model: "race-times".parse().expect("a name"),
+        moment: Moment::Succeeded,
+        to: Recipient::Console,
+        facts: json!({"mae": 1.5}),
+    }
+}
+
+async fn a_notice_is_queued_with_its_checkpoint_or_not_at_all(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let zombie = claim(&store, run, worker, db.now()).await;
+    store.release_lease(run, zombie.run.epoch).await.expect("given back");
+    let plan = |_: &refit::store::Claim| refit::store::Opening {
+        lost: vec![(step("a"), 1)],
+        started: vec![refit::store::NewAttempt { step: step("b"), attempt: 1 }],
+        ..refit::store::Opening::default()
+    };
+    let refit::store::ClaimResult::Claimed(held) =
+        store.claim(run, worker, make::LEASE, db.now(), &plan).await.expect("asked")
+    else {
+        panic!("free")
+    };
+    let with_notice =
+        |checkpoint: Checkpoint| Checkpoint { notices: vec![notice("run/ended", Some(run))], ..checkpoint };
+    let late = store.checkpoint(with_notice(finish(&zombie, "a", db.now()))).await;
+    assert!(matches!(late, Err(StoreError::Fenced)));
+    assert!(store.outbox_of(run).await.expect("read").is_empty());
+    store.checkpoint(with_notice(finish(&held, "b", db.now()))).await.expect("written");
+    store
+        .queue_notices(&[notice("run/ended", Some(run)), notice("other", None)], db.now())
+        .await
+        .expect("queued");
+    let of_run = store.outbox_of(run).await.expect("read");
+    assert_eq!((of_run.len(), &of_run[0].notice), (1, &notice("run/ended", Some(run))));
+    assert_eq!(store.take_outbox(10, HOLD, db.now()).await.expect("taken").len(), 2);
+}
+
+async fn a_message_is_taken_by_one_and_held(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let notices: Vec<_> = (0..20).map(|i| notice(&format!("n{i}"), None)).collect();
+    one.queue_notices(&notices, db.now()).await.expect("queued");
+    let (a, b) = tokio::join!(one.take_outbox(15, HOLD, db.now()), two.take_outbox(15, HOLD, db.now()));
+    let mut ids: Vec<_> = a.expect("taken").iter().chain(&b.expect("taken")).map(|entry| entry.id).collect();
+    ids.sort_unstable();
+    let taken = ids.len();
+    ids.dedup();
+    assert_eq!(ids.len(), taken, "none twice");
+    let rest = one.take_outbox(20, HOLD, db.now()).await.expect("taken");
+    assert_eq!(taken + rest.len(), 20);
+    assert!(two.take_outbox(20, HOLD, db.now()).await.expect("taken").is_empty());
+    // Who took them died.
+    let again = two.take_outbox(20, HOLD, db.pass(61)).await.expect("taken");
+    assert_eq!((again.len(), again[0].attempts), (20, 2));
+}
+
+async fn a_message_is_tried_again_and_given_up(db: Database) {
+    let store = db.open().await;
+    store.queue_notices(&[notice("a", None), notice("b", None)], db.now()).await.expect("queued");
+    let taken = store.take_outbox(10, HOLD, db.now()).await.expect("taken");
+    let later = db.now() + chrono::TimeDelta::seconds(10);
+    store.outbox_failed(taken[0].id, "451 later", Some(later)).await.expect("noted");
+    store.outbox_failed(taken[1].id, "550 never", None).await.expect("noted");
+    assert!(store.take_outbox(10, HOLD, db.now()).await.expect("taken").is_empty());
+    let again = store.take_outbox(10, HOLD, db.pass(10)).await.expect("taken");
+    assert_eq!((again.len(), again[0].last_error.as_deref(), again[0].dead), (1, Some("451 later"), false));
+    store.outbox_sent(again[0].id, db.now()).await.expect("noted");
+    assert!(store.take_outbox(10, HOLD, db.pass(1000)).await.expect("taken").is_empty());
+}
+
+async fn a_log_is_read_by_cursor(db: Database) {
+    let store = db.open().await;
+    let run = make::run(&store, db.now()).await;
+    store.append_log(run, &step("a"), 1, b"one\n\xff", db.now()).await.expect("written");
+    store.append_log(run, &step("b"), 1, &vec![b'x'; 150_000], db.now()).await.expect("written");
+    let all = store.read_log(run, None, 0, 100).await.expect("read");
+    assert_eq!(
+        all.iter().map(|chunk| (chunk.seq, chunk.bytes.len())).collect::<Vec<_>>(),
+        [(1, 5), (2, 65_536), (3, 65_536), (4, 18_928)]
+    );
+    assert_eq!(store.read_log(run, None, 1, 2).await.expect("read").len(), 2);
+    let of_a = store.read_log(run, Some(&step("a")), 0, 100).await.expect("read");
+    assert_eq!((of_a.len(), of_a[0].bytes.as_slice()), (1, &b"one\n\xff"[..]));
+}
+
+async fn branches_write_one_log(db: Database) {
+    let store = db.open().await;
+    let run = make::run(&store, db.now()).await;
+    let (a, b) = (step("a"), step("b"));
+    let writes =
+        (0..10).map(|i| store.append_log(run, if i % 2 == 0 { &a } else { &b }, 1, b"line\n", db.now()));
+    for written in futures::future::join_all(writes).await {
+        written.expect("written");
+    }
+    let seqs: Vec<_> = store.read_log(run, None, 0, 100).await.expect("read").iter().map(|c| c.seq).collect();
+    assert_eq!(seqs, (1..=10).collect::<Vec<i64>>());
+}

@@ -1,0 +1,331 @@
+//! Releases, versions and canaries.
+
+use std::time::Duration;
+
+use refit::domain::Timestamp;
+use refit::domain::canary::{CanaryRecord, CanaryState};
+use refit::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
+use refit::domain::release::{Assignment, ReleaseActor, Served};
+use refit::domain::run::{CancelRequest, Intent, IntentState, Undo};
+use refit::domain::verdict::Verdict;
+use refit::domain::version::{Manifest, VersionState};
+use refit::domain::workflow::step::{Compare, HoldTraffic, OnInconclusive, Stage, WhenUnderpowered};
+use refit::domain::workflow::units::BasisPoints;
+use refit::store::{Claim, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, Store, StoreError};
+use serde_json::json;
+
+use super::database::Database;
+use super::make::{self, claim, step, worker};
+use super::on_both;
+
+on_both! {
+    a_release_is_changed_by_compare_and_set
+    a_run_s_change_is_made_once_however_often_it_is_tried
+    a_fenced_run_changes_no_release
+    of_a_cancel_and_a_promotion_one_comes_first
+    a_rollback_ends_the_canary_and_marks_the_version
+    two_runs_of_a_day_get_two_versions
+    a_sealed_version_is_listed
+    a_look_is_taken_once
+}
+
+fn model() -> ModelName {
+    "race-times".parse().expect("a name")
+}
+
+fn target() -> TargetName {
+    "production".parse().expect("a name")
+}
+
+fn version(name: &str) -> VersionName {
+    name.parse().expect("a name")
+}
+
+fn assignment(champion: &str) -> Assignment {
+    let served = Served {
+        version: version(champion),
+        base_url: format!("/m/{champion}"),
+        manifest_sha256: "00".to_owned(),
+    };
+    Assignment { champion: Some(served), ..Assignment::default() }
+}
+
+fn write(expected: i64, champion: &str, at: Timestamp) -> ReleaseWrite {
+    ReleaseWrite {
+        model: model(),
+        target: target(),
+        expected: Generation(expected),
+        assignment: assignment(champion),
+        owner: None,
+        actor: ReleaseActor::Human { name: "ann".to_owned() },
+        reason: "because".to_owned(),
+        at,
+        by_run: None,
+        ends_canary: None,
+        marks_bad: None,
+    }
+}
+
+fn promotion(claim: &Claim, expected: i64, champion: &str, at: Timestamp) -> ReleaseWrite {
+    let run = claim.run.id;
+    let intent = Intent {
+        step: step("promote"),
+        key: format!("{run}/promote/release"),
+        detail: json!({"version": champion}),
+        undo: Some(Undo::WithdrawCanary {
+            model: model(),
+            target: target(),
+            version: version(champion),
+            generation: Generation(expected + 1),
+        }),
+        result: None,
+        state: IntentState::Armed,
+    };
+    ReleaseWrite {
+        actor: ReleaseActor::Run { run },
+        by_run: Some(ReleaseWriteByRun { run, epoch: claim.run.epoch, intent, promotes: true }),
+        ..write(expected, champion, at)
+    }
+}
+
+async fn a_release_is_changed_by_compare_and_set(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    assert!(one.release(&model(), &target()).await.expect("read").is_none());
+    let ReleaseWritten::Made(first) = one.write_release(write(0, "v1", db.now())).await.expect("asked")
+    else {
+        panic!("made")
+    };
+    assert_eq!((first.generation, first.applied), (Generation(1), None));
+    let ReleaseWritten::Moved(Some(moved)) =
+        two.write_release(write(0, "v2", db.now())).await.expect("asked")
+    else {
+        panic!("there is a row")
+    };
+    assert_eq!(moved, first);
+    let (a, b) = tokio::join!(
+        one.write_release(write(1, "v2", db.now())),
+        two.write_release(write(1, "v3", db.now()))
+    );
+    let made = [a, b].into_iter().filter(|w| matches!(w, Ok(ReleaseWritten::Made(_)))).count();
+    assert_eq!(made, 1);
+    one.release_applied(&model(), &target(), Generation(2)).await.expect("written");
+    one.release_applied(&model(), &target(), Generation(1)).await.expect("late, ignored");
+    one.release_applied(&model(), &target(), Generation(9)).await.expect("not ours, ignored");
+    let now = two.release(&model(), &target()).await.expect("read").expect("there");
+    assert!(now.is_applied(), "{now:?}");
+    let history = one.release_history(&model(), &target(), 10).await.expect("read");
+    assert_eq!(history.iter().map(|audit| audit.generation.0).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(history[1].assignment, assignment("v1"));
+    assert_eq!(one.releases(None).await.expect("listed").len(), 1);
+}
+
+async fn a_run_s_change_is_made_once_however_often_it_is_tried(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    for _ in 0..2 {
+        let written = store.write_release(promotion(&held, 0, "v1", db.now())).await.expect("asked");
+        let ReleaseWritten::Made(release) = written else { panic!("made") };
+        assert_eq!(release.generation, Generation(1));
+    }
+    assert_eq!(store.intents(run).await.expect("read").len(), 1);
+    assert!(store.run(run).await.expect("read").expect("there").committed);
+    assert_eq!(store.release_history(&model(), &target(), 10).await.expect("read").len(), 1);
+    // One that was refused leaves no intent.
+    let other = make::run(&store, db.now()).await;
+    let held = claim(&store, other, worker, db.now()).await;
+    let late = store.write_release(promotion(&held, 0, "v2", db.now())).await.expect("asked");
+    assert!(matches!(late, ReleaseWritten::Moved(Some(_))));
+    assert!(store.intents(other).await.expect("read").is_empty());
+    assert!(!store.run(other).await.expect("read").expect("there").committed);
+}
+
+async fn a_fenced_run_changes_no_release(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let zombie = claim(&store, run, worker, db.now()).await;
+    store.release_lease(run, zombie.run.epoch).await.expect("given back");
+    claim(&store, run, worker, db.now()).await;
+    let late = store.write_release(promotion(&zombie, 0, "v1", db.now())).await;
+    assert!(matches!(late, Err(StoreError::Fenced)));
+    assert!(store.release(&model(), &target()).await.expect("read").is_none());
+    let intent = promotion(&zombie, 0, "v1", db.now()).by_run.expect("by a run").intent;
+    assert!(matches!(store.intend(run, zombie.run.epoch, &intent).await, Err(StoreError::Fenced)));
+    assert!(matches!(store.settle(run, zombie.run.epoch, "k", &json!(1)).await, Err(StoreError::Fenced)));
+}
+
+async fn of_a_cancel_and_a_promotion_one_comes_first(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let worker = worker(&one, db.now()).await;
+    let mut generation = 0;
+    for _ in 0..8 {
+        let run = make::run(&one, db.now()).await;
+        let held = claim(&one, run, worker, db.now()).await;
+        let wish = CancelRequest { actor: "ann".to_owned(), reason: None, at: db.now() };
+        let (written, asked) = tokio::join!(
+            one.write_release(promotion(&held, generation, "v1", db.now())),
+            two.request_cancel(run, &wish)
+        );
+        assert!(asked.expect("asked"));
+        let after = one.run(run).await.expect("read").expect("there");
+        match written.expect("asked") {
+            ReleaseWritten::Made(release) => {
+                generation = release.generation.0;
+                assert!(after.committed);
+            }
+            ReleaseWritten::CancelRequested => assert!(!after.committed),
+            ReleaseWritten::Moved(moved) => panic!("nobody else writes: {moved:?}"),
+        }
+        // A cancel that came first stays first.
+        if !after.committed {
+            let again = one.write_release(promotion(&held, generation, "v1", db.now())).await.expect("asked");
+            assert_eq!(again, ReleaseWritten::CancelRequested);
+        }
+    }
+}
+
+fn canary(run: RunId, at: Timestamp) -> CanaryRecord {
+    CanaryRecord {
+        id: CanaryId::generate(),
+        run,
+        model: model(),
+        target: target(),
+        version: version("v2"),
+        champion: version("v1"),
+        generation: Generation(1),
+        stages: vec![Stage { share: BasisPoints(1000), min_time: Duration::from_secs(60) }],
+        stage: 0,
+        stage_since: at,
+        rules: Compare {
+            rules: Vec::new(),
+            on_inconclusive: OnInconclusive::Hold,
+            when_underpowered: WhenUnderpowered::Hold,
+            hold_for: Duration::from_secs(3600),
+            hold_traffic: HoldTraffic::Keep,
+            alpha: 0.05,
+            beta: 0.05,
+        },
+        started_at: at,
+        deadline: None,
+        state: CanaryState::Watching,
+        bake_until: None,
+        verdict: Verdict::Inconclusive,
+        reason: "too early".to_owned(),
+        analysis: json!({"rows": 0}),
+        next_look_at: at,
+        ended_at: None,
+    }
+}
+
+async fn reserve(store: &std::sync::Arc<dyn Store>, held: &Claim, at: Timestamp) -> VersionName {
+    let by = Reservation {
+        run: held.run.id,
+        epoch: held.run.epoch,
+        step: step("publish"),
+        model: model(),
+        store: "models".parse().expect("a name"),
+        at,
+    };
+    let name_of = |taken: &[VersionName]| version(&format!("2026-11-20.{}", taken.len() + 1));
+    store.reserve_version(&by, &name_of).await.expect("reserved").name
+}
+
+async fn two_runs_of_a_day_get_two_versions(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let worker = worker(&one, db.now()).await;
+    let (x, y) = (make::run(&one, db.now()).await, make::run(&one, db.now()).await);
+    let (x, y) = (claim(&one, x, worker, db.now()).await, claim(&one, y, worker, db.now()).await);
+    let (a, b) = tokio::join!(reserve(&one, &x, db.now()), reserve(&two, &y, db.now()));
+    assert_ne!(a, b);
+    assert_eq!(reserve(&one, &x, db.now()).await, a, "the same for one run and step");
+    one.set_version_state(&model(), &a, VersionState::Abandoned, None, Some((x.run.id, x.run.epoch)))
+        .await
+        .expect("given up");
+    let third = reserve(&one, &x, db.now()).await;
+    assert!(third != a && third != b, "names given up are not used again");
+}
+
+async fn a_sealed_version_is_listed(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    let name = reserve(&store, &held, db.now()).await;
+    assert!(store.versions(&model()).await.expect("listed").is_empty(), "half a version is none");
+    let manifest = Manifest {
+        schema: 1,
+        model: model(),
+        version: name.clone(),
+        instance: store.instance(),
+        run: Some(run),
+        sealed_at: db.now(),
+        files: Vec::new(),
+        metrics: refit::domain::metric::Metrics::default(),
+        provenance: json!({}),
+    };
+    let fence = Some((run, held.run.epoch));
+    store
+        .set_version_state(&model(), &name, VersionState::Sealed, Some((&manifest, "/m", "ab")), fence)
+        .await
+        .expect("sealed");
+    let listed = store.versions(&model()).await.expect("listed");
+    assert_eq!((listed.len(), listed[0].state, listed[0].base_url.as_str()), (1, VersionState::Sealed, "/m"));
+    assert_eq!(listed[0].manifest, Some(manifest));
+    let mut adopted = listed[0].clone();
+    adopted.name = version("live-today");
+    adopted.run = None;
+    store.adopt_version(&adopted).await.expect("adopted");
+    store.adopt_version(&adopted).await.expect("again");
+    adopted.manifest_sha256 = "other".to_owned();
+    assert!(store.adopt_version(&adopted).await.is_err(), "a sealed version never changes");
+}
+
+async fn a_rollback_ends_the_canary_and_marks_the_version(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    let name = reserve(&store, &held, db.now()).await;
+    store.set_version_state(&model(), &name, VersionState::Sealed, None, None).await.expect("sealed");
+    let out = store.open_canary(held.run.epoch, &canary(run, db.now())).await.expect("opened");
+    assert_eq!(store.open_canary(held.run.epoch, &canary(run, db.now())).await.expect("again").id, out.id);
+    let rollback = ReleaseWrite {
+        ends_canary: Some((out.id, "worse by 12 %".to_owned())),
+        marks_bad: Some(name.clone()),
+        ..write(0, "v1", db.pass(60))
+    };
+    assert!(matches!(store.write_release(rollback).await.expect("asked"), ReleaseWritten::Made(_)));
+    let ended = store.canary_of(run).await.expect("read").expect("there");
+    assert_eq!(
+        (ended.state, ended.reason.as_str(), ended.ended_at),
+        (CanaryState::RolledBack, "worse by 12 %", Some(db.now()))
+    );
+    assert!(store.live_canaries(None).await.expect("listed").is_empty());
+    assert_eq!(store.version(&model(), &name).await.expect("read").expect("there").state, VersionState::Bad);
+}
+
+async fn a_look_is_taken_once(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let worker = worker(&one, db.now()).await;
+    let run = make::run(&one, db.now()).await;
+    let held = claim(&one, run, worker, db.now()).await;
+    let out = one.open_canary(held.run.epoch, &canary(run, db.now())).await.expect("opened");
+    assert_eq!(one.live_canaries(Some(db.now())).await.expect("listed").len(), 1);
+    let next = db.now() + chrono::TimeDelta::seconds(60);
+    let (a, b) = tokio::join!(
+        one.take_look(out.id, out.next_look_at, next),
+        two.take_look(out.id, out.next_look_at, next)
+    );
+    assert_ne!(a.expect("asked"), b.expect("asked"));
+    assert!(one.live_canaries(Some(db.now())).await.expect("listed").is_empty());
+    let after = CanaryRecord { analysis: json!({"rows": 7}), ..out.clone() };
+    assert!(one.save_look(&out, &after).await.expect("asked"));
+    let saved = one.canary_of(run).await.expect("read").expect("there");
+    assert_eq!((saved.analysis, saved.next_look_at), (json!({"rows": 7}), next), "the next look stands");
+    one.set_canary_state(out.id, CanaryState::Baking, Some(next), "promoted", db.now())
+        .await
+        .expect("written");
+    assert!(!one.save_look(&out, &after).await.expect("asked"), "it moved on meanwhile");
+}
