@@ -1,3 +1,7 @@
 //! The `refit` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    refit::cli::run(std::env::args_os())
+}

@@ -58,13 +58,14 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
     let store = opened.store().await?;
     let (engine, _) = opened.engine(&store)?;
     let known: Vec<&str> = engine.services.stores.keys().map(StoreName::as_str).collect();
-    let (name, place) = engine.services.stores.iter().find(|(known, _)| known.as_str() == name).ok_or_else(|| {
-        let error = CliError::usage(format!("refit.toml has no store `{name}`"));
-        match pick::nearest(name, known.iter().copied()) {
-            Some(near) => error.hint(format!("did you mean `{near}`?")),
-            None => error.hint(format!("it has: {}", known.join(", "))),
-        }
-    })?;
+    let (name, place) =
+        engine.services.stores.iter().find(|(known, _)| known.as_str() == name).ok_or_else(|| {
+            let error = CliError::usage(format!("refit.toml has no store `{name}`"));
+            match pick::nearest(name, known.iter().copied()) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error.hint(format!("it has: {}", known.join(", "))),
+            }
+        })?;
     let model = model(args, prefix)?;
     let target = match &args.target {
         Some(target) => target.clone(),
@@ -97,7 +98,14 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
         register(opened, &store, &place, version, files).await?;
     }
     let done = engine
-        .promote_by_hand(&place.model, &target, &args.champion, false, &actor(), Some("adopted: it served already"))
+        .promote_by_hand(
+            &place.model,
+            &target,
+            &args.champion,
+            false,
+            &actor(),
+            Some("adopted: it served already"),
+        )
         .await
         .doing(|| format!("make {} the champion of `{}` on {target}", args.champion, place.model))?;
     opened.poke().await;
@@ -163,8 +171,7 @@ async fn register(
     version: &VersionName,
     files: &[(String, Path)],
 ) -> Result<(), CliError> {
-    let known =
-        store.version(&place.model, version).await.doing(|| format!("read version {version}"))?;
+    let known = store.version(&place.model, version).await.doing(|| format!("read version {version}"))?;
     if known.is_some_and(|record| matches!(record.state, VersionState::Sealed | VersionState::Bad)) {
         return Ok(());
     }

@@ -48,7 +48,9 @@ impl By {
 /// The workflow a run goes by, if this version of refit can read it.
 pub fn snapshot(run: &Run) -> Option<Arc<Workflow>> {
     let definition = &run.definition;
-    parse(&definition.path, &definition.source, &definition.files).ok().map(|(workflow, _)| Arc::new(workflow))
+    parse(&definition.path, &definition.source, &definition.files)
+        .ok()
+        .map(|(workflow, _)| Arc::new(workflow))
 }
 
 /// Follows `run` until it ended or waits for a human, and says how it ended.
@@ -148,7 +150,9 @@ async fn drive(
     }
     if watched.is_none() {
         let id = short(run);
-        opened.out.note(&format!("run {id} stopped where it was; go on with `refit run resume {id} --follow` or `refit serve`"));
+        opened.out.note(&format!(
+            "run {id} stopped where it was; go on with `refit run resume {id} --follow` or `refit serve`"
+        ));
     }
     Ok(watched)
 }
@@ -156,7 +160,9 @@ async fn drive(
 /// A canary that nobody would watch is taken back before this process leaves.
 async fn take_back(opened: &Opened, engine: &Arc<Engine>, run: RunId) -> Result<bool, CliError> {
     let canary = engine.store.canary_of(run).await.doing(|| "look for a canary".to_owned())?;
-    let Some(canary) = canary.filter(|canary| canary.state == CanaryState::Watching) else { return Ok(false) };
+    let Some(canary) = canary.filter(|canary| canary.state == CanaryState::Watching) else {
+        return Ok(false);
+    };
     let request = CancelRequest {
         actor: actor(),
         reason: Some("interrupted, and no server watches the canary".to_owned()),
@@ -216,9 +222,10 @@ pub fn next_after(run: &Run) -> Option<String> {
     let id = short(run.id);
     match (run.status, run.outcome) {
         (RunStatus::Held, _) => Some(held(run)),
-        (RunStatus::Finished, Some(Outcome::Failed)) => {
-            Some(format!("`refit run logs {id}` has the whole log; `refit trigger {}` tries again", run.workflow))
-        }
+        (RunStatus::Finished, Some(Outcome::Failed)) => Some(format!(
+            "`refit run logs {id}` has the whole log; `refit trigger {}` tries again",
+            run.workflow
+        )),
         (RunStatus::Finished, Some(Outcome::Rejected)) => {
             Some(format!("`refit run show {id}` has what was refused; nothing that serves was changed"))
         }

@@ -75,9 +75,8 @@ impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
-            StoreError::Away(_) => {
-                Self::new(Exit::Unreachable, text).hint("is it running, and is its address right? See `refit doctor`")
-            }
+            StoreError::Away(_) => Self::new(Exit::Unreachable, text)
+                .hint("is it running, and is its address right? See `refit doctor`"),
             StoreError::Unusable { hint, .. } => Self::usage(text).hint(hint),
             StoreError::Fenced => Self::new(Exit::Busy, text).hint("look at it with `refit run show last`"),
             StoreError::Broken(_) => {
@@ -91,13 +90,14 @@ impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> Self {
         let text = error.to_string();
         match error {
-            ConfigError::NoProject { .. } => {
-                Self::usage(text).hint("start a project here with `refit init`, or name its directory with -C DIR")
-            }
+            ConfigError::NoProject { .. } => Self::usage(text)
+                .hint("start a project here with `refit init`, or name its directory with -C DIR"),
             ConfigError::Unreadable { path, .. } => {
                 Self::usage(text).hint(format!("does {} exist, and may you read it?", path.display()))
             }
-            ConfigError::Mistake { .. } => Self::usage(text).hint("mend the file; `refit validate` checks it"),
+            ConfigError::Mistake { .. } => {
+                Self::usage(text).hint("mend the file; `refit validate` checks it")
+            }
             ConfigError::Adapter { table, .. } => {
                 Self::usage(text).hint(format!("mend [{table}] in refit.toml; `refit doctor` checks it"))
             }
@@ -130,9 +130,9 @@ impl From<ReleaseError> for CliError {
         let text = error.to_string();
         match error {
             ReleaseError::Store(error) => error.into(),
-            ReleaseError::NoRelease { .. } => {
-                Self::usage(text).hint("`refit status` lists what is served; `refit adopt` takes what serves today as champion")
-            }
+            ReleaseError::NoRelease { .. } => Self::usage(text).hint(
+                "`refit status` lists what is served; `refit adopt` takes what serves today as champion",
+            ),
             ReleaseError::UnknownTarget { target } => {
                 Self::usage(text).hint(format!("add [targets.{target}] to refit.toml"))
             }

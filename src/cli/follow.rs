@@ -100,7 +100,8 @@ impl Watch {
     }
 
     fn begin(&mut self, key: (StepId, u32), attempt: &Attempt) {
-        let again = if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
+        let again =
+            if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
         let what = match (attempt.state, attempt.wake_at) {
             (AttemptState::Sleeping, Some(until)) => format!("waits, at the latest until {}", time(until)),
             (AttemptState::Sleeping, None) => "waits".to_owned(),

@@ -13,9 +13,9 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
         Some(StepKind::Gate(_)) => gate(output),
         Some(StepKind::Publish(_)) => joined([word(output, "version"), files(output)]),
         Some(StepKind::Canary(_)) => canary(output),
-        Some(StepKind::Wait(_)) => {
-            word(output, "ended_by").map(|by| format!("ended by {}", by.replace('_', " "))).unwrap_or_default()
-        }
+        Some(StepKind::Wait(_)) => word(output, "ended_by")
+            .map(|by| format!("ended by {}", by.replace('_', " ")))
+            .unwrap_or_default(),
         Some(StepKind::Approve(_)) => {
             let by = word(output, "approved_by").map(|who| format!("approved by {who}"));
             joined([by, word(output, "rejected_by").map(|who| format!("rejected by {who}"))])
@@ -79,7 +79,9 @@ fn canary(output: &Value) -> String {
 
 fn promote(output: &Value) -> String {
     match word(output, "promoted") {
-        Some(version) => format!("{version} serves everybody: {}", word(output, "reason").unwrap_or_default()),
+        Some(version) => {
+            format!("{version} serves everybody: {}", word(output, "reason").unwrap_or_default())
+        }
         None => word(output, "reason").unwrap_or_default(),
     }
 }

@@ -40,8 +40,11 @@ pub fn run(args: &Init, out: Output) -> Result<Exit, CliError> {
         template.files.iter().map(|(path, _)| *path).filter(|path| Path::new(path).exists()).collect();
     if !taken.is_empty() {
         let verb = if taken.len() == 1 { "is" } else { "are" };
-        return Err(CliError::usage(format!("{} {verb} here already; nothing was written", taken.join(", ")))
-            .hint("start in another directory: `refit -C DIR init`"));
+        return Err(CliError::usage(format!(
+            "{} {verb} here already; nothing was written",
+            taken.join(", ")
+        ))
+        .hint("start in another directory: `refit -C DIR init`"));
     }
     let mut written: Vec<&str> = vec![];
     for (path, text) in template.files {

@@ -22,7 +22,9 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     known
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count().min(word.chars().count()) / 4)
+        .filter(|(distance, candidate)| {
+            *distance <= 1 + candidate.chars().count().min(word.chars().count()) / 4
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -152,11 +154,7 @@ fn one_of<T: std::fmt::Display>(mut all: Vec<T>, what: &str) -> Result<T, CliErr
 }
 
 /// The version that `word` means: `champion`, `canary`, `previous`, or a name.
-pub async fn version(
-    store: &Arc<dyn Store>,
-    model: &ModelName,
-    word: &str,
-) -> Result<VersionName, CliError> {
+pub async fn version(store: &Arc<dyn Store>, model: &ModelName, word: &str) -> Result<VersionName, CliError> {
     if !matches!(word, "champion" | "canary" | "previous") {
         return word.parse().map_err(|error| CliError::usage(format!("{error}")));
     }

@@ -164,7 +164,8 @@ fn make_state_dir(dir: &Path) -> Result<(), CliError> {
 
 /// A path relative to the working directory where that is shorter.
 pub fn shown(path: &Path) -> String {
-    let relative = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    let relative =
+        std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
     relative.as_deref().filter(|short| !short.as_os_str().is_empty()).unwrap_or(path).display().to_string()
 }
 
@@ -186,7 +187,8 @@ pub fn set_up_tracing(global: &Global, is_server: bool) {
         (_, _) => "trace",
     };
     let filter = EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second set-up happens in tests only, and changes nothing.
     let _already_set = if global.json && is_server {
         lines.json().flatten_event(true).try_init()

@@ -32,11 +32,14 @@ pub fn check(workflow: &Workflow, source: &str, project: &Project) -> Vec<Diagno
         }
         let Reference { table, key, name, near } = reference;
         let what = table.trim_end_matches('s');
-        let error = Diagnostic::error(place(source, key, name, near), format!("refit.toml has no {what} `{name}`"));
+        let error =
+            Diagnostic::error(place(source, key, name, near), format!("refit.toml has no {what} `{name}`"));
         found.push(match super::pick::nearest(name, known.iter().copied()) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None if known.is_empty() => error.hint(format!("add [{table}.{name}] to refit.toml")),
-            None => error.hint(format!("add [{table}.{name}] to refit.toml, or use one of {}", known.join(", "))),
+            None => {
+                error.hint(format!("add [{table}.{name}] to refit.toml, or use one of {}", known.join(", ")))
+            }
         });
     }
     found.extend(mail_without_notifier(workflow, source, project));

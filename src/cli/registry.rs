@@ -2,13 +2,20 @@
 //! stores, targets, notifiers and databases this program has.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::error::{CliError, Doing};
-use crate::adapter::{ArtifactStore, Target};
+use super::project::Opened;
+use super::server::{Current, source};
+use crate::adapter::{AdapterError, ArtifactStore, Target};
 use crate::clock::Clock;
 use crate::config::{ConfigError, Project};
 use crate::domain::id::{InstanceId, StoreName, TargetName};
+use crate::domain::version::VersionRecord;
+use crate::engine::Engine;
 use crate::notify::Notifiers;
 use crate::secret::Secrets;
 use crate::steps::context::Services;
@@ -16,31 +23,51 @@ use crate::store::{Store, StoreError};
 
 /// Opens the database at `url`: a file, or `postgres://…`. Its tables must be there.
 pub async fn open_store(url: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StoreError> {
-    // PLUG store: `crate::store::open(url, clock).await`
-    drop(clock);
-    Err(StoreError::Unusable {
-        problem: format!("this build has no database for {}", shown_url(url)),
-        hint: "use a build that has".to_owned(),
-    })
+    crate::store::open(url, clock).await
 }
 
-/// Makes or updates the tables of the database at `url`; says what it did.
-pub async fn migrate(url: &str, shared: bool) -> Result<String, StoreError> {
-    // PLUG store: `crate::store::migrate(url, shared).await`
-    let _ = shared;
-    Err(StoreError::Unusable {
-        problem: format!("this build has no database for {}", shown_url(url)),
-        hint: "use a build that has".to_owned(),
-    })
+/// Makes or updates the tables of the database at `url`.
+pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
+    crate::store::migrate(url, shared).await
+}
+
+/// Reads every file of a version and compares it with what was sealed.
+pub async fn verify(store: &ArtifactStore, record: &VersionRecord) -> Result<(), AdapterError> {
+    crate::artifacts::verify(store, &record.model, &record.name, &record.manifest_sha256).await
+}
+
+/// What answers HTTP: the address is taken, nothing is answered yet.
+pub struct Http {}
+
+impl Http {
+    /// Answers until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        // PLUG http: `self.server.run(stop).await`
+        stop.cancelled().await;
+    }
+}
+
+/// Takes the address of `refit serve`.
+pub async fn bind(
+    opened: &Opened,
+    engine: &Arc<Engine>,
+    catalog: &Current,
+    listen: SocketAddr,
+) -> Result<Http, CliError> {
+    // PLUG http: `Server::bind(Arc::clone(engine), source(catalog), &http::Settings { listen, public_url }, working)`;
+    // its io::Error is a usage error with hint “name another address with --listen”.
+    let _ = (opened, engine, source(catalog));
+    tracing::info!("Listening on http://{listen}");
+    Ok(Http {})
 }
 
 /// The client that all of refit's plain HTTP goes through.
 pub fn http_client() -> Result<reqwest::Client, CliError> {
     // PLUG artifacts: `crate::http_client::build()`
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .build()
-        .map_err(|error| CliError::new(super::Exit::StepFailed, format!("cannot start the HTTP client: {error}")))
+    reqwest::Client::builder().build().map_err(|error| {
+        CliError::new(super::Exit::StepFailed, format!("cannot start the HTTP client: {error}"))
+    })
 }
 
 /// One table of `refit.toml` and what came of building it.

@@ -79,7 +79,8 @@ fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>) -> S
         text.push_str(&format!(", since {}", time(release.updated_at)));
     }
     if let Some(out) = &desired.canary {
-        let since = canary.map(|canary| format!(" for {}", span(now - canary.started_at))).unwrap_or_default();
+        let since =
+            canary.map(|canary| format!(" for {}", span(now - canary.started_at))).unwrap_or_default();
         let run = release.owner.map(|run| format!(", run {}", short(run))).unwrap_or_default();
         text.push_str(&format!("\n  canary    {} at {}{since}{run}", out.served.version, out.basis_points));
         if out.valid_until <= now {
@@ -96,7 +97,9 @@ fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>) -> S
         text.push_str(&format!("\n  verdict   {verdict}: {}", plain(&canary.reason)));
         let limit = match canary.state {
             CanaryState::Watching => canary.deadline.map(|at| format!("decided at the latest {}", time(at))),
-            CanaryState::Baking => canary.bake_until.map(|at| format!("watched after promotion until {}", time(at))),
+            CanaryState::Baking => {
+                canary.bake_until.map(|at| format!("watched after promotion until {}", time(at)))
+            }
             CanaryState::Promoted | CanaryState::RolledBack => None,
         };
         if let Some(limit) = limit {
@@ -136,7 +139,8 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
     let version = &args.version;
     let canary = release.as_ref().and_then(|release| release.desired.canary.as_ref());
     let champion = release.as_ref().and_then(|release| release.desired.champion.as_ref());
-    let serves = champion.map_or("nothing serves now".to_owned(), |served| format!("{} serves now", served.version));
+    let serves =
+        champion.map_or("nothing serves now".to_owned(), |served| format!("{} serves now", served.version));
     let mut will = format!("{version} will serve everybody of {model} on {target}; {serves}");
     if let Some(canary) = canary.filter(|canary| &canary.served.version != version) {
         if !args.supersede {
@@ -146,7 +150,10 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
                 Exit::Busy,
                 format!("cannot promote {version}: {} is on canary{run}", canary.served.version),
             )
-            .hint(format!("wait for its verdict (`refit status`), or drop {} with --supersede", canary.served.version)));
+            .hint(format!(
+                "wait for its verdict (`refit status`), or drop {} with --supersede",
+                canary.served.version
+            )));
         }
         will.push_str(&format!("; the canary {} is dropped", canary.served.version));
     }
@@ -165,15 +172,18 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
     match done {
         PromotedByHand::Run(run) => {
             let value = json!({"model": model, "target": target, "version": version, "told_run": run});
-            opened.out.result(&value, || {
-                format!("run {} was told to promote its canary {version}", short(run))
-            });
+            opened
+                .out
+                .result(&value, || format!("run {} was told to promote its canary {version}", short(run)));
             super::trigger::say_who_runs(opened, &store, Some(run)).await?;
         }
         PromotedByHand::Done(release) => {
             let value = json!({"model": model, "target": target, "version": version, "release": release});
             opened.out.result(&value, || {
-                format!("{version} serves everybody of {model} on {target} (generation {})", release.generation)
+                format!(
+                    "{version} serves everybody of {model} on {target} (generation {})",
+                    release.generation
+                )
             });
         }
     }
@@ -224,14 +234,17 @@ async fn what_a_rollback_does(
         (_, Some(to)) => {
             let known = store.version(model, to).await.doing(|| format!("read version {to}"))?;
             if known.is_none() {
-                return Err(CliError::usage(format!("cannot roll back to {to}: `{model}` has no such version"))
-                    .hint(format!("`refit model ls {model}` lists its versions")));
+                return Err(CliError::usage(format!(
+                    "cannot roll back to {to}: `{model}` has no such version"
+                ))
+                .hint(format!("`refit model ls {model}` lists its versions")));
             }
             Ok(format!("{to} will serve everybody of {model} on {target} instead of {serves}"))
         }
         (None, None) => {
             let previous = release.desired.previous.as_ref();
-            let to = previous.map_or("the newest good version".to_owned(), |served| served.version.to_string());
+            let to =
+                previous.map_or("the newest good version".to_owned(), |served| served.version.to_string());
             Ok(format!("{serves} of {model} on {target} is marked bad; {to} will serve everybody"))
         }
     }

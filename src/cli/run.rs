@@ -28,7 +28,9 @@ const LOG_POLL: Duration = Duration::from_millis(250);
 pub async fn run(opened: &Opened, command: &RunCommand) -> Result<Exit, CliError> {
     let store = opened.store().await?;
     match command {
-        RunCommand::Ls { workflow, limit, before } => list(opened, &store, workflow.as_deref(), *limit, *before).await,
+        RunCommand::Ls { workflow, limit, before } => {
+            list(opened, &store, workflow.as_deref(), *limit, *before).await
+        }
         RunCommand::Show { run } => show(opened, &store, run).await,
         RunCommand::Logs { run, step, follow } => logs(opened, &store, run, step.as_ref(), *follow).await,
         RunCommand::Resume { run, follow } => resume(opened, &store, run, *follow).await,
@@ -45,9 +47,8 @@ async fn list(
     limit: u32,
     before: Option<RunId>,
 ) -> Result<Exit, CliError> {
-    let workflow = workflow
-        .map(|name| name.parse().map_err(|error| CliError::usage(format!("{error}"))))
-        .transpose()?;
+    let workflow =
+        workflow.map(|name| name.parse().map_err(|error| CliError::usage(format!("{error}")))).transpose()?;
     let filter = RunFilter { workflow, before, limit, ..RunFilter::default() };
     let runs = store.runs(&filter).await.doing(|| "list runs".to_owned())?;
     opened.out.result(&runs, || {
@@ -163,8 +164,12 @@ fn next(run: &Run, asks: &[StepId], alive: bool) -> Option<String> {
     match run.status {
         RunStatus::Held => Some(held(run)),
         RunStatus::Finished => next_after(run),
-        RunStatus::Queued | RunStatus::Running | RunStatus::Waiting | RunStatus::Undoing if !alive => Some(unattended),
-        RunStatus::Queued => Some(format!("it waits for its turn: one run of `{}` at a time", run.concurrency_key)),
+        RunStatus::Queued | RunStatus::Running | RunStatus::Waiting | RunStatus::Undoing if !alive => {
+            Some(unattended)
+        }
+        RunStatus::Queued => {
+            Some(format!("it waits for its turn: one run of `{}` at a time", run.concurrency_key))
+        }
         RunStatus::Running | RunStatus::Waiting | RunStatus::Undoing => {
             Some(format!("follow it with `refit run logs {id} --follow`"))
         }
@@ -205,13 +210,18 @@ async fn logs(
             for chunk in &page {
                 let text = String::from_utf8_lossy(&chunk.bytes);
                 if opened.out.json {
-                    let value = json!({"step": chunk.step, "attempt": chunk.attempt, "at": chunk.at, "text": text});
+                    let value =
+                        json!({"step": chunk.step, "attempt": chunk.attempt, "at": chunk.at, "text": text});
                     opened.out.line(&value.to_string());
                     continue;
                 }
                 let source = (chunk.step.clone(), chunk.attempt);
                 if shown.as_ref() != Some(&source) {
-                    let again = if chunk.attempt > 1 { format!(", attempt {}", chunk.attempt) } else { String::new() };
+                    let again = if chunk.attempt > 1 {
+                        format!(", attempt {}", chunk.attempt)
+                    } else {
+                        String::new()
+                    };
                     opened.out.note(&format!("== {}{again}", chunk.step));
                     shown = Some(source);
                 }
@@ -239,10 +249,17 @@ async fn is_over(store: &Arc<dyn Store>, run: RunId) -> Result<bool, CliError> {
     Ok(run.is_none_or(|run| run.status == RunStatus::Finished))
 }
 
-async fn resume(opened: &Opened, store: &Arc<dyn Store>, reference: &str, follow: bool) -> Result<Exit, CliError> {
+async fn resume(
+    opened: &Opened,
+    store: &Arc<dyn Store>,
+    reference: &str,
+    follow: bool,
+) -> Result<Exit, CliError> {
     let run = pick::run(store, reference).await?;
     if run.status == RunStatus::Finished {
-        return Err(over(&run, "resumed").hint(format!("start a new one with `refit trigger {}`", run.workflow)));
+        return Err(
+            over(&run, "resumed").hint(format!("start a new one with `refit trigger {}`", run.workflow))
+        );
     }
     let by = if follow { Some(By::whoever_lives(opened, store).await?) } else { None };
     store
@@ -267,10 +284,8 @@ async fn cancel(
     reason: Option<&str>,
 ) -> Result<Exit, CliError> {
     let run = pick::run(store, reference).await?;
-    let request =
-        CancelRequest { actor: actor(), reason: reason.map(str::to_owned), at: opened.clock.now() };
-    let asked =
-        store.request_cancel(run.id, &request).await.doing(|| format!("cancel run {}", run.id))?;
+    let request = CancelRequest { actor: actor(), reason: reason.map(str::to_owned), at: opened.clock.now() };
+    let asked = store.request_cancel(run.id, &request).await.doing(|| format!("cancel run {}", run.id))?;
     if !asked {
         let now = store.run(run.id).await.doing(|| format!("read run {}", run.id))?.unwrap_or(run);
         return Err(over(&now, "cancelled"));
@@ -310,8 +325,10 @@ async fn reply(
         }
         (Some(step), asks) => {
             let names: Vec<&str> = asks.iter().map(StepId::as_str).collect();
-            return Err(CliError::usage(format!("cannot {verb} run {id}: step `{step}` does not wait for approval"))
-                .hint(format!("these do: {}", names.join(", "))));
+            return Err(CliError::usage(format!(
+                "cannot {verb} run {id}: step `{step}` does not wait for approval"
+            ))
+            .hint(format!("these do: {}", names.join(", "))));
         }
         (None, asks) => {
             let names: Vec<&str> = asks.iter().map(StepId::as_str).collect();

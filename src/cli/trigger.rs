@@ -41,9 +41,16 @@ pub async fn trigger(opened: &Opened, args: &Trigger) -> Result<Exit, CliError> 
         Submitted::Busy(run) => {
             return Err(CliError::new(
                 Exit::Busy,
-                format!("`{}` was not started: run {} is under way and `concurrency` says skip", args.workflow, short(run)),
+                format!(
+                    "`{}` was not started: run {} is under way and `concurrency` says skip",
+                    args.workflow,
+                    short(run)
+                ),
             )
-            .hint(format!("wait for it (`refit run show {0}`), or cancel it (`refit run cancel {0}`)", short(run))));
+            .hint(format!(
+                "wait for it (`refit run show {0}`), or cancel it (`refit run cancel {0}`)",
+                short(run)
+            )));
         }
     };
     match by {
@@ -62,7 +69,11 @@ pub async fn trigger(opened: &Opened, args: &Trigger) -> Result<Exit, CliError> 
 }
 
 /// Says so when nobody works on what was queued.
-pub async fn say_who_runs(opened: &Opened, store: &Arc<dyn Store>, run: Option<RunId>) -> Result<(), CliError> {
+pub async fn say_who_runs(
+    opened: &Opened,
+    store: &Arc<dyn Store>,
+    run: Option<RunId>,
+) -> Result<(), CliError> {
     let alive = store.live_workers().await.doing(|| "look for a server".to_owned())?;
     match (alive, run.map(short)) {
         (0, Some(id)) => opened.out.note(&format!(
@@ -155,7 +166,8 @@ fn read_data(data: &str) -> Result<Value, CliError> {
         None => (data.to_owned(), "--data"),
     };
     serde_json::from_str(&text).map_err(|error| {
-        CliError::usage(format!("{from} is not JSON: {error}")).hint("such as -d '{\"rows\": 500}' or -d @event.json")
+        CliError::usage(format!("{from} is not JSON: {error}"))
+            .hint("such as -d '{\"rows\": 500}' or -d @event.json")
     })
 }
 

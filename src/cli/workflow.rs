@@ -62,8 +62,11 @@ pub fn validate(opened: Result<Opened, CliError>, files: &[PathBuf], out: Output
     let root = opened.as_ref().map_or_else(|| PathBuf::from("."), |opened| opened.project.root.clone());
     let paths = if files.is_empty() { workflow_files(&root) } else { files.to_vec() };
     if paths.is_empty() {
-        return Err(CliError::usage(format!("there are no workflow files in {}", shown(&root.join("workflows"))))
-            .hint("`refit init` writes a first one"));
+        return Err(CliError::usage(format!(
+            "there are no workflow files in {}",
+            shown(&root.join("workflows"))
+        ))
+        .hint("`refit init` writes a first one"));
     }
     let mut checked: Vec<Checked> = paths.iter().map(|path| check(&root, path, opened.as_ref())).collect();
     mark_doubles(&mut checked);
@@ -163,7 +166,9 @@ fn painted(out: Output, item: &Diagnostic, rendered: &str) -> String {
     for (index, line) in rendered.lines().enumerate() {
         let word = item.severity.as_str();
         match line.strip_prefix(word).filter(|_| index == 0) {
-            Some(rest) => text.push_str(&format!("{}{}", out.painted(word, paint), out.painted(rest, Paint::Bold))),
+            Some(rest) => {
+                text.push_str(&format!("{}{}", out.painted(word, paint), out.painted(rest, Paint::Bold)))
+            }
             None if line.trim_start_matches([' ', '|']).starts_with('^') => {
                 text.push_str(&out.painted(line, paint));
             }
@@ -205,13 +210,20 @@ pub fn plan(opened: &Opened, name: &str) -> Result<Exit, CliError> {
         }
         text.push('\n');
         let rows = lines.iter().enumerate().map(|(index, line)| {
-            let condition =
-                line.condition.as_ref().map(|condition| format!(" (only if {condition})")).unwrap_or_default();
+            let condition = line
+                .condition
+                .as_ref()
+                .map(|condition| format!(" (only if {condition})"))
+                .unwrap_or_default();
             // The step before is what everybody expects; only branches are worth a word.
             let before = index.checked_sub(1).and_then(|before| lines.get(before)).map(|line| &line.step);
             let plainly = line.after.iter().eq(before);
             let after: Vec<&str> = line.after.iter().map(|step| step.as_str()).collect();
-            let after = if plainly || after.is_empty() { String::new() } else { format!(" (after {})", after.join(", ")) };
+            let after = if plainly || after.is_empty() {
+                String::new()
+            } else {
+                format!(" (after {})", after.join(", "))
+            };
             vec![
                 (index + 1).to_string(),
                 line.step.to_string(),
@@ -261,7 +273,10 @@ fn starts(workflow: &Workflow, clock: &dyn Clock) -> Vec<String> {
         .inputs
         .iter()
         .map(|(name, input)| match (&input.default, input.required) {
-            (Some(default), _) => format!(" [-i {name}={}]", default.as_str().map_or_else(|| default.to_string(), str::to_owned)),
+            (Some(default), _) => format!(
+                " [-i {name}={}]",
+                default.as_str().map_or_else(|| default.to_string(), str::to_owned)
+            ),
             (None, true) => format!(" -i {name}=…"),
             (None, false) => format!(" [-i {name}=…]"),
         })

@@ -19,7 +19,16 @@ use crate::domain::id::{MetricName, SecretName};
 pub const EVENT_FIELDS: &[&str] = &["id", "name", "data", "source", "received_at"];
 /// What an expression may ask of `canary`.
 pub const CANARY_FIELDS: &[&str] = &[
-    "verdict", "reason", "version", "champion", "stage", "share", "requests", "errors", "started_at", "hours",
+    "verdict",
+    "reason",
+    "version",
+    "champion",
+    "stage",
+    "share",
+    "requests",
+    "errors",
+    "started_at",
+    "hours",
 ];
 /// The words of `canary.verdict`.
 const VERDICTS: &[&str] = &["pass", "inconclusive", "error", "fail"];
