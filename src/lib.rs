@@ -22,4 +22,5 @@ pub mod notify;
 pub mod secret;
 pub mod steps;
 pub mod store;
+pub mod trainers;
 pub mod trigger;

@@ -5,7 +5,9 @@
 pub mod canary;
 pub mod event;
 pub mod evidence;
+pub mod expect;
 pub mod expr;
+pub mod gate;
 pub mod id;
 pub mod metric;
 pub mod pipeline;

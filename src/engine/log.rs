@@ -1,6 +1,7 @@
 //! A step's log: gathered, masked and kept in chunks of 64 KiB or 250 ms.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -14,69 +15,79 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const CHUNK_TIME: Duration = Duration::from_millis(250);
 /// Lines are masked whole; one longer than this is masked in parts.
 const LONGEST_HELD: usize = 16 * 1024;
-/// Writes that wait; more than these are waited for by dropping the oldest part of none: the sender counts them.
-const WAITING: usize = 1024;
+/// Bytes that may wait for the database; what comes beyond them is counted and dropped.
+const MOST_WAITING: usize = 16 * 1024 * 1024;
 
 /// Takes what one attempt says.
 pub struct StoredLog {
-    send: std::sync::Mutex<Option<mpsc::Sender<Vec<u8>>>>,
-    writer: std::sync::Mutex<Option<JoinHandle<()>>>,
-    progress: Arc<dyn Fn(Option<f64>, &str) + Send + Sync>,
+    engine: Arc<Engine>,
+    run: RunId,
+    step: StepId,
+    attempt: u32,
     /// Started with the first write: most steps say nothing.
-    start: Box<dyn Fn() -> (mpsc::Sender<Vec<u8>>, JoinHandle<()>) + Send + Sync>,
-    dropped: std::sync::atomic::AtomicU64,
+    writer: Mutex<Option<Writer>>,
+    waiting: Arc<AtomicUsize>,
+    dropped: AtomicU64,
+}
+
+struct Writer {
+    send: mpsc::UnboundedSender<Vec<u8>>,
+    task: JoinHandle<()>,
 }
 
 impl StoredLog {
     /// The log of one attempt.
     pub fn new(engine: &Arc<Engine>, run: RunId, step: StepId, attempt: u32) -> Self {
-        let engine = Arc::clone(engine);
-        let name = step.clone();
-        let start = move || {
-            let (send, receive) = mpsc::channel(WAITING);
-            let writer = tokio::spawn(write(Arc::clone(&engine), run, step.clone(), attempt, receive));
-            (send, writer)
-        };
-        let progress = move |percent: Option<f64>, message: &str| {
-            tracing::info!(run.id = %run, step.name = %name, percent, "{message}");
-        };
         Self {
-            send: std::sync::Mutex::default(),
-            writer: std::sync::Mutex::default(),
-            progress: Arc::new(progress),
-            start: Box::new(start),
-            dropped: std::sync::atomic::AtomicU64::new(0),
+            engine: Arc::clone(engine),
+            run,
+            step,
+            attempt,
+            writer: Mutex::default(),
+            waiting: Arc::default(),
+            dropped: AtomicU64::new(0),
         }
+    }
+
+    fn start(&self) -> Writer {
+        let (send, receive) = mpsc::unbounded_channel();
+        let keeper = Keeper {
+            engine: Arc::clone(&self.engine),
+            run: self.run,
+            step: self.step.clone(),
+            attempt: self.attempt,
+        };
+        let task = tokio::spawn(write(keeper, Arc::clone(&self.waiting), receive));
+        Writer { send, task }
     }
 
     /// Waits until all is kept.
     pub async fn close(&self) {
-        let dropped = self.dropped.swap(0, std::sync::atomic::Ordering::Relaxed);
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             self.note(&format!("{dropped} bytes of log came faster than they could be kept and are missing"));
         }
-        let writer = {
-            self.send.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-            self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
-        };
-        if let Some(writer) = writer
-            && let Err(error) = writer.await
-        {
-            tracing::error!("A step's log ended early: {error}");
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Writer { send, task }) = writer {
+            drop(send);
+            if let Err(error) = task.await {
+                tracing::error!("A step's log ended early: {error}");
+            }
         }
     }
 }
 
 impl StepLog for StoredLog {
     fn write(&self, bytes: &[u8]) {
-        let mut send = self.send.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let sender = send.get_or_insert_with(|| {
-            let (sender, writer) = (self.start)();
-            *self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(writer);
-            sender
-        });
-        if sender.try_send(bytes.to_vec()).is_err() {
-            self.dropped.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        if self.waiting.load(Ordering::Relaxed) > MOST_WAITING {
+            self.dropped.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            return;
+        }
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Writer { send, .. } = writer.get_or_insert_with(|| self.start());
+        self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+        if send.send(bytes.to_vec()).is_err() {
+            self.dropped.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
     }
 
@@ -85,17 +96,19 @@ impl StepLog for StoredLog {
     }
 
     fn progress(&self, percent: Option<f64>, message: &str) {
-        (self.progress)(percent, message);
+        tracing::info!(run.id = %self.run, step.name = %self.step, percent, "{message}");
     }
 }
 
-async fn write(
+/// Where the log of one attempt is kept.
+struct Keeper {
     engine: Arc<Engine>,
     run: RunId,
     step: StepId,
     attempt: u32,
-    mut receive: mpsc::Receiver<Vec<u8>>,
-) {
+}
+
+async fn write(keeper: Keeper, waiting: Arc<AtomicUsize>, mut receive: mpsc::UnboundedReceiver<Vec<u8>>) {
     let mut held: Vec<u8> = vec![];
     let mut open = true;
     while open {
@@ -111,6 +124,7 @@ async fn write(
                 bytes = receive.recv() => match bytes {
                     Some(bytes) => {
                         held.extend_from_slice(&bytes);
+                        waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
                         due.get_or_insert_with(|| tokio::time::Instant::now() + CHUNK_TIME);
                         if held.len() >= CHUNK_BYTES {
                             break;
@@ -127,7 +141,7 @@ async fn write(
         let whole = if open { whole_lines(&held) } else { held.len() };
         let rest = held.split_off(whole);
         let lines = std::mem::replace(&mut held, rest);
-        keep(&engine, run, &step, attempt, &lines).await;
+        keeper.keep(&lines).await;
     }
 }
 
@@ -137,15 +151,19 @@ fn whole_lines(held: &[u8]) -> usize {
     if held.len() - end > LONGEST_HELD { held.len() } else { end }
 }
 
-async fn keep(engine: &Engine, run: RunId, step: &StepId, attempt: u32, lines: &[u8]) {
-    if lines.is_empty() {
-        return;
-    }
-    let masked = engine.services.secrets.mask(&String::from_utf8_lossy(lines));
-    for chunk in masked.as_bytes().chunks(CHUNK_BYTES) {
-        let kept = engine.store.append_log(run, step, attempt, chunk, engine.clock.now()).await;
-        if let Err(error) = kept {
-            tracing::warn!(run.id = %run, step.name = %step, "Part of a step's log could not be kept: {error}");
+impl Keeper {
+    async fn keep(&self, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
+        let masked = self.engine.services.secrets.mask(&String::from_utf8_lossy(lines));
+        for chunk in masked.as_bytes().chunks(CHUNK_BYTES) {
+            let now = self.engine.clock.now();
+            let kept = self.engine.store.append_log(self.run, &self.step, self.attempt, chunk, now).await;
+            if let Err(error) = kept {
+                let step = &self.step;
+                tracing::warn!(run.id = %self.run, step.name = %step, "Part of the log of `{step}` is lost: {error}");
+            }
         }
     }
 }

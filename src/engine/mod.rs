@@ -1,7 +1,8 @@
 //! Does what `domain` decided, then checkpoints it.
 //!
 //! * `worker`: one process's loops: wake-ups, reaper, schedules, canaries, outbox; start and shutdown
-//! * `activation`: one run, from claim to giving it back
+//! * `activation`: the claim of a run, and its lease
+//! * `driver`: a claimed run, as far as it goes; `known`: what it knows between two checkpoints
 //! * `body`: one attempt of one step: timeout, cancel, panic
 //! * `ledger`: what steps may write, fenced
 //! * `undo`: takes outside effects back, in reverse
@@ -12,8 +13,11 @@
 pub mod activation;
 pub mod body;
 pub mod controller;
+mod driver;
 pub mod follow;
+mod known;
 pub mod ledger;
+pub mod live;
 pub mod log;
 pub mod notices;
 pub mod reconcile;
@@ -87,7 +91,7 @@ pub struct Engine {
     /// Parsed definitions, by hash: a run's snapshot never changes.
     parsed: Mutex<HashMap<[u8; 32], Arc<Workflow>>>,
     /// Runs that this process works on now.
-    live: activation::Live,
+    live: live::Live,
 }
 
 /// More parsed workflows than this are not kept.
@@ -112,7 +116,7 @@ impl Engine {
             worker: WorkerId::generate(),
             settings,
             parsed: Mutex::default(),
-            live: activation::Live::default(),
+            live: live::Live::default(),
         })
     }
 

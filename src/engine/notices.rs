@@ -25,6 +25,12 @@ pub fn about(
     to(run, workflow, &recipients(workflow, moment), moment, &key, facts)
 }
 
+/// Notices of the start of a run.
+pub fn about_start(engine: &Engine, run: &Run, workflow: &Workflow) -> Vec<Notice> {
+    let facts = known(engine, run, workflow, &[]);
+    to(run, workflow, &recipients(workflow, Moment::Started), Moment::Started, "start", facts)
+}
+
 /// Notices of the end of a run.
 pub fn about_end(
     engine: &Engine,

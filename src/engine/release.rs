@@ -81,7 +81,7 @@ pub enum PromotedByHand {
     /// The version's own run was told; it promotes.
     Run(RunId),
     /// It serves everybody now.
-    Done(Release),
+    Done(Box<Release>),
 }
 
 impl Engine {
@@ -243,7 +243,7 @@ impl Engine {
             });
             if current.desired.champion.as_ref() == Some(&served) && current.desired.canary.is_none() {
                 self.show(&current).await?;
-                return Ok(PromotedByHand::Done(current));
+                return Ok(PromotedByHand::Done(Box::new(current)));
             }
             let previous = match &current.desired.champion {
                 Some(champion) if champion.version == served.version => current.desired.previous.clone(),
@@ -254,7 +254,7 @@ impl Engine {
             let why = reason.map_or_else(|| format!("promoted by {who}"), ToOwned::to_owned);
             if let Some(release) = self.replace(&current, assignment, None, &actor, &why, None).await? {
                 self.show(&release).await?;
-                return Ok(PromotedByHand::Done(release));
+                return Ok(PromotedByHand::Done(Box::new(release)));
             }
         }
     }

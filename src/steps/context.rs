@@ -23,6 +23,7 @@ use crate::domain::version::{Manifest, VersionRecord};
 use crate::domain::workflow::step::{Compare, Naming, Stage};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::secret::Secrets;
+use crate::trainers::command::GuardCommand;
 
 /// What a step that did not fail gives back.
 #[derive(Debug, Clone, PartialEq)]
@@ -253,6 +254,8 @@ pub struct Services {
     pub secrets: Secrets,
     /// For `http` and `fetch`.
     pub http: reqwest::Client,
+    /// What commands run under.
+    pub guard: GuardCommand,
 }
 
 /// A wish to change a release.

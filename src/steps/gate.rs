@@ -1,14 +1,198 @@
-//! stub
-/// run
-pub async fn run(
-    _: &crate::domain::workflow::step::Gate,
-    _: &super::context::StepContext<'_>,
-) -> Result<super::context::StepResult, super::context::StepError> {
-    Err(super::context::StepError::Interrupted)
-}
-/// out
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+//! `uses: gate`: gathers what the trainer said, what it left and what serves
+//! now, and lets `domain::gate` judge.
+
+mod errors_file;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
+use super::run::{ErrorsFile, RunOutput, champion};
+use crate::domain::gate::{self, Champion, Evidence, Holdout, RuleResult};
+use crate::domain::id::{Generation, VersionName};
+use crate::domain::metric::Metrics;
+use crate::domain::run::{Outcome, SignalKind};
+use crate::domain::verdict::Verdict;
+use crate::domain::workflow::Moment;
+use crate::domain::workflow::step::{FirstVersion, Gate, OnInconclusiveGate};
+
+/// What a gate saw and concluded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateOutput {
-    /// c
-    pub champion: Option<crate::domain::id::VersionName>,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// The champion it compared with; canary and promote check that it still is.
+    pub champion: Option<VersionName>,
+    /// The generation of the release it read; none when the workflow names no target.
+    pub generation: Option<Generation>,
+    /// What each rule concluded.
+    pub rules: Vec<RuleResult>,
+    /// What a human should look at although it passed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Who approved, when somebody had to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
+}
+
+/// Judges the candidate, or goes on waiting for a human who does.
+pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
+    if let Some(resume) = ctx.resume {
+        let output = serde_json::from_value(resume.clone()).map_err(|error| {
+            StepError::permanent(format!("cannot read what the gate left for itself: {error}"))
+        })?;
+        return answered(output, ctx);
+    }
+    let (candidate, errors) = gather(ctx)?;
+    let holdout = match errors {
+        Some(errors) => Some(read_holdout(errors).await?),
+        None => None,
+    };
+    if let Some(holdout) = &holdout {
+        let found = gate::contradictions(&candidate, holdout);
+        if !found.is_empty() {
+            return Err(StepError::permanent(found.join("; ")));
+        }
+    }
+    let has_target = champion::target(ctx.workflow).is_some();
+    let release = champion::release(ctx).await?;
+    let generation = has_target.then(|| release.as_ref().map_or(Generation(0), |release| release.generation));
+    let champion = release.and_then(|release| release.desired.champion).map(|served| served.version);
+    let stored = match &champion {
+        Some(version) => ctx.ledger.version(version).await?.and_then(|record| record.manifest),
+        None => None,
+    };
+    let (rules, better, seed) = (spec.rules.clone(), ctx.workflow.metrics.clone(), seed(ctx));
+    let exists = champion.is_some();
+    // A bootstrap takes its time, and other steps share this thread.
+    let judged = tokio::task::spawn_blocking(move || {
+        let stored = stored.as_ref().map(|manifest| &manifest.metrics);
+        let champion = if exists { Champion::Serves { stored } } else { Champion::Absent };
+        let evidence =
+            Evidence { candidate: &candidate, champion, holdout: holdout.as_ref(), better: &better, seed };
+        let rules = gate::judge(&rules, &evidence);
+        let warnings = gate::warnings(&rules, &better);
+        (rules, warnings)
+    });
+    let (rules, warnings) = judged.await.map_err(|error| StepError::permanent(error.to_string()))?;
+    for line in rules.iter().map(|result| &result.sentence).chain(&warnings) {
+        ctx.log.note(line);
+    }
+    // A workflow that releases nothing has no first version either: nothing is there to be approved.
+    let first_version = has_target && champion.is_none();
+    let verdict = gate::verdict(&rules, first_version);
+    let output = GateOutput { verdict, champion, generation, rules, warnings, approved_by: None };
+    conclude(spec, output, first_version)
+}
+
+fn conclude(spec: &Gate, output: GateOutput, first_version: bool) -> Result<StepResult, StepError> {
+    match output.verdict {
+        Verdict::Error => Err(StepError::permanent(format!(
+            "the gate could not judge: {}",
+            reasons(&output, Verdict::Error)
+        ))),
+        Verdict::Fail => end(format!("the gate refused: {}", reasons(&output, Verdict::Fail)), &output),
+        // Whoever approves a first version also sees what its rules could not tell.
+        Verdict::Pass | Verdict::Inconclusive
+            if first_version && spec.first_version == FirstVersion::RequireApproval =>
+        {
+            ask(&output, "this is the first version: nothing serves yet")
+        }
+        Verdict::Pass => StepResult::done(output),
+        Verdict::Inconclusive => {
+            let why = format!("the gate cannot tell: {}", reasons(&output, Verdict::Inconclusive));
+            match spec.inconclusive {
+                OnInconclusiveGate::Reject => end(why, &output),
+                OnInconclusiveGate::Approve => ask(&output, &why),
+                OnInconclusiveGate::Continue => StepResult::done(output),
+            }
+        }
+    }
+}
+
+fn end(reason: String, output: &GateOutput) -> Result<StepResult, StepError> {
+    Ok(StepResult::End { outcome: Outcome::Rejected, reason, output: to_json(output)? })
+}
+
+fn ask(output: &GateOutput, why: &str) -> Result<StepResult, StepError> {
+    let sentences: Vec<&str> = output.rules.iter().map(|rule| rule.sentence.as_str()).collect();
+    let facts = json!({ "reason": why, "rules": sentences, "warnings": output.warnings });
+    Ok(StepResult::Sleep(Sleep {
+        until: None,
+        resume: to_json(output)?,
+        held: false,
+        promoted: false,
+        tell: Some((Moment::NeedsApproval, facts)),
+    }))
+}
+
+/// The sentences of the rules that concluded `verdict`; when none did, there was none to conclude.
+fn reasons(output: &GateOutput, verdict: Verdict) -> String {
+    let of_verdict = output.rules.iter().filter(|rule| rule.verdict == verdict);
+    let sentences: Vec<&str> = of_verdict.map(|rule| rule.sentence.as_str()).collect();
+    if sentences.is_empty() { "no rule applies".to_owned() } else { sentences.join("; ") }
+}
+
+/// The latest answer to this step decides; without one it sleeps on.
+fn answered(mut output: GateOutput, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
+    let answer = ctx.signals.iter().rev().find_map(|signal| match &signal.kind {
+        SignalKind::Approve { step } if step == ctx.step => Some((true, signal)),
+        SignalKind::Reject { step } if step == ctx.step => Some((false, signal)),
+        SignalKind::Approve { .. }
+        | SignalKind::Reject { .. }
+        | SignalKind::Promote
+        | SignalKind::RolledBack { .. }
+        | SignalKind::Look => None,
+    });
+    match answer {
+        Some((true, signal)) => {
+            output.approved_by = Some(signal.actor.clone());
+            StepResult::done(output)
+        }
+        Some((false, signal)) => {
+            let why = signal.reason.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+            end(format!("{} rejected it{why}", signal.actor), &output)
+        }
+        None => Ok(StepResult::Sleep(Sleep {
+            until: None,
+            resume: to_json(output)?,
+            held: false,
+            promoted: false,
+            tell: None,
+        })),
+    }
+}
+
+/// What the run's commands said of the candidate, later ones over earlier ones, and the latest `$REFIT_ERRORS`.
+fn gather(ctx: &StepContext<'_>) -> Result<(Metrics, Option<ErrorsFile>), StepError> {
+    let mut metrics = Metrics::default();
+    let mut errors = None;
+    let mut commands = 0;
+    for output in ctx.history.iter().filter_map(|attempt| attempt.output.as_ref()) {
+        let Ok(output) = serde_json::from_value::<RunOutput>(output.clone()) else { continue };
+        commands += 1;
+        metrics.values.extend(output.metrics.values);
+        metrics.n = output.metrics.n.or(metrics.n);
+        metrics.segments.extend(output.metrics.segments);
+        errors = output.errors.or(errors);
+    }
+    if commands == 0 {
+        return Err(StepError::permanent("there is no `run` step before the gate that could have trained")
+            .hint("put the gate after the step that trains"));
+    }
+    Ok((metrics, errors))
+}
+
+async fn read_holdout(errors: ErrorsFile) -> Result<Holdout, StepError> {
+    tokio::task::spawn_blocking(move || errors_file::read(&errors))
+        .await
+        .map_err(|error| StepError::permanent(error.to_string()))?
+        .map_err(|problem| StepError::permanent(format!("$REFIT_ERRORS is not valid: {problem}")))
+}
+
+/// The same draws on every attempt and every replay of this step.
+fn seed(ctx: &StepContext<'_>) -> u64 {
+    let digest = Sha256::digest(format!("{}/{}", ctx.run.id, ctx.step));
+    digest.iter().take(8).fold(0, |seed, byte| (seed << 8) | u64::from(*byte))
 }

@@ -1,3 +1,6 @@
-//! What refit promises, by behaviour.
+//! What refit promises, by behaviour: real processes, files, sockets and databases.
 
+mod engine;
+mod steps;
 mod store;
+mod support;

@@ -2,7 +2,7 @@
 
 mod checkpoints;
 mod claims;
-mod database;
+pub mod database;
 mod deliveries;
 mod evidence;
 mod keys;

@@ -357,7 +357,7 @@ impl Store for CrashingStore {
     async fn reserve_version(
         &self,
         by: &Reservation,
-        name_of: &(dyn Fn(&[VersionName]) -> VersionName + Send + Sync),
+        name_of: VersionNamer<'_>,
     ) -> Result<VersionRecord, StoreError> {
         self.crash.around("reserve_version", self.inner.reserve_version(by, name_of)).await
     }
@@ -471,7 +471,7 @@ impl Store for CrashingStore {
     async fn set_canary_state(
         &self,
         id: CanaryId,
-        state: crate::domain::canary::CanaryState,
+        state: CanaryState,
         bake_until: Option<Timestamp>,
         reason: &str,
         at: Timestamp,

@@ -1,0 +1,289 @@
+use proptest::prelude::*;
+
+use super::super::metric::SegmentMetrics;
+use super::super::workflow::Position;
+use super::*;
+
+fn name(text: &str) -> MetricName {
+    text.parse().expect("a name")
+}
+
+fn metrics(values: &[(&str, f64)], n: Option<u64>) -> Metrics {
+    let values = values.iter().map(|(metric, value)| (name(metric), *value)).collect();
+    Metrics { values, n, segments: BTreeMap::new() }
+}
+
+fn rule(metric: &str) -> GateRule {
+    GateRule {
+        at: Position::default(),
+        metric: name(metric),
+        max: None,
+        min: None,
+        vs_champion: None,
+        each_segment: false,
+        min_rows: None,
+    }
+}
+
+fn vs(worse_by_at_most: f64, confidence: Option<f64>, stored_holdout: bool) -> Option<VsChampion> {
+    Some(VsChampion { worse_by_at_most, confidence, stored_holdout })
+}
+
+fn directions() -> BTreeMap<MetricName, Better> {
+    BTreeMap::from([
+        (name("mae"), Better::Lower),
+        (name("rmse"), Better::Lower),
+        (name("r2"), Better::Higher),
+        (name("auc"), Better::Higher),
+    ])
+}
+
+fn judged(
+    rule: GateRule,
+    candidate: &Metrics,
+    champion: Champion<'_>,
+    holdout: Option<&Holdout>,
+) -> RuleResult {
+    let better = directions();
+    let evidence = Evidence { candidate, champion, holdout, better: &better, seed: 7 };
+    judge(&[rule], &evidence).into_iter().next().expect("a result")
+}
+
+/// 40 days of 25 rows; the candidate's errors are the champion's times `factor`, give or take `noise` a day.
+fn holdout(factor: f64, noise: f64) -> Holdout {
+    let mut holdout = Holdout::default();
+    for day in 0..40 {
+        let swing = if day % 2 == 0 { noise } else { -noise };
+        for row in 0..25 {
+            let actual = f64::from(row) * 10.0;
+            let segment = if row % 5 == 0 { "sprint" } else { "olympic" };
+            let candidate = actual + 10.0 * (factor + swing);
+            holdout.row(&day.to_string(), segment, actual, candidate, Some(actual - 10.0)).expect("finite");
+        }
+    }
+    holdout
+}
+
+#[test]
+fn absolute_rules() {
+    let candidate = metrics(&[("mae", 512.34), ("r2", 0.8)], Some(400));
+    let at_most =
+        |max| judged(GateRule { max: Some(max), ..rule("mae") }, &candidate, Champion::Absent, None);
+    assert_eq!(at_most(600.0).verdict, Verdict::Pass);
+    assert_eq!(at_most(600.0).sentence, "mae is 512.34; at most 600 allowed");
+    assert_eq!(at_most(512.34).verdict, Verdict::Pass);
+    assert_eq!(at_most(500.0).verdict, Verdict::Fail);
+    let r2 = judged(GateRule { min: Some(0.85), ..rule("r2") }, &candidate, Champion::Absent, None);
+    assert_eq!((r2.verdict, r2.sentence.as_str()), (Verdict::Fail, "r2 is 0.8; at least 0.85 allowed"));
+    let few = GateRule { max: Some(600.0), min_rows: Some(500), ..rule("mae") };
+    insta::assert_snapshot!(judged(few, &candidate, Champion::Absent, None).sentence,
+        @"mae: cannot tell, it is of 400 rows; at least 500 are needed");
+}
+
+#[test]
+fn missing_is_not_zero() {
+    let nothing = Metrics::default();
+    let result = judged(GateRule { max: Some(600.0), ..rule("mae") }, &nothing, Champion::Absent, None);
+    assert_eq!(result.verdict, Verdict::Fail);
+    assert_eq!(result.sentence, "mae is missing: the trainer did not report it");
+}
+
+#[test]
+fn a_stored_metric_counts_only_when_asked_for() {
+    let candidate = metrics(&[("mae", 103.0)], None);
+    let stored = metrics(&[("mae", 100.0)], None);
+    let champion = Champion::Serves { stored: Some(&stored) };
+    let with = |limit, stored| {
+        judged(GateRule { vs_champion: vs(limit, None, stored), ..rule("mae") }, &candidate, champion, None)
+    };
+    assert_eq!(with(0.05, false).verdict, Verdict::Inconclusive);
+    assert_eq!(with(0.05, true).verdict, Verdict::Pass);
+    assert_eq!(with(0.02, true).verdict, Verdict::Fail);
+    assert_eq!(with(-0.01, true).verdict, Verdict::Fail);
+    insta::assert_snapshot!(with(0.02, true).sentence,
+        @"mae is 103, the champion's 100 on its own holdout: 3% worse; may be worse than the champion by 2%");
+}
+
+#[test]
+fn a_higher_score_is_better_also_below_zero() {
+    let candidate = metrics(&[("r2", -0.1)], None);
+    let stored = metrics(&[("r2", -0.2)], None);
+    let rule = GateRule { vs_champion: vs(0.0, None, true), ..rule("r2") };
+    let better = judged(rule.clone(), &candidate, Champion::Serves { stored: Some(&stored) }, None);
+    assert_eq!(better.verdict, Verdict::Pass, "{}", better.sentence);
+    let worse = judged(rule, &stored, Champion::Serves { stored: Some(&candidate) }, None);
+    assert_eq!(worse.verdict, Verdict::Fail, "{}", worse.sentence);
+}
+
+#[test]
+fn confidence_passes_fails_and_cannot_tell() {
+    let champion = Champion::Serves { stored: None };
+    let with = |factor, noise| {
+        let holdout = holdout(factor, noise);
+        let candidate = metrics(&[("mae", 10.0 * factor)], None);
+        let rule = GateRule { vs_champion: vs(0.02, Some(0.95), false), ..rule("mae") };
+        judged(rule, &candidate, champion, Some(&holdout))
+    };
+    assert_eq!(with(0.95, 0.02).verdict, Verdict::Pass);
+    assert_eq!(with(1.10, 0.02).verdict, Verdict::Fail);
+    let unsure = with(1.0, 0.3);
+    assert_eq!(unsure.verdict, Verdict::Inconclusive, "{}", unsure.sentence);
+    let (lower, upper) = unsure.interval.expect("bounds");
+    assert!(lower < 0.0 && upper > 0.02, "{lower} {upper}");
+    assert_eq!(unsure, with(1.0, 0.3), "the same seed, the same interval");
+    insta::assert_snapshot!(with(0.95, 0.0).sentence, @"mae is 9.5, the champion's 10 on the same 1000 rows: 5% better; may be worse than the champion by 2%; with 95% confidence at least 5% better, over 40 blocks");
+}
+
+#[test]
+fn few_blocks_and_an_absent_champion_cannot_tell() {
+    let mut small = Holdout::default();
+    for day in ["a", "b", "c"] {
+        small.row(day, "", 1.0, 1.1, Some(1.2)).expect("finite");
+    }
+    let candidate = metrics(&[("mae", 0.1)], None);
+    let confident = GateRule { vs_champion: vs(0.02, Some(0.95), false), ..rule("mae") };
+    let serves = Champion::Serves { stored: None };
+    assert_eq!(judged(confident.clone(), &candidate, serves, Some(&small)).verdict, Verdict::Inconclusive);
+    assert_eq!(judged(confident, &candidate, Champion::Absent, Some(&small)).verdict, Verdict::Inconclusive);
+    let other = GateRule { vs_champion: vs(0.02, None, false), ..rule("auc") };
+    let scored = metrics(&[("auc", 0.9)], None);
+    assert_eq!(judged(other, &scored, serves, Some(&small)).verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn each_segment_is_judged_and_none_is_not_a_pass() {
+    let scored = holdout(1.0, 0.0);
+    let mut candidate = metrics(&[("mae", 10.0)], Some(1000));
+    let each = GateRule { max: Some(11.0), each_segment: true, min_rows: Some(300), ..rule("mae") };
+    let better = directions();
+    let evidence = |holdout| Evidence {
+        candidate: &candidate,
+        champion: Champion::Absent,
+        holdout,
+        better: &better,
+        seed: 1,
+    };
+    let results = judge(std::slice::from_ref(&each), &evidence(Some(&scored)));
+    let verdicts: Vec<_> = results.iter().map(|result| (result.segment.as_deref(), result.verdict)).collect();
+    assert_eq!(verdicts, [(Some("olympic"), Verdict::Pass), (Some("sprint"), Verdict::Inconclusive)]);
+    let none = judge(std::slice::from_ref(&each), &evidence(None));
+    assert_eq!(verdict(&none, false), Verdict::Inconclusive);
+    let values = BTreeMap::from([(name("mae"), 12.0)]);
+    candidate.segments.insert("sprint".to_owned(), SegmentMetrics { values, n: Some(400) });
+    let evidence = Evidence {
+        candidate: &candidate,
+        champion: Champion::Absent,
+        holdout: None,
+        better: &better,
+        seed: 1,
+    };
+    assert_eq!(verdict(&judge(&[each], &evidence), false), Verdict::Fail);
+}
+
+#[test]
+fn before_the_first_champion_only_rules_without_one_count() {
+    let candidate = metrics(&[("mae", 10.0)], None);
+    let better = directions();
+    let evidence = Evidence {
+        candidate: &candidate,
+        champion: Champion::Absent,
+        holdout: None,
+        better: &better,
+        seed: 1,
+    };
+    let compares = GateRule { vs_champion: vs(0.02, None, false), ..rule("mae") };
+    let bounded = GateRule { max: Some(11.0), ..rule("mae") };
+    let results = judge(&[compares.clone(), bounded], &evidence);
+    assert_eq!(verdict(&results, true), Verdict::Pass);
+    assert_eq!(verdict(&results, false), Verdict::Inconclusive);
+    assert_eq!(verdict(&judge(&[compares], &evidence), true), Verdict::Inconclusive, "nothing was checked");
+}
+
+#[test]
+fn claims_are_held_against_the_rows() {
+    let rows = holdout(1.0, 0.0);
+    assert_eq!(contradictions(&metrics(&[("mae", 10.05), ("auc", 3.0)], None), &rows), Vec::<String>::new());
+    let found = contradictions(&metrics(&[("mae", 8.0)], None), &rows);
+    assert_eq!(found, ["the trainer reports mae 8, but its $REFIT_ERRORS give 10 over 1000 rows"]);
+    assert_eq!(contradictions(&metrics(&[("mae", f64::NAN)], None), &rows).len(), 1);
+}
+
+#[test]
+fn too_good_to_be_true_is_said() {
+    let rows = holdout(0.3, 0.0);
+    let candidate = metrics(&[("mae", 3.0)], None);
+    let rule = GateRule { vs_champion: vs(0.02, None, false), ..rule("mae") };
+    let result = judged(rule, &candidate, Champion::Serves { stored: None }, Some(&rows));
+    assert_eq!(result.verdict, Verdict::Pass);
+    let found = warnings(&[result], &directions());
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("mae is 70% better than the champion's (10 to 3)"), "{}", found[0]);
+}
+
+#[test]
+fn a_comparison_without_a_direction_is_an_error() {
+    let candidate = metrics(&[("loss", 1.0)], None);
+    let rule = GateRule { vs_champion: vs(0.02, None, true), ..rule("loss") };
+    let result = judged(rule, &candidate, Champion::Serves { stored: Some(&candidate) }, None);
+    assert_eq!(result.verdict, Verdict::Error);
+}
+
+#[test]
+fn numbers_have_five_digits() {
+    for (value, text) in [
+        (0.0, "0"),
+        (600.0, "600"),
+        (512.345678, "512.35"),
+        (0.85, "0.85"),
+        (0.000123456, "0.00012346"),
+        (123456789.0, "123456789"),
+        (1e12, "1.0000e12"),
+        (-3.1, "-3.1"),
+    ] {
+        assert_eq!(number(value), text);
+    }
+}
+
+fn odd_number() -> impl Strategy<Value = Option<f64>> {
+    prop_oneof![Just(None), Just(Some(f64::NAN)), Just(Some(f64::INFINITY)), Just(Some(f64::NEG_INFINITY)),]
+}
+
+proptest! {
+    #[test]
+    fn nothing_missing_or_not_finite_ever_passes(
+        value in odd_number(),
+        limit in -1e6_f64..1e6,
+        worse in -1.0_f64..10.0,
+        stored in any::<bool>(),
+        confidence in prop_oneof![Just(None), Just(Some(0.95))],
+        champion in prop_oneof![odd_number(), (-1e6_f64..1e6).prop_map(Some)],
+        shape in 0..3,
+        metric in prop_oneof![Just("mae"), Just("r2"), Just("auc")],
+    ) {
+        let values: Vec<_> = value.map(|value| (metric, value)).into_iter().collect();
+        let candidate = metrics(&values, None);
+        let champion_values: Vec<_> = champion.map(|value| (metric, value)).into_iter().collect();
+        let stored_metrics = metrics(&champion_values, None);
+        let mut rule = rule(metric);
+        match shape {
+            0 => rule.max = Some(limit),
+            1 => rule.min = Some(limit),
+            _ => rule.vs_champion = vs(worse, confidence, stored),
+        }
+        let result = judged(rule, &candidate, Champion::Serves { stored: Some(&stored_metrics) }, None);
+        prop_assert_ne!(result.verdict, Verdict::Pass, "{}", result.sentence);
+    }
+
+    #[test]
+    fn a_champion_that_is_missing_or_not_finite_never_lets_a_comparison_pass(
+        champion in odd_number(),
+        value in -1e6_f64..1e6,
+        worse in -1.0_f64..10.0,
+    ) {
+        let champion_values: Vec<_> = champion.map(|value| ("mae", value)).into_iter().collect();
+        let stored = metrics(&champion_values, None);
+        let rule = GateRule { vs_champion: vs(worse, None, true), ..rule("mae") };
+        let result = judged(rule, &metrics(&[("mae", value)], None), Champion::Serves { stored: Some(&stored) }, None);
+        prop_assert_ne!(result.verdict, Verdict::Pass, "{}", result.sentence);
+    }
+}

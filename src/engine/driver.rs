@@ -1,0 +1,452 @@
+//! Takes a claimed run as far as it goes: starts bodies, checkpoints what they
+//! return, one commit a step. When the lease is lost everything stops, and
+//! nothing more is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::activation::{Lease, renew};
+use super::body::Ended;
+use super::known::Known;
+use super::live::Nudge;
+use super::{Engine, body, notices, undo};
+use crate::domain::Timestamp;
+use crate::domain::id::StepId;
+use crate::domain::pipeline::Next;
+use crate::domain::run::{
+    AttemptState, CancelRequest, FailureKind, IntentState, Outcome, RunStatus, StepFailure,
+};
+use crate::domain::workflow::Moment;
+use crate::steps::context::{Sleep, StepError, StepResult};
+use crate::store::{Checkpoint, Claim, EndedAttempt, NewAttempt, Notice, RunState, StoreError, UndoChange};
+
+/// How long a failed undo waits before it is tried again.
+const UNDO_AGAIN: TimeDelta = TimeDelta::seconds(15);
+
+/// Why bodies were told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    Cancelled,
+    Shutdown,
+    Fenced,
+    Ending,
+}
+
+/// Whether the run is still in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hand {
+    /// Bodies run, or more is to be decided.
+    Keeps,
+    /// It was given back, or ended.
+    Empty,
+}
+
+/// What goes into the next checkpoint beside the decision.
+#[derive(Default)]
+struct News {
+    ended: Option<EndedAttempt>,
+    notices: Vec<Notice>,
+    undone: Vec<String>,
+}
+
+/// Attempts that begin, and steps that are skipped, with the reason.
+type Begins<'a> = (&'a [(StepId, u32)], &'a [(StepId, String)]);
+
+/// One run in hand.
+pub(super) struct Driver<'a> {
+    engine: &'a Arc<Engine>,
+    known: Known,
+    bodies: JoinSet<Ended>,
+    stop_bodies: CancellationToken,
+    stopped: Option<Stopped>,
+    shutdown: &'a CancellationToken,
+    nudge: Arc<Nudge>,
+}
+
+impl<'a> Driver<'a> {
+    pub(super) fn new(
+        engine: &'a Arc<Engine>,
+        claim: Claim,
+        nudge: Arc<Nudge>,
+        shutdown: &'a CancellationToken,
+    ) -> Self {
+        Self {
+            engine,
+            known: Known::new(engine, claim),
+            bodies: JoinSet::new(),
+            stop_bodies: CancellationToken::new(),
+            stopped: None,
+            shutdown,
+            nudge,
+        }
+    }
+
+    pub(super) async fn drive(mut self) -> Result<(), StoreError> {
+        if let Some((outcome, reason)) = self.known.first_ending(self.engine.settings.crash_limit) {
+            self.known.end(outcome, reason);
+        }
+        if self.known.ends() {
+            self.stop(Stopped::Ending);
+        }
+        self.spawn(self.known.started());
+        let (tell, mut told) = mpsc::channel(4);
+        let done = CancellationToken::new();
+        let _until_given_back = done.clone().drop_guard();
+        let run = (self.known.run.id, self.known.run.epoch);
+        tokio::spawn(renew(Arc::clone(self.engine), run, Arc::clone(&self.nudge), tell, done));
+
+        self.tell_started().await?;
+        loop {
+            if self.bodies.is_empty() && self.idle().await? == Hand::Empty {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                Some(news) = told.recv() => match news {
+                    Lease::Lost => self.stop(Stopped::Fenced),
+                    Lease::Cancel(request) => self.cancel(request),
+                },
+                Some(ended) = self.bodies.join_next() => {
+                    let ended = ended.map_err(|error| StoreError::Broken(format!("a task of refit failed: {error}")))?;
+                    if self.take(ended).await? == Hand::Empty {
+                        return Ok(());
+                    }
+                }
+                () = self.shutdown.cancelled(), if self.stopped.is_none() => self.begin_shutdown(),
+            }
+        }
+    }
+
+    /// No body runs: goes on, or gives the run back.
+    async fn idle(&mut self) -> Result<Hand, StoreError> {
+        match self.stopped {
+            Some(Stopped::Fenced) => Err(StoreError::Fenced),
+            Some(Stopped::Shutdown) => {
+                self.engine.store.release_lease(self.known.run.id, self.known.run.epoch).await?;
+                Ok(Hand::Empty)
+            }
+            Some(Stopped::Cancelled | Stopped::Ending) | None => self.proceed(News::default()).await,
+        }
+    }
+
+    /// Short steps may finish; long ones are told to stop while there is time to end their processes.
+    fn begin_shutdown(&mut self) {
+        self.stopped = Some(Stopped::Shutdown);
+        let (long, patience) = (self.stop_bodies.clone(), self.engine.settings.grace / 2);
+        tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            long.cancel();
+        });
+    }
+
+    /// Whether promote's first write was made is the database's to say: it refuses that write from now on,
+    /// and a body that is past it is left to complete.
+    fn cancel(&mut self, request: CancelRequest) {
+        if self.known.run.cancel.is_none() {
+            Arc::make_mut(&mut self.known.run).cancel = Some(request);
+            if !self.known.in_promotion() {
+                self.stop(Stopped::Cancelled);
+            }
+        }
+    }
+
+    fn stop(&mut self, why: Stopped) {
+        // Fenced outranks all: nothing may be written then.
+        if self.stopped.is_none() || why == Stopped::Fenced {
+            self.stopped = Some(why);
+        }
+        self.stop_bodies.cancel();
+    }
+
+    fn spawn(&mut self, attempts: Vec<(StepId, u32)>) {
+        for (step, attempt) in attempts {
+            let stop = self.stop_bodies.child_token();
+            self.bodies.spawn(body::run(Arc::clone(self.engine), self.known.input(), step, attempt, stop));
+        }
+    }
+
+    /// Who wants to hear of a start hears of it before anything has ended; a second time is dropped by its key.
+    async fn tell_started(&self) -> Result<(), StoreError> {
+        if self.known.attempts.iter().any(|attempt| attempt.finished_at.is_some()) {
+            return Ok(());
+        }
+        let told = notices::about_start(self.engine, &self.known.run, &self.known.workflow);
+        if told.is_empty() {
+            return Ok(());
+        }
+        self.engine.store.queue_notices(&told, self.engine.clock.now()).await
+    }
+
+    fn about(&self, moment: Moment, step: &StepId, facts: Value) -> Vec<Notice> {
+        let known = &self.known;
+        notices::about(self.engine, &known.run, &known.workflow, &known.attempts, moment, step, facts)
+    }
+
+    fn masked(&self, output: Value) -> Value {
+        self.engine.services.secrets.mask_json(output)
+    }
+
+    /// Takes in how a body ended.
+    async fn take(&mut self, ended: Ended) -> Result<Hand, StoreError> {
+        if self.stopped == Some(Stopped::Fenced) {
+            return Ok(Hand::Keeps);
+        }
+        let now = self.engine.clock.now();
+        let mut notices = vec![];
+        let mut promoted = None;
+        let mut record = EndedAttempt {
+            step: ended.step,
+            attempt: ended.attempt,
+            state: AttemptState::Succeeded,
+            output: None,
+            error: None,
+            resume: None,
+            wake_at: None,
+        };
+        match ended.result {
+            Ok(StepResult::Done { output }) => {
+                let output = self.masked(output);
+                if output.get("rollout").and_then(Value::as_str) == Some("on_canary") {
+                    notices = self.about(Moment::CanaryStarted, &record.step, json!({"canary": output}));
+                }
+                record.output = Some(output);
+            }
+            Ok(StepResult::Promoted { output }) => {
+                promoted = Some(reason_in(&output));
+                record.output = Some(self.masked(output));
+            }
+            Ok(StepResult::End { outcome, reason, output }) => {
+                record.output = Some(self.masked(output));
+                self.known.end(outcome, self.engine.services.secrets.mask(&reason));
+            }
+            Ok(StepResult::Sleep(Sleep { until, resume, held: _, promoted: in_bake, tell })) => {
+                record.state = AttemptState::Sleeping;
+                record.wake_at = until;
+                promoted = in_bake.then(|| resume.get("output").map_or_else(String::new, reason_in));
+                record.resume = Some(resume);
+                if let Some((moment, facts)) = tell {
+                    notices = self.about(moment, &record.step, facts);
+                }
+            }
+            Err(StepError::Fenced) => {
+                self.stop(Stopped::Fenced);
+                return Ok(Hand::Keeps);
+            }
+            Err(error @ (StepError::Interrupted | StepError::Cancelled)) => {
+                // A shutdown hands the attempt over: it is left `started`, and the next epoch counts it as lost.
+                if self.stopped == Some(Stopped::Shutdown) {
+                    return Ok(Hand::Keeps);
+                }
+                if error == StepError::Cancelled {
+                    self.refresh().await?;
+                }
+                record.state = AttemptState::Failed;
+                record.error = Some(StepFailure {
+                    kind: FailureKind::Permanent,
+                    message: "interrupted: the run was cancelled or ends".to_owned(),
+                    hint: None,
+                });
+            }
+            Err(StepError::Failed { failure, retry_after }) => {
+                record.state = AttemptState::Failed;
+                record.wake_at = self.known.retry_at(&record.step, &failure, retry_after, now);
+                record.error = Some(failure);
+            }
+        }
+        if self.known.run.cancel.is_some() && promoted.is_none() {
+            self.refresh().await?;
+        }
+        if let Some((outcome, reason)) = self.known.cancelled(promoted.is_some()) {
+            self.known.end(outcome, reason);
+        } else if let Some(reason) = promoted.filter(|_| !self.known.promotion_recorded()) {
+            self.known.end(Outcome::Promoted, reason);
+        }
+        self.known.apply(&record, now);
+        self.proceed(News { ended: Some(record), notices, undone: vec![] }).await
+    }
+
+    /// What others may have written to the run's row: a cancel, and whether it came too late.
+    async fn refresh(&mut self) -> Result<(), StoreError> {
+        if let Some(row) = self.engine.store.run(self.known.run.id).await? {
+            let run = Arc::make_mut(&mut self.known.run);
+            run.cancel = row.cancel;
+            run.committed = row.committed;
+        }
+        Ok(())
+    }
+
+    /// Decides, checkpoints and goes on, until bodies run or the run is out of hand.
+    async fn proceed(&mut self, mut news: News) -> Result<Hand, StoreError> {
+        loop {
+            let now = self.engine.clock.now();
+            if self.known.ends() && self.bodies.is_empty() {
+                // Steps recorded intents since the claim.
+                self.known.intents = self.engine.store.intents(self.known.run.id).await?;
+                if self.known.promotion_recorded() {
+                    self.known.kill_undos();
+                }
+            }
+            match self.known.next(now) {
+                Next::End { outcome, reason } => self.known.end(outcome, reason),
+                Next::Interrupt => {
+                    self.stop(Stopped::Ending);
+                    if news.ended.is_some() {
+                        self.save(news, (&[], &[]), self.known.kept()).await?;
+                    }
+                    return Ok(Hand::Keeps);
+                }
+                // A shutdown starts nothing new: what ended is checkpointed, and the run is given back.
+                Next::Go { .. } if self.stopped == Some(Stopped::Shutdown) => {
+                    if news.ended.is_some() {
+                        self.save(news, (&[], &[]), self.known.kept()).await?;
+                    }
+                    return Ok(Hand::Keeps);
+                }
+                Next::Go { start, skip } => {
+                    if news.ended.is_none() && start.is_empty() && skip.is_empty() {
+                        return Ok(Hand::Keeps);
+                    }
+                    let state = self.known.kept();
+                    self.save(std::mem::take(&mut news), (&start, &skip), state).await?;
+                    self.known.begin(&start, &skip, now);
+                    if self.known.ends() && self.bodies.is_empty() {
+                        // `on_failure` steps are not stopped by what stopped the others.
+                        self.stop_bodies = CancellationToken::new();
+                        self.stopped = None;
+                    }
+                    self.spawn(start);
+                    if !self.bodies.is_empty() {
+                        return Ok(Hand::Keeps);
+                    }
+                }
+                Next::Wait { until } => {
+                    let state = self.known.parked(until);
+                    self.save(news, (&[], &[]), state).await?;
+                    return Ok(Hand::Empty);
+                }
+                Next::Undo { key } => {
+                    if news.ended.is_some() {
+                        let state = self.known.kept();
+                        self.save(std::mem::take(&mut news), (&[], &[]), state).await?;
+                    }
+                    if self.undo(key, now).await? == Hand::Empty {
+                        return Ok(Hand::Empty);
+                    }
+                }
+                Next::Finish { outcome, reason } => {
+                    self.known.end(outcome, reason.clone());
+                    let known = &self.known;
+                    let told = notices::about_end(
+                        self.engine,
+                        &known.run,
+                        &known.workflow,
+                        &known.attempts,
+                        Moment::of(outcome),
+                    );
+                    news.notices.extend(told);
+                    self.save(news, (&[], &[]), RunState::Finished { outcome, reason }).await?;
+                    return Ok(Hand::Empty);
+                }
+            }
+        }
+    }
+
+    /// Takes one effect back. A failing undo keeps the run `undoing`: retried, alerting, never `failed`.
+    async fn undo(&mut self, key: String, now: Timestamp) -> Result<Hand, StoreError> {
+        let known = &self.known;
+        let error = match undo::undo(self.engine, &known.run, &known.intents, &key).await {
+            Ok(()) => {
+                for intent in self.known.intents.iter_mut().filter(|intent| intent.key == key) {
+                    intent.state = IntentState::Undone;
+                }
+                let news = News { undone: vec![key], ..News::default() };
+                self.save(news, (&[], &[]), self.known.kept()).await?;
+                return Ok(Hand::Keeps);
+            }
+            Err(StepError::Fenced) => return Err(StoreError::Fenced),
+            Err(error) => error,
+        };
+        tracing::error!(run.id = %known.run.id, key, "Undo `{key}` failed, trying again: {error}");
+        let facts = json!({"undo": key, "error": error.to_string()});
+        let alert = notices::alert(
+            self.engine,
+            &known.run,
+            &known.workflow,
+            &format!("undo/{key}"),
+            self.masked(facts),
+        );
+        let state = RunState::Parked {
+            status: RunStatus::Undoing,
+            ending: known.ending(),
+            wake_at: Some(now + UNDO_AGAIN),
+        };
+        self.save(News { notices: alert, ..News::default() }, (&[], &[]), state).await?;
+        Ok(Hand::Empty)
+    }
+
+    /// Writes a checkpoint: what ended, what begins and is skipped, and where the run stands then.
+    async fn save(
+        &mut self,
+        news: News,
+        (start, skip): Begins<'_>,
+        run_state: RunState,
+    ) -> Result<(), StoreError> {
+        let kill_all = self.known.promotion_recorded();
+        let started =
+            start.iter().map(|(step, attempt)| NewAttempt { step: step.clone(), attempt: *attempt });
+        let checkpoint = Checkpoint {
+            run: self.known.run.id,
+            epoch: self.known.run.epoch,
+            ended: news.ended,
+            started: started.collect(),
+            skipped: skip.to_vec(),
+            run_state,
+            undos: UndoChange { kill_all, done: news.undone },
+            notices: news.notices,
+            at: self.engine.clock.now(),
+        };
+        if kill_all {
+            self.known.kill_undos();
+        }
+        write(self.engine, checkpoint).await
+    }
+}
+
+/// Why a promotion was made, as its step says.
+fn reason_in(output: &Value) -> String {
+    output.get("reason").and_then(Value::as_str).unwrap_or("promoted").to_owned()
+}
+
+/// Writes a checkpoint through an outage of the database: the owner goes on if its epoch is unchanged.
+async fn write(engine: &Engine, checkpoint: Checkpoint) -> Result<(), StoreError> {
+    let mut delay = Duration::from_millis(100);
+    let mut unknown = false;
+    loop {
+        match engine.store.checkpoint(checkpoint.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(StoreError::Away(why)) => {
+                tracing::warn!(run.id = %checkpoint.run, "Checkpoint waits for the database: {why}");
+                unknown = true;
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(3));
+            }
+            // The answer to an earlier try may have been lost after its commit.
+            Err(StoreError::Fenced) if unknown && was_written(engine, &checkpoint).await? => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The store recognises a checkpoint that ends an attempt when it is sent again; one that only ends the run is
+/// recognised here.
+async fn was_written(engine: &Engine, checkpoint: &Checkpoint) -> Result<bool, StoreError> {
+    let run = engine.store.run(checkpoint.run).await?;
+    let finishes = matches!(checkpoint.run_state, RunState::Finished { .. });
+    Ok(run.is_some_and(|run| run.epoch == checkpoint.epoch && finishes && run.status == RunStatus::Finished))
+}

@@ -1,0 +1,247 @@
+//! What is known of a run between two checkpoints: the database's state, kept
+//! in memory by the one process that has the lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Engine;
+use super::body::Input;
+use crate::domain::Timestamp;
+use crate::domain::expr::Scope;
+use crate::domain::id::StepId;
+use crate::domain::pipeline::{self, Next, View};
+use crate::domain::run::{
+    Attempt, AttemptState, CancelRequest, FailureKind, Intent, IntentState, Outcome, Run, RunStatus, Signal,
+    StepFailure,
+};
+use crate::domain::workflow::Workflow;
+use crate::store::{Claim, EndedAttempt, RunState};
+
+/// A run, as its holder knows it. What bodies read is shared with them.
+pub(super) struct Known {
+    pub(super) run: Arc<Run>,
+    pub(super) workflow: Arc<Workflow>,
+    pub(super) attempts: Arc<Vec<Attempt>>,
+    pub(super) intents: Vec<Intent>,
+    signals: Arc<Vec<Signal>>,
+    scope: Arc<Scope>,
+    /// Why its workflow cannot be read.
+    broken: Option<String>,
+}
+
+impl Known {
+    pub(super) fn new(engine: &Engine, claim: Claim) -> Self {
+        let (workflow, broken) = match engine.workflow(&claim.run.definition) {
+            Ok(workflow) => (workflow, None),
+            Err(why) => (Arc::new(Workflow::empty(&claim.run.workflow, &claim.run.model)), Some(why)),
+        };
+        let scope = pipeline::scope(&claim.run, &claim.attempts);
+        Self {
+            run: Arc::new(claim.run),
+            workflow,
+            attempts: Arc::new(claim.attempts),
+            intents: claim.intents,
+            signals: Arc::new(claim.signals),
+            scope: Arc::new(scope),
+            broken,
+        }
+    }
+
+    /// What a body is handed.
+    pub(super) fn input(&self) -> Input {
+        Input {
+            run: Arc::clone(&self.run),
+            workflow: Arc::clone(&self.workflow),
+            epoch: self.run.epoch,
+            attempts: Arc::clone(&self.attempts),
+            signals: Arc::clone(&self.signals),
+            scope: Arc::clone(&self.scope),
+        }
+    }
+
+    /// What happens next.
+    pub(super) fn next(&self, now: Timestamp) -> Next {
+        let ending = self.run.outcome.map(|outcome| (outcome, self.run.reason.as_deref().unwrap_or("")));
+        let view = View {
+            workflow: &self.workflow,
+            attempts: &self.attempts,
+            intents: &self.intents,
+            ending,
+            scope: &self.scope,
+        };
+        pipeline::next(view, now)
+    }
+
+    /// Attempts whose bodies should run.
+    pub(super) fn started(&self) -> Vec<(StepId, u32)> {
+        let started = self.attempts.iter().filter(|attempt| attempt.state == AttemptState::Started);
+        started.map(|attempt| (attempt.step.clone(), attempt.attempt)).collect()
+    }
+
+    // How it ends.
+
+    /// Sets how the run will end.
+    pub(super) fn end(&mut self, outcome: Outcome, reason: String) {
+        let run = Arc::make_mut(&mut self.run);
+        run.outcome = Some(outcome);
+        run.reason = Some(reason);
+    }
+
+    /// How it will end, once that is known.
+    pub(super) fn ending(&self) -> Option<(Outcome, String)> {
+        self.run.outcome.map(|outcome| (outcome, self.run.reason.clone().unwrap_or_default()))
+    }
+
+    /// Whether it ends before its last step.
+    pub(super) fn ends(&self) -> bool {
+        match self.run.outcome {
+            None | Some(Outcome::Promoted | Outcome::Succeeded) => false,
+            Some(
+                Outcome::Rejected
+                | Outcome::RolledBack
+                | Outcome::Skipped
+                | Outcome::Failed
+                | Outcome::Cancelled
+                | Outcome::CancelledAfterPromotion,
+            ) => true,
+        }
+    }
+
+    /// What is known to end the run before any body begins.
+    pub(super) fn first_ending(&self, crash_limit: u32) -> Option<(Outcome, String)> {
+        if self.ends() {
+            return None;
+        }
+        if let Some(why) = &self.broken {
+            return Some((Outcome::Failed, format!("the run's workflow cannot be read: {why}")));
+        }
+        if self.run.cancel.is_some() {
+            return self.cancelled(false);
+        }
+        (self.run.crashes >= crash_limit).then(|| {
+            (Outcome::Failed, format!("refit stopped {crash_limit} times in a row while working on this run"))
+        })
+    }
+
+    /// What a cancel makes of the run. Before promote's first write it ends now; after it, promote is
+    /// completed first. `promoted`: it was, just now.
+    pub(super) fn cancelled(&self, promoted: bool) -> Option<(Outcome, String)> {
+        let CancelRequest { actor, reason, .. } = self.run.cancel.as_ref()?;
+        let why = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        if promoted || self.promotion_recorded() {
+            return Some((
+                Outcome::CancelledAfterPromotion,
+                format!("cancelled by {actor} after promotion{why}"),
+            ));
+        }
+        let ends_now = !self.ends() && !self.run.committed;
+        ends_now.then(|| (Outcome::Cancelled, format!("cancelled by {actor}{why}")))
+    }
+
+    /// Whether the promotion is in a checkpoint: no undo stands any more.
+    pub(super) fn promotion_recorded(&self) -> bool {
+        match self.run.outcome {
+            Some(Outcome::Promoted | Outcome::CancelledAfterPromotion) => true,
+            None
+            | Some(
+                Outcome::Succeeded
+                | Outcome::Rejected
+                | Outcome::RolledBack
+                | Outcome::Skipped
+                | Outcome::Failed
+                | Outcome::Cancelled,
+            ) => false,
+        }
+    }
+
+    /// A promote step runs that may have made its first write.
+    pub(super) fn in_promotion(&self) -> bool {
+        self.attempts.iter().any(|attempt| {
+            attempt.state == AttemptState::Started
+                && self.workflow.step(&attempt.step).is_some_and(|step| step.kind.word() == "promote")
+        })
+    }
+
+    // What a checkpoint makes of it.
+
+    /// The worker goes on.
+    pub(super) fn kept(&self) -> RunState {
+        let status = if self.ends() { RunStatus::Undoing } else { RunStatus::Running };
+        RunState::Kept { status, ending: self.ending() }
+    }
+
+    /// The worker gives it back until `wake_at` or a signal.
+    pub(super) fn parked(&self, wake_at: Option<Timestamp>) -> RunState {
+        let held = self.attempts.iter().any(|attempt| {
+            let stage = attempt.resume.as_ref().and_then(|resume| resume.get("stage"));
+            attempt.state == AttemptState::Sleeping && stage.and_then(Value::as_str) == Some("held")
+        });
+        let status = match (self.ends(), held) {
+            (true, _) => RunStatus::Undoing,
+            (false, true) => RunStatus::Held,
+            (false, false) => RunStatus::Waiting,
+        };
+        RunState::Parked { status, ending: self.ending(), wake_at }
+    }
+
+    /// An attempt ended, or went to sleep.
+    pub(super) fn apply(&mut self, record: &EndedAttempt, now: Timestamp) {
+        let attempts = Arc::make_mut(&mut self.attempts);
+        let same = |attempt: &&mut Attempt| attempt.step == record.step && attempt.attempt == record.attempt;
+        if let Some(attempt) = attempts.iter_mut().rev().find(same) {
+            attempt.state = record.state;
+            attempt.output.clone_from(&record.output);
+            attempt.error.clone_from(&record.error);
+            attempt.resume.clone_from(&record.resume);
+            attempt.wake_at = record.wake_at;
+            attempt.finished_at = (record.state != AttemptState::Sleeping).then_some(now);
+            let shown = pipeline::shown(attempt);
+            Arc::make_mut(&mut self.scope).set_step(record.step.as_str(), shown);
+        }
+    }
+
+    /// Attempts begin, and steps are skipped.
+    pub(super) fn begin(&mut self, start: &[(StepId, u32)], skip: &[(StepId, String)], now: Timestamp) {
+        let epoch = self.run.epoch;
+        let attempts = Arc::make_mut(&mut self.attempts);
+        for (step, attempt) in start {
+            attempts.push(Attempt::started(step.clone(), *attempt, epoch, now));
+        }
+        for (step, reason) in skip {
+            let skipped = Attempt::skipped(step.clone(), reason.clone(), epoch, now);
+            Arc::make_mut(&mut self.scope).set_step(step.as_str(), pipeline::shown(&skipped));
+            attempts.push(skipped);
+        }
+    }
+
+    /// The promotion is recorded: armed undos are dead.
+    pub(super) fn kill_undos(&mut self) {
+        for intent in self.intents.iter_mut().filter(|intent| intent.state == IntentState::Armed) {
+            intent.state = IntentState::Dead;
+        }
+    }
+
+    /// When the attempt after a failure of `step` begins. Only failures count: shutdowns and lost leases
+    /// count toward `crash_limit`.
+    pub(super) fn retry_at(
+        &self,
+        step: &StepId,
+        failure: &StepFailure,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        match failure.kind {
+            FailureKind::Permanent => None,
+            FailureKind::Transient | FailureKind::Timeout => {
+                let policy = self.workflow.step(step)?.retry;
+                let failed =
+                    |attempt: &&Attempt| &attempt.step == step && attempt.state == AttemptState::Failed;
+                let before = self.attempts.iter().filter(failed).count();
+                let failures = u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1);
+                policy.next_attempt(failures, now, retry_after, rand::random())
+            }
+        }
+    }
+}

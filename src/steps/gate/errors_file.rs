@@ -1,0 +1,156 @@
+//! Reads `$REFIT_ERRORS`: CSV with the columns `block,segment,actual,predicted,champion_predicted`,
+//! of which `segment` and `champion_predicted` may be absent or empty.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use csv::ByteRecord;
+use sha2::{Digest, Sha256};
+
+use crate::domain::gate::Holdout;
+use crate::steps::run::ErrorsFile;
+
+/// Bytes of one row; a quote that is never closed would else take the whole file into memory.
+const LONGEST_ROW: u64 = 64 * 1024;
+
+/// Hashes what is read through it, and ends a row that does not end.
+struct Hashed<'r> {
+    file: File,
+    digest: Sha256,
+    bytes: u64,
+    row_start: &'r std::cell::Cell<u64>,
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        // What the reader has buffered of further rows is at most one buffer.
+        if self.bytes.saturating_sub(self.row_start.get()) > LONGEST_ROW + buffer.len() as u64 {
+            return Err(io::Error::other("a row is too long"));
+        }
+        self.bytes += count as u64;
+        self.digest.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Where the columns are.
+struct Places {
+    block: usize,
+    segment: Option<usize>,
+    actual: usize,
+    predicted: usize,
+    champion: Option<usize>,
+}
+
+impl Places {
+    fn find(header: &ByteRecord) -> Result<Self, String> {
+        let place = |name: &str| header.iter().position(|cell| cell.trim_ascii() == name.as_bytes());
+        let needed = |name| place(name).ok_or_else(|| format!("it has no column `{name}`"));
+        Ok(Self {
+            block: needed("block")?,
+            segment: place("segment"),
+            actual: needed("actual")?,
+            predicted: needed("predicted")?,
+            champion: place("champion_predicted"),
+        })
+    }
+}
+
+pub(super) fn read(errors: &ErrorsFile) -> Result<Holdout, String> {
+    let file = File::open(&errors.path)
+        .map_err(|error| format!("it cannot be opened at {}: {error}", errors.path.display()))?;
+    let row_start = std::cell::Cell::new(0);
+    let hashed = Hashed { file, digest: Sha256::new(), bytes: 0, row_start: &row_start };
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(hashed);
+    let mut record = ByteRecord::new();
+    let form = |error: csv::Error| error.to_string();
+    if !reader.read_byte_record(&mut record).map_err(form)? {
+        return Err("it is empty".to_owned());
+    }
+    let places = Places::find(&record)?;
+    let mut holdout = Holdout::default();
+    row_start.set(reader.position().byte());
+    while reader.read_byte_record(&mut record).map_err(form)? {
+        let line = record.position().map_or(0, csv::Position::line);
+        row(&mut holdout, &places, &record).map_err(|problem| format!("line {line}: {problem}"))?;
+        row_start.set(reader.position().byte());
+    }
+    if holdout.rows(None) == 0 {
+        return Err("it has no rows".to_owned());
+    }
+    let digest = reader.into_inner().digest.finalize();
+    let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    if sha256 != errors.sha256 {
+        return Err(format!("{} was changed after the trainer wrote it", errors.path.display()));
+    }
+    Ok(holdout)
+}
+
+fn row(holdout: &mut Holdout, places: &Places, record: &ByteRecord) -> Result<(), String> {
+    let text = |place: usize| {
+        let cell = record.get(place).unwrap_or_default().trim_ascii();
+        std::str::from_utf8(cell).map_err(|_| "it is not UTF-8".to_owned())
+    };
+    let number = |place: usize, column: &str| {
+        let cell = text(place)?;
+        cell.parse::<f64>().map_err(|_| format!("`{column}` is `{}`, not a number", cell.escape_debug()))
+    };
+    let block = text(places.block)?;
+    if block.is_empty() {
+        return Err("`block` is empty".to_owned());
+    }
+    let segment = places.segment.map(text).transpose()?.unwrap_or_default();
+    let champion = match places.champion {
+        Some(place) if !text(place)?.is_empty() => Some(number(place, "champion_predicted")?),
+        Some(_) | None => None,
+    };
+    let (actual, predicted) = (number(places.actual, "actual")?, number(places.predicted, "predicted")?);
+    holdout.row(block, segment, actual, predicted, champion).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Result<Holdout, String> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("writable");
+        let sha256 = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        read(&ErrorsFile { path: file.path().to_owned(), sha256, size: text.len() as u64 })
+    }
+
+    #[test]
+    fn columns_are_found_by_name_and_two_may_be_absent() {
+        let holdout = read_text("actual,block,predicted\n1,a,2\n3,b,3\n").expect("valid");
+        assert_eq!(holdout.rows(None), 2);
+        let header = "block,segment,actual,predicted,champion_predicted\n";
+        let holdout = read_text(&format!("{header}a,s,1,2,\na,t,1,2,3\n")).expect("valid");
+        assert_eq!(holdout.segments().into_iter().collect::<Vec<_>>(), ["s", "t"]);
+    }
+
+    #[test]
+    fn what_is_not_a_holdout_is_refused_with_its_line() {
+        for (text, problem) in [
+            ("", "it is empty"),
+            ("block,actual\n", "it has no column `predicted`"),
+            ("block,actual,predicted\n", "it has no rows"),
+            ("block,actual,predicted\na,1,NaN\n", "line 2: `predicted` is not finite"),
+            ("block,actual,predicted\na,1,2\na,,2\n", "line 3: `actual` is ``, not a number"),
+            ("block,actual,predicted\n,1,2\n", "line 2: `block` is empty"),
+        ] {
+            assert_eq!(read_text(text), Err(problem.to_owned()), "{text}");
+        }
+        read_text("block,actual,predicted\na,1\n").expect_err("ragged");
+        let endless = format!("block,actual,predicted\n\"{}", "x".repeat(1_000_000));
+        assert!(read_text(&endless).expect_err("endless").contains("a row is too long"));
+    }
+
+    #[test]
+    fn a_file_changed_since_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "block,actual,predicted\na,1,2\n").expect("writable");
+        let errors = ErrorsFile { path: file.path().to_owned(), sha256: "0".repeat(64), size: 0 };
+        assert!(read(&errors).expect_err("changed").contains("was changed"));
+    }
+}

@@ -1,0 +1,3 @@
+//! Runs, from trigger to end, on both databases.
+
+mod basics;

@@ -1,0 +1,7 @@
+//! Bodies of steps, with real processes, files and servers.
+
+mod fetch;
+mod gate;
+mod http;
+mod processes;
+mod trainer;

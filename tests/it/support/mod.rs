@@ -1,0 +1,5 @@
+//! What tests share.
+
+pub mod crash;
+pub mod steps;
+pub mod world;

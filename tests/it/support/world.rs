@@ -1,0 +1,238 @@
+//! A project, a database, a host and a clock that outlive any process working on them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use refit::adapter::{AdapterError, ArtifactStore, Observed, Target, TargetTraits};
+use refit::clock::{Clock, ManualClock};
+use refit::domain::id::*;
+use refit::domain::release::{Release, ReleaseDocument};
+use refit::domain::run::{Attempt, AttemptState, Definition, Run, RunStatus};
+use refit::domain::workflow::parse;
+use refit::engine::{Engine, Settings};
+use refit::secret::Secrets;
+use refit::steps::context::Services;
+use refit::store::{Store, Submitted};
+use refit::trigger::{Loaded, trigger};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::crash::{Crash, CrashingStore, CrashingTarget};
+use super::steps::guard;
+
+/// The outside world of a test.
+pub struct World {
+    pub root: TempDir,
+    pub database: String,
+    pub clock: Arc<ManualClock>,
+    pub host: Arc<Host>,
+}
+
+/// A host that remembers what it shows, and refuses what is older.
+#[derive(Default)]
+pub struct Host {
+    shown: Mutex<Vec<ReleaseDocument>>,
+    broken: Mutex<bool>,
+}
+
+impl Host {
+    /// Every document it ever showed.
+    pub fn history(&self) -> Vec<ReleaseDocument> {
+        self.shown.lock().unwrap().clone()
+    }
+
+    /// The versions that became champion, in order.
+    pub fn champions(&self) -> Vec<String> {
+        let mut champions: Vec<String> = vec![];
+        for document in self.history() {
+            if let Some(champion) = document.champion {
+                let version = champion.version.to_string();
+                if champions.last() != Some(&version) {
+                    champions.push(version);
+                }
+            }
+        }
+        champions
+    }
+
+    pub fn current(&self) -> Option<ReleaseDocument> {
+        self.history().last().cloned()
+    }
+
+    pub fn break_down(&self, broken: bool) {
+        *self.broken.lock().unwrap() = broken;
+    }
+}
+
+#[async_trait]
+impl Target for Host {
+    fn traits(&self) -> TargetTraits {
+        TargetTraits { instant: true, expires: true }
+    }
+
+    async fn read(&self, _: &ModelName) -> Result<Option<Observed>, AdapterError> {
+        let current = self.current();
+        Ok(current.map(|document| Observed { fingerprint: document.generation.to_string(), document }))
+    }
+
+    async fn apply(&self, release: &Release, instance: InstanceId) -> Result<(), AdapterError> {
+        if *self.broken.lock().unwrap() {
+            return Err(AdapterError::Unavailable {
+                service: "host".to_owned(),
+                cause: "is broken".to_owned(),
+                retry_after: None,
+            });
+        }
+        let mut shown = self.shown.lock().unwrap();
+        let document = release.document(instance);
+        match shown.last() {
+            Some(last) if last.generation > document.generation => Err(AdapterError::Conflict {
+                service: "host".to_owned(),
+                cause: format!("shows generation {}", last.generation),
+            }),
+            Some(last) if last == &document => Ok(()),
+            _ => {
+                shown.push(document);
+                Ok(())
+            }
+        }
+    }
+
+    async fn check(&self) -> Result<String, AdapterError> {
+        Ok("fine".to_owned())
+    }
+}
+
+pub fn start() -> refit::domain::Timestamp {
+    "2026-11-20T02:00:00Z".parse().expect("a time")
+}
+
+impl World {
+    /// A world around an empty SQLite database.
+    pub fn sqlite() -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        let database = root.path().join(".refit/refit.db").display().to_string();
+        Self::around(root, database)
+    }
+
+    /// A world around an empty Postgres database.
+    pub async fn postgres() -> Self {
+        let database = crate::store::database::empty_postgres().await;
+        refit::store::migrate(&database, false).await.expect("migrated");
+        Self::around(tempfile::tempdir().expect("a directory"), database)
+    }
+
+    fn around(root: TempDir, database: String) -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        std::fs::create_dir_all(root.path().join("models")).expect("writable");
+        std::fs::create_dir_all(root.path().join(".refit")).expect("writable");
+        let clock = Arc::new(ManualClock::starting_at(start()));
+        Self { root, database, clock, host: Arc::default() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("writable");
+        std::fs::write(path, text).expect("writable");
+    }
+
+    /// A process that works on this world.
+    pub async fn process(&self, crash: &Crash) -> Arc<Engine> {
+        self.process_with(crash, self.clock.clone()).await
+    }
+
+    pub async fn process_with(&self, crash: &Crash, clock: Arc<dyn Clock>) -> Arc<Engine> {
+        let store = refit::store::open(&self.database, clock.clone()).await.expect("opens");
+        let instance = store.instance();
+        let store: Arc<dyn Store> = Arc::new(CrashingStore { inner: store, crash: crash.clone() });
+        let target: Arc<dyn Target> = Arc::new(CrashingTarget { inner: self.host.clone(), crash: crash.clone() });
+        let models = self.path("models");
+        let objects = object_store::local::LocalFileSystem::new_with_prefix(&models).expect("a directory");
+        let artifacts = ArtifactStore {
+            objects: Arc::new(objects),
+            prefix: object_store::path::Path::default(),
+            public_base: models.display().to_string(),
+            label: "local".to_owned(),
+        };
+        let services = Services {
+            instance,
+            stores: Arc::new(BTreeMap::from([("models".parse().expect("a name"), artifacts)])),
+            targets: Arc::new(BTreeMap::from([("production".parse().expect("a name"), target)])),
+            secrets: Secrets::fixed(BTreeMap::new()),
+            http: reqwest::Client::new(),
+            guard: guard(),
+        };
+        let settings = Settings { grace: Duration::from_secs(2), ..Settings::default() };
+        let root = self.root.path().to_owned();
+        let engine = Engine::new(store, clock.clone(), services, root.clone(), root.join(".refit"), settings);
+        engine.store.register_worker(engine.worker, &[], clock.now()).await.expect("registers");
+        engine
+    }
+
+    /// Starts a run of `source`.
+    pub async fn trigger(&self, engine: &Arc<Engine>, source: &str) -> RunId {
+        match trigger(engine, &loaded(source), &[], "tester").await.expect("triggered") {
+            Submitted::Made(run) | Submitted::Already(run) | Submitted::Busy(run) => run,
+        }
+    }
+
+    pub fn pass(&self, by: TimeDelta) {
+        self.clock.advance(by);
+    }
+}
+
+/// A workflow of a test.
+pub fn loaded(source: &str) -> Loaded {
+    let (workflow, warnings) = parse("workflows/test.yaml", source, &BTreeMap::new())
+        .unwrap_or_else(|mistakes| panic!("{}", mistakes.render("workflows/test.yaml", source)));
+    let definition = Definition {
+        path: "workflows/test.yaml".to_owned(),
+        source: source.to_owned(),
+        files: BTreeMap::new(),
+    };
+    Loaded { definition, workflow: Arc::new(workflow), warnings }
+}
+
+/// Everything an engine's loops do, once.
+pub async fn turn(engine: &Arc<Engine>, run: RunId) -> Run {
+    let stop = CancellationToken::new();
+    engine.look_at_canaries().await.expect("looks");
+    engine.reconcile_releases().await.expect("reconciles");
+    engine.activate(run, &stop).await.expect("activates");
+    engine.store.run(run).await.expect("readable").expect("a run")
+}
+
+/// Turns and lets time pass, a minute a turn, until the run is as `done` wants it.
+pub async fn until(world: &World, engine: &Arc<Engine>, run: RunId, done: impl Fn(&Run) -> bool) -> Run {
+    for _ in 0..2000 {
+        let seen = turn(engine, run).await;
+        if done(&seen) {
+            return seen;
+        }
+        world.pass(TimeDelta::minutes(1));
+    }
+    let seen = engine.store.run(run).await.expect("readable").expect("a run");
+    let attempts = engine.store.attempts(run).await.expect("readable");
+    panic!("the run never became so: {seen:#?}\n{attempts:#?}");
+}
+
+pub async fn finish(world: &World, engine: &Arc<Engine>, run: RunId) -> Run {
+    until(world, engine, run, |run| run.status == RunStatus::Finished).await
+}
+
+/// How often each step succeeded.
+pub fn successes(attempts: &[Attempt]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for attempt in attempts.iter().filter(|attempt| attempt.state == AttemptState::Succeeded) {
+        *counts.entry(attempt.step.to_string()).or_default() += 1;
+    }
+    counts
+}
