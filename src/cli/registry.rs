@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{CliError, Doing};
 use super::project::Opened;
 use super::server::{Current, source};
-use crate::adapter::{AdapterError, ArtifactStore, Target};
+use crate::adapter::{AdapterError, ArtifactStore, Deps, Target};
 use crate::clock::Clock;
 use crate::config::{ConfigError, Project};
 use crate::domain::id::{InstanceId, StoreName, TargetName};
@@ -20,6 +20,7 @@ use crate::notify::Notifiers;
 use crate::secret::Secrets;
 use crate::steps::context::Services;
 use crate::store::{Store, StoreError};
+use crate::{artifacts, hosting};
 
 /// Opens the database at `url`: a file, or `postgres://…`. Its tables must be there.
 pub async fn open_store(url: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StoreError> {
@@ -63,11 +64,9 @@ pub async fn bind(
 
 /// The client that all of refit's plain HTTP goes through.
 pub fn http_client() -> Result<reqwest::Client, CliError> {
-    // PLUG artifacts: `crate::http_client::build()`
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().build().map_err(|error| {
-        CliError::new(super::Exit::StepFailed, format!("cannot start the HTTP client: {error}"))
-    })
+    crate::http_client::build()
+        .map_err(|error| CliError::new(super::Exit::StepFailed, error.to_string()))
+        .doing(|| "speak HTTP".to_owned())
 }
 
 /// One table of `refit.toml` and what came of building it.
@@ -93,19 +92,47 @@ pub struct Built {
 
 /// Builds stores, then targets (which may write into a store), then notifiers.
 pub fn build(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Built {
-    // PLUG artifacts: for every table of project.file.{stores,targets,notifiers}:
-    // `artifacts::open(name, options, &deps)`, `hosting::open(…)`, `notify::open(…)`; an error becomes a `Problem`.
-    let _ = (secrets, http);
     let mut problems = vec![];
-    let names = |family: &'static str, names: Vec<String>| {
-        names.into_iter().map(move |name| Problem {
-            table: format!("{family}.{name}"),
-            cause: "this build has no adapters".to_owned(),
-        })
+    let mut failed = |family: &str, name: &dyn std::fmt::Display, cause: String| {
+        problems.push(Problem { table: format!("{family}.{name}"), cause });
     };
-    problems.extend(names("stores", project.file.stores.keys().map(ToString::to_string).collect()));
-    problems.extend(names("targets", project.file.targets.keys().map(ToString::to_string).collect()));
-    Built { stores: BTreeMap::new(), targets: BTreeMap::new(), notifiers: Notifiers, problems }
+    let mut deps = Deps {
+        project: project.root.clone(),
+        secrets: secrets.clone(),
+        http: http.clone(),
+        stores: Arc::default(),
+    };
+    let mut stores = BTreeMap::new();
+    for (name, table) in &project.file.stores {
+        match options(table)
+            .and_then(|options| artifacts::build(options, &deps).map_err(|error| error.to_string()))
+        {
+            Ok(store) => {
+                stores.insert(name.clone(), store);
+            }
+            Err(cause) => failed("stores", name, cause),
+        }
+    }
+    deps.stores = Arc::new(stores.clone());
+    let mut targets = BTreeMap::new();
+    for (name, table) in &project.file.targets {
+        match options(table)
+            .and_then(|options| hosting::build(options, &deps).map_err(|error| error.to_string()))
+        {
+            Ok(target) => {
+                targets.insert(name.clone(), target);
+            }
+            Err(cause) => failed("targets", name, cause),
+        }
+    }
+    // PLUG notify: `Notifiers::build(tables, project.file.templates.dir.map(|dir| project.root.join(dir)), &deps)`;
+    // its error becomes a `Problem` of table `notifiers`.
+    Built { stores, targets, notifiers: Notifiers, problems }
+}
+
+/// A table of TOML as adapters take it.
+fn options(table: &toml::Table) -> Result<serde_json::Value, String> {
+    serde_json::to_value(table).map_err(|error| error.to_string())
 }
 
 /// What steps are handed and what sends messages, for the database `instance`. Everything

@@ -273,10 +273,11 @@ fn starts(workflow: &Workflow, clock: &dyn Clock) -> Vec<String> {
         .inputs
         .iter()
         .map(|(name, input)| match (&input.default, input.required) {
-            (Some(default), _) => format!(
-                " [-i {name}={}]",
-                default.as_str().map_or_else(|| default.to_string(), str::to_owned)
-            ),
+            (Some(default), _) => {
+                let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+                let quote = if default.contains(char::is_whitespace) { "'" } else { "" };
+                format!(" [-i {quote}{name}={default}{quote}]")
+            }
             (None, true) => format!(" -i {name}=…"),
             (None, false) => format!(" [-i {name}=…]"),
         })
