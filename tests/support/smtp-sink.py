@@ -10,9 +10,11 @@ import argparse
 import email
 import email.policy
 import json
+import logging
 import socket
 import ssl
 import sys
+import warnings
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
@@ -52,6 +54,9 @@ def main():
         given = isinstance(data, LoginPassword) and (data.login.decode(), data.password.decode())
         return AuthResult(success=given == (options.user, options.password), handled=False)
 
+    # That it warns of passwords without TLS is the point of some tests.
+    warnings.simplefilter("ignore")
+    logging.getLogger("mail").setLevel(logging.CRITICAL)
     settings = {}
     if options.cert:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
