@@ -81,6 +81,7 @@ impl Opened {
             targets: Arc::default(),
             secrets: self.secrets.clone(),
             http: registry::http_client()?,
+            guard: registry::guard()?,
         };
         Ok(self.engine_of(Arc::clone(store), services))
     }

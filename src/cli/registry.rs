@@ -20,6 +20,7 @@ use crate::notify::Notifiers;
 use crate::secret::Secrets;
 use crate::steps::context::Services;
 use crate::store::{Store, StoreError};
+use crate::trainers::command::GuardCommand;
 use crate::{artifacts, hosting};
 
 /// Opens the database at `url`: a file, or `postgres://…`. Its tables must be there.
@@ -84,8 +85,8 @@ pub struct Built {
     pub stores: BTreeMap<StoreName, ArtifactStore>,
     /// `[targets.*]`.
     pub targets: BTreeMap<TargetName, Arc<dyn Target>>,
-    /// `[notifiers.*]`.
-    pub notifiers: Notifiers,
+    /// `[notifiers.*]`; none when one of them cannot be built.
+    pub notifiers: Option<Notifiers>,
     /// What cannot be built.
     pub problems: Vec<Problem>,
 }
@@ -125,9 +126,15 @@ pub fn build(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Bu
             Err(cause) => failed("targets", name, cause),
         }
     }
-    // PLUG notify: `Notifiers::build(tables, project.file.templates.dir.map(|dir| project.root.join(dir)), &deps)`;
-    // its error becomes a `Problem` of table `notifiers`.
-    Built { stores, targets, notifiers: Notifiers, problems }
+    let tables: Result<BTreeMap<_, _>, String> =
+        project.file.notifiers.iter().map(|(name, table)| Ok((name.clone(), options(table)?))).collect();
+    let templates = project.file.templates.dir.as_ref().map(|dir| project.root.join(dir));
+    let notifiers = tables.and_then(|tables| {
+        Notifiers::build(tables, templates.as_deref(), &deps).map_err(|error| error.to_string())
+    });
+    let notifiers =
+        notifiers.map_err(|cause| problems.push(Problem { table: "notifiers".to_owned(), cause })).ok();
+    Built { stores, targets, notifiers, problems }
 }
 
 /// A table of TOML as adapters take it.
@@ -143,18 +150,27 @@ pub fn services(
     instance: InstanceId,
 ) -> Result<(Services, Arc<Notifiers>), CliError> {
     let http = http_client()?;
-    let built = build(project, secrets, &http);
-    if let Some(Problem { table, cause }) = built.problems.into_iter().next() {
+    let mut built = build(project, secrets, &http);
+    let Some(notifiers) = built.notifiers.filter(|_| built.problems.is_empty()) else {
+        let Problem { table, cause } = built.problems.swap_remove(0);
         return Err(ConfigError::Adapter { table, cause }).doing(|| "use the settings".to_owned());
-    }
+    };
     let services = Services {
         instance,
         stores: Arc::new(built.stores),
         targets: Arc::new(built.targets),
         secrets: secrets.clone(),
         http,
+        guard: guard()?,
     };
-    Ok((services, Arc::new(built.notifiers)))
+    Ok((services, Arc::new(notifiers)))
+}
+
+/// What commands of workflows run under: this program again.
+pub fn guard() -> Result<GuardCommand, CliError> {
+    GuardCommand::this_program().map_err(|error| {
+        CliError::new(super::Exit::StepFailed, format!("cannot find the program refit itself: {error}"))
+    })
 }
 
 /// A database URL as messages show it: without user and password.
