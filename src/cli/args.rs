@@ -8,7 +8,7 @@ use crate::domain::id::{ModelName, RunId, StepId, TargetName, VersionName};
 
 /// Retrain a model, check it, put it on canary, promote it or roll it back: durably.
 #[derive(Debug, Parser)]
-#[command(name = "refit", version, about, disable_help_subcommand = true, propagate_version = true)]
+#[command(name = "refit", version, about, disable_help_subcommand = true)]
 pub struct Args {
     /// What holds for every command.
     #[command(flatten)]
@@ -327,4 +327,14 @@ pub struct Evidence {
     /// The batch: sent again, it changes nothing. The hash of the rows when not given.
     #[arg(long)]
     pub batch: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_can_be_parsed() {
+        super::Args::command().debug_assert();
+    }
 }

@@ -18,7 +18,7 @@ use super::signals::Interrupts;
 use crate::domain::canary::CanaryState;
 use crate::domain::id::RunId;
 use crate::domain::run::{CancelRequest, Outcome, Run, RunStatus};
-use crate::domain::workflow::{Workflow, parse};
+use crate::domain::workflow::{Mode, StepKind, Workflow, parse};
 use crate::engine::Engine;
 use crate::notify::Notifiers;
 use crate::store::Store;
@@ -196,6 +196,16 @@ fn ended(out: Output, run: &Run, alone: bool) {
     });
     if let Some(next) = next_after(run) {
         out.note(&format!("hint: {next}"));
+    }
+    let advises = snapshot(run).is_some_and(|workflow| {
+        workflow.mode != Mode::Act
+            && workflow.steps.iter().any(|step| matches!(step.kind, StepKind::Promote(_)))
+    });
+    if advises && run.outcome == Some(Outcome::Succeeded) {
+        out.note(&format!(
+            "hint: nothing that serves was changed; write `mode: act` into {} when you trust it",
+            run.definition.path
+        ));
     }
     if alone && run.status == RunStatus::Held {
         out.note("hint: nobody watches the canary until `refit serve` runs");

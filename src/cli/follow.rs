@@ -103,7 +103,7 @@ impl Watch {
         let again =
             if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
         let what = match (attempt.state, attempt.wake_at) {
-            (AttemptState::Sleeping, Some(until)) => format!("waits, at the latest until {}", time(until)),
+            (AttemptState::Sleeping, Some(until)) => format!("waits, looks again at {}", time(until)),
             (AttemptState::Sleeping, None) => "waits".to_owned(),
             _ => "runs".to_owned(),
         };
@@ -177,7 +177,7 @@ pub fn line(out: Output, workflow: Option<&Workflow>, attempt: &Attempt, clock: 
         }
         AttemptState::Lost => Some("its process died; it is done again".to_owned()),
         AttemptState::Sleeping => Some(match attempt.wake_at {
-            Some(until) => format!("waits, at the latest until {}", time(until)),
+            Some(until) => format!("waits, looks again at {}", time(until)),
             None => "waits".to_owned(),
         }),
         AttemptState::Started => Some("runs".to_owned()),

@@ -20,7 +20,10 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
             let by = word(output, "approved_by").map(|who| format!("approved by {who}"));
             joined([by, word(output, "rejected_by").map(|who| format!("rejected by {who}"))])
         }
-        Some(StepKind::Compare(_)) => joined([word(output, "verdict"), word(output, "reason")]),
+        Some(StepKind::Compare(_)) => {
+            let verdict = word(output, "verdict").unwrap_or_default();
+            word(output, "reason").map_or(verdict.clone(), |reason| format!("{verdict}: {reason}"))
+        }
         Some(StepKind::Promote(_)) => promote(output),
         Some(StepKind::Rollback(_)) => {
             word(output, "serves").map(|version| format!("{version} serves")).unwrap_or_default()
@@ -60,7 +63,9 @@ fn gate(output: &Value) -> String {
         Some(rules) => rules.iter().map(sentence).collect(),
         None => vec![],
     };
-    joined(std::iter::once(word(output, "verdict")).chain(telling))
+    let telling: Vec<String> = telling.into_iter().flatten().collect();
+    let verdict = word(output, "verdict").unwrap_or_default();
+    if telling.is_empty() { verdict } else { format!("{verdict}: {}", telling.join(" · ")) }
 }
 
 fn canary(output: &Value) -> String {
@@ -159,7 +164,7 @@ mod tests {
             {"verdict": "pass", "sentence": "mae 4 is at most 5"},
             {"verdict": "fail", "sentence": "r2 0.7 is below 0.85"},
         ]});
-        assert_eq!(gate(&output), "fail, r2 0.7 is below 0.85");
+        assert_eq!(gate(&output), "fail: r2 0.7 is below 0.85");
         assert_eq!(gate(&json!({})), "");
     }
 }

@@ -147,7 +147,7 @@ fn report(out: Output, checked: &[Checked], errors: usize, warnings: usize) -> S
     if errors + warnings > 0 {
         let count = super::headline::counted;
         text.push_str(&format!(
-            "\n{}, {} in {}\n",
+            "{}, {} in {}\n",
             count(errors as u64, "error"),
             count(warnings as u64, "warning"),
             count(checked.len() as u64, "file")
