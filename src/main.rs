@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use refit::trainers::guard;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    if args.next().as_deref() == Some(guard::SUBCOMMAND) {
-        return ExitCode::from(u8::try_from(guard::guard_main(args)).unwrap_or(2));
+    // First of all: a guard shares nothing with the rest, not even its arguments.
+    if std::env::args_os().nth(1).is_some_and(|word| word == guard::SUBCOMMAND) {
+        return ExitCode::from(u8::try_from(guard::guard_main(std::env::args().skip(2))).unwrap_or(2));
     }
-    ExitCode::SUCCESS
+    refit::cli::run(std::env::args_os())
 }

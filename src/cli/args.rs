@@ -8,7 +8,7 @@ use crate::domain::id::{ModelName, RunId, StepId, TargetName, VersionName};
 
 /// Retrain a model, check it, put it on canary, promote it or roll it back: durably.
 #[derive(Debug, Parser)]
-#[command(name = "refit", version, about, disable_help_subcommand = true, propagate_version = true)]
+#[command(name = "refit", version, about, disable_help_subcommand = true)]
 pub struct Args {
     /// What holds for every command.
     #[command(flatten)]
@@ -207,12 +207,12 @@ pub enum RunCommand {
     },
     /// Show one run: its steps, their outputs, why it ended
     Show {
-        /// A run, the beginning of its id, or `last`.
+        /// A run, the beginning or end of its id, or `last`.
         run: String,
     },
     /// Print what a run's steps printed
     Logs {
-        /// A run, the beginning of its id, or `last`.
+        /// A run, the beginning or end of its id, or `last`.
         run: String,
         /// Of this step.
         #[arg(long)]
@@ -221,14 +221,17 @@ pub enum RunCommand {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Wake a run that waits
+    /// Wake a run that waits, or take up one that was left
     Resume {
-        /// A run, the beginning of its id, or `last`.
+        /// A run, the beginning or end of its id, or `last`.
         run: String,
+        /// Wait for the end, and drive the run here when no server does.
+        #[arg(short, long)]
+        follow: bool,
     },
     /// End a run and take its effects back
     Cancel {
-        /// A run, the beginning of its id, or `last`.
+        /// A run, the beginning or end of its id, or `last`.
         run: String,
         /// Why.
         #[arg(long)]
@@ -243,7 +246,7 @@ pub enum RunCommand {
 /// An answer to a step that waits for a human.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Answer {
-    /// A run, the beginning of its id, or `last`.
+    /// A run, the beginning or end of its id, or `last`.
     pub run: String,
     /// The step; the only one that waits when not given.
     #[arg(long)]
@@ -324,4 +327,14 @@ pub struct Evidence {
     /// The batch: sent again, it changes nothing. The hash of the rows when not given.
     #[arg(long)]
     pub batch: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_can_be_parsed() {
+        super::Args::command().debug_assert();
+    }
 }

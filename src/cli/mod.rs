@@ -1,10 +1,140 @@
 //! The ways in from a shell: one file per group of commands. Data goes to
 //! stdout, progress and messages to stderr.
+//!
+//! * `args`: what can be typed; `project`: opening; `registry`: what names of `refit.toml` become
+//! * `output`, `error`, `headline`: how things are said; `follow`, `drive`: runs as they advance
+//! * the rest: a file per group of commands
 
+mod adopt;
 pub mod args;
+mod demo;
+mod doctor;
+mod drive;
+mod error;
+mod evidence;
+mod follow;
+mod headline;
+mod init;
+mod model;
 pub mod output;
+mod pick;
+mod project;
+mod references;
+mod registry;
+mod release;
+mod run;
+mod server;
+mod signals;
+mod socket;
+mod trigger;
+mod workflow;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command, Global};
+use error::CliError;
+use output::Output;
+use project::Opened;
+
+/// Does what was typed, and says how it ended.
+pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let typed: Vec<OsString> = typed.into_iter().collect();
+    let args = match Args::try_parse_from(&typed) {
+        Ok(args) => args,
+        Err(error) => return not_understood(&typed, &error),
+    };
+    let out = Output::new(args.global.json, args.global.quiet, args.global.no_color);
+    let is_server = matches!(args.command, Command::Serve { .. } | Command::Worker);
+    project::set_up_tracing(&args.global, is_server);
+    match start(args, out) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            tell(out, &error);
+            error.exit.into()
+        }
+    }
+}
+
+/// Help and version are results; anything else is a mistake of the caller.
+fn not_understood(typed: &[OsString], error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && typed.iter().any(|word| word == "--json") {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        tell(Output::new(true, false, true), &CliError::usage(message).hint("see `refit --help`"));
+        return Exit::Usage.into();
+    }
+    // A closed pipe: nobody is left to be told.
+    let _closed = error.print();
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+}
+
+fn tell(out: Output, error: &CliError) {
+    if out.json {
+        out.complain(&error.to_json().to_string());
+        return;
+    }
+    let text = error.to_text();
+    let painted: Vec<String> = text
+        .lines()
+        .map(|line| match (line.strip_prefix("error:"), line.strip_prefix("hint:")) {
+            (Some(rest), _) => format!("{}{rest}", out.painted("error:", output::Paint::Bad)),
+            (None, Some(rest)) => format!("{}{rest}", out.painted("hint:", output::Paint::Good)),
+            (None, None) => line.to_owned(),
+        })
+        .collect();
+    out.complain(&painted.join("\n"));
+}
+
+fn start(args: Args, out: Output) -> Result<Exit, CliError> {
+    enter(&args)?;
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| CliError::new(Exit::StepFailed, format!("cannot start: {error}")))?;
+    let ended = runtime.block_on(dispatch(args.global, args.command, out));
+    // Whatever still runs belongs to a command that was given up.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Goes to the directory of `-C`; `init` and `demo` make it.
+fn enter(args: &Args) -> Result<(), CliError> {
+    let Some(dir) = &args.global.directory else { return Ok(()) };
+    let failed = |error: std::io::Error| {
+        CliError::usage(format!("cannot work in {}: {error}", dir.display()))
+            .hint("is it a directory you may enter?")
+    };
+    if matches!(args.command, Command::Init(_) | Command::Demo(_)) {
+        std::fs::create_dir_all(dir).map_err(failed)?;
+    }
+    std::env::set_current_dir(dir).map_err(failed)
+}
+
+async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit, CliError> {
+    let open = || Opened::find(&global, out);
+    match command {
+        Command::Demo(args) => demo::run(&args, out).await,
+        Command::Init(args) => init::run(&args, out),
+        Command::Adopt(args) => adopt::run(&open()?, &args).await,
+        Command::Validate { files } => workflow::validate(open(), &files, out),
+        Command::Plan { workflow } => workflow::plan(&open()?, &workflow),
+        Command::Schema => Ok(workflow::print_schema(out)),
+        Command::Doctor => doctor::run(open(), out).await,
+        Command::Trigger(args) => trigger::trigger(&open()?, &args).await,
+        Command::Event(command) => trigger::event(&open()?, &command).await,
+        Command::Run(command) => run::run(&open()?, &command).await,
+        Command::Model(command) => model::model(&open()?, &command).await,
+        Command::Status => release::status(&open()?).await,
+        Command::Promote(args) => release::promote(&open()?, &args).await,
+        Command::Rollback(args) => release::rollback(&open()?, &args).await,
+        Command::Observe(args) => evidence::observe(&open()?, &args).await,
+        Command::Truth(args) => evidence::truth(&open()?, &args).await,
+        Command::Migrate { shared } => server::migrate(&open()?, shared).await,
+        Command::Serve { listen } => server::serve(&open()?, listen).await,
+        Command::Worker => server::worker(&open()?).await,
+    }
+}
 
 /// How a command ended, for the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -62,9 +62,14 @@ impl Output {
     /// A line for people on stderr; silent with `-q`.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            // Nobody is left to be told when stderr is closed.
-            let _closed = writeln!(std::io::stderr().lock(), "{text}");
+            self.complain(text);
         }
+    }
+
+    /// A line on stderr, also with `-q`: something went wrong.
+    pub fn complain(&self, text: &str) {
+        // Nobody is left to be told when stderr is closed.
+        let _closed = writeln!(std::io::stderr().lock(), "{text}");
     }
 
     /// `text` in bold green, yellow or red where colours are on.
@@ -104,7 +109,7 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().copied());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| plain(cell).replace('\n', " ")).collect::<Vec<_>>());
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -133,4 +138,29 @@ pub fn span(duration: chrono::TimeDelta) -> String {
 /// Whether a question can be asked.
 pub fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// `text` without characters that steer a terminal: what trainers and services print is not trusted.
+pub fn plain(text: &str) -> String {
+    let steers = |c: char| {
+        (c.is_control() && c != '\n' && c != '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether progress can be drawn over and over.
+pub fn is_interactive() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Asks a question that `y` answers; anything else is no.
+pub fn ask(question: &str) -> bool {
+    let mut stderr = std::io::stderr().lock();
+    if write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush()).is_err() {
+        return false;
+    }
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok()
+        && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }

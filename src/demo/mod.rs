@@ -67,6 +67,9 @@ pub enum DemoError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What the app reports.
+    #[error("the demo's reports: {0}")]
+    Evidence(#[from] evidence::BatchError),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -226,10 +229,9 @@ impl Demo {
             return Ok(());
         }
         let lines: String = landed.into_values().collect();
-        let (batch, errors) =
-            evidence::read_truth(&self.model, None, lines.as_bytes(), now, &evidence::Limits::default());
-        no_row_errors(&errors)?;
-        self.engine.store.add_truth(&batch).await?;
+        let reading = evidence::read_truth(&self.model, None, lines.as_bytes(), now, &evidence::Limits::default())?;
+        no_row_errors(&reading.errors)?;
+        self.engine.store.add_truth(&reading.batch).await?;
         Ok(())
     }
 
@@ -240,10 +242,10 @@ impl Demo {
             return Ok(());
         }
         let lines = self.server.predict(&self.flights, &today, at).await?;
-        let (batch, errors) =
-            evidence::read_observations(&self.model, None, lines.as_bytes(), at, &evidence::Limits::default());
-        no_row_errors(&errors)?;
-        self.engine.store.observe(&batch).await?;
+        let limits = evidence::Limits::default();
+        let reading = evidence::read_observations(&self.model, None, lines.as_bytes(), at, &limits)?;
+        no_row_errors(&reading.errors)?;
+        self.engine.store.observe(&reading.batch).await?;
         for (number, flight) in today.iter().enumerate() {
             if let Some((lands, line)) = traffic::truth(flight, number) {
                 self.landing.entry(lands).or_default().push_str(&line);
@@ -255,7 +257,7 @@ impl Demo {
 
 fn no_row_errors(errors: &[evidence::RowError]) -> Result<(), DemoError> {
     match errors.first() {
-        Some(error) => Err(DemoError::Server(format!("it reports a row that refit refuses: {error}"))),
+        Some(error) => Err(DemoError::Server(format!("it reports a row that refit refuses: {}", error.error))),
         None => Ok(()),
     }
 }

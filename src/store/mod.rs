@@ -520,6 +520,8 @@ pub trait Store: Send + Sync + 'static {
         labels: &[String],
         at: Timestamp,
     ) -> Result<(), StoreError>;
+    /// How many registered workers are alive: whether somebody works on what is queued and watches canaries.
+    async fn live_workers(&self) -> Result<u32, StoreError>;
     /// Takes a worker off the list; its leases are free.
     async fn retire_worker(&self, worker: WorkerId) -> Result<(), StoreError>;
     /// Takes a run: raises its epoch, sets the lease, counts a crash when the last holder left no

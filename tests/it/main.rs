@@ -4,6 +4,7 @@
 
 mod artifacts;
 mod canary;
+mod cli;
 mod docs;
 mod engine;
 mod hosting;

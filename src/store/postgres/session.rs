@@ -159,3 +159,14 @@ pub(crate) async fn cut_silent_leases(pool: &PgPool, now: Option<Timestamp>) -> 
     .await?;
     Ok(())
 }
+
+/// Registered workers whose session holds its lock, with their machines.
+pub(crate) async fn registered(
+    pool: &PgPool,
+) -> Result<Vec<(sqlx::types::Uuid, Option<String>)>, StoreError> {
+    let rows =
+        sqlx::query_as(concat!("SELECT w.id, w.machine FROM refit.processes w WHERE NOT (", silent!(), ")"))
+            .fetch_all(pool)
+            .await?;
+    Ok(rows)
+}

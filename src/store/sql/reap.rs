@@ -2,7 +2,7 @@
 
 use sqlx::types::Uuid;
 
-use super::super::{cut_silent_leases, span};
+use super::super::{cut_silent_leases, registered, span};
 use super::rows::get;
 use super::store::SqlStore;
 use crate::domain::Timestamp;
@@ -41,6 +41,13 @@ impl SqlStore {
         self.commit(tx, &runs).await?;
         woken += runs.len();
         Ok((woken, self.next_due().await?))
+    }
+
+    /// Workers that live, here and elsewhere.
+    pub(super) async fn count_live(&self) -> Result<u32, StoreError> {
+        let known = registered(&self.parts.reader).await?;
+        let live = known.iter().filter(|(id, machine)| !self.is_dead(WorkerId(*id), machine.as_deref()));
+        Ok(u32::try_from(live.count()).unwrap_or(u32::MAX))
     }
 
     /// Workers of this machine whose lock is free.

@@ -186,6 +186,10 @@ impl Store for SqlStore {
         self.seen(self.enter_worker(worker, labels, at).await)
     }
 
+    async fn live_workers(&self) -> Result<u32, StoreError> {
+        self.seen(self.count_live().await)
+    }
+
     async fn retire_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
         self.seen(self.leave_worker(worker).await)
     }

@@ -141,6 +141,13 @@ pub(crate) async fn cut_silent_leases(_pool: &SqlitePool, _now: Option<Timestamp
     Ok(())
 }
 
+/// Registered workers, with their machines: their lock files tell which of them live.
+pub(crate) async fn registered(
+    pool: &SqlitePool,
+) -> Result<Vec<(sqlx::types::Uuid, Option<String>)>, StoreError> {
+    Ok(sqlx::query_as("SELECT id, machine FROM processes").fetch_all(pool).await?)
+}
+
 /// Nothing keeps a worker known to the database but its lock file.
 pub(crate) struct Session;
 

@@ -207,6 +207,10 @@ impl Store for CrashingStore {
         self.crash.around("register_worker", self.inner.register_worker(worker, labels, at)).await
     }
 
+    async fn live_workers(&self) -> Result<u32, StoreError> {
+        self.inner.live_workers().await
+    }
+
     async fn retire_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
         self.crash.around("retire_worker", self.inner.retire_worker(worker)).await
     }

@@ -1,0 +1,254 @@
+//! `doctor`: is everything there that runs will need?
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::{ObjectStoreExt, PutPayload};
+use serde_json::{Value, json};
+
+use super::Exit;
+use super::error::CliError;
+use super::output::{Output, table};
+use super::project::Opened;
+use super::references;
+use super::registry::{self, Built};
+use crate::adapter::ArtifactStore;
+use crate::domain::id::SecretName;
+use crate::domain::workflow::StepKind;
+use crate::store::Store;
+use crate::trigger::Catalog;
+
+/// One thing that was looked at.
+struct Check {
+    what: String,
+    ok: bool,
+    said: String,
+    hint: Option<String>,
+}
+
+impl Check {
+    fn ok(what: impl Into<String>, said: impl Into<String>) -> Self {
+        Self { what: what.into(), ok: true, said: said.into(), hint: None }
+    }
+
+    fn problem(what: impl Into<String>, said: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { what: what.into(), ok: false, said: said.into(), hint: Some(hint.into()) }
+    }
+
+    fn failed(what: impl Into<String>, error: CliError) -> Self {
+        Self { what: what.into(), ok: false, said: error.message, hint: error.hint }
+    }
+}
+
+/// `refit doctor`: looks at everything, also past the first problem.
+pub async fn run(opened: Result<Opened, CliError>, out: Output) -> Result<Exit, CliError> {
+    let mut checks = vec![];
+    match opened {
+        Ok(opened) => {
+            checks.push(Check::ok(
+                "settings",
+                super::project::shown(&opened.project.root.join(crate::config::FILE)),
+            ));
+            let catalog = opened.catalog();
+            checks.push(workflows(&opened, &catalog));
+            database(&opened, &mut checks).await;
+            adapters(&opened, &mut checks).await;
+            checks.extend(secrets(&opened, &catalog));
+            checks.extend(python(&catalog).await);
+        }
+        Err(error) => checks.push(Check::failed("settings", error)),
+    }
+    let problems = checks.iter().filter(|check| !check.ok).count();
+    let value: Vec<Value> = checks
+        .iter()
+        .map(|check| json!({"check": check.what, "ok": check.ok, "found": check.said, "hint": check.hint}))
+        .collect();
+    out.result(&json!({"checks": value, "problems": problems}), || report(&checks));
+    Ok(if problems == 0 { Exit::Ok } else { Exit::Usage })
+}
+
+fn report(checks: &[Check]) -> String {
+    let mut text = table(
+        &["CHECK", "", "FOUND"],
+        checks.iter().map(|check| {
+            let word = if check.ok { "ok" } else { "problem" };
+            vec![check.what.clone(), word.to_owned(), check.said.clone()]
+        }),
+    );
+    let hints: Vec<String> = checks
+        .iter()
+        .filter_map(|check| Some(format!("\nhint: {}: {}", check.what, check.hint.as_ref()?)))
+        .collect();
+    if !hints.is_empty() {
+        text.push('\n');
+        text.push_str(&hints.concat());
+    }
+    text
+}
+
+fn workflows(opened: &Opened, catalog: &Catalog) -> Check {
+    let missing: usize = catalog
+        .workflows()
+        .iter()
+        .map(|loaded| references::check(&loaded.workflow, &loaded.definition.source, &opened.project).len())
+        .sum();
+    let broken = catalog.errors.len();
+    let fine = catalog.workflows().len();
+    if broken + missing > 0 {
+        let said =
+            format!("{broken} of {} cannot be read, {missing} names are not in refit.toml", fine + broken);
+        return Check::problem("workflows", said, "`refit validate` shows every mistake");
+    }
+    if fine == 0 {
+        return Check::problem(
+            "workflows",
+            "there are none",
+            "write one into workflows/; `refit init` has a first one",
+        );
+    }
+    let names: Vec<&str> = catalog.workflows().iter().map(|loaded| loaded.workflow.name.as_str()).collect();
+    Check::ok("workflows", names.join(", "))
+}
+
+async fn database(opened: &Opened, checks: &mut Vec<Check>) {
+    let store = match opened.store().await {
+        Ok(store) => store,
+        Err(error) => {
+            checks.push(Check::failed("database", error));
+            return;
+        }
+    };
+    match store.ping().await {
+        Ok(()) => checks.push(Check::ok("database", store.label())),
+        Err(error) => checks.push(Check::failed("database", error.into())),
+    }
+    checks.push(server(&store).await);
+    store.close().await;
+}
+
+async fn server(store: &Arc<dyn Store>) -> Check {
+    match store.live_workers().await {
+        Ok(0) => Check::ok("server", "none is running; `refit serve` starts one"),
+        Ok(1) => Check::ok("server", "one is running"),
+        Ok(several) => Check::ok("server", format!("{several} are running")),
+        Err(error) => Check::failed("server", error.into()),
+    }
+}
+
+async fn adapters(opened: &Opened, checks: &mut Vec<Check>) {
+    let http = match registry::http_client() {
+        Ok(http) => http,
+        Err(error) => {
+            checks.push(Check::failed("http", error));
+            return;
+        }
+    };
+    let Built { stores, targets, notifiers: _, problems } =
+        registry::build(&opened.project, &opened.secrets, &http);
+    for problem in problems {
+        checks.push(Check::problem(
+            &problem.table,
+            &problem.cause,
+            format!("mend [{}] in refit.toml", problem.table),
+        ));
+    }
+    for (name, store) in &stores {
+        let what = format!("stores.{name}");
+        checks.push(match probe(store).await {
+            Ok(()) => Check::ok(what, format!("{} can be written and read", store.label)),
+            Err(error) => Check::problem(
+                what,
+                format!("{}: {error}", store.label),
+                "refit must be able to list, read, write and delete there",
+            ),
+        });
+    }
+    for (name, target) in &targets {
+        let what = format!("targets.{name}");
+        checks.push(match target.check().await {
+            Ok(said) => Check::ok(what, said),
+            Err(error) => Check::problem(
+                what,
+                error.to_string(),
+                "check its address, its secrets and their permissions",
+            ),
+        });
+    }
+}
+
+/// Writes, reads, lists and deletes one small object.
+async fn probe(store: &ArtifactStore) -> Result<(), object_store::Error> {
+    let name = format!("_refit-doctor-{}", uuid::Uuid::new_v4().simple());
+    let at = store.prefix.clone().join(name);
+    store.objects.put(&at, PutPayload::from_static(b"refit")).await?;
+    let read = async {
+        store.objects.get(&at).await?.bytes().await?;
+        store.objects.list(Some(&store.prefix)).try_next().await.map(drop)
+    }
+    .await;
+    // The probe goes in any case; what came first is what is told.
+    let deleted = store.objects.delete(&at).await;
+    read.and(deleted)
+}
+
+/// Secrets that workflows and `[database]` name.
+fn secrets(opened: &Opened, catalog: &Catalog) -> Option<Check> {
+    let mut names: BTreeSet<SecretName> = opened.project.file.secrets.keys().cloned().collect();
+    for loaded in catalog.workflows() {
+        let texts = std::iter::once(&loaded.definition.source);
+        names.extend(texts.flat_map(|text| named(text)));
+    }
+    let missing: Vec<String> =
+        names.iter().filter(|name| opened.secrets.get(name).is_err()).map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        return Some(Check::problem(
+            "secrets",
+            format!("not set: {}", missing.join(", ")),
+            "put them into the environment, or name files for them under [secrets] in refit.toml",
+        ));
+    }
+    (!names.is_empty()).then(|| Check::ok("secrets", format!("{} set", names.len())))
+}
+
+/// Names after `secrets.` in expressions of a workflow's text.
+fn named(text: &str) -> Vec<SecretName> {
+    let begins = |part: &str| -> Option<SecretName> {
+        let end = part.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(part.len());
+        part[..end].parse().ok()
+    };
+    let code = text.lines().map(|line| if line.trim_start().starts_with('#') { "" } else { line });
+    code.flat_map(|line| line.split("secrets.").skip(1).filter_map(begins).collect::<Vec<_>>()).collect()
+}
+
+/// Python, when a step calls it.
+async fn python(catalog: &Catalog) -> Option<Check> {
+    let wanted =
+        catalog.workflows().iter().flat_map(|loaded| &loaded.workflow.steps).any(|step| match &step.kind {
+            StepKind::Run(run) => run.command.contains("python3"),
+            _ => false,
+        });
+    if !wanted {
+        return None;
+    }
+    let version = tokio::process::Command::new("python3")
+        .arg("--version")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await;
+    Some(match version {
+        Ok(output) if output.status.success() => {
+            Check::ok("python3", String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        }
+        Ok(output) => Check::problem(
+            "python3",
+            format!("does not start: {}", output.status),
+            "a workflow runs it: install Python 3",
+        ),
+        Err(error) => {
+            Check::problem("python3", error.to_string(), "a workflow runs it: install Python 3, or mend PATH")
+        }
+    })
+}

@@ -1,0 +1,197 @@
+//! Watching a run: on a terminal a line per step that runs, with the time it
+//! took so far; in a pipe a line for each thing that happened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::error::{CliError, Doing};
+use super::headline;
+use super::output::{Output, Paint, plain, span, time};
+use crate::clock::Clock;
+use crate::domain::id::{RunId, StepId};
+use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
+use crate::domain::workflow::{StepKind, Workflow};
+use crate::store::Store;
+
+/// How often the database is looked at.
+const POLL: Duration = Duration::from_millis(150);
+const TICK: Duration = Duration::from_millis(100);
+
+/// Shows a run as it advances.
+pub struct Watch {
+    out: Output,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    workflow: Option<Arc<Workflow>>,
+    bars: Option<MultiProgress>,
+    running: BTreeMap<(StepId, u32), Option<ProgressBar>>,
+    told: BTreeMap<(StepId, u32), AttemptState>,
+}
+
+/// Why watching ended.
+#[derive(Debug, Clone)]
+pub enum Watched {
+    /// The run ended, or its verdict is left to a human.
+    Settled(Run),
+    /// A step waits for somebody to approve.
+    NeedsApproval(Run, StepId),
+}
+
+impl Watch {
+    /// `workflow` is the run's own snapshot, if it can be read.
+    pub fn new(
+        out: Output,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        workflow: Option<Arc<Workflow>>,
+    ) -> Self {
+        let bars = (super::output::is_interactive() && !out.quiet && !out.json).then(MultiProgress::new);
+        Self { out, store, clock, workflow, bars, running: BTreeMap::new(), told: BTreeMap::new() }
+    }
+
+    /// Watches until the run ended or waits for a human.
+    pub async fn until_settled(&mut self, run: RunId) -> Result<Watched, CliError> {
+        loop {
+            if let Some(watched) = self.look(run).await? {
+                return Ok(watched);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Shows what happened since the last look.
+    pub async fn look(&mut self, id: RunId) -> Result<Option<Watched>, CliError> {
+        // The run first: steps that end in between are shown by the next look or belong to this end.
+        let run = self.store.run(id).await.doing(|| format!("read run {id}"))?;
+        let Some(run) = run else {
+            return Err(CliError::usage(format!("run {id} is gone")).hint("`refit run ls` lists runs"));
+        };
+        let attempts = self.store.attempts(id).await.doing(|| format!("read the steps of run {id}"))?;
+        for attempt in &attempts {
+            self.show(attempt);
+        }
+        if matches!(run.status, RunStatus::Finished | RunStatus::Held) {
+            return Ok(Some(Watched::Settled(run)));
+        }
+        let asks = waits_for_approval(self.workflow.as_deref(), &attempts).into_iter().next();
+        Ok(asks.filter(|_| run.status == RunStatus::Waiting).map(|step| Watched::NeedsApproval(run, step)))
+    }
+
+    fn show(&mut self, attempt: &Attempt) {
+        let key = (attempt.step.clone(), attempt.attempt);
+        if self.told.get(&key) == Some(&attempt.state) {
+            return;
+        }
+        self.told.insert(key.clone(), attempt.state);
+        match attempt.state {
+            AttemptState::Started | AttemptState::Sleeping => self.begin(key, attempt),
+            AttemptState::Succeeded | AttemptState::Failed | AttemptState::Lost | AttemptState::Skipped => {
+                let bar = self.running.remove(&key).flatten();
+                let line = line(self.out, self.workflow.as_deref(), attempt, self.clock.as_ref());
+                if let Some(bar) = bar {
+                    bar.finish_and_clear();
+                }
+                self.print(&line);
+            }
+        }
+    }
+
+    fn begin(&mut self, key: (StepId, u32), attempt: &Attempt) {
+        let again =
+            if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
+        let what = match (attempt.state, attempt.wake_at) {
+            (AttemptState::Sleeping, Some(until)) => format!("waits, looks again at {}", time(until)),
+            (AttemptState::Sleeping, None) => "waits".to_owned(),
+            _ => "runs".to_owned(),
+        };
+        let text = format!("{} {what}{again}", key.0);
+        let Some(bars) = &self.bars else {
+            self.out.note(&format!("… {text}"));
+            self.running.insert(key, None);
+            return;
+        };
+        let elapsed = (self.clock.now() - attempt.started_at).to_std().unwrap_or_default();
+        let bar = self.running.entry(key).or_insert_with(|| {
+            let bar = bars.add(ProgressBar::new_spinner()).with_elapsed(elapsed);
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(TICK);
+            Some(bar)
+        });
+        if let Some(bar) = bar {
+            bar.set_message(text);
+        }
+    }
+
+    fn print(&self, line: &str) {
+        match &self.bars {
+            // Bars are drawn on stderr; a line printed past them would be torn.
+            Some(bars) => bars.suspend(|| self.out.note(line)),
+            None => self.out.note(line),
+        }
+    }
+
+    /// Takes the bars away, so that what follows stands alone.
+    pub fn close(&mut self) {
+        for (_, bar) in std::mem::take(&mut self.running) {
+            if let Some(bar) = bar {
+                bar.finish_and_clear();
+            }
+        }
+    }
+}
+
+/// Steps that sleep until somebody approves.
+pub fn waits_for_approval(workflow: Option<&Workflow>, attempts: &[Attempt]) -> Vec<StepId> {
+    let asks = |attempt: &&Attempt| {
+        attempt.state == AttemptState::Sleeping
+            && workflow
+                .and_then(|workflow| workflow.step(&attempt.step))
+                .is_some_and(|step| matches!(step.kind, StepKind::Approve(_) | StepKind::Gate(_)))
+    };
+    attempts.iter().filter(asks).map(|attempt| attempt.step.clone()).collect()
+}
+
+/// One attempt as a line: a sign, its step, how long it took, what it came to.
+pub fn line(out: Output, workflow: Option<&Workflow>, attempt: &Attempt, clock: &dyn Clock) -> String {
+    let (sign, paint) = match attempt.state {
+        AttemptState::Succeeded => ("✓", Paint::Good),
+        AttemptState::Failed => ("✗", Paint::Bad),
+        AttemptState::Lost => ("!", Paint::Odd),
+        AttemptState::Skipped => ("-", Paint::Dim),
+        AttemptState::Started | AttemptState::Sleeping => ("…", Paint::Odd),
+    };
+    let kind = workflow.and_then(|workflow| workflow.step(&attempt.step)).map(|step| &step.kind);
+    let took = span(attempt.finished_at.unwrap_or_else(|| clock.now()) - attempt.started_at);
+    let again = if attempt.attempt > 1 { format!(" (attempt {})", attempt.attempt) } else { String::new() };
+    let mut line = format!("{} {:<12}{again} {took:>7}", out.painted(sign, paint), attempt.step.as_str());
+    let said = match attempt.state {
+        AttemptState::Succeeded => attempt.output.as_ref().map(|output| headline::of(kind, output)),
+        AttemptState::Failed => attempt.error.as_ref().map(|error| error.message.clone()),
+        AttemptState::Skipped => {
+            Some(format!("skipped: {}", attempt.error.as_ref().map_or("", |error| error.message.as_str())))
+        }
+        AttemptState::Lost => Some("its process died; it is done again".to_owned()),
+        AttemptState::Sleeping => Some(match attempt.wake_at {
+            Some(until) => format!("waits, looks again at {}", time(until)),
+            None => "waits".to_owned(),
+        }),
+        AttemptState::Started => Some("runs".to_owned()),
+    };
+    if let Some(said) = said.filter(|said| !said.is_empty()) {
+        line.push_str(&format!("  {}", plain(&said)));
+    }
+    if let Some(hint) = attempt.error.as_ref().and_then(|error| error.hint.as_ref()) {
+        line.push_str(&format!("\n  hint: {}", plain(hint)));
+    }
+    if attempt.state == AttemptState::Failed
+        && let Some(at) = attempt.wake_at
+    {
+        line.push_str(&format!("\n  tried again at {}", time(at)));
+    }
+    line
+}

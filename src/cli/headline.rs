@@ -1,0 +1,170 @@
+//! What a step came to, in one line: its main numbers. Reads outputs as they
+//! are stored, also those of older versions, so nothing here fails.
+
+use serde_json::Value;
+
+use crate::domain::workflow::StepKind;
+
+/// The main numbers of what a step returned; empty when it has none.
+pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
+    match kind {
+        Some(StepKind::Fetch(_)) => fetch(output),
+        Some(StepKind::Run(_)) => run(output),
+        Some(StepKind::Gate(_)) => gate(output),
+        Some(StepKind::Publish(_)) => joined([word(output, "version"), files(output)]),
+        Some(StepKind::Canary(_)) => canary(output),
+        Some(StepKind::Wait(_)) => word(output, "ended_by")
+            .map(|by| format!("ended by {}", by.replace('_', " ")))
+            .unwrap_or_default(),
+        Some(StepKind::Approve(_)) => {
+            let by = word(output, "approved_by").map(|who| format!("approved by {who}"));
+            joined([by, word(output, "rejected_by").map(|who| format!("rejected by {who}"))])
+        }
+        Some(StepKind::Compare(_)) => {
+            let verdict = word(output, "verdict").unwrap_or_default();
+            word(output, "reason").map_or(verdict.clone(), |reason| format!("{verdict}: {reason}"))
+        }
+        Some(StepKind::Promote(_)) => promote(output),
+        Some(StepKind::Rollback(_)) => {
+            word(output, "serves").map(|version| format!("{version} serves")).unwrap_or_default()
+        }
+        Some(StepKind::Http(_)) => {
+            output.get("status").map(|status| format!("status {status}")).unwrap_or_default()
+        }
+        Some(StepKind::Notify(_)) | None => String::new(),
+    }
+}
+
+fn fetch(output: &Value) -> String {
+    let rows = output.get("rows").and_then(Value::as_u64).map(|rows| counted(rows, "row"));
+    let size = output.get("bytes").and_then(Value::as_u64).map(bytes);
+    let violations = output.get("violations").and_then(Value::as_array).filter(|all| !all.is_empty());
+    joined([rows, size, violations.map(|all| counted(all.len() as u64, "violation"))])
+}
+
+fn run(output: &Value) -> String {
+    let metrics = output.pointer("/metrics/values").and_then(Value::as_object);
+    let metrics = metrics.into_iter().flatten().map(|(name, value)| {
+        let shown = value.as_f64().map_or_else(|| value.to_string(), number);
+        Some(format!("{name} {shown}"))
+    });
+    joined(metrics.chain([files(output)]))
+}
+
+fn gate(output: &Value) -> String {
+    let failed = |rule: &&Value| rule.get("verdict").and_then(Value::as_str) != Some("pass");
+    let rules = output.get("rules").and_then(Value::as_array);
+    let sentence = |rule: &Value| word(rule, "sentence");
+    // What did not pass says more than what did.
+    let telling: Vec<Option<String>> = match rules {
+        Some(rules) if rules.iter().any(|rule| failed(&rule)) => {
+            rules.iter().filter(failed).map(sentence).collect()
+        }
+        Some(rules) => rules.iter().map(sentence).collect(),
+        None => vec![],
+    };
+    let telling: Vec<String> = telling.into_iter().flatten().collect();
+    let verdict = word(output, "verdict").unwrap_or_default();
+    if telling.is_empty() { verdict } else { format!("{verdict}: {}", telling.join(" · ")) }
+}
+
+fn canary(output: &Value) -> String {
+    let version = word(output, "version").unwrap_or_default();
+    match word(output, "rollout").as_deref() {
+        Some("on_canary") => {
+            let share = output.get("share").and_then(Value::as_f64).map(|points| number(points / 100.0));
+            let target = word(output, "target").unwrap_or_default();
+            format!("{version} gets {}% of {target}", share.unwrap_or_else(|| "?".to_owned()))
+        }
+        Some("first_version") => format!("{version} is the first version: no canary"),
+        Some("advised") => "not done: mode is not act".to_owned(),
+        Some(_) | None => version,
+    }
+}
+
+fn promote(output: &Value) -> String {
+    match word(output, "promoted") {
+        Some(version) => {
+            format!("{version} serves everybody: {}", word(output, "reason").unwrap_or_default())
+        }
+        None => word(output, "reason").unwrap_or_default(),
+    }
+}
+
+fn files(output: &Value) -> Option<String> {
+    let files = output.get("files").and_then(Value::as_array).filter(|files| !files.is_empty())?;
+    let size: u64 = files.iter().filter_map(|file| file.get("size").and_then(Value::as_u64)).sum();
+    Some(format!("{}, {}", counted(files.len() as u64, "file"), bytes(size)))
+}
+
+fn word(value: &Value, key: &str) -> Option<String> {
+    value.get(key).and_then(Value::as_str).filter(|word| !word.is_empty()).map(str::to_owned)
+}
+
+fn joined(parts: impl IntoIterator<Item = Option<String>>) -> String {
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// A number as people read it: five significant digits, without trailing zeros.
+pub fn number(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    let digits = (4 - value.abs().log10().floor() as i32).clamp(0, 12) as usize;
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+/// `1 row`, `1,234 rows`.
+pub fn counted(count: u64, what: &str) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    format!("{text} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A size in the largest unit that leaves at least 1.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn numbers_sizes_and_counts_are_short() {
+        assert_eq!(number(0.912_345_678), "0.91235");
+        assert_eq!(number(451.2), "451.2");
+        assert_eq!(number(1_234_567.0), "1234567");
+        assert_eq!(counted(1, "row"), "1 row");
+        assert_eq!(counted(1_234_567, "row"), "1,234,567 rows");
+        assert_eq!(bytes(144 << 20), "144.0 MiB");
+    }
+
+    #[test]
+    fn a_gate_shows_what_did_not_pass() {
+        let output = json!({"verdict": "fail", "rules": [
+            {"verdict": "pass", "sentence": "mae 4 is at most 5"},
+            {"verdict": "fail", "sentence": "r2 0.7 is below 0.85"},
+        ]});
+        assert_eq!(gate(&output), "fail: r2 0.7 is below 0.85");
+        assert_eq!(gate(&json!({})), "");
+    }
+}

@@ -1,0 +1,97 @@
+//! `refit init`: a first project that validates, runs and explains itself.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::Exit;
+use super::args::Init;
+use super::error::CliError;
+use super::output::Output;
+
+/// A kind of project: its files, by path.
+struct Template {
+    name: &'static str,
+    files: &'static [(&'static str, &'static str)],
+}
+
+const TEMPLATES: &[Template] = &[Template {
+    name: "local",
+    files: &[
+        ("refit.toml", include_str!("../../templates/init/local/refit.toml")),
+        ("workflows/retrain.yaml", include_str!("../../templates/init/local/workflows/retrain.yaml")),
+        ("train.py", include_str!("../../templates/init/local/train.py")),
+        ("data/deliveries.csv", include_str!("../../templates/init/local/data/deliveries.csv")),
+    ],
+}];
+
+/// What git should leave alone; added to a `.gitignore` that is there.
+const IGNORED: &str = include_str!("../../templates/init/local/gitignore");
+
+/// Writes the files of a template here.
+pub fn run(args: &Init, out: Output) -> Result<Exit, CliError> {
+    let template = TEMPLATES.iter().find(|template| template.name == args.template).ok_or_else(|| {
+        let known: Vec<&str> = TEMPLATES.iter().map(|template| template.name).collect();
+        CliError::usage(format!("there is no template `{}`", args.template))
+            .hint(format!("there are: {}", known.join(", ")))
+    })?;
+    let taken: Vec<&str> =
+        template.files.iter().map(|(path, _)| *path).filter(|path| Path::new(path).exists()).collect();
+    if !taken.is_empty() {
+        let verb = if taken.len() == 1 { "is" } else { "are" };
+        return Err(CliError::usage(format!(
+            "{} {verb} here already; nothing was written",
+            taken.join(", ")
+        ))
+        .hint("start in another directory: `refit -C DIR init`"));
+    }
+    let mut written: Vec<&str> = vec![];
+    for (path, text) in template.files {
+        write(Path::new(path), text).map_err(|error| {
+            CliError::usage(format!("cannot write {path}: {error}")).hint("may you write to this directory?")
+        })?;
+        written.push(path);
+    }
+    let ignored = ignore().map_err(|error| CliError::usage(format!("cannot write .gitignore: {error}")))?;
+    written.extend(ignored.then_some(".gitignore"));
+    out.result(&json!({"template": template.name, "written": written}), || {
+        let files: String = written.iter().map(|path| format!("  {path}\n")).collect();
+        format!(
+            "wrote\n{files}\nnext\n  refit validate                   is everything right?\n  \
+             refit plan retrain               what would it do?\n  \
+             refit trigger retrain --follow   do it\n  \
+             refit serve                      do it every Sunday, and watch what serves"
+        )
+    });
+    Ok(Exit::Ok)
+}
+
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    // Never over a file that came in between.
+    std::fs::File::create_new(path)?.write_all(text.as_bytes())
+}
+
+/// Adds what is missing to `.gitignore`; says whether anything was.
+fn ignore() -> std::io::Result<bool> {
+    let path = Path::new(".gitignore");
+    let mut text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let missing: Vec<&str> =
+        IGNORED.lines().filter(|line| !text.lines().any(|known| known.trim() == *line)).collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.extend(missing.iter().flat_map(|line| [line, "\n"]));
+    std::fs::write(path, text)?;
+    Ok(true)
+}

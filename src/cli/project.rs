@@ -1,0 +1,200 @@
+//! Opening: find the project, read its settings, open its database.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing_subscriber::EnvFilter;
+
+use super::args::Global;
+use super::error::{CliError, Doing};
+use super::output::Output;
+use super::registry;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{ConfigError, Project};
+use crate::engine::Engine;
+use crate::notify::Notifiers;
+use crate::secret::Secrets;
+use crate::steps::context::Services;
+use crate::store::Store;
+use crate::trigger::{Catalog, Loaded};
+
+/// A project and how commands speak, before its database is opened.
+pub struct Opened {
+    /// What holds for every command.
+    pub global: Global,
+    /// The project.
+    pub project: Project,
+    /// Its secrets.
+    pub secrets: Secrets,
+    /// Where results go.
+    pub out: Output,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Opened {
+    /// The project of the working directory, or the one `--config` names.
+    pub fn find(global: &Global, out: Output) -> Result<Self, CliError> {
+        let here = std::env::current_dir()
+            .map_err(|error| CliError::usage(format!("cannot find the working directory: {error}")))?;
+        let project = match &global.config {
+            None => Project::find(&here)?,
+            // Relative paths of the settings begin at the project, wherever the file is.
+            Some(file) => Project::read(&root_of(&here), file)?,
+        };
+        let secrets = project.secrets();
+        Ok(Self { global: global.clone(), project, secrets, out, clock: Arc::new(SystemClock) })
+    }
+
+    /// Where the database is: `--db` or `REFIT_DATABASE_URL`, then the secret that `[database]` names,
+    /// then a file of the project.
+    pub fn database_url(&self) -> Result<String, CliError> {
+        if let Some(url) = &self.global.database {
+            return Ok(url.clone());
+        }
+        match &self.project.file.database.url {
+            Some(name) => {
+                let secret = self.secrets.get(name).map_err(|missing| {
+                    CliError::usage(format!("cannot find the database: {missing}"))
+                        .hint("or name the database with --db")
+                })?;
+                Ok(secret.reveal().to_owned())
+            }
+            None => Ok(self.project.state().join("refit.db").display().to_string()),
+        }
+    }
+
+    /// The database, for commands that only read it or write rows.
+    pub async fn store(&self) -> Result<Arc<dyn Store>, CliError> {
+        let url = self.database_url()?;
+        if self.global.database.is_none() && self.project.file.database.url.is_none() {
+            make_state_dir(&self.project.state())?;
+        }
+        registry::open_store(&url, Arc::clone(&self.clock)).await.doing(|| "open the database".to_owned())
+    }
+
+    /// An engine that can write to the database and to nothing else: enough to make runs.
+    pub fn submitter(&self, store: &Arc<dyn Store>) -> Result<Arc<Engine>, CliError> {
+        let services = Services {
+            instance: store.instance(),
+            stores: Arc::default(),
+            targets: Arc::default(),
+            secrets: self.secrets.clone(),
+            http: registry::http_client()?,
+            guard: registry::guard()?,
+        };
+        Ok(self.engine_of(Arc::clone(store), services))
+    }
+
+    /// An engine with everything that `refit.toml` names.
+    pub fn engine(&self, store: &Arc<dyn Store>) -> Result<(Arc<Engine>, Arc<Notifiers>), CliError> {
+        let (services, notifiers) = registry::services(&self.project, &self.secrets, store.instance())?;
+        make_state_dir(&self.project.state())?;
+        Ok((self.engine_of(Arc::clone(store), services), notifiers))
+    }
+
+    fn engine_of(&self, store: Arc<dyn Store>, services: Services) -> Arc<Engine> {
+        Engine::new(
+            store,
+            Arc::clone(&self.clock),
+            services,
+            self.project.root.clone(),
+            self.project.state(),
+            self.project.settings(),
+        )
+    }
+
+    /// The workflow files.
+    pub fn catalog(&self) -> Catalog {
+        Catalog::load(&self.project.root)
+    }
+
+    /// The workflow called `name`, or an error that names the nearest one or shows what is wrong with its file.
+    pub fn workflow(&self, name: &str) -> Result<Loaded, CliError> {
+        let catalog = self.catalog();
+        if let Some(loaded) = catalog.get(name) {
+            return Ok(loaded.clone());
+        }
+        let names: Vec<&str> =
+            catalog.workflows().iter().map(|loaded| loaded.workflow.name.as_str()).collect();
+        let mut error = CliError::usage(format!("there is no workflow `{name}` in {}", self.workflows_dir()));
+        if let Some(near) = super::pick::nearest(name, names.iter().copied()) {
+            error = error.hint(format!("did you mean `{near}`?"));
+        } else if !catalog.errors.is_empty() {
+            let count = catalog.errors.len();
+            error = error.hint(format!(
+                "{count} workflow file{} cannot be read: see `refit validate`",
+                if count == 1 { "" } else { "s" }
+            ));
+        } else if names.is_empty() {
+            error = error.hint("`refit init` writes a first one");
+        } else {
+            error = error.hint(format!("there are: {}", names.join(", ")));
+        }
+        Err(error)
+    }
+
+    /// `workflows/`, as messages show it.
+    pub fn workflows_dir(&self) -> String {
+        shown(&self.project.root.join("workflows"))
+    }
+
+    /// Tells a server of this machine that something was written.
+    pub async fn poke(&self) {
+        super::socket::poke(&self.project.state()).await;
+    }
+}
+
+/// The directory of the nearest `refit.toml`, or `here`.
+fn root_of(here: &Path) -> std::path::PathBuf {
+    match Project::find(here) {
+        Ok(project) => project.root,
+        Err(ConfigError::NoProject { .. } | ConfigError::Adapter { .. }) => here.to_owned(),
+        Err(ConfigError::Unreadable { path, .. } | ConfigError::Mistake { path, .. }) => {
+            path.parent().unwrap_or(here).to_owned()
+        }
+    }
+}
+
+fn make_state_dir(dir: &Path) -> Result<(), CliError> {
+    std::fs::create_dir_all(dir).map_err(|error| {
+        CliError::usage(format!("cannot make {}: {error}", dir.display()))
+            .hint("refit keeps its database and the files of runs there: may you write to it?")
+    })
+}
+
+/// A path relative to the working directory where that is shorter.
+pub fn shown(path: &Path) -> String {
+    let relative =
+        std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    relative.as_deref().filter(|short| !short.as_os_str().is_empty()).unwrap_or(path).display().to_string()
+}
+
+/// Who runs the command, as far as the environment says.
+pub fn actor() -> String {
+    ["USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.trim().is_empty()))
+        .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+}
+
+/// Log lines go to stderr. A server says what it does; a command only what went wrong.
+pub fn set_up_tracing(global: &Global, is_server: bool) {
+    let level = match (global.verbose, global.quiet) {
+        (0, true) => "error",
+        (0, false) if is_server => "warn,refit=info",
+        (0, false) => "error,refit=warn",
+        (1, _) => "warn,refit=debug",
+        (_, _) => "trace",
+    };
+    let filter = EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A second set-up happens in tests only, and changes nothing.
+    let _already_set = if global.json && is_server {
+        lines.json().flatten_event(true).try_init()
+    } else {
+        let colour = Output::new(false, false, global.no_color).colour;
+        lines.with_ansi(colour).try_init()
+    };
+}

@@ -1,0 +1,198 @@
+//! Where names of `refit.toml` become things: the one file that knows which
+//! stores, targets, notifiers and databases this program has.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::{CliError, Doing};
+use super::project::Opened;
+use super::server::{Current, source};
+use crate::adapter::{AdapterError, ArtifactStore, Deps, Target};
+use crate::clock::Clock;
+use crate::config::{ConfigError, Project};
+use crate::domain::id::{InstanceId, StoreName, TargetName};
+use crate::domain::version::VersionRecord;
+use crate::engine::Engine;
+use crate::notify::Notifiers;
+use crate::secret::Secrets;
+use crate::steps::context::Services;
+use crate::store::{Store, StoreError};
+use crate::trainers::command::GuardCommand;
+use crate::{artifacts, hosting};
+
+/// Opens the database at `url`: a file, or `postgres://…`. Its tables must be there.
+pub async fn open_store(url: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StoreError> {
+    crate::store::open(url, clock).await
+}
+
+/// Makes or updates the tables of the database at `url`.
+pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
+    crate::store::migrate(url, shared).await
+}
+
+/// Reads every file of a version and compares it with what was sealed.
+pub async fn verify(store: &ArtifactStore, record: &VersionRecord) -> Result<(), AdapterError> {
+    crate::artifacts::verify(store, &record.model, &record.name, &record.manifest_sha256).await
+}
+
+/// What answers HTTP: the address is taken, nothing is answered yet.
+pub struct Http {}
+
+impl Http {
+    /// Answers until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        // PLUG http: `self.server.run(stop).await`
+        stop.cancelled().await;
+    }
+}
+
+/// Takes the address of `refit serve`.
+pub async fn bind(
+    opened: &Opened,
+    engine: &Arc<Engine>,
+    catalog: &Current,
+    listen: SocketAddr,
+) -> Result<Http, CliError> {
+    // PLUG http: `Server::bind(Arc::clone(engine), source(catalog), &http::Settings { listen, public_url }, working)`;
+    // its io::Error is a usage error with hint “name another address with --listen”.
+    let _ = (opened, engine, source(catalog));
+    tracing::info!("Listening on http://{listen}");
+    Ok(Http {})
+}
+
+/// The client that all of refit's plain HTTP goes through.
+pub fn http_client() -> Result<reqwest::Client, CliError> {
+    crate::http_client::build()
+        .map_err(|error| CliError::new(super::Exit::StepFailed, error.to_string()))
+        .doing(|| "speak HTTP".to_owned())
+}
+
+/// One table of `refit.toml` and what came of building it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The table, such as `stores.models`.
+    pub table: String,
+    /// What is wrong.
+    pub cause: String,
+}
+
+/// Everything `refit.toml` names, built as far as it can be, and what cannot.
+pub struct Built {
+    /// `[stores.*]`.
+    pub stores: BTreeMap<StoreName, ArtifactStore>,
+    /// `[targets.*]`.
+    pub targets: BTreeMap<TargetName, Arc<dyn Target>>,
+    /// `[notifiers.*]`; none when one of them cannot be built.
+    pub notifiers: Option<Notifiers>,
+    /// What cannot be built.
+    pub problems: Vec<Problem>,
+}
+
+/// Builds stores, then targets (which may write into a store), then notifiers.
+pub fn build(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Built {
+    let mut problems = vec![];
+    let mut failed = |family: &str, name: &dyn std::fmt::Display, cause: String| {
+        problems.push(Problem { table: format!("{family}.{name}"), cause });
+    };
+    let mut deps = Deps {
+        project: project.root.clone(),
+        secrets: secrets.clone(),
+        http: http.clone(),
+        stores: Arc::default(),
+    };
+    let mut stores = BTreeMap::new();
+    for (name, table) in &project.file.stores {
+        match options(table)
+            .and_then(|options| artifacts::build(options, &deps).map_err(|error| error.to_string()))
+        {
+            Ok(store) => {
+                stores.insert(name.clone(), store);
+            }
+            Err(cause) => failed("stores", name, cause),
+        }
+    }
+    deps.stores = Arc::new(stores.clone());
+    let mut targets = BTreeMap::new();
+    for (name, table) in &project.file.targets {
+        match options(table)
+            .and_then(|options| hosting::build(options, &deps).map_err(|error| error.to_string()))
+        {
+            Ok(target) => {
+                targets.insert(name.clone(), target);
+            }
+            Err(cause) => failed("targets", name, cause),
+        }
+    }
+    let tables: Result<BTreeMap<_, _>, String> =
+        project.file.notifiers.iter().map(|(name, table)| Ok((name.clone(), options(table)?))).collect();
+    let templates = project.file.templates.dir.as_ref().map(|dir| project.root.join(dir));
+    let notifiers = tables.and_then(|tables| {
+        Notifiers::build(tables, templates.as_deref(), &deps).map_err(|error| error.to_string())
+    });
+    let notifiers =
+        notifiers.map_err(|cause| problems.push(Problem { table: "notifiers".to_owned(), cause })).ok();
+    Built { stores, targets, notifiers, problems }
+}
+
+/// A table of TOML as adapters take it.
+fn options(table: &toml::Table) -> Result<serde_json::Value, String> {
+    serde_json::to_value(table).map_err(|error| error.to_string())
+}
+
+/// What steps are handed and what sends messages, for the database `instance`. Everything
+/// that is named must be usable: a run must not find out at its last step.
+pub fn services(
+    project: &Project,
+    secrets: &Secrets,
+    instance: InstanceId,
+) -> Result<(Services, Arc<Notifiers>), CliError> {
+    let http = http_client()?;
+    let mut built = build(project, secrets, &http);
+    let Some(notifiers) = built.notifiers.filter(|_| built.problems.is_empty()) else {
+        let Problem { table, cause } = built.problems.swap_remove(0);
+        return Err(ConfigError::Adapter { table, cause }).doing(|| "use the settings".to_owned());
+    };
+    let services = Services {
+        instance,
+        stores: Arc::new(built.stores),
+        targets: Arc::new(built.targets),
+        secrets: secrets.clone(),
+        http,
+        guard: guard()?,
+    };
+    Ok((services, Arc::new(notifiers)))
+}
+
+/// What commands of workflows run under: this program again.
+pub fn guard() -> Result<GuardCommand, CliError> {
+    GuardCommand::this_program().map_err(|error| {
+        CliError::new(super::Exit::StepFailed, format!("cannot find the program refit itself: {error}"))
+    })
+}
+
+/// A database URL as messages show it: without user and password.
+pub fn shown_url(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) if parsed.has_host() => {
+            let _no_user_in_this_scheme = parsed.set_username("");
+            let _no_password_in_this_scheme = parsed.set_password(None);
+            parsed.set_query(None);
+            parsed.to_string()
+        }
+        Ok(_) | Err(_) => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_shown_without_its_password() {
+        assert_eq!(shown_url("postgres://me:hunter22@db:5432/app?password=x"), "postgres://db:5432/app");
+        assert_eq!(shown_url(".refit/refit.db"), ".refit/refit.db");
+    }
+}

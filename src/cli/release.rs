@@ -1,0 +1,264 @@
+//! `status`, `promote`, `rollback`: what serves, and changing it by hand.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use serde_json::{Value, json};
+
+use super::Exit;
+use super::args::{Promote, Rollback};
+use super::error::{CliError, Doing};
+use super::output::{Paint, ask, can_ask, plain, span, table, time};
+use super::pick::{self, short};
+use super::project::{Opened, actor};
+use super::run::runs_table;
+use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::id::{ModelName, TargetName};
+use crate::domain::release::{Release, ReleaseActor};
+use crate::domain::run::RunStatus;
+use crate::domain::verdict::Verdict;
+use crate::engine::release::PromotedByHand;
+use crate::store::{RunFilter, RunSummary, ScheduleRow, Store};
+
+/// Active runs that `status` shows of each status.
+const SHOWN_RUNS: u32 = 20;
+
+/// `refit status`.
+pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
+    let store = opened.store().await?;
+    let doing = || "read the status".to_owned();
+    let alive = store.live_workers().await.doing(doing)?;
+    let releases = store.releases(None).await.doing(doing)?;
+    let canaries = store.live_canaries(None).await.doing(doing)?;
+    let schedules = store.schedules().await.doing(doing)?;
+    let mut runs: Vec<RunSummary> = vec![];
+    for status in
+        [RunStatus::Undoing, RunStatus::Held, RunStatus::Running, RunStatus::Waiting, RunStatus::Queued]
+    {
+        let filter = RunFilter { status: Some(status), limit: SHOWN_RUNS, ..RunFilter::default() };
+        runs.extend(store.runs(&filter).await.doing(doing)?);
+    }
+    let value = json!({
+        "database": store.label(), "servers": alive, "releases": releases, "canaries": canaries, "runs": runs,
+        "schedules": schedules.iter().map(|row| json!({
+            "workflow": row.workflow, "schedule": row.expression, "next": row.next_fire_at,
+        })).collect::<Vec<Value>>(),
+    });
+    opened.out.result(&value, || {
+        let mut parts: Vec<String> = vec![];
+        if releases.is_empty() {
+            parts.push("nothing is served yet; `refit adopt` takes what serves today, a promoted run makes the first".to_owned());
+        }
+        parts.extend(releases.iter().map(|release| {
+            let canary = canaries.iter().find(|it| it.model == release.model && it.target == release.target);
+            shown(opened, release, canary)
+        }));
+        if !runs.is_empty() {
+            parts.push(runs_table(&runs, opened));
+        }
+        parts.extend((!schedules.is_empty()).then(|| schedules_table(opened, &schedules)));
+        parts.push(match alive {
+            0 => opened.out.painted("no server is running: nothing is started, watched or sent until `refit serve` runs", Paint::Odd),
+            1 => "1 server is running".to_owned(),
+            several => format!("{several} servers are running"),
+        });
+        parts.join("\n\n")
+    });
+    Ok(Exit::Ok)
+}
+
+fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>) -> String {
+    let now = opened.clock.now();
+    let desired = &release.desired;
+    let mut text = opened.out.painted(&format!("{} on {}", release.model, release.target), Paint::Bold);
+    let name = |served: Option<&crate::domain::release::Served>| {
+        served.map_or("none".to_owned(), |served| served.version.to_string())
+    };
+    text.push_str(&format!("\n  champion  {}", name(desired.champion.as_ref())));
+    if desired.canary.is_none() {
+        text.push_str(&format!(", since {}", time(release.updated_at)));
+    }
+    if let Some(out) = &desired.canary {
+        let since =
+            canary.map(|canary| format!(" for {}", span(now - canary.started_at))).unwrap_or_default();
+        let run = release.owner.map(|run| format!(", run {}", short(run))).unwrap_or_default();
+        text.push_str(&format!("\n  canary    {} at {}{since}{run}", out.served.version, out.basis_points));
+        if out.valid_until <= now {
+            text.push_str(", run out: clients treat it as 0%");
+        }
+    }
+    if let Some(canary) = canary {
+        let paint = match canary.verdict {
+            Verdict::Pass => Paint::Good,
+            Verdict::Inconclusive => Paint::Dim,
+            Verdict::Error | Verdict::Fail => Paint::Bad,
+        };
+        let verdict = opened.out.painted(canary.verdict.as_str(), paint);
+        text.push_str(&format!("\n  verdict   {verdict}: {}", plain(&canary.reason)));
+        let limit = match canary.state {
+            CanaryState::Watching => canary.deadline.map(|at| format!("decided at the latest {}", time(at))),
+            CanaryState::Baking => {
+                canary.bake_until.map(|at| format!("watched after promotion until {}", time(at)))
+            }
+            CanaryState::Promoted | CanaryState::RolledBack => None,
+        };
+        if let Some(limit) = limit {
+            text.push_str(&format!("\n            {limit}"));
+        }
+    }
+    if let Some(previous) = &desired.previous {
+        text.push_str(&format!("\n  previous  {}", previous.version));
+    }
+    if !release.is_applied() {
+        let note = format!("the host does not show generation {} yet", release.generation);
+        text.push_str(&format!("\n  {}", opened.out.painted(&note, Paint::Odd)));
+    }
+    text
+}
+
+fn schedules_table(opened: &Opened, schedules: &[ScheduleRow]) -> String {
+    let now = opened.clock.now();
+    table(
+        &["WORKFLOW", "SCHEDULE", "NEXT", "IN"],
+        schedules.iter().map(|row| {
+            let left = row.next_fire_at - now;
+            vec![
+                row.workflow.to_string(),
+                row.expression.clone(),
+                time(row.next_fire_at),
+                if left < TimeDelta::zero() { "due".to_owned() } else { span(left) },
+            ]
+        }),
+    )
+}
+
+/// `refit promote`.
+pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> {
+    let store = opened.store().await?;
+    let (model, target, release) = pick::release(opened, &store, &args.which).await?;
+    let version = &args.version;
+    let canary = release.as_ref().and_then(|release| release.desired.canary.as_ref());
+    let champion = release.as_ref().and_then(|release| release.desired.champion.as_ref());
+    let serves =
+        champion.map_or("nothing serves now".to_owned(), |served| format!("{} serves now", served.version));
+    let mut will = format!("{version} will serve everybody of {model} on {target}; {serves}");
+    if let Some(canary) = canary.filter(|canary| &canary.served.version != version) {
+        if !args.supersede {
+            let owner = release.as_ref().and_then(|release| release.owner);
+            let run = owner.map(|run| format!(" (run {})", short(run))).unwrap_or_default();
+            return Err(CliError::new(
+                Exit::Busy,
+                format!("cannot promote {version}: {} is on canary{run}", canary.served.version),
+            )
+            .hint(format!(
+                "wait for its verdict (`refit status`), or drop {} with --supersede",
+                canary.served.version
+            )));
+        }
+        will.push_str(&format!("; the canary {} is dropped", canary.served.version));
+    }
+    let known = store.version(&model, version).await.doing(|| format!("read version {version}"))?;
+    if known.is_none() {
+        return Err(CliError::usage(format!("cannot promote {version}: `{model}` has no such version"))
+            .hint(format!("`refit model ls {model}` lists its versions")));
+    }
+    confirm(opened, &will)?;
+    let (engine, _) = opened.engine(&store)?;
+    let done = engine
+        .promote_by_hand(&model, &target, version, args.supersede, &actor(), args.which.reason.as_deref())
+        .await
+        .doing(|| format!("promote {version} of `{model}` on {target}"))?;
+    opened.poke().await;
+    match done {
+        PromotedByHand::Run(run) => {
+            let value = json!({"model": model, "target": target, "version": version, "told_run": run});
+            opened
+                .out
+                .result(&value, || format!("run {} was told to promote its canary {version}", short(run)));
+            super::trigger::say_who_runs(opened, &store, Some(run)).await?;
+        }
+        PromotedByHand::Done(release) => {
+            let value = json!({"model": model, "target": target, "version": version, "release": release});
+            opened.out.result(&value, || {
+                format!(
+                    "{version} serves everybody of {model} on {target} (generation {})",
+                    release.generation
+                )
+            });
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// `refit rollback`.
+pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError> {
+    let store = opened.store().await?;
+    let (model, target, release) = pick::release(opened, &store, &args.which).await?;
+    let release = release.ok_or_else(|| {
+        CliError::usage(format!("cannot roll back: `{model}` serves nothing on {target} yet"))
+            .hint("`refit status` lists what is served")
+    })?;
+    let will = what_a_rollback_does(&store, &model, &target, &release, args).await?;
+    confirm(opened, &will)?;
+    let (engine, _) = opened.engine(&store)?;
+    let who = actor();
+    let reason = args.which.reason.clone().unwrap_or_else(|| format!("rolled back by {who}"));
+    let release = engine
+        .roll_back(&model, &target, args.version.as_ref(), ReleaseActor::Human { name: who }, &reason)
+        .await
+        .doing(|| format!("roll back `{model}` on {target}"))?;
+    opened.poke().await;
+    let value = json!({"model": model, "target": target, "release": release});
+    opened.out.result(&value, || {
+        let serves = release.desired.champion.as_ref();
+        let serves = serves.map_or("nothing".to_owned(), |served| served.version.to_string());
+        format!("{serves} serves everybody of {model} on {target} (generation {})", release.generation)
+    });
+    Ok(Exit::Ok)
+}
+
+async fn what_a_rollback_does(
+    store: &Arc<dyn Store>,
+    model: &ModelName,
+    target: &TargetName,
+    release: &Release,
+    args: &Rollback,
+) -> Result<String, CliError> {
+    let champion = release.desired.champion.as_ref().map(|served| &served.version);
+    let serves = champion.map_or("nothing".to_owned(), ToString::to_string);
+    match (&release.desired.canary, &args.version) {
+        (Some(canary), None) => Ok(format!(
+            "the canary {} of {model} on {target} is dropped; {serves} serves everybody",
+            canary.served.version
+        )),
+        (_, Some(to)) => {
+            let known = store.version(model, to).await.doing(|| format!("read version {to}"))?;
+            if known.is_none() {
+                return Err(CliError::usage(format!(
+                    "cannot roll back to {to}: `{model}` has no such version"
+                ))
+                .hint(format!("`refit model ls {model}` lists its versions")));
+            }
+            Ok(format!("{to} will serve everybody of {model} on {target} instead of {serves}"))
+        }
+        (None, None) => {
+            let previous = release.desired.previous.as_ref();
+            let to =
+                previous.map_or("the newest good version".to_owned(), |served| served.version.to_string());
+            Ok(format!("{serves} of {model} on {target} is marked bad; {to} will serve everybody"))
+        }
+    }
+}
+
+/// Says what will happen, and asks where somebody can answer.
+fn confirm(opened: &Opened, will: &str) -> Result<(), CliError> {
+    opened.out.note(will);
+    if opened.global.yes {
+        return Ok(());
+    }
+    if !can_ask() {
+        return Err(CliError::usage("this changes what is served, and nobody can be asked here")
+            .hint("say so with --yes"));
+    }
+    if ask("go on?") { Ok(()) } else { Err(CliError::new(Exit::Interrupted, "nothing was changed")) }
+}

@@ -1,0 +1,4 @@
+//! What people read of the command line.
+
+mod files;
+mod refit;
