@@ -1,14 +1,17 @@
 //! What the outside has in common: its errors, and the traits that targets,
 //! stores, notifiers and evidence sources implement, one file each.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::id::{InstanceId, ModelName, VersionName};
+use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
 use crate::domain::release::{Release, ReleaseDocument};
+use crate::secret::{MissingSecret, Secrets};
 
 /// Why an outside service did not do what was asked; says whether trying again can help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -144,4 +147,82 @@ impl ArtifactStore {
     pub fn base_url(&self, model: &ModelName, version: &VersionName) -> String {
         format!("{}/{model}/{version}", self.public_base)
     }
+}
+
+/// What adapters are built from, beside their own table of `refit.toml`.
+#[derive(Clone)]
+pub struct Deps {
+    /// Where `refit.toml` is: relative paths begin here.
+    pub project: PathBuf,
+    /// Secrets by name.
+    pub secrets: Secrets,
+    /// The client for plain HTTP.
+    pub http: reqwest::Client,
+    /// `[stores.*]`, for adapters that write into one; built before the others.
+    pub stores: Arc<BTreeMap<StoreName, ArtifactStore>>,
+}
+
+/// What is wrong with an adapter's table in `refit.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// It does not say what it is.
+    #[error("`kind` is missing: one of {}", known.join(", "))]
+    NoKind {
+        /// The kinds there are.
+        known: Vec<&'static str>,
+    },
+    /// No adapter of this family is called so.
+    #[error("no {family} is called `{kind}`; there are {}", known.join(", "))]
+    UnknownKind {
+        /// What was looked for.
+        family: &'static str,
+        /// What the table says.
+        kind: String,
+        /// The kinds there are.
+        known: Vec<&'static str>,
+    },
+    /// A setting is unknown, missing, or of the wrong type.
+    #[error("{kind}: {problem}")]
+    Options {
+        /// The adapter.
+        kind: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A secret it needs is not set.
+    #[error(transparent)]
+    Secret(#[from] MissingSecret),
+}
+
+/// One entry of a family's table: its name and how it is made.
+pub struct Adapter<T> {
+    /// What `kind` says in `refit.toml`.
+    pub kind: &'static str,
+    /// Makes it of its table, without `kind`.
+    pub build: fn(serde_json::Value, &Deps) -> Result<T, BuildError>,
+}
+
+/// Makes the adapter that `options` asks for by `kind`, of those in `table`.
+pub fn build_of<T>(
+    family: &'static str,
+    table: &[Adapter<T>],
+    mut options: serde_json::Value,
+    deps: &Deps,
+) -> Result<T, BuildError> {
+    let known = || table.iter().map(|adapter| adapter.kind).collect();
+    let kind = options.as_object_mut().and_then(|table| table.remove("kind"));
+    let Some(serde_json::Value::String(kind)) = kind else {
+        return Err(BuildError::NoKind { known: known() });
+    };
+    let adapter = table.iter().find(|adapter| adapter.kind == kind);
+    let adapter = adapter.ok_or_else(|| BuildError::UnknownKind { family, kind, known: known() })?;
+    (adapter.build)(options, deps)
+}
+
+/// `options` as the settings of `kind`.
+pub fn options_of<T: serde::de::DeserializeOwned>(
+    kind: &'static str,
+    options: serde_json::Value,
+) -> Result<T, BuildError> {
+    serde_json::from_value(options).map_err(|error| BuildError::Options { kind, problem: error.to_string() })
 }

@@ -8,7 +8,7 @@
 //! * `store`: what must survive a crash, one trait, two databases
 //! * `artifacts`, `hosting`, `notify`, `trainers`: the outside, one file each, behind `adapter`
 //! * `http`, `cli`: the ways in
-//! * `clock`, `secret`, `config`: time, secrets and settings enter here
+//! * `clock`, `secret`, `config`, `http_client`: time, secrets, settings and HTTP enter here
 
 pub mod adapter;
 pub mod artifacts;
@@ -18,7 +18,9 @@ pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod evidence;
+pub mod hosting;
 pub mod http;
+pub mod http_client;
 pub mod notify;
 pub mod secret;
 pub mod steps;

@@ -1,10 +1,106 @@
-//! stub
-/// v
+//! Where versions live: all files of one training below `<model>/<version>/`,
+//! sealed by `manifest.json`.
+//!
+//! `_claim.json` is written first and says whose the place is; every file is
+//! written only where none is; the manifest is written last. No manifest, no
+//! version: nothing else here ever lists or reads a place without one.
+
+pub mod local;
+pub mod names;
+pub mod s3;
+pub mod sealed;
+pub mod source;
+pub mod upload;
+
+use object_store::path::Path;
+use serde_json::Value;
+
+use crate::adapter::{Adapter, AdapterError, ArtifactStore, BuildError, Deps, build_of};
+use crate::domain::id::{ModelName, VersionName};
+use crate::http_client::excerpt;
+
+/// The last object of a version.
+pub const MANIFEST: &str = "manifest.json";
+/// The first object of a version.
+pub const CLAIM: &str = "_claim.json";
+
+/// The stores there are.
+const ADAPTERS: &[Adapter<ArtifactStore>] = &[local::ADAPTER, s3::ADAPTER];
+
+/// Makes the store of one table `[stores.*]` of `refit.toml`.
+pub fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
+    build_of("store", ADAPTERS, options, deps)
+}
+
+/// Reads a version whole and compares it with its manifest, and the manifest with what was
+/// recorded of it when it was sealed.
 pub async fn verify(
-    _: &crate::adapter::ArtifactStore,
-    _: &crate::domain::id::ModelName,
-    _: &crate::domain::id::VersionName,
-    _: &str,
-) -> Result<(), crate::adapter::AdapterError> {
-    Ok(())
+    store: &ArtifactStore,
+    model: &ModelName,
+    version: &VersionName,
+    manifest_sha256: &str,
+) -> Result<(), AdapterError> {
+    let sealed = sealed::verify(store, model, version).await?;
+    if sealed.sha256 == manifest_sha256 {
+        return Ok(());
+    }
+    Err(AdapterError::Rejected {
+        service: store.label.clone(),
+        action: format!("verify {model}/{version}"),
+        cause: format!("its manifest is not the one that was sealed: SHA-256 {}", sealed.sha256),
+    })
+}
+
+/// Where a version's objects are.
+fn version_path(store: &ArtifactStore, model: &ModelName, version: &VersionName) -> Path {
+    store.prefix.clone().join(model.as_str()).join(version.as_str())
+}
+
+/// Where one file of a version is; `path` has passed `names::check`.
+fn object_path(
+    store: &ArtifactStore,
+    model: &ModelName,
+    version: &VersionName,
+    path: &str,
+) -> Result<Path, AdapterError> {
+    // Not by parts: those would be percent-encoded, and an app would look for another name.
+    let place = version_path(store, model, version);
+    Path::parse(format!("{place}/{path}"))
+        .map_err(|source| store_error(store, &format!("name {path}"), source.into()))
+}
+
+/// What an object store's error means.
+fn store_error(store: &ArtifactStore, action: &str, error: object_store::Error) -> AdapterError {
+    use object_store::Error;
+    let (service, action, cause) = (store.label.clone(), action.to_owned(), excerpt(&error.to_string()));
+    match error {
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+            AdapterError::Denied { service, action, cause }
+        }
+        Error::AlreadyExists { .. } | Error::Precondition { .. } => AdapterError::Conflict { service, cause },
+        Error::NotFound { .. }
+        | Error::InvalidPath { .. }
+        | Error::NotSupported { .. }
+        | Error::NotModified { .. }
+        | Error::NotImplemented { .. }
+        | Error::UnknownConfigurationKey { .. } => AdapterError::Rejected { service, action, cause },
+        error => match io_kind(&error) {
+            Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem) => {
+                AdapterError::Denied { service, action, cause }
+            }
+            Some(_) | None => AdapterError::Unavailable { service, cause, retry_after: None },
+        },
+    }
+}
+
+/// The kind of the IO error under `error`, if there is one.
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        source = error.source();
+    }
+    None
 }

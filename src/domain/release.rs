@@ -124,6 +124,16 @@ pub enum ReleaseActor {
     },
 }
 
+impl std::fmt::Display for ReleaseActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ReleaseActor::Run { run } | ReleaseActor::Undo { run } => write!(f, "run {run}"),
+            ReleaseActor::Controller { .. } => f.write_str("refit"),
+            ReleaseActor::Human { name } => f.write_str(name),
+        }
+    }
+}
+
 /// The bucket of a unit, in `0..10_000`: big-endian `u32` of the first four
 /// bytes of `SHA-256(salt + ":" + unit)`, modulo 10,000. The same in every client.
 pub fn bucket(salt: &str, unit: &str) -> u16 {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::Timestamp;
 use super::id::{InstanceId, ModelName, RunId, StoreName, VersionName};
 use super::metric::Metrics;
+use super::workflow::step::Naming;
 
 /// `manifest.json`, written last: no manifest, no version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,7 +79,76 @@ pub enum VersionState {
     Abandoned,
 }
 
-/// stub
-pub fn next_name(_: super::workflow::step::Naming, _: &[VersionName], _: chrono::NaiveDate) -> VersionName {
-    unreachable!()
+/// The name of the next version, given every name ever taken of the model.
+///
+/// Names only grow: a number that was given up is not given again.
+pub fn next_name(naming: Naming, taken: &[VersionName], date: chrono::NaiveDate) -> VersionName {
+    let names = || taken.iter().map(VersionName::as_str);
+    let text = match naming {
+        Naming::Date => {
+            let day = date.format("%Y-%m-%d").to_string();
+            let repeats = names().filter_map(|name| match name.strip_prefix(&day)? {
+                "" => Some(1),
+                rest => number(rest.strip_prefix('.')?),
+            });
+            match repeats.max() {
+                None => day,
+                Some(last) => format!("{day}.{}", last + 1),
+            }
+        }
+        Naming::Semver => match names().filter_map(semver).max() {
+            None => "1.0.0".to_owned(),
+            Some((major, minor, _)) => format!("{major}.{}.0", minor + 1),
+        },
+        Naming::Counter => (names().filter_map(number).max().unwrap_or(0) + 1).to_string(),
+    };
+    #[expect(clippy::expect_used, reason = "digits, `-` and `.`, beginning with a digit and short")]
+    text.parse().expect("a version name")
+}
+
+/// A number without leading zeros, far enough from the largest one to be counted up.
+fn number(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    text.parse().ok().filter(|number| plain && *number < u64::MAX)
+}
+
+fn semver(text: &str) -> Option<(u64, u64, u64)> {
+    let mut parts = text.split('.').map(|part| if part == "0" { Some(0) } else { number(part) });
+    let version = (parts.next()??, parts.next()??, parts.next()??);
+    parts.next().is_none().then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(naming: Naming, taken: &[&str]) -> String {
+        let taken: Vec<VersionName> = taken.iter().map(|name| name.parse().expect("a name")).collect();
+        let date = chrono::NaiveDate::from_ymd_opt(2026, 11, 21).expect("a date");
+        next_name(naming, &taken, date).to_string()
+    }
+
+    #[test]
+    fn the_second_version_of_a_day_has_a_number() {
+        assert_eq!(next(Naming::Date, &[]), "2026-11-21");
+        assert_eq!(next(Naming::Date, &["2026-11-14", "2026-11-14.7"]), "2026-11-21");
+        assert_eq!(next(Naming::Date, &["2026-11-21"]), "2026-11-21.2");
+        assert_eq!(next(Naming::Date, &["2026-11-21", "2026-11-21.2", "2026-11-21.10"]), "2026-11-21.11");
+        assert_eq!(next(Naming::Date, &["2026-11-21.3"]), "2026-11-21.4", "a gap is not filled");
+        assert_eq!(next(Naming::Date, &["2026-11-21-hotfix", "2026-11-21.x"]), "2026-11-21");
+    }
+
+    #[test]
+    fn semantic_versions_raise_the_minor_number() {
+        assert_eq!(next(Naming::Semver, &[]), "1.0.0");
+        assert_eq!(next(Naming::Semver, &["1.0.0", "1.9.3", "1.10.0", "v9", "2026-11-21"]), "1.11.0");
+        assert_eq!(next(Naming::Semver, &["0.4.1"]), "0.5.0");
+    }
+
+    #[test]
+    fn counters_count() {
+        assert_eq!(next(Naming::Counter, &[]), "1");
+        assert_eq!(next(Naming::Counter, &["9", "10", "2026-11-21", "011"]), "11");
+        assert_eq!(next(Naming::Counter, &["18446744073709551615"]), "1", "no overflow");
+    }
 }

@@ -232,8 +232,13 @@ impl Engine {
             };
             match self.store.write_release(write).await? {
                 ReleaseWritten::Made(release) => {
-                    self.tell_rolled_back(canary, reason).await?;
                     self.show_or_leave(&release).await;
+                    let run = self.store.run(canary.run).await?;
+                    if run.is_none_or(|run| run.status == RunStatus::Finished) {
+                        // Its run ended before; nobody else says it.
+                        let facts = json!({"reason": reason, "version": canary.version});
+                        self.alert(canary, "rolled-back", facts).await?;
+                    }
                     return Ok(());
                 }
                 ReleaseWritten::Moved(Some(current)) if carries(&current, canary) => release = current,

@@ -14,7 +14,7 @@ use super::{Engine, notices};
 use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
-use crate::domain::run::{Intent, IntentState, Run, RunStatus, SignalKind, Undo};
+use crate::domain::run::{Intent, IntentState, Run, RunStatus, Undo};
 use crate::domain::verdict::Verdict;
 use crate::domain::version::{Manifest, VersionRecord, VersionState, next_name};
 use crate::domain::workflow::step::Naming;
@@ -215,18 +215,13 @@ impl Ledger for RunLedger {
                 intent: self.intent(change.operation, detail, undo),
                 promotes: change.kind == ReleaseChangeKind::Promote,
             }),
-            ends_canary: ends_canary.clone(),
+            ends_canary,
             marks_bad: None,
         };
         let store = &self.engine.store;
         let written = through_outage!(self, store.write_release(write.clone()))?;
         match written {
-            ReleaseWritten::Made(release) => {
-                if let Some((canary, why)) = ends_canary {
-                    self.engine.tell_superseded(canary, &why).await;
-                }
-                Ok(release)
-            }
+            ReleaseWritten::Made(release) => Ok(release),
             ReleaseWritten::Moved(current) => Err(ReleaseRefused::Moved {
                 expected: change.expected,
                 actual: current.map_or(Generation(0), |release| release.generation),
@@ -309,22 +304,5 @@ impl Ledger for RunLedger {
         let store = &self.engine.store;
         let now = self.engine.clock.now();
         through_outage!(self, store.queue_notices(&queued, now))
-    }
-}
-
-impl Engine {
-    /// A run whose canary was superseded is told; should this process die first, the run finds its canary
-    /// ended when its hold is over.
-    pub(super) async fn tell_superseded(&self, canary: CanaryId, why: &str) {
-        let told = async {
-            let live = self.store.live_canaries(None).await?;
-            let Some(record) = live.into_iter().find(|record| record.id == canary) else { return Ok(true) };
-            let kind = SignalKind::RolledBack { why: why.to_owned() };
-            self.store.signal(record.run, &kind, "refit", Some(why), self.clock.now()).await
-        };
-        if let Err(error) = told.await {
-            let error: StoreError = error;
-            tracing::warn!("A superseded run could not be told: {error}");
-        }
     }
 }

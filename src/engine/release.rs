@@ -259,7 +259,7 @@ impl Engine {
         }
     }
 
-    /// Compare-and-set of a release, with the end of the canary that drops out of it, and word to its run.
+    /// Compare-and-set of a release, with the end of the canary that drops out of it.
     /// `None`: somebody was faster; read again.
     pub(super) async fn replace(
         &self,
@@ -271,7 +271,7 @@ impl Engine {
         bad: Option<VersionName>,
     ) -> Result<Option<Release>, StoreError> {
         let ended = match (current.owner, &assignment.canary) {
-            (Some(run), None) => self.live_canary(run).await?.map(|canary| (run, canary)),
+            (Some(run), None) => self.live_canary(run).await?,
             (Some(_), Some(_)) | (None, _) => None,
         };
         let written = self
@@ -286,18 +286,12 @@ impl Engine {
                 reason: reason.to_owned(),
                 at: self.clock.now(),
                 by_run: None,
-                ends_canary: ended.map(|(_, canary)| (canary, reason.to_owned())),
+                ends_canary: ended.map(|canary| (canary, reason.to_owned())),
                 marks_bad: bad,
             })
             .await?;
         match written {
-            ReleaseWritten::Made(release) => {
-                if let Some((run, _)) = ended {
-                    let kind = SignalKind::RolledBack { why: reason.to_owned() };
-                    self.store.signal(run, &kind, &name(actor), Some(reason), self.clock.now()).await?;
-                }
-                Ok(Some(release))
-            }
+            ReleaseWritten::Made(release) => Ok(Some(release)),
             ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested => Ok(None),
         }
     }
@@ -319,14 +313,5 @@ impl Engine {
         host.apply(release, self.services.instance).await?;
         self.store.release_applied(&release.model, &release.target, release.generation).await?;
         Ok(())
-    }
-}
-
-fn name(actor: &ReleaseActor) -> String {
-    match actor {
-        ReleaseActor::Run { run } | ReleaseActor::Controller { run } | ReleaseActor::Undo { run } => {
-            format!("run {run}")
-        }
-        ReleaseActor::Human { name } => name.clone(),
     }
 }

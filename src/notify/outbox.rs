@@ -1,9 +1,195 @@
-//! stub
-/// d
+//! Sends what the outbox holds: at least once, with an id that is the same on
+//! every attempt.
+
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+
+use super::Notifiers;
+use super::facts::Facts;
+use crate::adapter::AdapterError;
+use crate::clock::Clock;
+use crate::domain::Timestamp;
+use crate::domain::retry::RetryPolicy;
+use crate::store::{OutboxEntry, Store, StoreError};
+
+/// Messages taken at once.
+const BATCH: u32 = 32;
+/// Messages on their way at once.
+const AT_ONCE: usize = 8;
+/// Sending one takes no longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Nobody else takes a message meanwhile: a batch in rounds of `AT_ONCE`, and some.
+const HOLD: Duration = Duration::from_secs(60 * 32 / 8 + 60);
+/// A little over half a day in all.
+const RETRY: RetryPolicy = RetryPolicy {
+    attempts: 20,
+    backoff: Duration::from_secs(5),
+    factor: 2.0,
+    max: Duration::from_secs(3_600),
+};
+
+/// Sends the messages that are due, and says how many were sent. One that
+/// fails is tried again later; one that is refused for good is given up.
 pub async fn drain_once(
-    _: &dyn crate::store::Store,
-    _: &super::Notifiers,
-    _: &dyn crate::clock::Clock,
-) -> Result<usize, crate::store::StoreError> {
-    Ok(0)
+    store: &dyn Store,
+    notifiers: &Notifiers,
+    clock: &dyn Clock,
+) -> Result<usize, StoreError> {
+    let due = store.take_outbox(BATCH, HOLD, clock.now()).await?;
+    let sending: Vec<_> = due.iter().map(|entry| deliver(store, notifiers, clock, entry).boxed()).collect();
+    let sent = stream::iter(sending).buffer_unordered(AT_ONCE);
+    sent.try_fold(0, |sum, sent| async move { Ok(sum + usize::from(sent)) }).await
+}
+
+/// Sends one message and records what came of it.
+async fn deliver(
+    store: &dyn Store,
+    notifiers: &Notifiers,
+    clock: &dyn Clock,
+    entry: &OutboxEntry,
+) -> Result<bool, StoreError> {
+    let Err(error) = send(notifiers, entry).await else {
+        store.outbox_sent(entry.id, clock.now()).await?;
+        return Ok(true);
+    };
+    let retry_at = next_attempt(entry, &error, clock.now(), rand::random());
+    match retry_at {
+        Some(at) => {
+            tracing::warn!(message.key = entry.notice.key, %at, "Message not sent, tried again: {error}")
+        }
+        None => tracing::error!(message.key = entry.notice.key, "Message given up: {error}"),
+    }
+    store.outbox_failed(entry.id, &error.to_string(), retry_at).await?;
+    Ok(false)
+}
+
+/// When a message that failed is tried again; never, when trying cannot help or was tried enough.
+fn next_attempt(entry: &OutboxEntry, error: &AdapterError, now: Timestamp, jitter: f64) -> Option<Timestamp> {
+    match error {
+        // The attempt that just failed is counted by `take_outbox`.
+        AdapterError::Unavailable { retry_after, .. } => {
+            RETRY.next_attempt(entry.attempts.max(1), now, *retry_after, jitter)
+        }
+        AdapterError::Denied { .. } | AdapterError::Rejected { .. } | AdapterError::Conflict { .. } => None,
+    }
+}
+
+async fn send(notifiers: &Notifiers, entry: &OutboxEntry) -> Result<(), AdapterError> {
+    let (notifier, to) = notifiers.resolve(&entry.notice.to)?;
+    let facts = Facts::of(&entry.notice);
+    let rendered = notifiers.renderer.render(&entry.notice.key, &facts, to);
+    let message = rendered.map_err(|error| AdapterError::Rejected {
+        service: "refit".to_owned(),
+        action: "write the message".to_owned(),
+        cause: error.to_string(),
+    })?;
+    tokio::time::timeout(PATIENCE, notifier.send(&message)).await.unwrap_or_else(|_| {
+        Err(AdapterError::Unavailable {
+            service: "the notifier".to_owned(),
+            cause: format!("no answer within {PATIENCE:?}"),
+            retry_after: None,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use wiremock::matchers::method;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+    use crate::adapter::Deps;
+    use crate::domain::workflow::{Moment, Recipient};
+    use crate::secret::{Secret, Secrets};
+    use crate::store::Notice;
+
+    fn at(seconds: i64) -> Timestamp {
+        chrono::DateTime::from_timestamp(seconds, 0).expect("in range")
+    }
+
+    fn entry(to: Recipient, attempts: u32) -> OutboxEntry {
+        OutboxEntry {
+            id: 1,
+            notice: Notice {
+                key: "run/end/0".to_owned(),
+                run: None,
+                model: "race-times".parse().expect("a name"),
+                moment: Moment::Promoted,
+                to,
+                facts: json!({"workflow": "retrain", "version": "v2"}),
+            },
+            attempts,
+            queued_at: at(0),
+            sent_at: None,
+            dead: false,
+            last_error: None,
+        }
+    }
+
+    fn notifiers(slack: &str) -> Notifiers {
+        let deps = Deps {
+            project: "/".into(),
+            secrets: Secrets::fixed([("URL".parse().expect("a name"), Secret::new(slack))].into()),
+            http: crate::http_client::build().expect("a client"),
+            stores: Arc::new(BTreeMap::new()),
+        };
+        let tables = [
+            ("team".parse().expect("a name"), json!({"kind": "slack", "url": "URL"})),
+            ("log".parse().expect("a name"), json!({"kind": "console"})),
+        ];
+        Notifiers::build(tables.into(), None, &deps).expect("built")
+    }
+
+    #[tokio::test]
+    async fn each_recipient_is_reached_by_its_notifier() {
+        let server = MockServer::start().await;
+        Mock::given(method("POST"))
+            .respond_with(ResponseTemplate::new(200).set_body_string("ok"))
+            .expect(1)
+            .mount(&server)
+            .await;
+        let notifiers = notifiers(&server.uri());
+        let slack = |name: &str| Recipient::Slack(name.parse().expect("a name"));
+        for to in [slack("team"), slack("log"), Recipient::Console] {
+            send(&notifiers, &entry(to, 1)).await.expect("sent");
+        }
+        let body: serde_json::Value =
+            server.received_requests().await.expect("recorded")[0].body_json().expect("JSON");
+        assert_eq!(body["text"], "race-times v2 was promoted");
+    }
+
+    #[tokio::test]
+    async fn a_recipient_that_nobody_can_reach_is_given_up_with_those_there_are() {
+        let notifiers = notifiers("http://127.0.0.1:1");
+        let unknown = entry(Recipient::Slack("ops".parse().expect("a name")), 1);
+        let error = send(&notifiers, &unknown).await.expect_err("unknown");
+        assert_eq!(error.to_string(), "refit.toml could not find notifier `ops`: it has log, team");
+        assert_eq!(next_attempt(&unknown, &error, at(0), 0.0), None);
+        let mail = entry(Recipient::Email(vec!["a@example.com".to_owned()]), 1);
+        let error = send(&notifiers, &mail).await.expect_err("no mailer");
+        assert!(!error.is_transient(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_fails_is_tried_later_and_later_and_then_given_up() {
+        let team = Recipient::Slack("team".parse().expect("a name"));
+        let error =
+            send(&notifiers("http://127.0.0.1:1"), &entry(team.clone(), 1)).await.expect_err("nobody there");
+        let next = |attempts| next_attempt(&entry(team.clone(), attempts), &error, at(0), 1.0);
+        assert_eq!(next(1), Some(at(5)));
+        assert_eq!(next(2), Some(at(10)));
+        assert_eq!(next(19), Some(at(3_600)));
+        assert_eq!(next(20), None);
+        let asked = AdapterError::Unavailable {
+            service: "Slack".to_owned(),
+            cause: "429".to_owned(),
+            retry_after: Some(Duration::from_secs(90)),
+        };
+        assert_eq!(next_attempt(&entry(team.clone(), 1), &asked, at(0), 1.0), Some(at(90)));
+    }
 }

@@ -1,21 +1,237 @@
-//! stub
+//! `uses: publish`: the files of a training become a sealed version.
+
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
-/// out
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::context::{StepContext, StepError, StepResult};
+use crate::adapter::ArtifactStore;
+use crate::artifacts::sealed::SealedVersion;
+use crate::artifacts::source::{LocalFile, hex};
+use crate::artifacts::upload::{Upload, UploadError, publish};
+use crate::domain::id::{StepId, StoreName, VersionName};
+use crate::domain::metric::Metrics;
+use crate::domain::version::ManifestFile;
+use crate::domain::workflow::StepKind;
+use crate::domain::workflow::step::Publish;
+
+/// What a publish step returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishOutput {
-    /// v
-    pub version: crate::domain::id::VersionName,
-    /// s
-    pub store: crate::domain::id::StoreName,
-    /// b
+    /// The version.
+    pub version: VersionName,
+    /// The store that holds it.
+    pub store: StoreName,
+    /// URL or path below which its files are.
     pub base_url: String,
-    /// m
+    /// SHA-256 of its manifest in lower-case hex.
     pub manifest_sha256: String,
+    /// How many files it has.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
 }
-/// run
-pub async fn run(
-    _: &crate::domain::workflow::step::Publish,
-    _: &super::context::StepContext<'_>,
-) -> Result<super::context::StepResult, super::context::StepError> {
-    Err(super::context::StepError::Interrupted)
+
+/// What publish reads of the output of a step that left files.
+#[derive(Debug, Clone, Deserialize)]
+struct FilesOutput {
+    dir: PathBuf,
+    files: Vec<ManifestFile>,
+    #[serde(default)]
+    metrics: Metrics,
 }
+
+/// What publish reads of the output of a step that fetched data.
+#[derive(Debug, Clone, Deserialize)]
+struct DataOutput {
+    rows: u64,
+    sha256: String,
+}
+
+/// A name that is taken in the store is given up and the next one tried, this often.
+const MOST_NAMES: u32 = 20;
+
+/// Uploads and seals.
+pub async fn run(spec: &Publish, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
+    let store = ctx.services.stores.get(&spec.store).ok_or_else(|| {
+        StepError::permanent(format!("there is no store `{}`", spec.store))
+            .hint(format!("add [stores.{}] to refit.toml", spec.store))
+    })?;
+    let (from, output) = files_of(spec, ctx)?;
+    let files: Vec<LocalFile> = output.files.iter().map(|file| local(&output.dir, file)).collect();
+    let provenance = provenance(ctx, &from).await;
+    for _ in 0..MOST_NAMES {
+        let record = ctx.ledger.reserve_version(&spec.store, spec.version).await?;
+        let upload = Upload {
+            store,
+            model: &ctx.run.model,
+            version: &record.name,
+            instance: ctx.services.instance,
+            run: Some(ctx.run.id),
+            files: &files,
+            metrics: &output.metrics,
+            provenance: &provenance,
+            sealed_at: ctx.clock.now(),
+        };
+        let uploaded = tokio::select! {
+            uploaded = send(&upload, &output.files, ctx) => uploaded,
+            () = ctx.cancel.cancelled() => return Err(StepError::Interrupted),
+        };
+        match uploaded {
+            Ok(sealed) => return seal(spec, ctx, store, sealed).await,
+            Err(taken @ UploadError::ClaimedByOther { .. }) => {
+                ctx.log.note(&format!("{taken}: taking the next name"));
+                ctx.ledger.abandon_version(&record.name).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StepError::permanent(format!("{MOST_NAMES} names in a row are taken in {}", store.label))
+        .hint("another refit database writes to this store: give this one a prefix of its own"))
+}
+
+/// The step whose files are published, and what it left.
+fn files_of(spec: &Publish, ctx: &StepContext<'_>) -> Result<(StepId, FilesOutput), StepError> {
+    let found = match &spec.from {
+        Some(step) => ctx.output_of::<FilesOutput>(step).map(|output| (step.clone(), output)),
+        None => ctx
+            .history
+            .iter()
+            .rev()
+            .filter_map(|attempt| {
+                let output: FilesOutput = serde_json::from_value(attempt.output.clone()?).ok()?;
+                Some((attempt.step.clone(), output))
+            })
+            .find(|(_, output)| !output.files.is_empty()),
+    };
+    let missing = || match &spec.from {
+        Some(step) => StepError::permanent(format!("step `{step}` left no files to publish")),
+        None => StepError::permanent("no step before this one left files to publish"),
+    };
+    let (step, mut output) = found
+        .filter(|(_, output)| !output.files.is_empty())
+        .ok_or_else(|| missing().hint("a `run` step leaves files in $REFIT_OUT, or by `outputs:`"))?;
+    if output.metrics == Metrics::default() {
+        // An export step has the files; the metrics are the training's.
+        let metrics = ctx.history.iter().rev().find_map(|attempt| {
+            let said: FilesOutput = serde_json::from_value(attempt.output.clone()?).ok()?;
+            (said.metrics != Metrics::default()).then_some(said.metrics)
+        });
+        output.metrics = metrics.unwrap_or_default();
+    }
+    Ok((step, output))
+}
+
+fn local(dir: &Path, file: &ManifestFile) -> LocalFile {
+    LocalFile { path: file.path.clone(), source: dir.join(&file.path), sha256: Some(file.sha256.clone()) }
+}
+
+/// Uploads, saying how far it is.
+async fn send(
+    upload: &Upload<'_>,
+    files: &[ManifestFile],
+    ctx: &StepContext<'_>,
+) -> Result<SealedVersion, UploadError> {
+    let total: u64 = files.iter().map(|file| file.size).sum();
+    ctx.log.note(&format!(
+        "uploading {} files, {:.1} MB, as {}/{} to {}",
+        files.len(),
+        total as f64 / 1e6,
+        upload.model,
+        upload.version,
+        upload.store.label
+    ));
+    publish(upload, &|progress| {
+        let percent = if total == 0 { 100.0 } else { 100.0 * progress.done as f64 / total as f64 };
+        let what = if progress.found { "was there" } else { "sent" };
+        ctx.log.progress(Some(percent), &format!("{} {what}", progress.path));
+    })
+    .await
+}
+
+/// Records the version as sealed.
+async fn seal(
+    spec: &Publish,
+    ctx: &StepContext<'_>,
+    store: &ArtifactStore,
+    sealed: SealedVersion,
+) -> Result<StepResult, StepError> {
+    let SealedVersion { manifest, sha256 } = sealed;
+    let base_url = store.base_url(&manifest.model, &manifest.version);
+    ctx.ledger.seal_version(&manifest, &base_url, &sha256).await?;
+    ctx.log.note(&format!("sealed {}/{}", manifest.model, manifest.version));
+    StepResult::done(PublishOutput {
+        files: manifest.files.len(),
+        bytes: manifest.files.iter().map(|file| file.size).sum(),
+        version: manifest.version,
+        store: spec.store.clone(),
+        base_url,
+        manifest_sha256: sha256,
+    })
+}
+
+impl From<UploadError> for StepError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Store(error) => error.into(),
+            UploadError::Sealed(error) => crate::adapter::AdapterError::from(error).into(),
+            error @ (UploadError::ClaimedByOther { .. }
+            | UploadError::SealedDifferently { .. }
+            | UploadError::Name(_)
+            | UploadError::Source(_)
+            | UploadError::TooLarge { .. }) => StepError::permanent(error.to_string()),
+        }
+    }
+}
+
+/// Where the version came from: what can be known is told, what cannot is null.
+async fn provenance(ctx: &StepContext<'_>, from: &StepId) -> Value {
+    let definition = &ctx.run.definition;
+    let data = ctx.latest_output::<DataOutput>();
+    let trainer = ctx
+        .workflow
+        .step(from)
+        .and_then(|step| if let StepKind::Run(run) = &step.kind { Some(run) } else { None });
+    let project = &ctx.dirs.project;
+    json!({
+        "workflow": {
+            "name": ctx.run.workflow,
+            "path": definition.path,
+            "sha256": hex(&Sha256::digest(&definition.source)),
+        },
+        "data": data.map(|(step, data)| json!({"step": step, "rows": data.rows, "sha256": data.sha256})),
+        "git": git(project).await,
+        "step": from,
+        "command": trainer.map(|run| ctx.services.secrets.mask(&run.command)),
+        "python": output_of("python3", &["--version"], project).await,
+        "refit": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Commit and state of the project, if it is a git repository.
+async fn git(project: &Path) -> Option<Value> {
+    let commit = output_of("git", &["rev-parse", "HEAD"], project).await?;
+    let changed = output_of("git", &["status", "--porcelain", "--untracked-files=no"], project).await;
+    Some(json!({"commit": commit, "dirty": changed.map(|changed| !changed.is_empty())}))
+}
+
+/// The first line that a program prints, if it is there and succeeds soon.
+async fn output_of(program: &str, arguments: &[&str], dir: &Path) -> Option<String> {
+    const LONGEST: std::time::Duration = std::time::Duration::from_secs(10);
+    let child = tokio::process::Command::new(program)
+        .args(arguments)
+        .current_dir(dir)
+        // `git status` would otherwise refresh the index: the project is only read.
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(LONGEST, child).await.ok()?.ok()?;
+    let text = output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())?;
+    Some(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -387,7 +387,8 @@ pub struct ReleaseWrite {
     pub at: Timestamp,
     /// For a run: its fence and the intent that is recorded in the same transaction.
     pub by_run: Option<ReleaseWriteByRun>,
-    /// A canary that ends with the change, in the same transaction, with its reason.
+    /// A canary that ends with the change, with its reason. In the same transaction its run, if it is another
+    /// one, is told with a `RolledBack` signal and woken.
     pub ends_canary: Option<(CanaryId, String)>,
     /// A version that is marked `bad` in the same transaction.
     pub marks_bad: Option<VersionName>,

@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod artifacts;
+mod canary;
 mod docs;
 mod engine;
+mod hosting;
 mod http;
 mod layers;
+mod notify;
 mod steps;
 mod store;
 mod support;

@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::pool::PoolConnection;
 use sqlx::types::{Json, Uuid};
+use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::sql::checkpoint::skip_reason;
 use super::sql::rows::{doc_opt, text};
@@ -50,18 +53,20 @@ WITH input AS (
 )
 SELECT id FROM passed";
 
-/// Writes the group. Those that only go on are written by one statement; those that sleep, end, free a key,
-/// undo or tell somebody have a transaction each, side by side.
-pub(crate) async fn write_group(
-    pool: &PgPool,
-    clock: &Arc<dyn Clock>,
-    news: &watch::Sender<u64>,
-    group: Vec<Pending>,
-) {
-    let (simple, complex): (Vec<_>, Vec<_>) =
-        group.into_iter().partition(|pending| goes_on(&pending.checkpoint));
-    let alone = complex.into_iter().map(|pending| write_and_answer(pool, clock, news, pending));
-    tokio::join!(write_together(pool, clock, news, simple), futures::future::join_all(alone));
+/// A connection that was idle longer is asked whether it is still there.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
+/// Writes groups of checkpoints, on a connection of its own.
+pub(crate) struct GroupWriter {
+    others: Others,
+    connection: Option<(PoolConnection<Postgres>, Instant)>,
+}
+
+/// What checkpoints with a transaction of their own need.
+struct Others {
+    pool: PgPool,
+    clock: Arc<dyn Clock>,
+    news: watch::Sender<u64>,
 }
 
 fn goes_on(checkpoint: &Checkpoint) -> bool {
@@ -71,16 +76,32 @@ fn goes_on(checkpoint: &Checkpoint) -> bool {
         && checkpoint.notices.is_empty()
 }
 
+impl GroupWriter {
+    pub(crate) fn new(pool: PgPool, clock: Arc<dyn Clock>, news: watch::Sender<u64>) -> Self {
+        Self { others: Others { pool, clock, news }, connection: None }
+    }
+
+    /// Writes the group. Those that only go on are written by one statement; those that sleep, end, free a key,
+    /// undo or tell somebody have a transaction each, side by side.
+    pub(crate) async fn write(&mut self, group: Vec<Pending>) {
+        let (simple, complex): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|pending| goes_on(&pending.checkpoint));
+        let Self { others, connection } = self;
+        let others: &Others = others;
+        let alone = complex.into_iter().map(|pending| others.write_and_answer(pending));
+        tokio::join!(write_together(others, connection, simple), futures::future::join_all(alone));
+    }
+}
+
 async fn write_together(
-    pool: &PgPool,
-    clock: &Arc<dyn Clock>,
-    news: &watch::Sender<u64>,
+    others: &Others,
+    held: &mut Option<(PoolConnection<Postgres>, Instant)>,
     group: Vec<Pending>,
 ) {
     if group.is_empty() {
         return;
     }
-    let written = write_all(pool, group.iter().map(|pending| &pending.checkpoint)).await;
+    let written = write_all(others, held, group.iter().map(|pending| &pending.checkpoint)).await;
     match written {
         Ok(passed) => {
             let (passed, fenced): (Vec<_>, Vec<_>) =
@@ -88,44 +109,49 @@ async fn write_together(
             passed.into_iter().for_each(|pending| pending.answer(Ok(())));
             // One that is sent again is found there: the long way asks.
             for pending in fenced {
-                write_and_answer(pool, clock, news, pending).await;
+                others.write_and_answer(pending).await;
             }
         }
         Err(StoreError::Broken(_)) if group.len() > 1 => {
             for pending in group {
-                write_and_answer(pool, clock, news, pending).await;
+                others.write_and_answer(pending).await;
             }
         }
         Err(error) => group.into_iter().for_each(|pending| pending.answer(Err(error.same()))),
     }
 }
 
-async fn write_and_answer(
-    pool: &PgPool,
-    clock: &Arc<dyn Clock>,
-    news: &watch::Sender<u64>,
-    pending: Pending,
-) {
-    let result = write_alone(pool, clock, news, &pending.checkpoint).await;
-    pending.answer(result);
-}
+impl Others {
+    async fn write_and_answer(&self, pending: Pending) {
+        let result = self.write_alone(&pending.checkpoint).await;
+        pending.answer(result);
+    }
 
-async fn write_alone(
-    pool: &PgPool,
-    clock: &Arc<dyn Clock>,
-    news: &watch::Sender<u64>,
-    checkpoint: &Checkpoint,
-) -> Result<(), StoreError> {
-    let mut tx = pool.begin().await?;
-    let woken = write_checkpoint(&mut tx, checkpoint, bound_time(&**clock, clock.now())).await?;
-    if !woken.is_empty() {
-        push(&mut tx, &woken).await?;
+    async fn write_alone(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let woken = write_checkpoint(&mut tx, checkpoint, bound_time(&*self.clock, self.clock.now())).await?;
+        if !woken.is_empty() {
+            push(&mut tx, &woken).await?;
+        }
+        tx.commit().await?;
+        if !woken.is_empty() {
+            self.news.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        Ok(())
     }
-    tx.commit().await?;
-    if !woken.is_empty() {
-        news.send_modify(|count| *count = count.wrapping_add(1));
+
+    /// The connection that was used last, or another where it is gone.
+    async fn connection(
+        &self,
+        held: Option<(PoolConnection<Postgres>, Instant)>,
+    ) -> Result<PoolConnection<Postgres>, StoreError> {
+        if let Some((mut connection, used)) = held
+            && (used.elapsed() < TRUSTED_FOR || connection.ping().await.is_ok())
+        {
+            return Ok(connection);
+        }
+        Ok(self.pool.acquire().await?)
     }
-    Ok(())
 }
 
 /// The columns of `input`, one entry a checkpoint.
@@ -188,13 +214,16 @@ impl Columns {
 
 /// Writes those that pass their fence, and says which.
 async fn write_all<'a>(
-    pool: &PgPool,
+    others: &Others,
+    held: &mut Option<(PoolConnection<Postgres>, Instant)>,
     checkpoints: impl Iterator<Item = &'a Checkpoint>,
 ) -> Result<HashSet<Uuid>, StoreError> {
     let mut columns = Columns::default();
     for checkpoint in checkpoints {
         columns.add(checkpoint)?;
     }
+    // Kept only when all went well.
+    let mut connection = others.connection(held.take()).await?;
     let passed = sqlx::query_scalar::<_, Uuid>(WRITE)
         .bind(columns.run)
         .bind(columns.epoch)
@@ -216,7 +245,8 @@ async fn write_all<'a>(
         .bind(columns.skipped_run)
         .bind(columns.skipped_step)
         .bind(columns.skipped_error)
-        .fetch_all(pool)
+        .fetch_all(&mut *connection)
         .await?;
+    *held = Some((connection, Instant::now()));
     Ok(passed.into_iter().collect())
 }

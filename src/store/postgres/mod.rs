@@ -11,6 +11,6 @@ mod session;
 mod sql;
 
 pub(crate) use dialect::*;
-pub(crate) use group::write_group;
+pub(crate) use group::GroupWriter;
 pub use open::{migrate, open};
 pub(crate) use session::{Session, cut_silent_leases};

@@ -48,7 +48,10 @@ impl Session {
         let mut held = self.held.lock().await;
         let watched = !held.keys.is_empty();
         held.keys.insert(worker, key);
-        held.hold(&self.options).await?;
+        if let Err(error) = held.hold(&self.options).await {
+            held.keys.remove(&worker);
+            return Err(error);
+        }
         if !watched {
             let (options, shared, stop) = (self.options.clone(), Arc::clone(&self.held), self.stop.clone());
             tokio::spawn(async move {
@@ -87,6 +90,12 @@ impl Session {
             // It ends either way.
             let _ = connection.close().await;
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 

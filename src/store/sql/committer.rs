@@ -8,7 +8,7 @@ use sqlx::Pool;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::super::{Db, write_group};
+use super::super::{Db, GroupWriter};
 use crate::clock::Clock;
 use crate::store::{Checkpoint, StoreError};
 
@@ -39,7 +39,7 @@ pub(crate) struct Committer {
 impl Committer {
     pub(super) fn start(pool: Pool<Db>, clock: Arc<dyn Clock>, news: watch::Sender<u64>) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
-        let task = tokio::spawn(run(waiting, pool, clock, news));
+        let task = tokio::spawn(run(waiting, GroupWriter::new(pool, clock, news)));
         Self { queue: Mutex::new(Some(queue)), task: tokio::sync::Mutex::new(Some(task)) }
     }
 
@@ -65,12 +65,7 @@ impl Committer {
     }
 }
 
-async fn run(
-    mut waiting: mpsc::UnboundedReceiver<Pending>,
-    pool: Pool<Db>,
-    clock: Arc<dyn Clock>,
-    news: watch::Sender<u64>,
-) {
+async fn run(mut waiting: mpsc::UnboundedReceiver<Pending>, mut writer: GroupWriter) {
     // Of each run one at a time: the second one's fence needs the first one's rows.
     let mut held_back: Vec<Pending> = Vec::new();
     loop {
@@ -92,7 +87,7 @@ async fn run(
             sort_in(next, &mut runs, &mut group, &mut later);
         }
         held_back = later;
-        write_group(&pool, &clock, &news, group).await;
+        writer.write(group).await;
     }
 }
 

@@ -130,14 +130,15 @@ impl SqlStore {
                 .build(on_wake);
             let began = tokio::time::Instant::now();
             tokio::select! {
-                ended = worker.run() => tracing::warn!(?ended, "The queue's worker ended; it is started again"),
-                () = &mut cleaning => {}
+                biased;
                 () = stop.cancelled() => {
                     if let Err(error) = context.stop() {
                         tracing::debug!(%error, "The queue's worker had stopped already");
                     }
                     return;
                 }
+                ended = worker.run() => tracing::warn!(?ended, "The queue's worker ended; it is started again"),
+                () = &mut cleaning => return,
             }
             if began.elapsed() > LONGEST_BACKOFF {
                 backoff = FIRST_BACKOFF;
@@ -212,7 +213,12 @@ impl Stream for Forwarded {
     type Item = ();
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<()>> {
-        self.heard.poll_next_unpin(context)
+        let next = self.heard.poll_next_unpin(context);
+        if next.is_ready() {
+            // apalis polls once and goes on to fetch: without this nothing wakes it for the next piece of news.
+            context.waker().wake_by_ref();
+        }
+        next
     }
 }
 

@@ -5,13 +5,14 @@ use sqlx::types::Uuid;
 use super::super::{Connection, Row};
 use super::canaries::end_in;
 use super::rows::{self, doc, get, json, text, word};
-use super::signals::insert_intent;
+use super::signals::{NewSignal, insert_intent, signal_in};
 use super::store::SqlStore;
 use super::versions::set_state_in;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
-use crate::domain::id::{Generation, ModelName, RunId, TargetName};
+use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName};
 use crate::domain::release::Release;
+use crate::domain::run::SignalKind;
 use crate::domain::version::VersionState;
 use crate::store::{ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
 
@@ -100,14 +101,25 @@ impl SqlStore {
         .bind(write.at)
         .execute(&mut *tx)
         .await?;
+        let mut woken = vec![];
         if let Some((canary, reason)) = &write.ends_canary {
             end_in(&mut tx, *canary, CanaryState::RolledBack, None, reason, write.at).await?;
+            // Its run hears of it with the change or not at all: it may sleep for days otherwise.
+            let own = write.by_run.as_ref().map(|by| by.run);
+            if let Some(run) = run_of(&mut tx, *canary).await?.filter(|run| Some(*run) != own) {
+                let kind = SignalKind::RolledBack { why: reason.clone() };
+                let actor = write.actor.to_string();
+                let signal = NewSignal { kind: &kind, actor: &actor, reason: Some(reason), at: write.at };
+                if signal_in(&mut tx, run, &signal, self.at(write.at)).await?.is_unclaimed() {
+                    woken.push(run);
+                }
+            }
         }
         if let Some(version) = &write.marks_bad {
             set_state_in(&mut tx, &write.model, version, VersionState::Bad).await?;
         }
         let made = release_in(&mut tx, &write.model, &write.target).await?;
-        tx.commit().await?;
+        self.commit(tx, &woken).await?;
         made.map(ReleaseWritten::Made)
             .ok_or_else(|| StoreError::Broken("the release that was written is not there".to_owned()))
     }
@@ -172,6 +184,14 @@ impl SqlStore {
         .await?;
         rows::all(&found, audit)
     }
+}
+
+async fn run_of(connection: &mut Connection, canary: CanaryId) -> Result<Option<RunId>, StoreError> {
+    let row = sqlx::query(sql!("SELECT run FROM refit.canaries WHERE id = $1"))
+        .bind(canary.0)
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| Ok(RunId(get::<Uuid>(&row, "run")?))).transpose()
 }
 
 async fn release_in(

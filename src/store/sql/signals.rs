@@ -27,6 +27,50 @@ impl Told {
     }
 }
 
+/// A signal to be sent.
+pub(super) struct NewSignal<'a> {
+    pub(super) kind: &'a SignalKind,
+    pub(super) actor: &'a str,
+    pub(super) reason: Option<&'a str>,
+    pub(super) at: Timestamp,
+}
+
+/// Sends a signal within a transaction; the caller wakes a run that nobody has. `now` is the time to bind for
+/// what is due.
+pub(super) async fn signal_in(
+    connection: &mut Connection,
+    run: RunId,
+    signal: &NewSignal<'_>,
+    now: Option<Timestamp>,
+) -> Result<Told, StoreError> {
+    let row = sqlx::query(sql!(concat!(
+        "UPDATE refit.runs SET signal_seq = signal_seq + 1,
+             poke_at = CASE WHEN lease_owner IS NULL THEN ",
+        until!("$2", "$3"),
+        " ELSE poke_at END
+         WHERE id = $1 AND status <> 'finished' RETURNING signal_seq, lease_owner"
+    )))
+    .bind(run.0)
+    .bind(now)
+    .bind(span(signal.at, SAFETY_NET))
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else { return Ok(Told::Gone) };
+    sqlx::query(sql!(
+        "INSERT INTO refit.signals (run, id, kind, actor, reason, at) VALUES ($1, $2, $3, $4, $5, $6)"
+    ))
+    .bind(run.0)
+    .bind(get::<i64>(&row, "signal_seq")?)
+    .bind(doc(signal.kind)?)
+    .bind(text(signal.actor))
+    .bind(signal.reason.map(text))
+    .bind(signal.at)
+    .execute(&mut *connection)
+    .await?;
+    let claimed = get::<Option<Uuid>>(&row, "lease_owner")?.is_some();
+    Ok(if claimed { Told::Claimed } else { Told::Unclaimed })
+}
+
 impl SqlStore {
     pub(super) async fn send_signal(
         &self,
@@ -37,33 +81,11 @@ impl SqlStore {
         at: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
-        let row = sqlx::query(sql!(concat!(
-            "UPDATE refit.runs SET signal_seq = signal_seq + 1,
-                 poke_at = CASE WHEN lease_owner IS NULL THEN ",
-            until!("$2", "$3"),
-            " ELSE poke_at END
-             WHERE id = $1 AND status <> 'finished' RETURNING signal_seq, lease_owner"
-        )))
-        .bind(run.0)
-        .bind(self.at(at))
-        .bind(span(at, SAFETY_NET))
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(row) = row else { return Ok(false) };
-        sqlx::query(sql!(
-            "INSERT INTO refit.signals (run, id, kind, actor, reason, at) VALUES ($1, $2, $3, $4, $5, $6)"
-        ))
-        .bind(run.0)
-        .bind(get::<i64>(&row, "signal_seq")?)
-        .bind(doc(kind)?)
-        .bind(text(actor))
-        .bind(reason.map(text))
-        .bind(at)
-        .execute(&mut *tx)
-        .await?;
-        let unclaimed = get::<Option<Uuid>>(&row, "lease_owner")?.is_none();
-        self.commit(tx, unclaimed.then_some(run).as_slice()).await?;
-        Ok(true)
+        let signal = NewSignal { kind, actor, reason, at };
+        let told = signal_in(&mut tx, run, &signal, self.at(at)).await?;
+        let woken: &[RunId] = if told.is_unclaimed() { &[run] } else { &[] };
+        self.commit(tx, woken).await?;
+        Ok(!matches!(told, Told::Gone))
     }
 
     pub(super) async fn ask_to_cancel(

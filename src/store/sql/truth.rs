@@ -126,11 +126,14 @@ pub(super) async fn match_truths(
         let request: String = get(row, "request_id")?;
         let truth: f64 = get(row, "truth")?;
         let error = (get::<f64>(row, "predicted")? - truth).abs();
+        let (block, version) = (get::<Option<String>>(row, "block")?, get::<String>(row, "version")?);
+        let pair = |with: &str, of: f64| json!({"r": request, "b": block, "v": version, "e": error, "w": with, "f": of});
+        // A version with itself: its errors, from which a later canary learns their scale.
+        pairs.push(pair(&version, error));
         for shadow in document::<Vec<Shadow>>(row, "shadow")? {
-            pairs.push(json!({
-                "r": request, "b": get::<Option<String>>(row, "block")?, "v": get::<String>(row, "version")?,
-                "e": error, "w": shadow.v, "f": (shadow.p - truth).abs(),
-            }));
+            if shadow.v.as_str() != version {
+                pairs.push(pair(shadow.v.as_str(), (shadow.p - truth).abs()));
+            }
         }
         matched.push(json!({ "r": request }));
     }

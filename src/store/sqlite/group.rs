@@ -11,50 +11,58 @@ use crate::clock::Clock;
 use crate::domain::id::RunId;
 use crate::store::{Checkpoint, StoreError};
 
-/// Writes the group in one transaction; one that is fenced writes nothing and does not disturb the others.
-/// When one is refused for another reason, each is written alone.
-pub(crate) async fn write_group(
-    pool: &SqlitePool,
-    clock: &Arc<dyn Clock>,
-    news: &watch::Sender<u64>,
-    group: Vec<Pending>,
-) {
-    let checkpoints: Vec<&Checkpoint> = group.iter().map(|pending| &pending.checkpoint).collect();
-    match write_all(pool, clock, news, &checkpoints).await {
-        Ok(results) => group.into_iter().zip(results).for_each(|(pending, result)| pending.answer(result)),
-        Err(StoreError::Broken(_)) if group.len() > 1 => {
-            for pending in group {
-                let alone = write_all(pool, clock, news, &[&pending.checkpoint]).await;
-                pending.answer(alone.and_then(|mut results| results.pop().unwrap_or(Ok(()))));
-            }
-        }
-        Err(error) => group.into_iter().for_each(|pending| pending.answer(Err(error.same()))),
-    }
+/// Writes groups of checkpoints.
+pub(crate) struct GroupWriter {
+    pool: SqlitePool,
+    clock: Arc<dyn Clock>,
+    news: watch::Sender<u64>,
 }
 
-async fn write_all(
-    pool: &SqlitePool,
-    clock: &Arc<dyn Clock>,
-    news: &watch::Sender<u64>,
-    checkpoints: &[&Checkpoint],
-) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-    let mut tx = pool.begin_with(BEGIN).await?;
-    let mut woken: Vec<RunId> = Vec::new();
-    let mut results = Vec::with_capacity(checkpoints.len());
-    for checkpoint in checkpoints {
-        match write_checkpoint(&mut tx, checkpoint, Some(clock.now())).await {
-            Ok(runs) => {
-                woken.extend(runs);
-                results.push(Ok(()));
+impl GroupWriter {
+    pub(crate) fn new(pool: SqlitePool, clock: Arc<dyn Clock>, news: watch::Sender<u64>) -> Self {
+        Self { pool, clock, news }
+    }
+
+    /// Writes the group in one transaction; one that is fenced writes nothing and does not disturb the others.
+    /// When one is refused for another reason, each is written alone.
+    pub(crate) async fn write(&mut self, group: Vec<Pending>) {
+        let checkpoints: Vec<&Checkpoint> = group.iter().map(|pending| &pending.checkpoint).collect();
+        match self.write_all(&checkpoints).await {
+            Ok(results) => {
+                group.into_iter().zip(results).for_each(|(pending, result)| pending.answer(result))
             }
-            Err(StoreError::Fenced) => results.push(Err(StoreError::Fenced)),
-            Err(error) => return Err(error),
+            Err(StoreError::Broken(_)) if group.len() > 1 => {
+                for pending in group {
+                    let alone = self.write_all(&[&pending.checkpoint]).await;
+                    pending.answer(alone.and_then(|mut results| results.pop().unwrap_or(Ok(()))));
+                }
+            }
+            Err(error) => group.into_iter().for_each(|pending| pending.answer(Err(error.same()))),
         }
     }
-    push(&mut tx, &woken).await?;
-    tx.commit().await?;
-    if !woken.is_empty() {
-        news.send_modify(|count| *count = count.wrapping_add(1));
+
+    async fn write_all(
+        &self,
+        checkpoints: &[&Checkpoint],
+    ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+        let mut tx = self.pool.begin_with(BEGIN).await?;
+        let mut woken: Vec<RunId> = Vec::new();
+        let mut results = Vec::with_capacity(checkpoints.len());
+        for checkpoint in checkpoints {
+            match write_checkpoint(&mut tx, checkpoint, Some(self.clock.now())).await {
+                Ok(runs) => {
+                    woken.extend(runs);
+                    results.push(Ok(()));
+                }
+                Err(StoreError::Fenced) => results.push(Err(StoreError::Fenced)),
+                Err(error) => return Err(error),
+            }
+        }
+        push(&mut tx, &woken).await?;
+        tx.commit().await?;
+        if !woken.is_empty() {
+            self.news.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        Ok(results)
     }
-    Ok(results)
 }

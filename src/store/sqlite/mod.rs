@@ -9,5 +9,5 @@ mod open;
 mod sql;
 
 pub(crate) use dialect::*;
-pub(crate) use group::write_group;
+pub(crate) use group::GroupWriter;
 pub use open::{migrate, open};

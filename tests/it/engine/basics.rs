@@ -1,8 +1,8 @@
 //! Order, retries, cancel, approval, on_failure, shutdown.
 
 use chrono::TimeDelta;
-use refit::domain::run::{AttemptState, CancelRequest, Outcome, RunStatus, SignalKind};
 use refit::clock::Clock;
+use refit::domain::run::{AttemptState, CancelRequest, Outcome, RunStatus, SignalKind};
 
 use crate::support::crash::Crash;
 use crate::support::world::{World, finish, successes, turn, until};
@@ -56,7 +56,8 @@ on_failure:
         let ended = finish(&world, &engine, run).await;
         assert_eq!(ended.outcome, Some(Outcome::Failed));
         assert!(ended.reason.as_deref().is_some_and(|why| why.contains("step `bad`")), "{:?}", ended.reason);
-        let lines = |name: &str| std::fs::read_to_string(world.path(name)).unwrap_or_default().lines().count();
+        let lines =
+            |name: &str| std::fs::read_to_string(world.path(name)).unwrap_or_default().lines().count();
         assert_eq!((lines("tries"), lines("sorry"), world.path("never").exists()), (3, 1, false));
     })
     .await;

@@ -4,6 +4,7 @@ use refit::domain::id::WorkerId;
 use refit::domain::run::{AttemptState, CancelRequest, RunStatus, SignalKind};
 use refit::store::{ClaimResult, Opening, Renewal};
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 
 use super::database::Database;
 use super::make::{self, LEASE, begin, claim, next_step, sleep, step, try_claim, worker};
@@ -175,4 +176,70 @@ async fn an_unknown_run_is_gone(db: Database) {
     assert!(matches!(try_claim(&store, run, worker, db.now()).await, ClaimResult::Gone));
     assert!(!store.signal(run, &SignalKind::Look, "x", None, db.now()).await.expect("asked"));
     assert!(store.run(run).await.expect("read").is_none());
+}
+
+/// A worker of another machine holds a run; its lock file cannot be seen from here.
+async fn held_elsewhere(
+    db: &Database,
+    there: &std::sync::Arc<dyn refit::store::Store>,
+) -> (refit::store::Claim, PgConnection) {
+    let far = worker(there, db.now()).await;
+    let run = make::run(there, db.now()).await;
+    let held = claim(there, run, far, db.now()).await;
+    let mut connection = PgConnection::connect(&db.url).await.expect("connects");
+    sqlx::query("UPDATE refit.processes SET machine = 'elsewhere'")
+        .execute(&mut connection)
+        .await
+        .expect("runs");
+    (held, connection)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_of_another_machine_ends_with_its_time() {
+    let db = Database::postgres().await;
+    let (here, there) = (db.open().await, db.open().await);
+    let (zombie, _) = held_elsewhere(&db, &there).await;
+    let near = worker(&here, db.now()).await;
+    let run = zombie.run.id;
+    db.pass(9);
+    assert!(matches!(try_claim(&here, run, near, db.now()).await, ClaimResult::Taken));
+    there.renew(run, zombie.run.epoch, LEASE, db.now()).await.expect("asked");
+    db.pass(9);
+    assert!(matches!(try_claim(&here, run, near, db.now()).await, ClaimResult::Taken), "renewed");
+    db.pass(2);
+    assert_eq!(here.reap(db.now()).await.expect("reaped").0, 1);
+    let again = claim(&here, run, near, db.now()).await;
+    assert_eq!((again.run.epoch.0, again.run.crashes), (2, 1));
+    assert_eq!(there.renew(run, zombie.run.epoch, LEASE, db.now()).await.expect("asked"), Renewal::Lost);
+    let late = there.checkpoint(next_step(&zombie, "a", "b", json!(1), db.now())).await;
+    assert!(matches!(late, Err(refit::store::StoreError::Fenced)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_ends_cuts_the_lease_to_a_second() {
+    let db = Database::postgres().await;
+    let (here, there) = (db.open().await, db.open().await);
+    let (held, mut connection) = held_elsewhere(&db, &there).await;
+    here.reap(db.now()).await.expect("reaped");
+    let full = db.now() + chrono::TimeDelta::seconds(10);
+    let mut lease_until = async |run: refit::domain::id::RunId| {
+        sqlx::query_scalar::<_, refit::domain::Timestamp>("SELECT lease_until FROM refit.runs WHERE id = $1")
+            .bind(run.0)
+            .fetch_one(&mut connection)
+            .await
+            .expect("read")
+    };
+    assert_eq!(lease_until(held.run.id).await, full, "its session is there");
+    drop(there);
+    // The server sees the end of a session when it sees it, and cuts no lease just after its own start.
+    let cut = async {
+        while lease_until(held.run.id).await == full {
+            here.reap(db.now()).await.expect("reaped");
+        }
+        lease_until(held.run.id).await
+    };
+    let cut = tokio::time::timeout(std::time::Duration::from_secs(30), cut).await.expect("in time");
+    assert_eq!(cut, db.now() + chrono::TimeDelta::seconds(1));
+    let near = worker(&here, db.pass(1)).await;
+    claim(&here, held.run.id, near, db.now()).await;
 }

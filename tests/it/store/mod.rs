@@ -6,7 +6,7 @@ pub mod database;
 mod deliveries;
 mod evidence;
 mod keys;
-mod make;
+pub mod make;
 mod opening;
 mod outbox;
 mod releases;

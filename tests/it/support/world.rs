@@ -153,7 +153,8 @@ impl World {
         let store = refit::store::open(&self.database, clock.clone()).await.expect("opens");
         let instance = store.instance();
         let store: Arc<dyn Store> = Arc::new(CrashingStore { inner: store, crash: crash.clone() });
-        let target: Arc<dyn Target> = Arc::new(CrashingTarget { inner: self.host.clone(), crash: crash.clone() });
+        let target: Arc<dyn Target> =
+            Arc::new(CrashingTarget { inner: self.host.clone(), crash: crash.clone() });
         let models = self.path("models");
         let objects = object_store::local::LocalFileSystem::new_with_prefix(&models).expect("a directory");
         let artifacts = ArtifactStore {

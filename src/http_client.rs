@@ -1,0 +1,215 @@
+//! The one place that makes HTTP clients, and says what an answer means.
+
+use std::sync::Once;
+use std::time::Duration;
+
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+
+use crate::adapter::AdapterError;
+use crate::secret::Secrets;
+
+/// What refit calls itself; some services refuse a client without a name.
+pub const USER_AGENT: &str = concat!("refit/", env!("CARGO_PKG_VERSION"));
+
+/// Waited for a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Waited for the next bytes of an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of an error's body, at most this much is shown.
+const LONGEST_EXCERPT: usize = 300;
+/// Of an error's body, at most this much is read.
+const LONGEST_ERROR_BODY: usize = 64 * 1024;
+
+/// Makes ring the TLS library of this process. Everything that speaks TLS needs it first.
+pub fn install_crypto() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An error means that somebody installed one before: then that one serves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+/// A client with refit's name and timeouts; one is made and then cloned.
+pub fn build() -> Result<Client, AdapterError> {
+    install_crypto();
+    Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .build()
+        .map_err(|error| AdapterError::Rejected {
+            service: "the HTTP client".to_owned(),
+            action: "start".to_owned(),
+            cause: causes(&error),
+        })
+}
+
+/// Sends `request` and returns the answer if its status says success.
+///
+/// `secrets` are masked in what an error shows of the answer's body; the address is never shown.
+pub async fn send(
+    service: &str,
+    action: &str,
+    request: RequestBuilder,
+    secrets: &Secrets,
+) -> Result<Response, AdapterError> {
+    let response = request.send().await.map_err(|error| unreachable_service(service, action, error))?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = head_of(response).await;
+    Err(refusal(service, action, status, &headers, &secrets.mask(&body)))
+}
+
+/// What an answer that is not a success means: 408, 429 and 5xx may be tried
+/// again, 401 and 403 are a matter of permissions, any other is refit's or the settings' mistake.
+pub fn refusal(
+    service: &str,
+    action: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &str,
+) -> AdapterError {
+    let text = excerpt(body);
+    let cause = if text.is_empty() { status.to_string() } else { format!("{status}: {text}") };
+    let (service, action) = (service.to_owned(), action.to_owned());
+    match status {
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            AdapterError::Unavailable { service, cause, retry_after: retry_after(headers) }
+        }
+        _ if status.is_server_error() => {
+            AdapterError::Unavailable { service, cause, retry_after: retry_after(headers) }
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => AdapterError::Denied { service, action, cause },
+        _ => AdapterError::Rejected { service, action, cause },
+    }
+}
+
+/// What a request that got no answer means.
+pub fn unreachable_service(service: &str, action: &str, error: reqwest::Error) -> AdapterError {
+    // An address may be a secret itself (webhooks).
+    let error = error.without_url();
+    let (service, cause) = (service.to_owned(), causes(&error));
+    if error.is_builder() || error.is_redirect() {
+        AdapterError::Rejected { service, action: action.to_owned(), cause }
+    } else {
+        AdapterError::Unavailable { service, cause, retry_after: None }
+    }
+}
+
+/// An error with all that lies under it, in one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// `Retry-After`: seconds, or a date, which counts from the answer's own `Date`.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let until = chrono::DateTime::parse_from_rfc2822(value).ok()?;
+    let now = chrono::DateTime::parse_from_rfc2822(headers.get(DATE)?.to_str().ok()?).ok()?;
+    Some((until - now).to_std().unwrap_or_default())
+}
+
+/// The beginning of a body, as text.
+async fn head_of(mut response: Response) -> String {
+    let mut head = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        head.extend_from_slice(&chunk);
+        if head.len() >= LONGEST_ERROR_BODY {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+/// Foreign text made fit for one line of a message: no control characters, and not long.
+pub fn excerpt(text: &str) -> String {
+    let line = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let line = line.collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST_EXCERPT) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wiremock::matchers::method;
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+
+    async fn answer(template: ResponseTemplate) -> Result<Response, AdapterError> {
+        let server = MockServer::start().await;
+        Mock::given(method("GET")).respond_with(template).mount(&server).await;
+        let secret = [("TOKEN".parse().expect("a name"), crate::secret::Secret::new("hunter22"))];
+        let secrets = Secrets::fixed(secret.into());
+        secrets.get(&"TOKEN".parse().expect("a name")).expect("set");
+        send("thing", "look", build().expect("a client").get(server.uri()), &secrets).await
+    }
+
+    #[tokio::test]
+    async fn a_busy_service_says_when_to_come_back() {
+        for (status, header, seconds) in [
+            (429, "7", Some(7)),
+            (503, "Wed, 21 Oct 2026 07:28:30 GMT", Some(30)),
+            (408, "Wed, 21 Oct 2026 07:20:00 GMT", Some(0)),
+            (500, "soon", None),
+            (502, "-4", None),
+        ] {
+            let template = ResponseTemplate::new(status)
+                .insert_header("Retry-After", header)
+                .insert_header("Date", "Wed, 21 Oct 2026 07:28:00 GMT");
+            match answer(template).await {
+                Err(AdapterError::Unavailable { retry_after, .. }) => {
+                    assert_eq!(retry_after, seconds.map(Duration::from_secs), "{header}");
+                }
+                other => panic!("{status}: {other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_shows_what_was_said_but_no_secret() {
+        let body = format!("no\r\n\tright \x1b[31mfor hunter22 {}", "x".repeat(10_000));
+        let error = answer(ResponseTemplate::new(403).set_body_string(body)).await.expect_err("refused");
+        let text = error.to_string();
+        assert!(text.starts_with("thing refused to look: 403 Forbidden: no right [31mfor *** xxx"), "{text}");
+        assert!(text.len() < 400 && !text.contains("hunter22") && !text.contains('\u{1b}'));
+        let error = answer(ResponseTemplate::new(404)).await.expect_err("refused");
+        assert_eq!(error.to_string(), "thing could not look: 404 Not Found");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_cannot_be_reached_is_not_shown() {
+        let request = build().expect("a client").get("http://127.0.0.1:1/services/T0/secret");
+        let error = send("thing", "look", request, &Secrets::default()).await.expect_err("nobody there");
+        assert!(error.is_transient());
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn refit_says_its_name() {
+        let server = MockServer::start().await;
+        Mock::given(wiremock::matchers::header("User-Agent", USER_AGENT))
+            .respond_with(ResponseTemplate::new(200))
+            .mount(&server)
+            .await;
+        let request = build().expect("a client").get(server.uri());
+        send("thing", "look", request, &Secrets::default()).await.expect("welcome");
+    }
+}

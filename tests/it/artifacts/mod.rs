@@ -1,0 +1,114 @@
+//! Versions in stores: one suite, run on a directory and on a real S3 server.
+
+mod faulty;
+mod suite;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use refit::adapter::{ArtifactStore, BuildError, Deps};
+use refit::artifacts;
+use refit::domain::id::SecretName;
+use refit::secret::{Secret, Secrets};
+use serde_json::json;
+
+use crate::support::python;
+
+pub fn deps(project: &Path) -> Deps {
+    let secret = |name: &str| (name.parse::<SecretName>().expect("a name"), Secret::new("test"));
+    Deps {
+        project: project.to_owned(),
+        secrets: Secrets::fixed([secret("S3_ID"), secret("S3_KEY")].into()),
+        http: refit::http_client::build().expect("a client"),
+        stores: Arc::new(BTreeMap::new()),
+    }
+}
+
+pub fn local(dir: &Path) -> ArtifactStore {
+    artifacts::build(json!({"kind": "local", "path": "store"}), &deps(dir)).expect("a store")
+}
+
+pub fn s3(server: &python::Program, prefix: &str) -> ArtifactStore {
+    let options = json!({
+        "kind": "s3",
+        "bucket": "models",
+        "prefix": prefix,
+        "endpoint": format!("http://127.0.0.1:{}", server.port),
+        "access_key_id": "S3_ID",
+        "secret_access_key": "S3_KEY",
+    });
+    artifacts::build(options, &deps(Path::new("/"))).expect("a store")
+}
+
+#[tokio::test]
+async fn a_local_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    suite::exercise(|name| {
+        let project = dir.path().join(name);
+        std::fs::create_dir_all(&project).expect("made");
+        local(&project)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_s3_server() {
+    let server = python::s3().await;
+    suite::exercise(|name| s3(&server, &format!("team/{name}"))).await;
+}
+
+#[tokio::test]
+async fn an_s3_server_that_is_not_there_is_unavailable() {
+    let options = json!({
+        "kind": "s3", "bucket": "models", "endpoint": "http://127.0.0.1:1",
+        "access_key_id": "S3_ID", "secret_access_key": "S3_KEY",
+    });
+    let store = artifacts::build(options, &deps(Path::new("/"))).expect("a store");
+    let model = "m".parse().expect("a name");
+    let error = artifacts::sealed::list_sealed(&store, &model).await.expect_err("nobody there");
+    assert!(error.is_transient(), "{error}");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused_by_name() {
+    let build = |options| match artifacts::build(options, &deps(Path::new("/"))) {
+        Ok(_) => panic!("built"),
+        Err(error) => error,
+    };
+    insta::assert_snapshot!(build(json!({"kind": "s33"})), @"no store is called `s33`; there are local, s3");
+    insta::assert_snapshot!(build(json!({"dir": "x"})), @"`kind` is missing: one of local, s3");
+    insta::assert_snapshot!(
+        build(json!({"kind": "local", "pth": "x"})),
+        @"local: unknown field `pth`, expected `path` or `public_url`"
+    );
+    let half = json!({"kind": "s3", "bucket": "b", "access_key_id": "S3_ID"});
+    assert!(matches!(build(half), BuildError::Options { kind: "s3", .. }));
+    let missing = json!({"kind": "s3", "bucket": "b", "access_key_id": "NOWHERE"});
+    assert!(matches!(build(missing), BuildError::Secret(_)));
+}
+
+#[test]
+fn apps_are_told_where_files_are() {
+    let base = |options| {
+        let store = artifacts::build(options, &deps(Path::new("/"))).expect("a store");
+        store.base_url(&"m".parse().expect("a name"), &"v1".parse().expect("a name"))
+    };
+    let keys = |mut options: serde_json::Value| {
+        options["access_key_id"] = json!("S3_ID");
+        options["secret_access_key"] = json!("S3_KEY");
+        base(options)
+    };
+    assert_eq!(
+        keys(json!({"kind": "s3", "bucket": "b", "prefix": "p/q", "region": "eu-west-1"})),
+        "https://b.s3.eu-west-1.amazonaws.com/p/q/m/v1"
+    );
+    assert_eq!(
+        keys(json!({"kind": "s3", "bucket": "b", "endpoint": "https://r2.example"})),
+        "https://r2.example/b/m/v1"
+    );
+    assert_eq!(
+        keys(json!({"kind": "s3", "bucket": "b", "public_url": "https://cdn.example/x/"})),
+        "https://cdn.example/x/m/v1"
+    );
+}
