@@ -146,6 +146,7 @@ impl World {
             targets: Arc::new(BTreeMap::new()),
             secrets: Secrets::default(),
             http: deps.http,
+            guard: crate::trainers::command::GuardCommand::of_program("refit"),
         };
         let kept = project.path().join("kept");
         std::fs::create_dir(&kept).expect("made");
