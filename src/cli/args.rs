@@ -117,7 +117,8 @@ pub enum Command {
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Demo {
     /// Where to leave the project; a new directory `refit-demo` here when not given.
-    pub directory: Option<PathBuf>,
+    #[arg(value_name = "DIRECTORY")]
+    pub into: Option<PathBuf>,
 }
 
 /// `refit init`.

@@ -27,9 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// Plays the demo.
 pub async fn run(args: &Args, out: Output) -> Result<Exit, CliError> {
     let began = Instant::now();
-    let root = args.directory.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
+    let root = args.into.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
     project::unpack(&root)?;
-    let root = root.canonicalize().map_err(|error| CliError::usage(format!("{}: {error}", root.display())))?;
+    let root =
+        root.canonicalize().map_err(|error| CliError::usage(format!("{}: {error}", root.display())))?;
     let settings = Project::read(&root, &root.join(crate::config::FILE))?;
     let clock = Arc::new(ManualClock::starting_at(demo::begins()));
     let state = settings.state();
@@ -102,7 +103,9 @@ fn conclude(out: Output, chapters: &[Chapter], root: &Path, took: Duration) {
     out.result(&chapters, || {
         table(&["after", "on", "family", "version", "decision", "took", "why"], rows(chapters))
     });
-    let shown = root.file_name().map_or_else(|| root.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let shown = root
+        .file_name()
+        .map_or_else(|| root.display().to_string(), |name| name.to_string_lossy().into_owned());
     out.note(&format!(
         "\n{} runs in {:.0} s. All of it is in the project's database; look around:\n  \
          cd {shown}\n  refit run ls\n  refit run show last\n  refit model ls\n  refit status",
@@ -119,8 +122,9 @@ impl From<DemoError> for CliError {
                 CliError::usage(text).hint("name another directory: `refit demo DIRECTORY`")
             }
             DemoError::File { .. } | DemoError::Workflow(_) | DemoError::Data(_) => CliError::usage(text),
-            DemoError::Server(_) => CliError::new(Exit::StepFailed, text)
-                .hint("the demo needs python3 on the PATH; nothing else"),
+            DemoError::Server(_) => {
+                CliError::new(Exit::StepFailed, text).hint("the demo needs python3 on the PATH; nothing else")
+            }
             DemoError::Trigger(error) => error.into(),
             DemoError::Store(error) => error.into(),
             DemoError::Evidence(_) => CliError::new(Exit::StepFailed, text),

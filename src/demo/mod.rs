@@ -229,7 +229,8 @@ impl Demo {
             return Ok(());
         }
         let lines: String = landed.into_values().collect();
-        let reading = evidence::read_truth(&self.model, None, lines.as_bytes(), now, &evidence::Limits::default())?;
+        let reading =
+            evidence::read_truth(&self.model, None, lines.as_bytes(), now, &evidence::Limits::default())?;
         no_row_errors(&reading.errors)?;
         self.engine.store.add_truth(&reading.batch).await?;
         Ok(())
@@ -257,7 +258,9 @@ impl Demo {
 
 fn no_row_errors(errors: &[evidence::RowError]) -> Result<(), DemoError> {
     match errors.first() {
-        Some(error) => Err(DemoError::Server(format!("it reports a row that refit refuses: {}", error.error))),
+        Some(error) => {
+            Err(DemoError::Server(format!("it reports a row that refit refuses: {}", error.error)))
+        }
         None => Ok(()),
     }
 }

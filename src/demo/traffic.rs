@@ -73,7 +73,12 @@ impl Server {
     }
 
     /// Asks for the flights of a day and returns what the app reports: one line of NDJSON a request.
-    pub async fn predict(&self, flights: &Flights, day: &[&Flight], at: Timestamp) -> Result<String, DemoError> {
+    pub async fn predict(
+        &self,
+        flights: &Flights,
+        day: &[&Flight],
+        at: Timestamp,
+    ) -> Result<String, DemoError> {
         let rows: Vec<Value> = day
             .iter()
             .enumerate()
@@ -85,7 +90,8 @@ impl Server {
             })
             .collect();
         let wrong = |error: reqwest::Error| DemoError::Server(error.to_string());
-        let answer = self.http.post(&self.url).json(&json!({"at": at, "rows": rows})).send().await.map_err(wrong)?;
+        let answer =
+            self.http.post(&self.url).json(&json!({"at": at, "rows": rows})).send().await.map_err(wrong)?;
         let answers: Answers = answer.error_for_status().map_err(wrong)?.json().await.map_err(wrong)?;
         let mut lines = String::new();
         for answer in answers.predictions {

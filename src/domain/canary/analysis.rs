@@ -239,8 +239,11 @@ impl Analysis {
                 rate.dispersion.observe(arm);
             }
         }
-        for block in self.stable_blocks.close(Timestamp::MAX_UTC) {
-            self.clip.learn(&block);
+        // The window of the history cuts its oldest block: what is left of it may be a single pair.
+        let history = self.stable_blocks.close(Timestamp::MAX_UTC);
+        let cut = usize::from(history.first().is_some_and(|oldest| oldest.named));
+        for block in history.iter().skip(cut) {
+            self.clip.learn(block);
         }
         self.clip.freeze();
         self.stable_blocks = Blocks::default();

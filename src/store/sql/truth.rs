@@ -127,12 +127,15 @@ pub(super) async fn match_truths(
         let truth: f64 = get(row, "truth")?;
         let error = (get::<f64>(row, "predicted")? - truth).abs();
         let (block, version) = (get::<Option<String>>(row, "block")?, get::<String>(row, "version")?);
-        let pair = |with: &str, of: f64| json!({"r": request, "b": block, "v": version, "e": error, "w": with, "f": of});
-        // A version with itself: its errors, from which a later canary learns their scale.
-        pairs.push(pair(&version, error));
+        let pair = |one: (&str, f64), other: (&str, f64)| json!({"r": request, "b": block, "v": one.0, "e": one.1, "w": other.0, "f": other.1});
+        // A version with itself, whoever served: its errors, from which a later canary learns their scale.
+        let served = (version.as_str(), error);
+        pairs.push(pair(served, served));
         for shadow in document::<Vec<Shadow>>(row, "shadow")? {
             if shadow.v.as_str() != version {
-                pairs.push(pair(shadow.v.as_str(), (shadow.p - truth).abs()));
+                let scored = (shadow.v.as_str(), (shadow.p - truth).abs());
+                pairs.push(pair(served, scored));
+                pairs.push(pair(scored, scored));
             }
         }
         matched.push(json!({ "r": request }));
