@@ -11,7 +11,7 @@ use super::error::{CliError, Doing};
 use super::headline;
 use super::output::{Output, Paint, plain, span, time};
 use crate::clock::Clock;
-use crate::domain::id::{RunId, StepId};
+use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
 use crate::domain::workflow::{StepKind, Workflow};
 use crate::store::Store;
@@ -26,6 +26,7 @@ pub struct Watch {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     workflow: Option<Arc<Workflow>>,
+    since: Epoch,
     bars: Option<MultiProgress>,
     running: BTreeMap<(StepId, u32), Option<ProgressBar>>,
     told: BTreeMap<(StepId, u32), AttemptState>,
@@ -41,15 +42,17 @@ pub enum Watched {
 }
 
 impl Watch {
-    /// `workflow` is the run's own snapshot, if it can be read.
+    /// `workflow` is the run's own snapshot, if it can be read; `since` is its epoch as it was read: a step
+    /// that asked for approval before may have its answer by now, and is believed once it was looked at again.
     pub fn new(
         out: Output,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         workflow: Option<Arc<Workflow>>,
+        since: Epoch,
     ) -> Self {
         let bars = (super::output::is_interactive() && !out.quiet && !out.json).then(MultiProgress::new);
-        Self { out, store, clock, workflow, bars, running: BTreeMap::new(), told: BTreeMap::new() }
+        Self { out, store, clock, workflow, since, bars, running: BTreeMap::new(), told: BTreeMap::new() }
     }
 
     /// Watches until the run ended or waits for a human.
@@ -77,7 +80,9 @@ impl Watch {
             return Ok(Some(Watched::Settled(run)));
         }
         let asks = waits_for_approval(self.workflow.as_deref(), &attempts).into_iter().next();
-        Ok(asks.filter(|_| run.status == RunStatus::Waiting).map(|step| Watched::NeedsApproval(run, step)))
+        Ok(asks
+            .filter(|_| run.status == RunStatus::Waiting && run.epoch > self.since)
+            .map(|step| Watched::NeedsApproval(run, step)))
     }
 
     fn show(&mut self, attempt: &Attempt) {
