@@ -136,7 +136,7 @@ async fn drive(
                     interrupted += 1;
                     if interrupted > 1 || !driving {
                         // Leases end by themselves, and trainers with the pipe to their guard.
-                        return Ok(None);
+                        break None;
                     }
                     if !take_back(opened, engine, run).await? {
                         stop.cancel();
