@@ -56,7 +56,8 @@ pub fn snapshot(run: &Run) -> Option<Arc<Workflow>> {
 /// Follows `run` until it ended or waits for a human, and says how it ended.
 pub async fn follow(opened: &Opened, store: &Arc<dyn Store>, run: &Run, by: By) -> Result<Exit, CliError> {
     let mut interrupts = Interrupts::listen()?;
-    let mut watch = Watch::new(opened.out, Arc::clone(store), Arc::clone(&opened.clock), snapshot(run));
+    let mut watch =
+        Watch::new(opened.out, Arc::clone(store), Arc::clone(&opened.clock), snapshot(run), run.epoch);
     let alone = matches!(by, By::Us(..));
     let watched = match by {
         By::Server => watch_only(opened, store, run.id, &mut watch, &mut interrupts).await,
@@ -135,7 +136,7 @@ async fn drive(
                     interrupted += 1;
                     if interrupted > 1 || !driving {
                         // Leases end by themselves, and trainers with the pipe to their guard.
-                        return Ok(None);
+                        break None;
                     }
                     if !take_back(opened, engine, run).await? {
                         stop.cancel();

@@ -11,13 +11,17 @@ use super::error::{CliError, Doing};
 use super::headline;
 use super::output::{Output, Paint, plain, span, time};
 use crate::clock::Clock;
-use crate::domain::id::{RunId, StepId};
+use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
 use crate::domain::workflow::{StepKind, Workflow};
-use crate::store::Store;
+use crate::store::{RunFilter, Store};
 
 /// How often the database is looked at.
 const POLL: Duration = Duration::from_millis(150);
+/// A run that is queued for longer waits for another one.
+const QUEUED: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
+/// The run that holds a key is looked for among so many of each status.
+const LOOKED_AT: u32 = 50;
 const TICK: Duration = Duration::from_millis(100);
 
 /// Shows a run as it advances.
@@ -26,9 +30,11 @@ pub struct Watch {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     workflow: Option<Arc<Workflow>>,
+    since: Epoch,
     bars: Option<MultiProgress>,
     running: BTreeMap<(StepId, u32), Option<ProgressBar>>,
     told: BTreeMap<(StepId, u32), AttemptState>,
+    told_why_queued: bool,
 }
 
 /// Why watching ended.
@@ -41,15 +47,27 @@ pub enum Watched {
 }
 
 impl Watch {
-    /// `workflow` is the run's own snapshot, if it can be read.
+    /// `workflow` is the run's own snapshot, if it can be read; `since` is its epoch as it was read: a step
+    /// that asked for approval before may have its answer by now, and is believed once it was looked at again.
     pub fn new(
         out: Output,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         workflow: Option<Arc<Workflow>>,
+        since: Epoch,
     ) -> Self {
         let bars = (super::output::is_interactive() && !out.quiet && !out.json).then(MultiProgress::new);
-        Self { out, store, clock, workflow, bars, running: BTreeMap::new(), told: BTreeMap::new() }
+        Self {
+            out,
+            store,
+            clock,
+            workflow,
+            since,
+            bars,
+            running: BTreeMap::new(),
+            told: BTreeMap::new(),
+            told_why_queued: false,
+        }
     }
 
     /// Watches until the run ended or waits for a human.
@@ -76,8 +94,37 @@ impl Watch {
         if matches!(run.status, RunStatus::Finished | RunStatus::Held) {
             return Ok(Some(Watched::Settled(run)));
         }
+        if run.status == RunStatus::Queued && self.clock.now() - run.created_at > QUEUED {
+            self.say_why_queued(&run).await?;
+        }
         let asks = waits_for_approval(self.workflow.as_deref(), &attempts).into_iter().next();
-        Ok(asks.filter(|_| run.status == RunStatus::Waiting).map(|step| Watched::NeedsApproval(run, step)))
+        Ok(asks
+            .filter(|_| run.status == RunStatus::Waiting && run.epoch > self.since)
+            .map(|step| Watched::NeedsApproval(run, step)))
+    }
+
+    /// Says once which run holds the concurrency key.
+    async fn say_why_queued(&mut self, run: &Run) -> Result<(), CliError> {
+        if std::mem::replace(&mut self.told_why_queued, true) {
+            return Ok(());
+        }
+        for status in [RunStatus::Running, RunStatus::Waiting, RunStatus::Undoing] {
+            let filter = RunFilter { status: Some(status), limit: LOOKED_AT, ..RunFilter::default() };
+            for other in self.store.runs(&filter).await.doing(|| "list runs".to_owned())? {
+                let other = self.store.run(other.id).await.doing(|| "read a run".to_owned())?;
+                let holds = |other: &Run| other.id != run.id && other.concurrency_key == run.concurrency_key;
+                if let Some(other) = other.filter(holds) {
+                    let id = super::pick::short(other.id);
+                    self.print(&format!(
+                        "… waits for run {id} of {}, which is {}; see `refit run show {id}`",
+                        other.workflow,
+                        status.as_str()
+                    ));
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn show(&mut self, attempt: &Attempt) {

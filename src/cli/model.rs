@@ -145,9 +145,9 @@ async fn show(opened: &Opened, store: &Arc<dyn Store>, record: &VersionRecord) -
     let roles = roles(record, &releases);
     let value = json!({"version": record, "roles": roles});
     opened.out.result(&value, || {
-        let run = record.run.map_or("none: it was adopted".to_owned(), short);
+        let maker = record.run.map_or("adopted".to_owned(), |run| format!("by run {}", short(run)));
         let mut text = format!(
-            "{} {}\nserves   {}\nmade     {} by run {run}\nstore    {}\nfiles at {}\nmanifest sha256 {}\n",
+            "{} {}\nserves   {}\nmade     {} {maker}\nstore    {}\nfiles at {}\nmanifest sha256 {}\n",
             record.model,
             record.name,
             if roles.is_empty() { "nobody".to_owned() } else { roles.join(", ") },

@@ -114,7 +114,6 @@ fn validate_shows_every_mistake_of_every_file() {
            |           ^^^^^^
            = hint: did you mean `publish`?
 
-
         4 errors, 0 warnings in 2 files
         ");
 }
@@ -145,7 +144,6 @@ fn validate_knows_what_refit_toml_has() {
         69 |   - { on: [promoted, rejected, rolled_back, held, failed, needs_approval], slack: team }
            |                                                                                   ^^^^
            = hint: add [notifiers.team] to refit.toml
-
 
         2 errors, 0 warnings in 1 file
         ");
