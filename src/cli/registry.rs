@@ -2,20 +2,14 @@
 //! stores, targets, notifiers and databases this program has.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
 use super::error::{CliError, Doing};
-use super::project::Opened;
-use super::server::{Current, source};
 use crate::adapter::{AdapterError, ArtifactStore, Deps, Target};
 use crate::clock::Clock;
 use crate::config::{ConfigError, Project};
 use crate::domain::id::{InstanceId, StoreName, TargetName};
 use crate::domain::version::VersionRecord;
-use crate::engine::Engine;
 use crate::notify::Notifiers;
 use crate::secret::Secrets;
 use crate::steps::context::Services;
@@ -36,31 +30,6 @@ pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
 /// Reads every file of a version and compares it with what was sealed.
 pub async fn verify(store: &ArtifactStore, record: &VersionRecord) -> Result<(), AdapterError> {
     crate::artifacts::verify(store, &record.model, &record.name, &record.manifest_sha256).await
-}
-
-/// What answers HTTP: the address is taken, nothing is answered yet.
-pub struct Http {}
-
-impl Http {
-    /// Answers until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
-        // PLUG http: `self.server.run(stop).await`
-        stop.cancelled().await;
-    }
-}
-
-/// Takes the address of `refit serve`.
-pub async fn bind(
-    opened: &Opened,
-    engine: &Arc<Engine>,
-    catalog: &Current,
-    listen: SocketAddr,
-) -> Result<Http, CliError> {
-    // PLUG http: `Server::bind(Arc::clone(engine), source(catalog), &http::Settings { listen, public_url }, working)`;
-    // its io::Error is a usage error with hint “name another address with --listen”.
-    let _ = (opened, engine, source(catalog));
-    tracing::info!("Listening on http://{listen}");
-    Ok(Http {})
 }
 
 /// The client that all of refit's plain HTTP goes through.

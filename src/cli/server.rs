@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{CliError, Doing};
@@ -12,7 +13,9 @@ use super::output::plain;
 use super::project::Opened;
 use super::signals::Interrupts;
 use super::{Exit, registry};
+use crate::engine::Engine;
 use crate::engine::worker::Worker;
+use crate::http::{self, Server};
 use crate::trigger::{Catalog, schedule};
 
 /// How often schedules are looked at when none is due sooner.
@@ -64,12 +67,14 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
 
     let stop = CancellationToken::new();
     // The address is taken first: a server that cannot listen must not take runs and drop them.
+    let (working, is_working) = watch::channel(false);
     let http = match listen {
-        Some(listen) => Some(registry::bind(opened, &engine, &catalog, listen).await?),
+        Some(listen) => Some(bind(opened, &engine, &catalog, listen, is_working).await?),
         None => None,
     };
     let mut worker =
         Worker::start(Arc::clone(&engine), notifiers).await.doing(|| "start the worker".to_owned())?;
+    working.send_replace(true);
     let fired = Arc::clone(&catalog);
     worker.also(SCHEDULES_EVERY, "schedules", move |engine| {
         let catalog = current(&fired);
@@ -88,7 +93,7 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
     });
     let socket =
         tokio::spawn(super::socket::listen(opened.project.state(), Arc::clone(&store), stop.clone()));
-    let http = http.map(|http| tokio::spawn(http.run(stop.clone())));
+    let http = http.map(|server| tokio::spawn(server.run(stop.clone())));
     tracing::info!(
         workflows = current(&catalog).workflows().len(),
         "{} on {}",
@@ -102,6 +107,7 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
         engine.settings.grace
     );
     stop.cancel();
+    working.send_replace(false);
     let stopped = async {
         worker.shut_down().await.doing(|| "give the runs back".to_owned())?;
         for task in [Some(socket), http].into_iter().flatten() {
@@ -116,6 +122,29 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
         stopped = stopped => stopped,
         () = interrupts.next() => Ok(Exit::Interrupted),
     }
+}
+
+/// Takes the address; nothing is answered yet.
+async fn bind(
+    opened: &Opened,
+    engine: &Arc<Engine>,
+    catalog: &Current,
+    listen: SocketAddr,
+    working: watch::Receiver<bool>,
+) -> Result<Server, CliError> {
+    let settings = http::Settings { listen, public_url: opened.project.file.server.public_url.clone() };
+    let server = Server::bind(Arc::clone(engine), source(catalog), &settings, working).await;
+    let server = server.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => "or listen on 127.0.0.1, which needs no token",
+            _ => "name another address with --listen",
+        };
+        CliError::usage(error.to_string()).hint(hint)
+    })?;
+    if let Ok(address) = server.address() {
+        tracing::info!("Listening on http://{address}");
+    }
+    Ok(server)
 }
 
 /// Reads the workflow files again; whether anything changed. A file that broke keeps what it said before
