@@ -1,3 +1,4 @@
 //! Runs, from trigger to end, on both databases.
 
 mod basics;
+mod crash;

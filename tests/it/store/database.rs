@@ -73,3 +73,38 @@ pub async fn empty_postgres() -> String {
     url.set_path(&name);
     url.to_string()
 }
+
+/// The URL of a copy of the database at `url`, which nobody uses.
+pub async fn copy_postgres(url: &str) -> String {
+    let mut copy = url::Url::parse(url).expect("a URL");
+    let from = copy.path().trim_start_matches('/').to_owned();
+    let name = format!("refit_{}", uuid::Uuid::now_v7().simple());
+    let mut connection = PgConnection::connect(&postgres_url()).await.expect("the test server answers");
+    // A session that a process just left is ended by the server in its own time.
+    for _ in 0..500 {
+        let made = sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE {from}")))
+            .execute(&mut connection)
+            .await;
+        match made {
+            Ok(_) => {
+                copy.set_path(&name);
+                return copy.to_string();
+            }
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55006") => {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("{from} stays in use")
+}
+
+/// Deletes the database at `url`.
+pub async fn drop_postgres(url: &str) {
+    let name = url::Url::parse(url).expect("a URL").path().trim_start_matches('/').to_owned();
+    let mut connection = PgConnection::connect(&postgres_url()).await.expect("the test server answers");
+    sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)")))
+        .execute(&mut connection)
+        .await
+        .expect("dropped");
+}

@@ -1,6 +1,7 @@
 //! What tests share.
 
 pub mod crash;
+pub mod crashing_store;
 pub mod python;
 pub mod steps;
 pub mod world;

@@ -1,8 +1,8 @@
 //! A project, a database, a host and a clock that outlive any process working on them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +21,8 @@ use refit::trigger::{Loaded, trigger};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::crash::{Crash, CrashingStore, CrashingTarget};
+use super::crash::{Crash, CrashingObjects, CrashingTarget};
+use super::crashing_store::CrashingStore;
 use super::steps::guard;
 
 /// The outside world of a test.
@@ -40,6 +41,11 @@ pub struct Host {
 }
 
 impl Host {
+    /// A host that shows what `other` shows.
+    pub fn like(other: &Host) -> Self {
+        Self { shown: Mutex::new(other.history()), broken: Mutex::default() }
+    }
+
     /// Every document it ever showed.
     pub fn history(&self) -> Vec<ReleaseDocument> {
         self.shown.lock().unwrap().clone()
@@ -107,6 +113,16 @@ impl Target for Host {
     }
 }
 
+/// One for all processes: making one reads every root certificate. It keeps no
+/// connection, for those end with the process that made them.
+pub fn http() -> reqwest::Client {
+    static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+        refit::http_client::install_crypto();
+        reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client")
+    });
+    CLIENT.clone()
+}
+
 pub fn start() -> refit::domain::Timestamp {
     "2026-11-20T02:00:00Z".parse().expect("a time")
 }
@@ -126,8 +142,25 @@ impl World {
         Self::around(tempfile::tempdir().expect("a directory"), database)
     }
 
+    /// What `self` is, again: files, database, host and time. No process may be at work on `self`.
+    pub async fn copy(&self) -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        copy_dir(self.root.path(), root.path());
+        let database = if self.database.starts_with("postgres") {
+            crate::store::database::copy_postgres(&self.database).await
+        } else {
+            root.path().join(".refit/refit.db").display().to_string()
+        };
+        Self {
+            clock: Arc::new(ManualClock::starting_at(self.clock.now())),
+            host: Arc::new(Host::like(&self.host)),
+            root,
+            database,
+        }
+    }
+
     fn around(root: TempDir, database: String) -> Self {
-        rustls::crypto::ring::default_provider().install_default().ok();
+        refit::http_client::install_crypto();
         std::fs::create_dir_all(root.path().join("models")).expect("writable");
         std::fs::create_dir_all(root.path().join(".refit")).expect("writable");
         let clock = Arc::new(ManualClock::starting_at(start()));
@@ -157,6 +190,7 @@ impl World {
             Arc::new(CrashingTarget { inner: self.host.clone(), crash: crash.clone() });
         let models = self.path("models");
         let objects = object_store::local::LocalFileSystem::new_with_prefix(&models).expect("a directory");
+        let objects = CrashingObjects { inner: Arc::new(objects), crash: crash.clone() };
         let artifacts = ArtifactStore {
             objects: Arc::new(objects),
             prefix: object_store::path::Path::default(),
@@ -168,7 +202,7 @@ impl World {
             stores: Arc::new(BTreeMap::from([("models".parse().expect("a name"), artifacts)])),
             targets: Arc::new(BTreeMap::from([("production".parse().expect("a name"), target)])),
             secrets: Secrets::fixed(BTreeMap::new()),
-            http: reqwest::Client::new(),
+            http: http(),
             guard: guard(),
         };
         let settings = Settings { grace: Duration::from_secs(2), ..Settings::default() };
@@ -187,6 +221,19 @@ impl World {
 
     pub fn pass(&self, by: TimeDelta) {
         self.clock.advance(by);
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("writable");
+    for entry in std::fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().expect("readable").is_dir() {
+            copy_dir(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).expect("copied");
+        }
     }
 }
 

@@ -1,0 +1,418 @@
+//! A store whose writes can be the last thing a process does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use refit::domain::Timestamp;
+use refit::domain::canary::{CanaryRecord, CanaryState};
+use refit::domain::event::Event;
+use refit::domain::id::*;
+use refit::domain::release::Release;
+use refit::domain::run::*;
+use refit::domain::version::*;
+use refit::store::*;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::crash::Crash;
+
+/// A store whose writes can be the last thing a process does.
+pub struct CrashingStore {
+    /// The real one.
+    pub inner: Arc<dyn Store>,
+    /// When.
+    pub crash: Crash,
+}
+
+#[async_trait]
+impl Store for CrashingStore {
+    fn instance(&self) -> InstanceId {
+        self.inner.instance()
+    }
+
+    fn label(&self) -> String {
+        self.inner.label()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.crash.alive().await;
+        self.inner.ping().await
+    }
+
+    async fn close(&self) {
+        self.crash.alive().await;
+        self.inner.close().await
+    }
+
+    async fn live_workers(&self) -> Result<u32, StoreError> {
+        self.crash.alive().await;
+        self.inner.live_workers().await
+    }
+
+    async fn submit(&self, event: &Event, runs: Vec<NewRun>) -> Result<Vec<Submitted>, StoreError> {
+        self.crash.around("submit", self.inner.submit(event, runs)).await
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<Event>, StoreError> {
+        self.crash.alive().await;
+        self.inner.event(id).await
+    }
+
+    async fn events(&self, before: Option<EventId>, limit: u32) -> Result<Vec<Event>, StoreError> {
+        self.crash.alive().await;
+        self.inner.events(before, limit).await
+    }
+
+    async fn run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
+        self.crash.alive().await;
+        self.inner.run(id).await
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
+        self.crash.alive().await;
+        self.inner.runs(filter).await
+    }
+
+    async fn attempts(&self, run: RunId) -> Result<Vec<Attempt>, StoreError> {
+        self.crash.alive().await;
+        self.inner.attempts(run).await
+    }
+
+    async fn intents(&self, run: RunId) -> Result<Vec<Intent>, StoreError> {
+        self.crash.alive().await;
+        self.inner.intents(run).await
+    }
+
+    async fn previous_output(
+        &self,
+        workflow: &WorkflowName,
+        before: RunId,
+        step: &StepId,
+    ) -> Result<Option<Value>, StoreError> {
+        self.crash.alive().await;
+        self.inner.previous_output(workflow, before, step).await
+    }
+
+    async fn recent_outcomes(&self, workflow: &WorkflowName, limit: u32) -> Result<Vec<Outcome>, StoreError> {
+        self.crash.alive().await;
+        self.inner.recent_outcomes(workflow, limit).await
+    }
+
+    async fn register_worker(
+        &self,
+        worker: WorkerId,
+        labels: &[String],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash.around("register_worker", self.inner.register_worker(worker, labels, at)).await
+    }
+
+    async fn retire_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
+        self.crash.around("retire_worker", self.inner.retire_worker(worker)).await
+    }
+
+    async fn claim(
+        &self,
+        run: RunId,
+        worker: WorkerId,
+        lease: Duration,
+        at: Timestamp,
+        plan: Planner<'_>,
+    ) -> Result<ClaimResult, StoreError> {
+        self.crash.around("claim", self.inner.claim(run, worker, lease, at, plan)).await
+    }
+
+    async fn renew(
+        &self,
+        run: RunId,
+        epoch: Epoch,
+        lease: Duration,
+        at: Timestamp,
+    ) -> Result<Renewal, StoreError> {
+        self.crash.around("renew", self.inner.renew(run, epoch, lease, at)).await
+    }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        self.crash.around("checkpoint", self.inner.checkpoint(checkpoint)).await
+    }
+
+    async fn release_lease(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError> {
+        self.crash.around("release_lease", self.inner.release_lease(run, epoch)).await
+    }
+
+    async fn intend(&self, run: RunId, epoch: Epoch, intent: &Intent) -> Result<Intent, StoreError> {
+        self.crash.around("intend", self.inner.intend(run, epoch, intent)).await
+    }
+
+    async fn settle(&self, run: RunId, epoch: Epoch, key: &str, result: &Value) -> Result<(), StoreError> {
+        self.crash.around("settle", self.inner.settle(run, epoch, key, result)).await
+    }
+
+    async fn queue_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError> {
+        self.crash.around("queue_notices", self.inner.queue_notices(notices, at)).await
+    }
+
+    async fn signal(
+        &self,
+        run: RunId,
+        kind: &SignalKind,
+        actor: &str,
+        reason: Option<&str>,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.crash.around("signal", self.inner.signal(run, kind, actor, reason, at)).await
+    }
+
+    async fn request_cancel(&self, run: RunId, request: &CancelRequest) -> Result<bool, StoreError> {
+        self.crash.around("request_cancel", self.inner.request_cancel(run, request)).await
+    }
+
+    async fn reap(&self, at: Timestamp) -> Result<(usize, Option<Timestamp>), StoreError> {
+        self.crash.around("reap", self.inner.reap(at)).await
+    }
+
+    async fn deliver_wakeups(
+        &self,
+        to: std::sync::Arc<dyn OnWake>,
+        concurrency: usize,
+        stop: CancellationToken,
+    ) {
+        self.crash.alive().await;
+        self.inner.deliver_wakeups(to, concurrency, stop).await
+    }
+
+    fn poke(&self) {
+        self.inner.poke()
+    }
+
+    async fn sync_schedules(&self, workflow: &WorkflowName, rows: &[ScheduleRow]) -> Result<(), StoreError> {
+        self.crash.around("sync_schedules", self.inner.sync_schedules(workflow, rows)).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
+        self.crash.alive().await;
+        self.inner.schedules().await
+    }
+
+    async fn fire_schedule(
+        &self,
+        id: &str,
+        read_at: Timestamp,
+        next: Timestamp,
+        submissions: Vec<(Event, Vec<NewRun>)>,
+    ) -> Result<bool, StoreError> {
+        self.crash.around("fire_schedule", self.inner.fire_schedule(id, read_at, next, submissions)).await
+    }
+
+    async fn take_outbox(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.crash.around("take_outbox", self.inner.take_outbox(limit, hold, at)).await
+    }
+
+    async fn outbox_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
+        self.crash.around("outbox_sent", self.inner.outbox_sent(id, at)).await
+    }
+
+    async fn outbox_failed(
+        &self,
+        id: i64,
+        error: &str,
+        retry_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.crash.around("outbox_failed", self.inner.outbox_failed(id, error, retry_at)).await
+    }
+
+    async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.crash.alive().await;
+        self.inner.outbox_of(run).await
+    }
+
+    async fn append_log(
+        &self,
+        run: RunId,
+        step: &StepId,
+        attempt: u32,
+        bytes: &[u8],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash.around("append_log", self.inner.append_log(run, step, attempt, bytes, at)).await
+    }
+
+    async fn read_log(
+        &self,
+        run: RunId,
+        step: Option<&StepId>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LogChunk>, StoreError> {
+        self.crash.alive().await;
+        self.inner.read_log(run, step, after, limit).await
+    }
+
+    async fn reserve_version(
+        &self,
+        by: &Reservation,
+        name_of: VersionNamer<'_>,
+    ) -> Result<VersionRecord, StoreError> {
+        self.crash.around("reserve_version", self.inner.reserve_version(by, name_of)).await
+    }
+
+    async fn set_version_state(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        state: VersionState,
+        sealed: Option<(&Manifest, &str, &str)>,
+        fence: Option<(RunId, Epoch)>,
+    ) -> Result<(), StoreError> {
+        self.crash
+            .around("set_version_state", self.inner.set_version_state(model, version, state, sealed, fence))
+            .await
+    }
+
+    async fn adopt_version(&self, record: &VersionRecord) -> Result<(), StoreError> {
+        self.crash.around("adopt_version", self.inner.adopt_version(record)).await
+    }
+
+    async fn version(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+    ) -> Result<Option<VersionRecord>, StoreError> {
+        self.crash.alive().await;
+        self.inner.version(model, version).await
+    }
+
+    async fn versions(&self, model: &ModelName) -> Result<Vec<VersionRecord>, StoreError> {
+        self.crash.alive().await;
+        self.inner.versions(model).await
+    }
+
+    async fn models(&self) -> Result<Vec<ModelName>, StoreError> {
+        self.crash.alive().await;
+        self.inner.models().await
+    }
+
+    async fn release(&self, model: &ModelName, target: &TargetName) -> Result<Option<Release>, StoreError> {
+        self.crash.alive().await;
+        self.inner.release(model, target).await
+    }
+
+    async fn releases(&self, model: Option<&ModelName>) -> Result<Vec<Release>, StoreError> {
+        self.crash.alive().await;
+        self.inner.releases(model).await
+    }
+
+    async fn write_release(&self, write: ReleaseWrite) -> Result<ReleaseWritten, StoreError> {
+        self.crash.around("write_release", self.inner.write_release(write)).await
+    }
+
+    async fn release_applied(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+    ) -> Result<(), StoreError> {
+        self.crash.around("release_applied", self.inner.release_applied(model, target, generation)).await
+    }
+
+    async fn extend_canary_validity(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash
+            .around(
+                "extend_canary_validity",
+                self.inner.extend_canary_validity(model, target, generation, until),
+            )
+            .await
+    }
+
+    async fn release_history(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        limit: u32,
+    ) -> Result<Vec<ReleaseAudit>, StoreError> {
+        self.crash.alive().await;
+        self.inner.release_history(model, target, limit).await
+    }
+
+    async fn open_canary(&self, epoch: Epoch, canary: &CanaryRecord) -> Result<CanaryRecord, StoreError> {
+        self.crash.around("open_canary", self.inner.open_canary(epoch, canary)).await
+    }
+
+    async fn canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError> {
+        self.crash.alive().await;
+        self.inner.canary_of(run).await
+    }
+
+    async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError> {
+        self.crash.alive().await;
+        self.inner.live_canaries(due_at).await
+    }
+
+    async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError> {
+        self.crash.around("take_look", self.inner.take_look(id, read, next)).await
+    }
+
+    async fn save_look(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError> {
+        self.crash.around("save_look", self.inner.save_look(before, after)).await
+    }
+
+    async fn set_canary_state(
+        &self,
+        id: CanaryId,
+        state: CanaryState,
+        bake_until: Option<Timestamp>,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash
+            .around("set_canary_state", self.inner.set_canary_state(id, state, bake_until, reason, at))
+            .await
+    }
+
+    async fn observe(&self, batch: &ObservationBatch) -> Result<BatchReceipt, StoreError> {
+        self.crash.around("observe", self.inner.observe(batch)).await
+    }
+
+    async fn add_truth(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError> {
+        self.crash.around("add_truth", self.inner.add_truth(batch)).await
+    }
+
+    async fn evidence(
+        &self,
+        model: &ModelName,
+        versions: &[VersionName],
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<EvidenceMinute>, StoreError> {
+        self.crash.alive().await;
+        self.inner.evidence(model, versions, after, limit).await
+    }
+
+    async fn paired_errors(
+        &self,
+        model: &ModelName,
+        canary: &VersionName,
+        stable: &VersionName,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<PairedError>, StoreError> {
+        self.crash.alive().await;
+        self.inner.paired_errors(model, canary, stable, after, limit).await
+    }
+}
