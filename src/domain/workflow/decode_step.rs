@@ -51,7 +51,6 @@ pub(super) fn kind(
         "publish" => StepKind::Publish(Publish {
             store: with.parsed("store")?,
             version: with.word_or_default("version"),
-            keep_latest: with.get("keep").and_then(|keep| keep.parsed("latest")),
             from: with.parsed("from"),
         }),
         "canary" => StepKind::Canary(canary(with, diagnostics)?),

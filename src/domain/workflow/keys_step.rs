@@ -279,7 +279,11 @@ pub(super) static GATE_RULE: Object = Object {
             Shape::Percent,
             "Worse by at most this share of the champion's value; negative: better by at least.",
         ),
-        key("confidence", Shape::Later, "Confidence of a paired bootstrap over time blocks.").later(),
+        key(
+            "confidence",
+            Shape::Percent,
+            "Confidence of a paired bootstrap over the time blocks of `$REFIT_ERRORS`.",
+        ),
         key(
             "holdout",
             words(&["same", "stored"]),
@@ -299,21 +303,12 @@ static PUBLISH: Object = Object {
     keys: &[&[
         key("store", Shape::Name, "A store of `refit.toml`.").required(),
         key("version", words(&["date", "semver", "counter"]), "How versions are named; `date` when absent."),
-        key("keep", Shape::Object(&KEEP), "Which old versions stay; all when absent."),
+        key("keep", Shape::Later, "Which old versions stay; all do.").later(),
         key(
             "from",
             Shape::Name,
             "The step whose files are published; the last one that has some when absent.",
         ),
-    ]],
-};
-
-static KEEP: Object = Object {
-    name: "keep",
-    doc: "Which old versions stay.",
-    one_of: &[],
-    keys: &[&[
-        key("latest", Shape::Integer(1, 100_000), "The newest so many, and all that serve.").required()
     ]],
 };
 

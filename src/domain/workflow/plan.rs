@@ -147,8 +147,7 @@ fn gate(it: &Gate) -> String {
 }
 
 fn publish(it: &Publish) -> String {
-    let keep = it.keep_latest.map(|latest| format!(", keeps the latest {latest}")).unwrap_or_default();
-    format!("uploads the version to `{}` and seals it{keep}", it.store)
+    format!("uploads the version to `{}` and seals it", it.store)
 }
 
 fn canary(it: &Canary) -> String {

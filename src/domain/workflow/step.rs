@@ -309,8 +309,6 @@ pub struct Publish {
     pub store: StoreName,
     /// How versions are named.
     pub version: Naming,
-    /// `keep: { latest: n }`.
-    pub keep_latest: Option<u32>,
     /// The step whose files are published; the last one that has some when absent.
     pub from: Option<StepId>,
 }

@@ -194,12 +194,7 @@ impl World {
             services: &self.services,
             ledger: &self.names,
         };
-        let spec = Publish {
-            store: "models".parse().expect("a name"),
-            version: Naming::Date,
-            keep_latest: None,
-            from: None,
-        };
+        let spec = Publish { store: "models".parse().expect("a name"), version: Naming::Date, from: None };
         match run_step(&spec, &ctx).await? {
             StepResult::Done { output } => Ok(serde_json::from_value(output).expect("its own output")),
             other => panic!("{other:?}"),

@@ -134,7 +134,7 @@ fn validate_knows_what_refit_toml_has() {
         error: refit.toml has no store `model`
           --> workflows/retrain.yaml:47:20
            |
-        47 |     with: { store: model, version: date, keep: { latest: 5 } }
+        47 |     with: { store: model, version: date }
            |                    ^^^^^
            = hint: did you mean `models`?
 
@@ -200,7 +200,7 @@ fn plan_says_what_would_happen() {
             1  data     fetch    fetches data/deliveries.csv into deliveries.csv and checks: 5 columns, at least 300 rows, at least 90% of the last fetch, at most 1% of `minutes` empty
             2  train    run      runs `python3 train.py` for at most 5m, reads its metrics file
             3  gate     gate     lets the version pass if mae at most 6, r2 at least 0.8
-            4  publish  publish  uploads the version to `models` and seals it, keeps the latest 5
+            4  publish  publish  uploads the version to `models` and seals it
             5  canary   canary   sends 10% of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
             6  watch    wait     waits for 1h, until canary.verdict != 'inconclusive', for at most 3d in all
             7  compare  compare  compares canary and champion: error rate worse by less than 50%; holds what is undecided

@@ -108,8 +108,8 @@ fn every_key_is_read() {
     more None ["data"] None 1200s ["gpu"] 5x1s Expectations { columns: [], rows: RowBounds { min: None, max: None, min_vs_previous: None }, newest: None, null_rate: [], unique: [] }
     lite None ["more"] None 1200s ["gpu"] 5x1s Expectations { columns: [], rows: RowBounds { min: None, max: None, min_vs_previous: None }, newest: None, null_rate: [], unique: [] }
     train None ["lite"] None 1200s [] 5x1s "./train \"$X\"" Some("research") [("X", "${{ steps.data.rows }}"), ("Y", "5")] Limits { memory: Some(4294967296), log: Some(1048576), output: Some(1000000000) } 30s [("mae", Some(Mean))] true Some(Outputs { from: "out", files: "*.json", count: Some(18), max_total: Some(419430400) })
-    gate None ["train"] None 1200s [] 5x1s Accept Continue [("mae", Some(600.0), Some(0.0), None, false, None), ("r2", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: None, stored_holdout: true }), true, Some(150))]
-    publish None ["gate"] None 1200s [] 5x1s Publish { store: StoreName("models"), version: Semver, keep_latest: Some(3), from: Some(StepId("train")) }
+    gate None ["train"] None 1200s [] 5x1s Accept Continue [("mae", Some(600.0), Some(0.0), None, false, None), ("mae", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: Some(0.95), stored_holdout: false }), false, None), ("r2", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: None, stored_holdout: true }), true, Some(150))]
+    publish None ["gate"] None 1200s [] 5x1s Publish { store: StoreName("models"), version: Semver, from: Some(StepId("train")) }
     canary None ["publish"] None 1200s [] 5x1s Canary { target: TargetName("prod"), stages: [Stage { share: BasisPoints(100), min_time: 0ns }, Stage { share: BasisPoints(1000), min_time: 3600s }], compare: Some(StepId("compare")), max_look_gap: Some(900s) }
     wait None ["canary"] None 1200s [] 5x1s 3600s Some("canary.verdict == 'pass'") Some(86400s) Some("canary.verdict in ['fail', 'error']")
     compare None ["wait"] None 1200s [] 5x1s RollBack Hold 259200s Zero [(ErrorRate, 1.3, Some(0.05), Some(0.2), Gating), (AbsError, 1.1, Some(12.5), None, Observe)] 0.01 0.1 [Some(0.75), Some(0.25)]
@@ -260,7 +260,7 @@ fn a_plan_in_plain_words() {
     fetch data: fetches data/results.csv into results.csv and checks: 4 columns, at least 1000 rows, at least 95% of the last fetch, newest `race_date` at most 10d old, at most 1% of `finish_s` empty
     run train: runs `python3 train.py --data "$REFIT_DATA/results.csv" --out "$REFIT_OUT" --reason "$ …` for at most 2h, reads mae, r2 from what it prints
     gate gate: lets the version pass if mae at most 600, r2 at least 0.85; the first version waits for approval
-    publish publish: uploads the version to `models` and seals it, keeps the latest 3
+    publish publish: uploads the version to `models` and seals it
     canary canary: sends 10% of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
     wait watch: waits for 1d, until canary.verdict != 'inconclusive', for at most 3d in all
     compare compare: compares canary and champion: error rate worse by less than 50%, share of slow requests worse by less than 100%; holds what is undecided

@@ -273,7 +273,6 @@ fn mistakes_in_steps() {
     5:154 error: which direction of `mae` is better is not said (add `metrics: { mae: { better: lower } }` at the top of the file)
     5:154 error: `each` needs a metrics file: what a command prints has no segments and no rows (add `metrics: { file: true }` to the trainer)
     5:222 error: no `mae` is at least 3 and at most 2 (swap `min` and `max`)
-    5:253 error: `confidence` is not available yet in this version of refit (remove it)
     [gate-nothing]
     4:42 error: nothing gives the metric `mae` (add `metrics: { stdout: { mae: { pattern: '…' } } }` or `metrics: { file: true }` to the trainer)
     [query]
@@ -416,6 +415,7 @@ fn what_is_not_available_yet_is_said_and_not_ignored() {
     8: `drift` is not available yet in this version of refit
     9: `decay` is not available yet in this version of refit
     14: `sql` is not available yet in this version of refit
+    41: `keep` is not available yet in this version of refit
     55: `replay` is not available yet in this version of refit
     "#);
 }
