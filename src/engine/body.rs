@@ -9,6 +9,7 @@ use super::ledger::RunLedger;
 use super::log::StoredLog;
 use crate::domain::expr::Scope;
 use crate::domain::id::{Epoch, StepId};
+use crate::domain::pipeline;
 use crate::domain::run::{Attempt, FailureKind, Run, Signal, StepFailure};
 use crate::domain::workflow::{Step, Workflow};
 use crate::steps;
@@ -78,18 +79,12 @@ async fn attempt_of(
     let cancel = stop.child_token();
     let ledger = RunLedger::new(engine, input, step, cancel.clone());
     let dirs = engine.dirs(input.run.id, step, attempt);
-    let resume = input
-        .attempts
-        .iter()
-        .rev()
-        .find(|known| &known.step == step && known.attempt == attempt)
-        .and_then(|known| known.resume.as_ref());
     let ctx = StepContext {
         run: &input.run,
         workflow: &input.workflow,
         step,
         attempt,
-        resume,
+        resume: pipeline::left_by(&input.attempts, step),
         history: &input.attempts,
         signals: &input.signals,
         scope: &input.scope,

@@ -255,11 +255,12 @@ impl<'a> Driver<'a> {
             }
             Err(StepError::Failed { failure, retry_after }) => {
                 record.state = AttemptState::Failed;
+                record.resume = self.known.left_by(&record.step);
                 record.wake_at = self.known.retry_at(&record.step, &failure, retry_after, now);
                 record.error = Some(failure);
             }
         }
-        if self.known.run.cancel.is_some() && promoted.is_none() {
+        if self.known.run.cancel.is_some() || promoted.is_some() {
             self.refresh().await?;
         }
         if let Some((outcome, reason)) = self.known.cancelled(promoted.is_some()) {
