@@ -1,3 +1,15 @@
 //! Runs, from trigger to end, on both databases.
 
 mod basics;
+mod cancel;
+mod fencing;
+mod hold;
+mod releases;
+mod rollout;
+
+use crate::support::world::World;
+
+async fn on_both(test: impl AsyncFn(World)) {
+    test(World::sqlite()).await;
+    test(World::postgres().await).await;
+}

@@ -1,6 +1,7 @@
 //! Stops a process at any write: before it or after it, inside the database or
 //! outside. The product has no switch for this; wrappers around its traits do it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -34,17 +35,72 @@ pub struct Crash {
     writes: Arc<AtomicUsize>,
     died: CancellationToken,
     trace: Arc<std::sync::Mutex<Vec<String>>>,
+    instead: Option<Instead>,
+    frozen: Arc<tokio::sync::watch::Sender<bool>>,
+}
+
+/// What happens at a write instead of dying.
+#[derive(Clone)]
+enum Instead {
+    Freeze,
+    Do(Act),
+}
+
+type Act = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+impl std::fmt::Debug for Instead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Freeze => f.write_str("Freeze"),
+            Self::Do(_) => f.write_str("Do"),
+        }
+    }
 }
 
 impl Crash {
     /// Counts only.
     pub fn never() -> Self {
-        Self { at: None, writes: Arc::default(), died: CancellationToken::new(), trace: Arc::default() }
+        Self {
+            at: None,
+            writes: Arc::default(),
+            died: CancellationToken::new(),
+            trace: Arc::default(),
+            instead: None,
+            frozen: Arc::new(tokio::sync::watch::Sender::new(false)),
+        }
     }
 
     /// Dies at write `number`, counted from 0.
     pub fn at(number: usize, when: When) -> Self {
         Self { at: Some((number, when)), ..Self::never() }
+    }
+
+    /// At write `number`, everything of the process stands still until `thaw`.
+    pub fn freeze_at(number: usize, when: When) -> Self {
+        Self { instead: Some(Instead::Freeze), ..Self::at(number, when) }
+    }
+
+    /// At write `number`, `act` happens, and the process goes on.
+    pub fn meanwhile<F>(number: usize, when: When, act: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self { instead: Some(Instead::Do(Arc::new(move || Box::pin(act())))), ..Self::at(number, when) }
+    }
+
+    /// From now on everything of the process stands still until `thaw`.
+    pub fn freeze(&self) {
+        self.frozen.send_replace(true);
+    }
+
+    /// Returns when the process stands still.
+    pub async fn is_frozen(&self) {
+        self.frozen.subscribe().wait_for(|frozen| *frozen).await.expect("the sender lives");
+    }
+
+    /// The process wakes up.
+    pub fn thaw(&self) {
+        self.frozen.send_replace(false);
     }
 
     /// The names of the writes so far.
@@ -67,6 +123,7 @@ impl Crash {
         if self.died.is_cancelled() {
             std::future::pending::<()>().await;
         }
+        self.frozen.subscribe().wait_for(|frozen| !frozen).await.expect("the sender lives");
     }
 
     /// Makes a write, or dies at it.
@@ -82,9 +139,19 @@ impl Crash {
     }
 
     async fn die_if(&self, here: (usize, When)) {
-        if self.at == Some(here) {
-            self.died.cancel();
-            std::future::pending::<()>().await;
+        if self.at != Some(here) {
+            return;
+        }
+        match &self.instead {
+            Some(Instead::Do(act)) => act().await,
+            Some(Instead::Freeze) => {
+                self.freeze();
+                self.alive().await;
+            }
+            None => {
+                self.died.cancel();
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

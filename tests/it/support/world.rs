@@ -14,7 +14,7 @@ use refit::domain::release::{Release, ReleaseDocument};
 use refit::domain::run::{Attempt, AttemptState, Definition, Run, RunStatus};
 use refit::domain::workflow::parse;
 use refit::engine::{Engine, Settings};
-use refit::secret::Secrets;
+use refit::secret::{Secret, Secrets};
 use refit::steps::context::Services;
 use refit::store::{Store, Submitted};
 use refit::trigger::{Loaded, trigger};
@@ -30,6 +30,8 @@ pub struct World {
     pub database: String,
     pub clock: Arc<ManualClock>,
     pub host: Arc<Host>,
+    /// By name.
+    pub secrets: BTreeMap<SecretName, Secret>,
 }
 
 /// A host that remembers what it shows, and refuses what is older.
@@ -131,7 +133,7 @@ impl World {
         std::fs::create_dir_all(root.path().join("models")).expect("writable");
         std::fs::create_dir_all(root.path().join(".refit")).expect("writable");
         let clock = Arc::new(ManualClock::starting_at(start()));
-        Self { root, database, clock, host: Arc::default() }
+        Self { root, database, clock, host: Arc::default(), secrets: BTreeMap::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -150,6 +152,19 @@ impl World {
     }
 
     pub async fn process_with(&self, crash: &Crash, clock: Arc<dyn Clock>) -> Arc<Engine> {
+        let settings = Settings { grace: Duration::from_secs(2), ..Settings::default() };
+        let engine = self.unregistered(crash, clock.clone(), settings).await;
+        engine.store.register_worker(engine.worker, &[], clock.now()).await.expect("registers");
+        engine
+    }
+
+    /// A process that has not said yet that it works.
+    pub async fn unregistered(
+        &self,
+        crash: &Crash,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+    ) -> Arc<Engine> {
         let store = refit::store::open(&self.database, clock.clone()).await.expect("opens");
         let instance = store.instance();
         let store: Arc<dyn Store> = Arc::new(CrashingStore { inner: store, crash: crash.clone() });
@@ -167,15 +182,12 @@ impl World {
             instance,
             stores: Arc::new(BTreeMap::from([("models".parse().expect("a name"), artifacts)])),
             targets: Arc::new(BTreeMap::from([("production".parse().expect("a name"), target)])),
-            secrets: Secrets::fixed(BTreeMap::new()),
+            secrets: Secrets::fixed(self.secrets.clone()),
             http: reqwest::Client::new(),
             guard: guard(),
         };
-        let settings = Settings { grace: Duration::from_secs(2), ..Settings::default() };
         let root = self.root.path().to_owned();
-        let engine = Engine::new(store, clock.clone(), services, root.clone(), root.join(".refit"), settings);
-        engine.store.register_worker(engine.worker, &[], clock.now()).await.expect("registers");
-        engine
+        Engine::new(store, clock, services, root.clone(), root.join(".refit"), settings)
     }
 
     /// Starts a run of `source`.
