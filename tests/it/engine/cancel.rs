@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use refit::clock::Clock;
 use refit::domain::canary::CanaryState;
 use refit::domain::id::RunId;
-use refit::domain::run::{CancelRequest, IntentState, Outcome, RunStatus};
+use refit::domain::run::{CancelRequest, IntentState, Outcome, RunStatus, SignalKind};
 use refit::domain::workflow::Moment;
 use refit::engine::Engine;
 
@@ -106,6 +106,52 @@ async fn a_cancel_at_any_write_of_promote_undoes_before_the_first_and_completes_
             }
         }
         assert!(undone > 4 && completed > 4, "{undone} undone, {completed} completed");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cancel_at_any_write_of_the_canary_step_leaves_no_canary() {
+    let flow =
+        Flow { before_canary: "  - { id: pause, uses: approve, with: { message: 'Go on?' } }", ..FLOW };
+    let approved = async |world: &World, engine: &Arc<Engine>| {
+        let run = world.trigger(engine, &flow.source()).await;
+        let before = world.process(&Crash::never()).await;
+        let minute = TimeDelta::minutes(1);
+        reach(world, &before, run, minute, |run| run.status == RunStatus::Waiting).await;
+        let kind = SignalKind::Approve { step: "pause".parse().expect("a step") };
+        before.store.signal(run, &kind, "ann", None, world.clock.now()).await.expect("sent");
+        leave(&before).await;
+        run
+    };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let calm = Crash::never();
+        let run = approved(&world, &engine).await;
+        let working = world.process(&calm).await;
+        turn(&working, run).await;
+        let writes = calm.trace();
+        assert!(writes.contains(&"open_canary".to_owned()), "{writes:?}");
+        assert_eq!(shown(&world), (Some("1".to_owned()), Some("2".to_owned())));
+        assert!(engine.store.request_cancel(run, &request(&world)).await.expect("asked"));
+        assert_eq!(turn(&working, run).await.outcome, Some(Outcome::Cancelled));
+        leave(&working).await;
+        for number in 1..writes.len() {
+            for when in [When::Before, When::After] {
+                let place = format!("{when:?} write {number} of {writes:?}");
+                let run = approved(&world, &engine).await;
+                let (working, moments) = cancelled_at(&world, run, (number, when, true), &engine).await;
+                let ended = ended(&world, &working, run).await;
+                leave(&working).await;
+                assert_eq!(moments.lock().unwrap().clone(), [Some(false)], "{place}");
+                assert_eq!(ended.outcome, Some(Outcome::Cancelled), "{place}: {ended:?}");
+                assert_eq!(shown(&world), serves("1"), "{place}");
+                let release = release(&engine).await;
+                assert_eq!((release.owner, release.is_applied()), (None, true), "{place}");
+                assert_eq!(engine.store.live_canaries(None).await.expect("readable"), [], "{place}");
+            }
+        }
     })
     .await;
 }

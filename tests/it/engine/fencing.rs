@@ -13,7 +13,6 @@ use refit::domain::workflow::Moment;
 use refit::engine::worker::Worker;
 use refit::engine::{Engine, Settings};
 use refit::notify::Notifiers;
-use refit::store::Opening;
 
 use super::on_both;
 use super::rollout::*;
@@ -119,6 +118,36 @@ async fn a_process_frozen_at_any_write_of_a_promotion_wakes_up_and_changes_nothi
             leave(&frozen).await;
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_late_process_shows_on_a_host_without_compare_and_set_is_repaired_by_one_look() {
+    let world = World::postgres().await;
+    world.host.forget_generations();
+    let next = world.process(&Crash::never()).await;
+    serving(&world, &next).await;
+    let writes = writes_of_promote(&world).await;
+    let apply = writes.iter().position(|write| write == "target.apply").expect("it is shown");
+    let run = about_to_promote(&world, FLOW).await;
+    let crash = Crash::freeze_at(apply, When::Before);
+    let frozen = world.process(&crash).await;
+    let working = tokio::spawn({
+        let frozen = frozen.clone();
+        async move { turn(&frozen, run).await }
+    });
+    crash.is_frozen().await;
+    world.pass(TimeDelta::seconds(11));
+    assert_eq!(ended(&world, &next, run).await.outcome, Some(Outcome::Promoted));
+    let actor = ReleaseActor::Human { name: "ann".to_owned() };
+    next.roll_back(&model(), &target(), None, actor, "bad").await.expect("rolled back");
+    assert_eq!(shown(&world), serves("2"));
+    let before = release(&next).await;
+    crash.thaw();
+    working.await.expect("no panic");
+    assert_eq!(shown(&world), serves("3"), "the late one was heard");
+    assert_eq!(release(&next).await, before, "and wrote nothing");
+    next.reconcile_releases().await.expect("reconciles");
+    assert_eq!(shown(&world), serves("2"));
 }
 
 #[tokio::test]

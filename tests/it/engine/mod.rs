@@ -6,6 +6,7 @@ mod fencing;
 mod hold;
 mod releases;
 mod rollout;
+mod secrets;
 
 use crate::support::world::World;
 
