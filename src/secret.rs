@@ -56,6 +56,24 @@ pub struct Secrets {
 
 /// Shorter values are not masked: they would blank ordinary words.
 const SHORTEST_MASKED: usize = 4;
+/// Shorter lines of a longer value are not masked by themselves.
+const SHORTEST_LINE: usize = 8;
+
+/// What `value` looks like where it is printed: as it is, in a URL, in JSON, and line by line.
+fn forms(value: &str) -> Vec<String> {
+    let mut forms = vec![value.to_owned(), url::form_urlencoded::byte_serialize(value.as_bytes()).collect()];
+    let mut in_json = value.to_owned();
+    // JSON in JSON, too: a service that echoes a body does so.
+    for _ in 0..2 {
+        let quoted = serde_json::Value::from(in_json).to_string();
+        in_json = quoted.get(1..quoted.len() - 1).unwrap_or(&quoted).to_owned();
+        forms.push(in_json.clone());
+    }
+    forms.extend(
+        value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE).map(ToOwned::to_owned),
+    );
+    forms
+}
 
 impl Secrets {
     /// Secrets of these files and of the environment.
@@ -90,8 +108,7 @@ impl Secrets {
             return;
         }
         let mut revealed = self.revealed.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let encoded: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-        for form in [value.to_owned(), encoded] {
+        for form in forms(value) {
             if !revealed.contains(&form) {
                 revealed.push(form);
             }
@@ -106,6 +123,27 @@ impl Secrets {
         revealed.iter().fold(text.to_owned(), |text, secret| {
             if text.contains(secret.as_str()) { text.replace(secret.as_str(), "***") } else { text }
         })
+    }
+
+    /// Where `text` can be cut so that no secret is cut in two, whatever comes after it.
+    pub fn cut(&self, text: &[u8]) -> usize {
+        let revealed = self.revealed.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let begun = |secret: &String| {
+            let longest = secret.len().saturating_sub(1).min(text.len());
+            (1..=longest).rev().find(|length| text.ends_with(&secret.as_bytes()[..*length])).unwrap_or(0)
+        };
+        let mut cut = text.len() - revealed.iter().map(begun).max().unwrap_or(0);
+        // A whole secret that ends with the beginning of one is not cut either.
+        loop {
+            let across = revealed.iter().filter_map(|secret| {
+                let first = (cut + 1).saturating_sub(secret.len());
+                (first..cut).find(|at| text[*at..].starts_with(secret.as_bytes()))
+            });
+            match across.min() {
+                Some(at) => cut = at,
+                None => return cut,
+            }
+        }
     }
 
     /// `value` with every text in it masked, keys included.
@@ -143,6 +181,39 @@ mod tests {
         assert_eq!(secrets.mask("?u=postgres%3A%2F%2Fu%3Ap+w%40h%2Fdb&"), "?u=***&");
         let json = serde_json::json!({"hunter22": ["x hunter22"]});
         assert_eq!(secrets.mask_json(json), serde_json::json!({"***": ["x ***"]}));
+    }
+
+    #[test]
+    fn what_was_given_out_is_masked_also_in_json_and_line_by_line() {
+        let values = [("A", "say \"friend\""), ("B", "begin-key\nline-one\n}\nend-of-key")];
+        let secrets = Secrets::fixed(
+            values.into_iter().map(|(k, v)| (k.parse().expect("a name"), Secret::new(v))).collect(),
+        );
+        for (name, _) in values {
+            secrets.get(&name.parse().expect("a name")).expect("set");
+        }
+        assert_eq!(secrets.mask(r#"{"a":"say \"friend\""}"#), r#"{"a":"***"}"#);
+        assert_eq!(secrets.mask("  line-one\r\n} rest"), "  ***\r\n} rest");
+        assert_eq!(secrets.mask("begin-key\nline-one\n}\nend-of-key"), "***");
+    }
+
+    #[test]
+    fn text_is_never_cut_within_a_secret() {
+        let secrets = Secrets::default();
+        for value in ["abcabc", "bcabcx"] {
+            secrets.remember(value);
+        }
+        for (text, cut) in [
+            ("", 0),
+            ("xyz", 3),
+            ("xyzab", 3),
+            ("xyzabcab", 3),
+            ("xyz abcabc", 4),
+            ("abcabcx!", 8),
+            ("abcabcx", 7),
+        ] {
+            assert_eq!(secrets.cut(text.as_bytes()), cut, "{text}");
+        }
     }
 
     #[test]

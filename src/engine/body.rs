@@ -9,6 +9,7 @@ use super::ledger::RunLedger;
 use super::log::StoredLog;
 use crate::domain::expr::Scope;
 use crate::domain::id::{Epoch, StepId};
+use crate::domain::pipeline;
 use crate::domain::run::{Attempt, FailureKind, Run, Signal, StepFailure};
 use crate::domain::workflow::{Step, Workflow};
 use crate::steps;
@@ -74,22 +75,17 @@ async fn attempt_of(
         .workflow
         .step(step)
         .ok_or_else(|| StepError::permanent(format!("the workflow has no step `{step}`")))?;
+    remember_secrets(engine, &input.workflow);
     let log = Arc::new(StoredLog::new(engine, input.run.id, step.clone(), attempt));
     let cancel = stop.child_token();
     let ledger = RunLedger::new(engine, input, step, cancel.clone());
     let dirs = engine.dirs(input.run.id, step, attempt);
-    let resume = input
-        .attempts
-        .iter()
-        .rev()
-        .find(|known| &known.step == step && known.attempt == attempt)
-        .and_then(|known| known.resume.as_ref());
     let ctx = StepContext {
         run: &input.run,
         workflow: &input.workflow,
         step,
         attempt,
-        resume,
+        resume: pipeline::left_by(&input.attempts, step),
         history: &input.attempts,
         signals: &input.signals,
         scope: &input.scope,
@@ -103,6 +99,16 @@ async fn attempt_of(
     let result = timed(spec, &ctx, &cancel, &stop).await;
     log.close().await;
     result.map_err(|error| masked(engine, error))
+}
+
+/// What any step of the workflow was ever given is masked in every one: a step before this one, in another process, may
+/// have left it in a file. One that is missing fails the step that needs it.
+fn remember_secrets(engine: &Engine, workflow: &Workflow) {
+    for name in &workflow.secrets {
+        if engine.services.secrets.get(name).is_err() {
+            tracing::debug!(secret.name = %name, "Secret `{name}` is not set");
+        }
+    }
 }
 
 /// A timeout tells the body to stop, and waits until it did: it may have a process to end.

@@ -81,6 +81,9 @@ impl Engine {
         match looked.decision {
             Decision::Continue => {
                 if self.save(before, &after).await? {
+                    if bake_is_over(&after, now) && !news.more {
+                        self.end_bake(&after, now).await?;
+                    }
                     self.renew(before, &release, now).await?;
                 }
             }
@@ -114,6 +117,11 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Nothing spoke against the version until the end of its bake. Its run says the same, unless it ended before.
+    async fn end_bake(&self, canary: &CanaryRecord, now: Timestamp) -> Result<(), StoreError> {
+        self.store.set_canary_state(canary.id, CanaryState::Promoted, None, &canary.reason, now).await
     }
 
     /// Saves a look and tells the run of a new verdict; false when the canary was changed in between.
@@ -283,6 +291,11 @@ impl Engine {
 
     /// The release shows something else: its own run is about to record why, or somebody changed it.
     async fn no_longer_carried(&self, canary: &CanaryRecord, release: &Release) -> Result<(), StoreError> {
+        // Read after the release: a process that was stopped in between knows an older state.
+        let known = self.store.canary_of(canary.run).await?;
+        if known.is_none_or(|known| known.id != canary.id || known.state != canary.state) {
+            return Ok(());
+        }
         let finished = self.store.run(canary.run).await?.is_none_or(|run| run.status == RunStatus::Finished);
         let serves = release.desired.champion.as_ref().map(|served| &served.version);
         if canary.state == CanaryState::Watching && !finished {
@@ -398,6 +411,10 @@ fn carries(release: &Release, canary: &CanaryRecord) -> bool {
         }
         CanaryState::Promoted | CanaryState::RolledBack => false,
     }
+}
+
+fn bake_is_over(canary: &CanaryRecord, now: Timestamp) -> bool {
+    canary.state == CanaryState::Baking && canary.bake_until.is_some_and(|until| now >= until)
 }
 
 fn canary_key(canary: CanaryId, key: &str) -> String {

@@ -218,8 +218,9 @@ impl<'a> Driver<'a> {
                 record.output = Some(output);
             }
             Ok(StepResult::Promoted { output }) => {
+                let output = self.masked(output);
                 promoted = Some(reason_in(&output));
-                record.output = Some(self.masked(output));
+                record.output = Some(output);
             }
             Ok(StepResult::End { outcome, reason, output }) => {
                 record.output = Some(self.masked(output));
@@ -228,10 +229,11 @@ impl<'a> Driver<'a> {
             Ok(StepResult::Sleep(Sleep { until, resume, held: _, promoted: in_bake, tell })) => {
                 record.state = AttemptState::Sleeping;
                 record.wake_at = until;
+                let resume = self.masked(resume);
                 promoted = in_bake.then(|| resume.get("output").map_or_else(String::new, reason_in));
                 record.resume = Some(resume);
                 if let Some((moment, facts)) = tell {
-                    notices = self.about(moment, &record.step, facts);
+                    notices = self.about(moment, &record.step, self.masked(facts));
                 }
             }
             Err(StepError::Fenced) => {
@@ -255,11 +257,12 @@ impl<'a> Driver<'a> {
             }
             Err(StepError::Failed { failure, retry_after }) => {
                 record.state = AttemptState::Failed;
+                record.resume = self.known.left_by(&record.step);
                 record.wake_at = self.known.retry_at(&record.step, &failure, retry_after, now);
                 record.error = Some(failure);
             }
         }
-        if self.known.run.cancel.is_some() && promoted.is_none() {
+        if self.known.run.cancel.is_some() || promoted.is_some() {
             self.refresh().await?;
         }
         if let Some((outcome, reason)) = self.known.cancelled(promoted.is_some()) {

@@ -80,6 +80,11 @@ impl Known {
         started.map(|attempt| (attempt.step.clone(), attempt.attempt)).collect()
     }
 
+    /// What `step` left for itself when it last slept: the next attempt goes on from there.
+    pub(super) fn left_by(&self, step: &StepId) -> Option<Value> {
+        pipeline::left_by(&self.attempts, step).cloned()
+    }
+
     // How it ends.
 
     /// Sets how the run will end.

@@ -96,6 +96,7 @@ impl StepLog for StoredLog {
     }
 
     fn progress(&self, percent: Option<f64>, message: &str) {
+        let message = self.engine.services.secrets.mask(message);
         tracing::info!(run.id = %self.run, step.name = %self.step, percent, "{message}");
     }
 }
@@ -138,20 +139,21 @@ async fn write(keeper: Keeper, waiting: Arc<AtomicUsize>, mut receive: mpsc::Unb
                 () = wait => break,
             }
         }
-        let whole = if open { whole_lines(&held) } else { held.len() };
+        let whole = if open { keeper.whole_lines(&held) } else { held.len() };
         let rest = held.split_off(whole);
         let lines = std::mem::replace(&mut held, rest);
         keeper.keep(&lines).await;
     }
 }
 
-/// The end of the last whole line: a secret is never cut in two by a chunk's end.
-fn whole_lines(held: &[u8]) -> usize {
-    let end = held.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    if held.len() - end > LONGEST_HELD { held.len() } else { end }
-}
-
 impl Keeper {
+    /// The end of the last whole line, or of what can be told of a very long one: a secret is never cut in two by
+    /// a chunk's end.
+    fn whole_lines(&self, held: &[u8]) -> usize {
+        let end = held.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        if held.len() - end > LONGEST_HELD { self.engine.services.secrets.cut(held) } else { end }
+    }
+
     async fn keep(&self, lines: &[u8]) {
         if lines.is_empty() {
             return;

@@ -272,7 +272,8 @@ impl Engine {
     ) -> Result<Option<Release>, StoreError> {
         let ended = match (current.owner, &assignment.canary) {
             (Some(run), None) => self.live_canary(run).await?,
-            (Some(_), Some(_)) | (None, _) => None,
+            (None, None) => self.bake_ended_by(current, &assignment).await?,
+            (_, Some(_)) => None,
         };
         let written = self
             .store
@@ -301,6 +302,25 @@ impl Engine {
         Ok(canary
             .filter(|canary| matches!(canary.state, CanaryState::Watching | CanaryState::Baking))
             .map(|canary| canary.id))
+    }
+
+    /// The bake of the champion, when another version is to serve: its run hears of it with the change.
+    async fn bake_ended_by(
+        &self,
+        current: &Release,
+        assignment: &Assignment,
+    ) -> Result<Option<CanaryId>, StoreError> {
+        let serves = |version: &VersionName| {
+            assignment.champion.as_ref().is_some_and(|served| &served.version == version)
+        };
+        let live = self.store.live_canaries(None).await?;
+        let baking = live.into_iter().find(|canary| {
+            canary.state == CanaryState::Baking
+                && canary.model == current.model
+                && canary.target == current.target
+                && !serves(&canary.version)
+        });
+        Ok(baking.map(|canary| canary.id))
     }
 
     /// Makes the host show a release, and records that it does.

@@ -83,6 +83,12 @@ pub fn latest<'a>(attempts: &'a [Attempt], step: &StepId) -> Option<&'a Attempt>
     attempts.iter().rev().find(|attempt| &attempt.step == step)
 }
 
+/// What a step left for itself when it last slept, also in an attempt that was lost or failed since: a wait does not
+/// begin again because a process died.
+pub fn left_by<'a>(attempts: &'a [Attempt], step: &StepId) -> Option<&'a Value> {
+    attempts.iter().rev().filter(|attempt| &attempt.step == step).find_map(|attempt| attempt.resume.as_ref())
+}
+
 /// Decides what happens next at `now`.
 pub fn next(view: View<'_>, now: Timestamp) -> Next {
     let running = view.attempts.iter().any(|attempt| attempt.state == AttemptState::Started);

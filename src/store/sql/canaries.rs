@@ -144,7 +144,7 @@ impl SqlStore {
     }
 }
 
-/// Changes the state of a canary; one that was taken back stays so.
+/// Changes the state of a canary; one that ended stays as it is.
 pub(super) async fn end_in(
     connection: &mut Connection,
     id: CanaryId,
@@ -159,8 +159,9 @@ pub(super) async fn end_in(
         .await?;
     let Some(row) = row else { return Err(StoreError::Broken(format!("canary {id} is not known"))) };
     let mut record = canary(&row)?;
-    if record.state == CanaryState::RolledBack {
-        return Ok(());
+    match record.state {
+        CanaryState::Watching | CanaryState::Baking => {}
+        CanaryState::Promoted | CanaryState::RolledBack => return Ok(()),
     }
     record.state = state;
     record.bake_until = bake_until.or(record.bake_until);

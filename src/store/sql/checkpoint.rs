@@ -132,8 +132,11 @@ async fn move_run(
              RETURNING FALSE AS due"
         ))
     } else {
+        // A wish to cancel that its holder has not heard of came too late: the run ends as one that was promoted first.
         sqlx::query(sql!(concat!(
-            "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $5, outcome = coalesce($6, outcome),
+            "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $5,
+                 outcome = CASE WHEN $6 = 'promoted' AND $8 IS NOT NULL AND cancel IS NOT NULL
+                     THEN 'cancelled_after_promotion' ELSE coalesce($6, outcome) END,
                  reason = coalesce($7, reason), lease_owner = NULL, lease_until = NULL, finished_at = $8,
                  wake_at = CASE WHEN $8 IS NOT NULL THEN NULL WHEN $9 OR signal_seq > signal_seen THEN ", now!("$11"),
                  " ELSE $10 END,

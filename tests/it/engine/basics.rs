@@ -4,8 +4,9 @@ use chrono::TimeDelta;
 use refit::clock::Clock;
 use refit::domain::run::{AttemptState, CancelRequest, Outcome, RunStatus, SignalKind};
 
+use super::on_both;
 use crate::support::crash::Crash;
-use crate::support::world::{World, finish, successes, turn, until};
+use crate::support::world::{finish, successes, turn, until};
 
 const HELLO: &str = "
 name: hello
@@ -16,11 +17,6 @@ steps:
   - { id: right, run: 'echo right >> order', needs: [one] }
   - { id: join, run: 'echo join >> order', needs: [left, right] }
 ";
-
-async fn on_both(test: impl AsyncFn(World)) {
-    test(World::sqlite()).await;
-    test(World::postgres().await).await;
-}
 
 #[tokio::test]
 async fn steps_run_in_order_and_each_once() {

@@ -1,4 +1,17 @@
 //! Runs, from trigger to end, on both databases.
 
 mod basics;
+mod cancel;
 mod crash;
+mod fencing;
+mod hold;
+mod releases;
+mod rollout;
+mod secrets;
+
+use crate::support::world::World;
+
+async fn on_both(test: impl AsyncFn(World)) {
+    test(World::sqlite()).await;
+    test(World::postgres().await).await;
+}

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -40,12 +41,33 @@ impl fmt::Display for Write {
     }
 }
 
+/// Which write: by its number among all, from 0, or by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Point {
+    Number(usize),
+    Named(Write),
+}
+
+impl From<usize> for Point {
+    fn from(number: usize) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<Write> for Point {
+    fn from(write: Write) -> Self {
+        Self::Named(write)
+    }
+}
+
 /// Counts writes, and dies at one of them: from then on, nothing returns.
 #[derive(Debug, Clone)]
 pub struct Crash {
-    at: Option<(Write, When)>,
+    at: Option<(Point, When)>,
     died: CancellationToken,
     made: Arc<Mutex<Made>>,
+    instead: Option<Instead>,
+    frozen: Arc<tokio::sync::watch::Sender<bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -54,20 +76,81 @@ struct Made {
     trace: Vec<Write>,
 }
 
+/// What happens at a write instead of dying.
+#[derive(Clone)]
+enum Instead {
+    Freeze,
+    Do(Act),
+}
+
+type Act = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+impl fmt::Debug for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Freeze => f.write_str("Freeze"),
+            Self::Do(_) => f.write_str("Do"),
+        }
+    }
+}
+
 impl Crash {
     /// Counts only.
     pub fn never() -> Self {
-        Self { at: None, died: CancellationToken::new(), made: Arc::default() }
+        Self {
+            at: None,
+            died: CancellationToken::new(),
+            made: Arc::default(),
+            instead: None,
+            frozen: Arc::new(tokio::sync::watch::Sender::new(false)),
+        }
     }
 
-    /// Dies at `write`.
-    pub fn at(write: Write, when: When) -> Self {
-        Self { at: Some((write, when)), ..Self::never() }
+    /// Dies at a write.
+    pub fn at(point: impl Into<Point>, when: When) -> Self {
+        Self { at: Some((point.into(), when)), ..Self::never() }
+    }
+
+    /// At a write, everything of the process stands still until `thaw`.
+    pub fn freeze_at(point: impl Into<Point>, when: When) -> Self {
+        Self { instead: Some(Instead::Freeze), ..Self::at(point, when) }
+    }
+
+    /// At a write, `act` happens, and the process goes on.
+    pub fn meanwhile<F>(
+        point: impl Into<Point>,
+        when: When,
+        act: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self { instead: Some(Instead::Do(Arc::new(move || Box::pin(act())))), ..Self::at(point, when) }
+    }
+
+    /// From now on everything of the process stands still until `thaw`.
+    pub fn freeze(&self) {
+        self.frozen.send_replace(true);
+    }
+
+    /// Returns when the process stands still.
+    pub async fn is_frozen(&self) {
+        self.frozen.subscribe().wait_for(|frozen| *frozen).await.expect("the sender lives");
+    }
+
+    /// The process wakes up.
+    pub fn thaw(&self) {
+        self.frozen.send_replace(false);
     }
 
     /// The writes so far.
     pub fn trace(&self) -> Vec<Write> {
         self.made.lock().unwrap().trace.clone()
+    }
+
+    /// The names of the writes so far.
+    pub fn names(&self) -> Vec<String> {
+        self.trace().into_iter().map(|write| write.name).collect()
     }
 
     /// Returns when the process died.
@@ -80,32 +163,51 @@ impl Crash {
         if self.died.is_cancelled() {
             std::future::pending::<()>().await;
         }
+        self.frozen.subscribe().wait_for(|frozen| !frozen).await.expect("the sender lives");
     }
 
     /// Makes a write, or dies at it.
     pub async fn around<T>(&self, name: &str, write: impl Future<Output = T>) -> T {
         self.alive().await;
         let this = self.number(name);
-        self.die_if(&this, When::Before).await;
+        self.meet(&this, When::Before).await;
         let written = write.await;
-        self.die_if(&this, When::After).await;
+        self.meet(&this, When::After).await;
         self.alive().await;
         written
     }
 
-    fn number(&self, name: &str) -> Write {
+    /// The write's number among all, and its name.
+    fn number(&self, name: &str) -> (usize, Write) {
         let mut made = self.made.lock().unwrap();
         let count = made.counts.entry(name.to_owned()).or_default();
         let this = Write { name: name.to_owned(), nth: *count };
         *count += 1;
         made.trace.push(this.clone());
-        this
+        (made.trace.len() - 1, this)
     }
 
-    async fn die_if(&self, this: &Write, when: When) {
-        if self.at.as_ref().is_some_and(|(write, then)| write == this && *then == when) {
-            self.died.cancel();
-            std::future::pending::<()>().await;
+    async fn meet(&self, (number, this): &(usize, Write), when: When) {
+        let here = |(point, then): &(Point, When)| {
+            let same = match point {
+                Point::Number(wanted) => wanted == number,
+                Point::Named(wanted) => wanted == this,
+            };
+            same && *then == when
+        };
+        if !self.at.as_ref().is_some_and(here) {
+            return;
+        }
+        match &self.instead {
+            Some(Instead::Do(act)) => act().await,
+            Some(Instead::Freeze) => {
+                self.freeze();
+                self.alive().await;
+            }
+            None => {
+                self.died.cancel();
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use refit::domain::release::{Release, ReleaseDocument};
 use refit::domain::run::{Attempt, AttemptState, Definition, Run, RunStatus};
 use refit::domain::workflow::parse;
 use refit::engine::{Engine, Settings};
-use refit::secret::Secrets;
+use refit::secret::{Secret, Secrets};
 use refit::steps::context::Services;
 use refit::store::{Store, Submitted};
 use refit::trigger::{Loaded, trigger};
@@ -31,6 +31,8 @@ pub struct World {
     pub database: String,
     pub clock: Arc<ManualClock>,
     pub host: Arc<Host>,
+    /// By name.
+    pub secrets: BTreeMap<SecretName, Secret>,
 }
 
 /// A host that remembers what it shows, and refuses what is older.
@@ -38,12 +40,13 @@ pub struct World {
 pub struct Host {
     shown: Mutex<Vec<ReleaseDocument>>,
     broken: Mutex<bool>,
+    forgetful: Mutex<bool>,
 }
 
 impl Host {
     /// A host that shows what `other` shows.
     pub fn like(other: &Host) -> Self {
-        Self { shown: Mutex::new(other.history()), broken: Mutex::default() }
+        Self { shown: Mutex::new(other.history()), ..Self::default() }
     }
 
     /// Every document it ever showed.
@@ -72,6 +75,11 @@ impl Host {
     pub fn break_down(&self, broken: bool) {
         *self.broken.lock().unwrap() = broken;
     }
+
+    /// Shows whatever it is told last, as hosts without compare-and-set do.
+    pub fn forget_generations(&self) {
+        *self.forgetful.lock().unwrap() = true;
+    }
 }
 
 #[async_trait]
@@ -96,10 +104,12 @@ impl Target for Host {
         let mut shown = self.shown.lock().unwrap();
         let document = release.document(instance);
         match shown.last() {
-            Some(last) if last.generation > document.generation => Err(AdapterError::Conflict {
-                service: "host".to_owned(),
-                cause: format!("shows generation {}", last.generation),
-            }),
+            Some(last) if last.generation > document.generation && !*self.forgetful.lock().unwrap() => {
+                Err(AdapterError::Conflict {
+                    service: "host".to_owned(),
+                    cause: format!("shows generation {}", last.generation),
+                })
+            }
             Some(last) if last == &document => Ok(()),
             _ => {
                 shown.push(document);
@@ -156,6 +166,7 @@ impl World {
             host: Arc::new(Host::like(&self.host)),
             root,
             database,
+            secrets: self.secrets.clone(),
         }
     }
 
@@ -164,7 +175,7 @@ impl World {
         std::fs::create_dir_all(root.path().join("models")).expect("writable");
         std::fs::create_dir_all(root.path().join(".refit")).expect("writable");
         let clock = Arc::new(ManualClock::starting_at(start()));
-        Self { root, database, clock, host: Arc::default() }
+        Self { root, database, clock, host: Arc::default(), secrets: BTreeMap::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -183,6 +194,19 @@ impl World {
     }
 
     pub async fn process_with(&self, crash: &Crash, clock: Arc<dyn Clock>) -> Arc<Engine> {
+        let settings = Settings { grace: Duration::from_secs(2), ..Settings::default() };
+        let engine = self.unregistered(crash, clock.clone(), settings).await;
+        engine.store.register_worker(engine.worker, &[], clock.now()).await.expect("registers");
+        engine
+    }
+
+    /// A process that has not said yet that it works.
+    pub async fn unregistered(
+        &self,
+        crash: &Crash,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+    ) -> Arc<Engine> {
         let store = refit::store::open(&self.database, clock.clone()).await.expect("opens");
         let instance = store.instance();
         let store: Arc<dyn Store> = Arc::new(CrashingStore { inner: store, crash: crash.clone() });
@@ -201,15 +225,12 @@ impl World {
             instance,
             stores: Arc::new(BTreeMap::from([("models".parse().expect("a name"), artifacts)])),
             targets: Arc::new(BTreeMap::from([("production".parse().expect("a name"), target)])),
-            secrets: Secrets::fixed(BTreeMap::new()),
+            secrets: Secrets::fixed(self.secrets.clone()),
             http: http(),
             guard: guard(),
         };
-        let settings = Settings { grace: Duration::from_secs(2), ..Settings::default() };
         let root = self.root.path().to_owned();
-        let engine = Engine::new(store, clock.clone(), services, root.clone(), root.join(".refit"), settings);
-        engine.store.register_worker(engine.worker, &[], clock.now()).await.expect("registers");
-        engine
+        Engine::new(store, clock, services, root.clone(), root.join(".refit"), settings)
     }
 
     /// Starts a run of `source`.

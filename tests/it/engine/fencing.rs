@@ -1,0 +1,301 @@
+//! Several processes on one database: one that was stopped and wakes up changes
+//! nothing, and the work is shared.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use refit::clock::{Clock, SystemClock};
+use refit::domain::id::RunId;
+use refit::domain::release::ReleaseActor;
+use refit::domain::run::{AttemptState, Outcome, RunStatus};
+use refit::domain::workflow::Moment;
+use refit::engine::worker::Worker;
+use refit::engine::{Engine, Settings};
+use refit::notify::Notifiers;
+
+use super::on_both;
+use super::rollout::*;
+use crate::support::crash::{Crash, When};
+use crate::support::world::{World, finish, successes, turn};
+
+/// All that can be seen of a run and of what is served. Alerts apart: what a look found missing may be said late.
+async fn seen(world: &World, engine: &Arc<Engine>, run: RunId) -> String {
+    let store = &engine.store;
+    let mut notices = store.outbox_of(run).await.expect("readable");
+    notices.retain(|entry| entry.notice.moment != Moment::Alert);
+    format!(
+        "{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
+        store.run(run).await.expect("readable"),
+        store.attempts(run).await.expect("readable"),
+        store.intents(run).await.expect("readable"),
+        notices,
+        store.canary_of(run).await.expect("readable"),
+        store.releases(None).await.expect("readable"),
+        world.host.history(),
+    )
+}
+
+#[tokio::test]
+async fn a_process_frozen_in_a_step_wakes_up_and_its_checkpoint_is_refused() {
+    let source = "
+name: long
+model: m
+steps:
+  - { id: long, run: 'touch began-$REFIT_ATTEMPT; while [ ! -e go-$REFIT_ATTEMPT ]; do sleep 0.02; done; echo $REFIT_ATTEMPT >> done' }
+  - { id: after, run: 'echo after >> done' }
+";
+    let world = World::postgres().await;
+    let crash = Crash::never();
+    let frozen = world.process(&crash).await;
+    let run = world.trigger(&frozen, source).await;
+    let working = tokio::spawn({
+        let frozen = frozen.clone();
+        async move { frozen.activate(run, &tokio_util::sync::CancellationToken::new()).await }
+    });
+    exists(&world, "began-1").await;
+    crash.freeze();
+    let next = world.process(&Crash::never()).await;
+    assert_eq!(turn(&next, run).await.epoch.0, 1, "its lease holds");
+    world.pass(TimeDelta::seconds(11));
+    world.write("go-2", "");
+    let ended = finish(&world, &next, run).await;
+    assert_eq!((ended.outcome, ended.epoch.0), (Some(Outcome::Succeeded), 2));
+    let before = seen(&world, &next, run).await;
+
+    world.write("go-1", "");
+    exists(&world, "done").await;
+    crash.thaw();
+    working.await.expect("no panic").expect("it stops without an error");
+    assert_eq!(seen(&world, &next, run).await, before, "the late one changes nothing");
+    let attempts = next.store.attempts(run).await.expect("readable");
+    assert!(successes(&attempts).values().all(|count| *count == 1), "{attempts:#?}");
+    let states: Vec<_> = attempts.iter().map(|attempt| (attempt.step.as_str(), attempt.state)).collect();
+    assert_eq!(
+        states,
+        [("long", AttemptState::Lost), ("long", AttemptState::Succeeded), ("after", AttemptState::Succeeded)]
+    );
+}
+
+#[tokio::test]
+async fn a_process_frozen_at_any_write_of_a_promotion_wakes_up_and_changes_nothing() {
+    let world = World::postgres().await;
+    let next = world.process(&Crash::never()).await;
+    serving(&world, &next).await;
+    let writes = writes_of_promote(&world).await;
+    assert!(writes.contains(&"write_release".to_owned()), "{writes:?}");
+    for number in 1..writes.len() {
+        for when in [When::Before, When::After] {
+            let run = about_to_promote(&world, FLOW).await;
+            let new = canary(&next, run).await.version.to_string();
+            let crash = Crash::freeze_at(number, when);
+            let frozen = world.process(&crash).await;
+            let working = tokio::spawn({
+                let frozen = frozen.clone();
+                async move { turn(&frozen, run).await }
+            });
+            tokio::select! {
+                () = crash.is_frozen() => {}
+                () = finished(&next, run) => {}
+            }
+            let place = format!("{when:?} write {number} of {writes:?}");
+            world.pass(TimeDelta::seconds(11));
+            let ended = ended(&world, &next, run).await;
+            assert_eq!(ended.outcome, Some(Outcome::Promoted), "{place}: {ended:?}");
+            assert_eq!(shown(&world), serves(&new), "{place}");
+            // A person decides otherwise, before the frozen one wakes up.
+            let actor = ReleaseActor::Human { name: "ann".to_owned() };
+            let back = next.roll_back(&model(), &target(), Some(&version("1")), actor, "a test").await;
+            back.expect("rolled back");
+            let before = seen(&world, &next, run).await;
+            crash.thaw();
+            working.await.expect("no panic");
+            next.reconcile_releases().await.expect("reconciles");
+            let after = seen(&world, &next, run).await;
+            assert!(after == before, "{place}: {}", difference(&before, &after));
+            assert_eq!(shown(&world), serves("1"), "{place}");
+            assert_eq!(succeeded(&next, run, "promote").await, 1, "{place}");
+            leave(&frozen).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_late_process_shows_on_a_host_without_compare_and_set_is_repaired_by_one_look() {
+    let world = World::postgres().await;
+    world.host.forget_generations();
+    let next = world.process(&Crash::never()).await;
+    serving(&world, &next).await;
+    let writes = writes_of_promote(&world).await;
+    let apply = writes.iter().position(|write| write == "target.apply").expect("it is shown");
+    let run = about_to_promote(&world, FLOW).await;
+    let crash = Crash::freeze_at(apply, When::Before);
+    let frozen = world.process(&crash).await;
+    let working = tokio::spawn({
+        let frozen = frozen.clone();
+        async move { turn(&frozen, run).await }
+    });
+    crash.is_frozen().await;
+    world.pass(TimeDelta::seconds(11));
+    assert_eq!(ended(&world, &next, run).await.outcome, Some(Outcome::Promoted));
+    let actor = ReleaseActor::Human { name: "ann".to_owned() };
+    next.roll_back(&model(), &target(), None, actor, "bad").await.expect("rolled back");
+    assert_eq!(shown(&world), serves("2"));
+    let before = release(&next).await;
+    crash.thaw();
+    working.await.expect("no panic");
+    assert_eq!(shown(&world), serves("3"), "the late one was heard");
+    assert_eq!(release(&next).await, before, "and wrote nothing");
+    next.reconcile_releases().await.expect("reconciles");
+    assert_eq!(shown(&world), serves("2"));
+}
+
+#[tokio::test]
+async fn on_sqlite_the_run_of_a_process_that_lives_is_never_taken_however_long_it_stands_still() {
+    let source = "
+name: long
+model: m
+steps:
+  - { id: long, run: 'touch began; while [ ! -e go ]; do sleep 0.02; done' }
+";
+    let world = World::sqlite();
+    let crash = Crash::never();
+    let frozen = world.process(&crash).await;
+    let run = world.trigger(&frozen, source).await;
+    let working = tokio::spawn({
+        let frozen = frozen.clone();
+        async move { frozen.activate(run, &tokio_util::sync::CancellationToken::new()).await }
+    });
+    exists(&world, "began").await;
+    crash.freeze();
+    world.pass(TimeDelta::days(1));
+    let next = world.process(&Crash::never()).await;
+    assert_eq!(turn(&next, run).await.epoch.0, 1);
+    crash.thaw();
+    world.write("go", "");
+    working.await.expect("no panic").expect("it ends");
+    let ended = next.store.run(run).await.expect("readable").expect("a run");
+    assert_eq!((ended.outcome, ended.epoch.0), (Some(Outcome::Succeeded), 1));
+}
+
+#[tokio::test]
+async fn two_processes_share_twenty_runs_and_no_step_is_done_twice() {
+    let world = World::postgres().await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let settings = Settings { concurrency: 3, grace: Duration::from_secs(5), ..Settings::default() };
+    let seeder = world.process_with(&Crash::never(), clock.clone()).await;
+    let mut runs = vec![];
+    for number in 0..20 {
+        let source = format!(
+            "
+name: r{number}
+model: m{number}
+steps:
+  - {{ id: one, run: 'echo {number}-one >> all' }}
+  - {{ id: two, run: 'sleep 0.2; echo {number}-two >> all' }}
+  - {{ id: three, run: 'echo {number}-three >> all' }}
+"
+        );
+        runs.push(world.trigger(&seeder, &source).await);
+    }
+    let (mut crashes, mut workers) = (vec![], vec![]);
+    for _ in 0..2 {
+        let crash = Crash::never();
+        let engine = world.unregistered(&crash, clock.clone(), settings.clone()).await;
+        workers.push(Worker::start(engine, Arc::new(notifiers())).await.expect("starts"));
+        crashes.push(crash);
+    }
+    for run in &runs {
+        tokio::time::timeout(Duration::from_secs(60), finished(&seeder, *run)).await.expect("in time");
+    }
+    for worker in workers {
+        worker.shut_down().await.expect("in good order");
+    }
+    let done = std::fs::read_to_string(world.path("all")).expect("written");
+    let mut lines: Vec<&str> = done.lines().collect();
+    lines.sort_unstable();
+    lines.dedup();
+    assert_eq!((lines.len(), done.lines().count()), (60, 60), "each step once");
+    for run in runs {
+        let attempts = seeder.store.attempts(run).await.expect("readable");
+        assert!(attempts.iter().all(|attempt| attempt.state == AttemptState::Succeeded), "{attempts:#?}");
+        assert_eq!(attempts.len(), 3);
+    }
+    let checkpoints: Vec<usize> = crashes
+        .iter()
+        .map(|crash| crash.names().iter().filter(|write| *write == "checkpoint").count())
+        .collect();
+    assert!(checkpoints.iter().all(|count| *count > 0), "both did some: {checkpoints:?}");
+    assert_eq!(checkpoints.iter().sum::<usize>(), 60);
+}
+
+#[tokio::test]
+async fn a_run_whose_process_dies_each_time_ends_as_failed() {
+    let source = "
+name: deadly
+model: m
+steps:
+  - { id: one, run: 'touch one' }
+on_failure:
+  - { id: sorry, run: 'touch sorry' }
+";
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        let run = world.trigger(&engine, source).await;
+        for life in 0..10 {
+            let crash = Crash::at(1, When::After);
+            let dying = world.process(&crash).await;
+            let stop = tokio_util::sync::CancellationToken::new();
+            tokio::select! {
+                ended = dying.activate(run, &stop) => panic!("it lives: {ended:?}, life {life}"),
+                () = crash.died() => {}
+            }
+            // What the death of a process frees.
+            engine.store.retire_worker(dying.worker).await.expect("its leases are free");
+            drop(dying);
+        }
+        assert!(!world.path("one").exists());
+        let ended = finish(&world, &engine, run).await;
+        assert_eq!(ended.outcome, Some(Outcome::Failed));
+        assert_eq!(
+            ended.reason.as_deref(),
+            Some("refit stopped 10 times in a row while working on this run")
+        );
+        assert!(!world.path("one").exists() && world.path("sorry").exists());
+    })
+    .await;
+}
+
+/// The first lines in which two texts differ.
+fn difference(before: &str, after: &str) -> String {
+    let differing = before.lines().zip(after.lines()).filter(|(a, b)| a != b);
+    differing.take(20).map(|(a, b)| format!("-{a}\n+{b}\n")).collect()
+}
+
+fn notifiers() -> Notifiers {
+    let deps = refit::adapter::Deps {
+        project: std::env::temp_dir(),
+        stores: Default::default(),
+        secrets: Default::default(),
+        http: reqwest::Client::new(),
+    };
+    Notifiers::build(Default::default(), None, &deps).expect("the console")
+}
+
+async fn finished(engine: &Arc<Engine>, run: RunId) {
+    loop {
+        let seen = engine.store.run(run).await.expect("readable").expect("a run");
+        if seen.status == RunStatus::Finished {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn exists(world: &World, name: &str) {
+    let began = std::time::Instant::now();
+    while !world.path(name).exists() {
+        assert!(began.elapsed() < Duration::from_secs(30), "`{name}` never came");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
