@@ -1,0 +1,147 @@
+//! Runs that are submitted here and worked on by the server.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use refit::clock::{Clock, SystemClock};
+use refit::domain::Timestamp;
+use refit::domain::id::RunId;
+use refit::domain::run::{Attempt, Definition, Run, RunStatus};
+use refit::domain::workflow::parse;
+use refit::steps::wait::WaitOutput;
+use refit::store::{RunFilter, Store};
+use refit::trigger::{Loaded, new_run, own_event};
+use serde_json::json;
+use tokio::net::UnixStream;
+
+use crate::Failure;
+
+/// The most that a workflow may have.
+pub const STEPS: usize = 200;
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Of a run that is killed: enough to be under way, few enough not to be at its end.
+const UNDER_WAY: usize = 5;
+
+/// A process that submits and looks.
+pub struct Work {
+    store: Arc<dyn Store>,
+    socket: PathBuf,
+    short: Loaded,
+    long: Loaded,
+}
+
+impl Work {
+    pub fn new(store: &Arc<dyn Store>, project: &Path) -> Result<Self, Failure> {
+        Ok(Self {
+            store: Arc::clone(store),
+            socket: project.join(".refit/refit.sock"),
+            short: workflow(1)?,
+            long: workflow(STEPS)?,
+        })
+    }
+
+    /// Submits a run of one step, or of `STEPS`, and tells the server as commands do.
+    pub async fn submit(&self, steps: usize) -> Result<RunId, Failure> {
+        let loaded = if steps == 1 { &self.short } else { &self.long };
+        let now = SystemClock.now();
+        let event = own_event("refit/trigger", json!({}), "bench", now);
+        let mut new = new_run(loaded, &event, json!({}), "bench", now)?;
+        new.run.concurrency_key = new.run.id.to_string();
+        let id = new.run.id;
+        self.store.submit(&event, vec![new]).await?;
+        if !self.store.is_shared() {
+            UnixStream::connect(&self.socket).await?;
+        }
+        Ok(id)
+    }
+
+    /// From before a submission to the beginning of the first step's body.
+    pub async fn first_step(&self) -> Result<Duration, Failure> {
+        let id = self.submit(1).await?;
+        let run = self.ended(id).await?;
+        let began = self.bodies(id).await?.first().map(|(_, at)| *at).ok_or("no step ran")?;
+        Ok((began - run.created_at).to_std()?)
+    }
+
+    /// Steps per second of `runs` at once, again and again for `time`; pauses between them do not count.
+    pub async fn steps_per_second(&self, runs: usize, time: Duration) -> Result<f64, Failure> {
+        let (mut steps, mut busy) = (0, 0.0);
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            let mut ids = vec![];
+            for _ in 0..runs {
+                ids.push(self.submit(STEPS).await?);
+            }
+            let (mut first, mut last) = (Timestamp::MAX_UTC, Timestamp::MIN_UTC);
+            for id in ids {
+                let run = self.ended(id).await?;
+                let attempts = self.store.attempts(id).await?;
+                steps += attempts.len();
+                first = first.min(attempts.first().map_or(first, |attempt| attempt.started_at));
+                last = last.max(run.finished_at.unwrap_or(last));
+            }
+            busy += (last - first).to_std()?.as_secs_f64();
+        }
+        Ok(steps as f64 / busy)
+    }
+
+    /// Returns once a few steps of the run are done.
+    pub async fn under_way(&self, run: RunId) -> Result<(), Failure> {
+        let begin = Instant::now();
+        while self.store.attempts(run).await?.len() < UNDER_WAY {
+            patience(begin)?;
+        }
+        Ok(())
+    }
+
+    /// When the first body began after the run was taken over; nothing when it had ended before.
+    pub async fn resumed(&self, run: RunId) -> Result<Option<Timestamp>, Failure> {
+        self.ended(run).await?;
+        Ok(self.bodies(run).await?.iter().find(|(attempt, _)| attempt.epoch.0 > 1).map(|(_, at)| *at))
+    }
+
+    async fn ended(&self, id: RunId) -> Result<Run, Failure> {
+        let begin = Instant::now();
+        // A list does not read definitions: looking costs the server little.
+        let filter = RunFilter { limit: 100, ..RunFilter::default() };
+        loop {
+            let runs = self.store.runs(&filter).await?;
+            if runs.iter().any(|run| run.id == id && run.status == RunStatus::Finished) {
+                return Ok(self.store.run(id).await?.ok_or("the run is gone")?);
+            }
+            patience(begin)?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Attempts that ended, with the time at which their bodies began.
+    async fn bodies(&self, run: RunId) -> Result<Vec<(Attempt, Timestamp)>, Failure> {
+        let mut bodies = vec![];
+        for attempt in self.store.attempts(run).await? {
+            if let Some(output) = attempt.output.clone() {
+                bodies.push((attempt, serde_json::from_value::<WaitOutput>(output)?.since));
+            }
+        }
+        Ok(bodies)
+    }
+}
+
+fn patience(begin: Instant) -> Result<(), Failure> {
+    if begin.elapsed() > PATIENCE { Err("the run does not advance".into()) } else { Ok(()) }
+}
+
+/// So many steps, one after the other, that do nothing.
+fn workflow(steps: usize) -> Result<Loaded, Failure> {
+    let mut source = "name: bench\nmodel: bench\nsteps:\n".to_owned();
+    for step in 0..steps {
+        source += &format!("  - {{ id: s{step}, uses: wait, with: {{ for: 0s }} }}\n");
+    }
+    let path = "workflows/bench.yaml".to_owned();
+    let (workflow, warnings) =
+        parse(&path, &source, &BTreeMap::new()).map_err(|mistakes| mistakes.render(&path, &source))?;
+    let definition = Definition { path, source, files: BTreeMap::new() };
+    Ok(Loaded { definition, workflow: Arc::new(workflow), warnings })
+}
