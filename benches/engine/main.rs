@@ -11,6 +11,7 @@ mod store;
 mod work;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,13 @@ impl Bench {
     fn new(database: &'static str, url: Option<String>) -> Result<Self, Failure> {
         let project = tempfile::tempdir()?;
         std::fs::write(project.path().join("refit.toml"), "")?;
+        std::fs::create_dir(project.path().join(".refit"))?;
         Ok(Self { database, project, url })
+    }
+
+    /// Where the server hears that another process wrote.
+    fn socket(&self) -> PathBuf {
+        self.project.path().join(".refit/refit.sock")
     }
 
     async fn measure(&self, time: Duration) -> Result<(), Failure> {
@@ -62,7 +69,7 @@ impl Bench {
         self.start_up().await?;
         {
             let server = Server::start(self).await?;
-            let work = Work::new(&store, self.project.path())?;
+            let work = Work::new(&store, self.socket())?;
             self.idle(&server).await?;
             self.first_step(&work).await?;
             self.steps(&work, 1, 1, time).await?;
@@ -83,7 +90,7 @@ impl Bench {
         Ok(writeln!(std::io::stdout(), "{line}")?)
     }
 
-    /// From the start of the process to the first answer of `/readyz`: it is registered by then.
+    /// From the start of the process until it is registered as a worker and hears others.
     async fn start_up(&self) -> Result<(), Failure> {
         let mut took = vec![];
         for _ in 0..REPEATS {
@@ -139,7 +146,7 @@ impl Bench {
     /// From `kill -9` of the server in the middle of a run to the beginning of the next body in its successor,
     /// which is started at once.
     async fn resume(&self, store: &Arc<dyn Store>) -> Result<(), Failure> {
-        let work = Work::new(store, self.project.path())?;
+        let work = Work::new(store, self.socket())?;
         let mut server = Server::start(self).await?;
         let mut took = vec![];
         while took.len() < REPEATS {

@@ -1,11 +1,9 @@
 //! `refit serve` as a process that can be killed and looked at.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::UnixStream;
 
 use crate::{Bench, Failure};
 
@@ -21,10 +19,9 @@ pub struct Server {
 
 impl Server {
     pub async fn start(bench: &Bench) -> Result<Self, Failure> {
-        // Free a moment ago; if it is taken meanwhile the start fails and the bench says so.
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?;
+        let socket = bench.socket();
         let mut command = Command::new(env!("CARGO_BIN_EXE_refit"));
-        command.args(["serve", "--listen", &address.to_string()]).current_dir(bench.project.path());
+        command.args(["serve", "--listen", "127.0.0.1:0"]).current_dir(bench.project.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         match &bench.url {
             Some(url) => command.env("REFIT_DATABASE_URL", url),
@@ -32,7 +29,8 @@ impl Server {
         };
         let begin = Instant::now();
         let mut server = Self { process: command.env("RUST_LOG", "warn").spawn()?, ready_after: PATIENCE };
-        while !is_ready(address).await {
+        // It listens for other processes' word once it is registered as a worker.
+        while UnixStream::connect(&socket).await.is_err() {
             if begin.elapsed() > PATIENCE || server.process.try_wait()?.is_some() {
                 return Err("the server did not become ready".into());
             }
@@ -66,15 +64,4 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-async fn is_ready(address: SocketAddr) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).await?;
-        Ok::<_, std::io::Error>(status.ends_with(b"200"))
-    };
-    ask.await.unwrap_or(false)
 }

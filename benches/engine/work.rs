@@ -1,7 +1,7 @@
 //! Runs that are submitted here and worked on by the server.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,10 +34,10 @@ pub struct Work {
 }
 
 impl Work {
-    pub fn new(store: &Arc<dyn Store>, project: &Path) -> Result<Self, Failure> {
+    pub fn new(store: &Arc<dyn Store>, socket: PathBuf) -> Result<Self, Failure> {
         Ok(Self {
             store: Arc::clone(store),
-            socket: project.join(".refit/refit.sock"),
+            socket,
             short: workflow(1)?,
             long: workflow(STEPS)?,
         })
