@@ -35,12 +35,7 @@ pub struct Work {
 
 impl Work {
     pub fn new(store: &Arc<dyn Store>, socket: PathBuf) -> Result<Self, Failure> {
-        Ok(Self {
-            store: Arc::clone(store),
-            socket,
-            short: workflow(1)?,
-            long: workflow(STEPS)?,
-        })
+        Ok(Self { store: Arc::clone(store), socket, short: workflow(1)?, long: workflow(STEPS)? })
     }
 
     /// Submits a run of one step, or of `STEPS`, and tells the server as commands do.

@@ -11,7 +11,7 @@ use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::sql::checkpoint::skip_reason;
+use super::sql::checkpoint::{goes_on, skip_reason};
 use super::sql::rows::{doc_opt, text};
 use super::sql::{Pending, write_checkpoint};
 use super::{bound_time, push};
@@ -67,13 +67,6 @@ struct Others {
     pool: PgPool,
     clock: Arc<dyn Clock>,
     news: watch::Sender<u64>,
-}
-
-fn goes_on(checkpoint: &Checkpoint) -> bool {
-    matches!(checkpoint.run_state, RunState::Kept { .. })
-        && !checkpoint.undos.kill_all
-        && checkpoint.undos.done.is_empty()
-        && checkpoint.notices.is_empty()
 }
 
 impl GroupWriter {
