@@ -7,10 +7,9 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Sq
 
 use crate::{Bench, Failure};
 
-/// What so many connections can do.
-pub struct Limit<'a> {
-    bench: &'a Bench,
-    connections: u32,
+/// So many connections, and what they can do.
+pub struct Limit {
+    connections: Vec<Raw>,
 }
 
 enum Raw {
@@ -18,49 +17,51 @@ enum Raw {
     Postgres(PgConnection),
 }
 
-impl<'a> Limit<'a> {
-    pub fn of(bench: &'a Bench, connections: u32) -> Self {
-        Self { bench, connections }
+impl Limit {
+    pub async fn open(bench: &Bench, connections: usize) -> Result<Self, Failure> {
+        let mut opened = vec![];
+        for id in (0_i64..).take(connections) {
+            let mut connection = connect(bench).await?;
+            connection.prepare(id).await?;
+            opened.push(connection);
+        }
+        Ok(Self { connections: opened })
     }
 
     /// Commits per second on all connections together; each updates a row of its own.
-    pub async fn measure(&self, time: Duration) -> Result<f64, Failure> {
-        let mut connections = vec![];
-        for id in 0..i64::from(self.connections) {
-            let mut connection = self.connect().await?;
-            connection.prepare(id).await?;
-            connections.push((id, connection));
-        }
+    pub async fn measure(&mut self, time: Duration) -> Result<f64, Failure> {
         let begin = Instant::now();
-        let workers = connections.into_iter().map(|(id, mut connection)| {
+        let workers = (0_i64..).zip(self.connections.drain(..)).map(|(id, mut connection)| {
             tokio::spawn(async move {
                 let mut done = 0_u64;
                 while begin.elapsed() < time {
                     connection.commit(id).await?;
                     done += 1;
                 }
-                Ok::<_, sqlx::Error>(done)
+                Ok::<_, sqlx::Error>((connection, done))
             })
         });
         let mut done = 0;
         for worker in futures::future::join_all(workers).await {
-            done += worker??;
+            let (connection, commits) = worker??;
+            self.connections.push(connection);
+            done += commits;
         }
         Ok(done as f64 / begin.elapsed().as_secs_f64())
     }
+}
 
-    async fn connect(&self) -> Result<Raw, sqlx::Error> {
-        if let Some(url) = &self.bench.url {
-            return Ok(Raw::Postgres(PgConnection::connect(url).await?));
-        }
-        let options = SqliteConnectOptions::new()
-            .filename(self.bench.project.path().join("raw.db"))
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(10));
-        Ok(Raw::Sqlite(options.connect().await?))
+async fn connect(bench: &Bench) -> Result<Raw, sqlx::Error> {
+    if let Some(url) = &bench.url {
+        return Ok(Raw::Postgres(PgConnection::connect(url).await?));
     }
+    let options = SqliteConnectOptions::new()
+        .filename(bench.project.path().join("raw.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(10));
+    Ok(Raw::Sqlite(options.connect().await?))
 }
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS raw (id BIGINT PRIMARY KEY, n BIGINT)";

@@ -13,7 +13,7 @@ mod work;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use refit::clock::{Clock, SystemClock};
 use refit::store::Store;
@@ -28,11 +28,13 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Starts, kills and restarts that are measured.
 const REPEATS: usize = 9;
 const SUBMISSIONS: usize = 200;
+/// Of one limit between two rates.
+const SLICE: Duration = Duration::from_millis(200);
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let seconds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(3.0);
+    let seconds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(5.0);
     let time = Duration::from_secs_f64(seconds);
     Bench::new("sqlite", None)?.measure(time).await?;
     if let Ok(url) = std::env::var("REFIT_DATABASE_URL") {
@@ -120,12 +122,19 @@ impl Bench {
     }
 
     /// Durable steps without an outside effect: from the claim of the first run to the end of the last.
-    async fn steps(&self, work: &Work, runs: usize, connections: u32, time: Duration) -> Result<(), Failure> {
-        let limit = Limit::of(self, connections);
-        let before = limit.measure(time / 2).await?;
-        let rate = work.steps_per_second(runs, time).await?;
-        let after = limit.measure(time / 2).await?;
-        self.say("steps_per_s", &ratio(runs, rate, connections, f64::midpoint(before, after)))
+    async fn steps(
+        &self,
+        work: &Work,
+        runs: usize,
+        connections: usize,
+        time: Duration,
+    ) -> Result<(), Failure> {
+        let mut rates = Rates::beside(Limit::open(self, connections).await?).await?;
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            rates.add(work.steps_per_second(runs).await?).await?;
+        }
+        self.say("steps_per_s", &rates.shown(runs, connections))
     }
 
     /// The same without the engine: the checkpoints alone.
@@ -133,14 +142,15 @@ impl Bench {
         &self,
         store: &Arc<dyn Store>,
         runs: usize,
-        connections: u32,
+        connections: usize,
         time: Duration,
     ) -> Result<(), Failure> {
-        let limit = Limit::of(self, connections);
-        let before = limit.measure(time / 2).await?;
-        let rate = store::checkpoints_per_second(store, runs, time).await?;
-        let after = limit.measure(time / 2).await?;
-        self.say("checkpoints_per_s", &ratio(runs, rate, connections, f64::midpoint(before, after)))
+        let mut rates = Rates::beside(Limit::open(self, connections).await?).await?;
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            rates.add(store::checkpoints_per_second(store, runs, SLICE).await?).await?;
+        }
+        self.say("checkpoints_per_s", &rates.shown(runs, connections))
     }
 
     /// From `kill -9` of the server in the middle of a run to the beginning of the next body in its successor,
@@ -150,7 +160,7 @@ impl Bench {
         let mut server = Server::start(self).await?;
         let mut took = vec![];
         while took.len() < REPEATS {
-            let run = work.submit(work::STEPS).await?;
+            let run = work.begin().await?;
             work.under_way(run).await?;
             let killed = SystemClock.now();
             drop(server);
@@ -162,11 +172,42 @@ impl Bench {
     }
 }
 
-fn ratio(runs: usize, rate: f64, connections: u32, limit: f64) -> Value {
-    json!({
-        "runs": runs, "rate": rate.round(), "commits_per_s": limit.round(), "connections": connections,
-        "ratio": rounded(rate / limit),
-    })
+/// Rates, each beside the limit of the same moment: a disk changes its mind within seconds.
+struct Rates {
+    limit: Limit,
+    last: f64,
+    /// A rate and its limit: the mean of just before and just after.
+    seen: Vec<(f64, f64)>,
+}
+
+impl Rates {
+    async fn beside(mut limit: Limit) -> Result<Self, Failure> {
+        let last = limit.measure(SLICE).await?;
+        Ok(Self { limit, last, seen: vec![] })
+    }
+
+    async fn add(&mut self, rate: f64) -> Result<(), Failure> {
+        let after = self.limit.measure(SLICE).await?;
+        self.seen.push((rate, f64::midpoint(self.last, after)));
+        self.last = after;
+        Ok(())
+    }
+
+    /// Medians of each.
+    fn shown(&self, runs: usize, connections: usize) -> Value {
+        let ratio = median(self.seen.iter().map(|(rate, limit)| rate / limit));
+        json!({
+            "runs": runs, "rate": median(self.seen.iter().map(|(rate, _)| *rate)).map(f64::round),
+            "commits_per_s": median(self.seen.iter().map(|(_, limit)| *limit)).map(f64::round),
+            "connections": connections, "ratio": ratio.map(rounded), "of": self.seen.len(),
+        })
+    }
+}
+
+fn median(numbers: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied()
 }
 
 fn quantiles(mut took: Vec<Duration>) -> Value {

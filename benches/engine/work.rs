@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use crate::Failure;
 
 /// The most that a workflow may have.
-pub const STEPS: usize = 200;
+const STEPS: usize = 200;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of a run that is killed: enough to be under way, few enough not to be at its end.
@@ -38,49 +38,51 @@ impl Work {
         Ok(Self { store: Arc::clone(store), socket, short: workflow(1)?, long: workflow(STEPS)? })
     }
 
-    /// Submits a run of one step, or of `STEPS`, and tells the server as commands do.
-    pub async fn submit(&self, steps: usize) -> Result<RunId, Failure> {
-        let loaded = if steps == 1 { &self.short } else { &self.long };
+    /// Submits so many runs of `loaded` with one event, and tells the server as commands do.
+    async fn submit(&self, loaded: &Loaded, runs: usize) -> Result<Vec<RunId>, Failure> {
         let now = SystemClock.now();
         let event = own_event("refit/trigger", json!({}), "bench", now);
-        let mut new = new_run(loaded, &event, json!({}), "bench", now)?;
-        new.run.concurrency_key = new.run.id.to_string();
-        let id = new.run.id;
-        self.store.submit(&event, vec![new]).await?;
+        let mut new = vec![];
+        for _ in 0..runs {
+            let mut one = new_run(loaded, &event, json!({}), "bench", now)?;
+            one.run.concurrency_key = one.run.id.to_string();
+            one.dedup_key.clone_from(&one.run.concurrency_key);
+            new.push(one);
+        }
+        let ids = new.iter().map(|one| one.run.id).collect();
+        self.store.submit(&event, new).await?;
         if !self.store.is_shared() {
             UnixStream::connect(&self.socket).await?;
         }
-        Ok(id)
+        Ok(ids)
+    }
+
+    /// A long run.
+    pub async fn begin(&self) -> Result<RunId, Failure> {
+        Ok(self.submit(&self.long, 1).await?.first().copied().ok_or("no run was made")?)
     }
 
     /// From before a submission to the beginning of the first step's body.
     pub async fn first_step(&self) -> Result<Duration, Failure> {
-        let id = self.submit(1).await?;
+        let id = self.submit(&self.short, 1).await?.first().copied().ok_or("no run was made")?;
         let run = self.ended(id).await?;
         let began = self.bodies(id).await?.first().map(|(_, at)| *at).ok_or("no step ran")?;
         Ok((began - run.created_at).to_std()?)
     }
 
-    /// Steps per second of `runs` at once, again and again for `time`; pauses between them do not count.
-    pub async fn steps_per_second(&self, runs: usize, time: Duration) -> Result<f64, Failure> {
-        let (mut steps, mut busy) = (0, 0.0);
-        let begin = Instant::now();
-        while begin.elapsed() < time {
-            let mut ids = vec![];
-            for _ in 0..runs {
-                ids.push(self.submit(STEPS).await?);
-            }
-            let (mut first, mut last) = (Timestamp::MAX_UTC, Timestamp::MIN_UTC);
-            for id in ids {
-                let run = self.ended(id).await?;
-                let attempts = self.store.attempts(id).await?;
-                steps += attempts.len();
-                first = first.min(attempts.first().map_or(first, |attempt| attempt.started_at));
-                last = last.max(run.finished_at.unwrap_or(last));
-            }
-            busy += (last - first).to_std()?.as_secs_f64();
+    /// Steps per second of `runs` at once.
+    pub async fn steps_per_second(&self, runs: usize) -> Result<f64, Failure> {
+        let ids = self.submit(&self.long, runs).await?;
+        let (mut first, mut last) = (Timestamp::MAX_UTC, Timestamp::MIN_UTC);
+        let mut steps = 0;
+        for id in ids {
+            let run = self.ended(id).await?;
+            let attempts = self.store.attempts(id).await?;
+            steps += attempts.len();
+            first = first.min(attempts.first().map_or(first, |attempt| attempt.started_at));
+            last = last.max(run.finished_at.unwrap_or(last));
         }
-        Ok(steps as f64 / busy)
+        Ok(steps as f64 / (last - first).to_std()?.as_secs_f64())
     }
 
     /// Returns once a few steps of the run are done.
