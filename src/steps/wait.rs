@@ -1,5 +1,7 @@
 //! `uses: wait`: holds no worker, no connection and no memory.
 
+use std::borrow::Cow;
+
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
@@ -58,12 +60,12 @@ pub async fn run(spec: &Wait, ctx: &StepContext<'_>) -> Result<StepResult, StepE
     };
     let done = |ended_by| StepResult::done(WaitOutput { since, ended_by });
     let watches = [&spec.until, &spec.abort_if].into_iter().flatten().any(|expr| expr.mentions("canary"));
-    let mut scope = ctx.scope.clone();
+    let mut scope = Cow::Borrowed(ctx.scope);
     if ctx.latest_output::<CanaryOutput>().is_some() {
         match ctx.ledger.canary().await? {
             Some(canary) if canary.state != CanaryState::Watching => return done(EndedBy::CanaryEnded),
             Some(_) if by_hand(ctx.signals).is_some() => return done(EndedBy::CanaryEnded),
-            Some(canary) => scope = scope.with("canary", canary.shown()),
+            Some(canary) => scope = Cow::Owned(ctx.scope.clone().with("canary", canary.shown())),
             None if watches => return done(EndedBy::NoCanary),
             None => {}
         }

@@ -1,4 +1,8 @@
 //! Many checkpoints, one statement: one round trip and one commit.
+//!
+//! One that comes alone, from one step to the next, has a statement of its own:
+//! Postgres plans arrays of unknown length anew each time, which takes longer
+//! than the commit.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,14 +15,32 @@ use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::sql::checkpoint::skip_reason;
+use super::sql::checkpoint::{goes_on, skip_reason};
 use super::sql::rows::{doc_opt, text};
 use super::sql::{Pending, write_checkpoint};
-use super::{bound_time, push};
+use super::{Connection, bound_time, push};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::run::AttemptState;
-use crate::store::{Checkpoint, RunState, StoreError};
+use crate::store::{Checkpoint, EndedAttempt, NewAttempt, RunState, StoreError};
+
+/// A step ended and the next begins. Values only, so that Postgres keeps the plan.
+const WRITE_ONE: &str = "
+WITH passed AS (
+    UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $3, outcome = coalesce($4, outcome),
+        reason = coalesce($5, reason)
+    WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND EXISTS (
+        SELECT 1 FROM refit.attempts WHERE run = $1 AND step = $7 AND attempt = $8 AND state = 'started' AND epoch = $2)
+    RETURNING id
+), ended AS (
+    UPDATE refit.attempts SET state = $9, finished_at = $10, changed_at = $6, output = $11, error = $12, resume = $13,
+        wake_at = $14
+    WHERE run = $1 AND step = $7 AND attempt = $8 AND EXISTS (SELECT 1 FROM passed)
+), begun AS (
+    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
+    SELECT id, $15, $16, 'started', $2, $6, $6 FROM passed
+)
+SELECT id FROM passed";
 
 /// The fence first; the rest joins what passed it.
 const WRITE: &str = "
@@ -67,13 +89,6 @@ struct Others {
     pool: PgPool,
     clock: Arc<dyn Clock>,
     news: watch::Sender<u64>,
-}
-
-fn goes_on(checkpoint: &Checkpoint) -> bool {
-    matches!(checkpoint.run_state, RunState::Kept { .. })
-        && !checkpoint.undos.kill_all
-        && checkpoint.undos.done.is_empty()
-        && checkpoint.notices.is_empty()
 }
 
 impl GroupWriter {
@@ -218,12 +233,62 @@ async fn write_all<'a>(
     held: &mut Option<(PoolConnection<Postgres>, Instant)>,
     checkpoints: impl Iterator<Item = &'a Checkpoint>,
 ) -> Result<HashSet<Uuid>, StoreError> {
+    let checkpoints: Vec<&Checkpoint> = checkpoints.collect();
+    // Kept only when all went well.
+    let mut connection = others.connection(held.take()).await?;
+    let passed = match alone(&checkpoints) {
+        Some((checkpoint, ended, begun)) => write_one(&mut connection, checkpoint, ended, begun).await?,
+        None => write_columns(&mut connection, &checkpoints).await?,
+    };
+    *held = Some((connection, Instant::now()));
+    Ok(passed.into_iter().collect())
+}
+
+/// What `WRITE_ONE` can write.
+fn alone<'a>(checkpoints: &[&'a Checkpoint]) -> Option<(&'a Checkpoint, &'a EndedAttempt, &'a NewAttempt)> {
+    let [checkpoint] = checkpoints else { return None };
+    let [begun] = checkpoint.started.as_slice() else { return None };
+    let ended = checkpoint.ended.as_ref().filter(|_| checkpoint.skipped.is_empty())?;
+    Some((checkpoint, ended, begun))
+}
+
+async fn write_one(
+    connection: &mut Connection,
+    checkpoint: &Checkpoint,
+    ended: &EndedAttempt,
+    begun: &NewAttempt,
+) -> Result<Vec<Uuid>, StoreError> {
+    let RunState::Kept { status, ending } = &checkpoint.run_state else { return Ok(vec![]) };
+    let passed = sqlx::query_scalar::<_, Uuid>(WRITE_ONE)
+        .bind(checkpoint.run.0)
+        .bind(checkpoint.epoch.0)
+        .bind(status.as_str())
+        .bind(ending.as_ref().map(|(outcome, _)| outcome.as_str()))
+        .bind(ending.as_ref().map(|(_, reason)| text(reason)))
+        .bind(checkpoint.at)
+        .bind(ended.step.as_str())
+        .bind(i64::from(ended.attempt))
+        .bind(ended.state.as_str())
+        .bind((ended.state != AttemptState::Sleeping).then_some(checkpoint.at))
+        .bind(doc_opt(ended.output.as_ref())?)
+        .bind(doc_opt(ended.error.as_ref())?)
+        .bind(doc_opt(ended.resume.as_ref())?)
+        .bind(ended.wake_at)
+        .bind(begun.step.as_str())
+        .bind(i64::from(begun.attempt))
+        .fetch_all(connection)
+        .await?;
+    Ok(passed)
+}
+
+async fn write_columns(
+    connection: &mut Connection,
+    checkpoints: &[&Checkpoint],
+) -> Result<Vec<Uuid>, StoreError> {
     let mut columns = Columns::default();
     for checkpoint in checkpoints {
         columns.add(checkpoint)?;
     }
-    // Kept only when all went well.
-    let mut connection = others.connection(held.take()).await?;
     let passed = sqlx::query_scalar::<_, Uuid>(WRITE)
         .bind(columns.run)
         .bind(columns.epoch)
@@ -245,8 +310,7 @@ async fn write_all<'a>(
         .bind(columns.skipped_run)
         .bind(columns.skipped_step)
         .bind(columns.skipped_error)
-        .fetch_all(&mut *connection)
+        .fetch_all(connection)
         .await?;
-    *held = Some((connection, Instant::now()));
-    Ok(passed.into_iter().collect())
+    Ok(passed)
 }

@@ -17,6 +17,14 @@ pub(crate) struct NewRows<'a> {
     pub skipped: &'a [(StepId, String)],
 }
 
+/// Whether the worker keeps the run and nothing but attempts is written: what nearly all checkpoints are.
+pub(crate) fn goes_on(checkpoint: &Checkpoint) -> bool {
+    matches!(checkpoint.run_state, RunState::Kept { .. })
+        && !checkpoint.undos.kill_all
+        && checkpoint.undos.done.is_empty()
+        && checkpoint.notices.is_empty()
+}
+
 /// Writes `checkpoint`, or returns `Fenced` having written nothing; returns the runs to be woken with it.
 /// `now` is the time to bind for what is due.
 pub(crate) async fn write(

@@ -179,6 +179,6 @@ pub(super) fn all<T>(
 }
 
 /// A time as the databases print it in a document; the shortest form, so that text sorts like time.
-pub(super) fn time_text(at: Timestamp) -> String {
+pub(crate) fn time_text(at: Timestamp) -> String {
     at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, false)
 }

@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::types::Uuid;
 
 use super::Session;
+use super::group::PREPARE;
 use super::sql::{Parts, SqlStore};
 use crate::clock::Clock;
 use crate::domain::id::InstanceId;
@@ -68,11 +69,11 @@ pub async fn migrate(path: &Path) -> Result<(), StoreError> {
 
 async fn connect_and_migrate(path: &Path) -> Result<(SqlitePool, SqlitePool), StoreError> {
     prepare_directory(path)?;
-    let writer = one_connection(path).await?;
+    let writer = one_connection(path, Some(PREPARE)).await?;
     refuse_foreign(&writer, path).await?;
     run_migrations(&MIGRATIONS, "_refit_migrations", &writer).await?;
     run_migrations(&apalis_sqlite::SqliteStorage::<()>::migrations(), "_apalis_migrations", &writer).await?;
-    let logs = one_connection(&directory_of(path).join("logs.db")).await?;
+    let logs = one_connection(&directory_of(path).join("logs.db"), None).await?;
     run_migrations(&LOG_MIGRATIONS, "_refit_migrations", &logs).await?;
     Ok((writer, logs))
 }
@@ -98,14 +99,23 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .statement_cache_capacity(200)
 }
 
-async fn one_connection(path: &Path) -> Result<SqlitePool, StoreError> {
+/// `prepare`: what the connection needs before its first use.
+async fn one_connection(path: &Path, prepare: Option<&'static str>) -> Result<SqlitePool, StoreError> {
     let pool = SqlitePoolOptions::new()
         .max_connections(1)
         .min_connections(1)
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .connect_with(options(path))
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                if let Some(prepare) = prepare {
+                    sqlx::raw_sql(prepare).execute(connection).await?;
+                }
+                Ok(())
+            })
+        })
+        .connect_with(options(path).pragma("temp_store", "memory"))
         .await;
     pool.map_err(|error| match StoreError::from(error) {
         StoreError::Unusable { problem, hint } => {

@@ -1,0 +1,224 @@
+//! How fast refit is, beside what its database can do in the same minutes:
+//! `cargo bench --bench engine [-- SECONDS]`, one JSON line per figure; on
+//! Postgres too when `REFIT_DATABASE_URL` names an empty database.
+//!
+//! The server is the program itself, started here as `refit serve`; this
+//! process is the other one, which submits runs through a store of its own.
+
+mod limit;
+mod server;
+mod store;
+mod work;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use refit::clock::{Clock, SystemClock};
+use refit::store::Store;
+use serde_json::{Value, json};
+
+use limit::Limit;
+use server::Server;
+use work::Work;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Starts, kills and restarts that are measured.
+const REPEATS: usize = 9;
+const SUBMISSIONS: usize = 200;
+/// Of one limit between two rates.
+const SLICE: Duration = Duration::from_millis(200);
+const IDLE_FOR: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let seconds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(5.0);
+    let time = Duration::from_secs_f64(seconds);
+    Bench::new("sqlite", None)?.measure(time).await?;
+    if let Ok(url) = std::env::var("REFIT_DATABASE_URL") {
+        refit::store::migrate(&url, false).await?;
+        Bench::new("postgres", Some(url))?.measure(time).await?;
+    }
+    Ok(())
+}
+
+/// A database, and a project to work on it.
+pub struct Bench {
+    database: &'static str,
+    project: tempfile::TempDir,
+    /// Of Postgres; on SQLite the project has a file.
+    url: Option<String>,
+}
+
+impl Bench {
+    fn new(database: &'static str, url: Option<String>) -> Result<Self, Failure> {
+        let project = tempfile::tempdir()?;
+        std::fs::write(project.path().join("refit.toml"), "")?;
+        std::fs::create_dir(project.path().join(".refit"))?;
+        Ok(Self { database, project, url })
+    }
+
+    /// Where the server hears that another process wrote.
+    fn socket(&self) -> PathBuf {
+        self.project.path().join(".refit/refit.sock")
+    }
+
+    async fn measure(&self, time: Duration) -> Result<(), Failure> {
+        let path = self.project.path().join(".refit/refit.db").display().to_string();
+        let store = refit::store::open(self.url.as_ref().unwrap_or(&path), Arc::new(SystemClock)).await?;
+        self.start_up().await?;
+        {
+            let server = Server::start(self).await?;
+            let work = Work::new(&store, self.socket())?;
+            self.idle(&server).await?;
+            self.first_step(&work).await?;
+            self.steps(&work, 1, 1, time).await?;
+            self.steps(&work, 50, 16, time).await?;
+        }
+        self.resume(&store).await?;
+        self.checkpoints(&store, 1, 1, time).await?;
+        self.checkpoints(&store, 50, 16, time).await?;
+        store.close().await;
+        Ok(())
+    }
+
+    fn say(&self, figure: &str, facts: &Value) -> Result<(), Failure> {
+        let mut line = json!({"figure": figure, "database": self.database});
+        if let (Value::Object(line), Value::Object(facts)) = (&mut line, facts) {
+            line.extend(facts.clone());
+        }
+        Ok(writeln!(std::io::stdout(), "{line}")?)
+    }
+
+    /// From the start of the process until it is registered as a worker and hears others.
+    async fn start_up(&self) -> Result<(), Failure> {
+        let mut took = vec![];
+        for _ in 0..REPEATS {
+            took.push(Server::start(self).await?.ready_after);
+        }
+        self.say("start_up_ms", &quantiles(took))
+    }
+
+    async fn idle(&self, server: &Server) -> Result<(), Failure> {
+        // What its start put off is done by then.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let before = server.cpu_time();
+        tokio::time::sleep(IDLE_FOR).await;
+        let cpu = server.cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before));
+        let percent = cpu.map(|cpu| rounded(cpu.as_secs_f64() / IDLE_FOR.as_secs_f64() * 100.0));
+        let memory = server.memory().map(|bytes| rounded(bytes as f64 / 1e6));
+        self.say("idle", &json!({"memory_mb": memory, "cpu_percent": percent}))
+    }
+
+    /// From before the submission, in this process, to the beginning of the first step's body in the server.
+    async fn first_step(&self, work: &Work) -> Result<(), Failure> {
+        let mut took = vec![];
+        for _ in 0..SUBMISSIONS {
+            took.push(work.first_step().await?);
+        }
+        self.say("event_to_first_step_ms", &quantiles(took))
+    }
+
+    /// Durable steps without an outside effect: from the claim of the first run to the end of the last.
+    async fn steps(
+        &self,
+        work: &Work,
+        runs: usize,
+        connections: usize,
+        time: Duration,
+    ) -> Result<(), Failure> {
+        let mut rates = Rates::beside(Limit::open(self, connections).await?).await?;
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            rates.add(work.steps_per_second(runs).await?).await?;
+        }
+        self.say("steps_per_s", &rates.shown(runs, connections))
+    }
+
+    /// The same without the engine: the checkpoints alone.
+    async fn checkpoints(
+        &self,
+        store: &Arc<dyn Store>,
+        runs: usize,
+        connections: usize,
+        time: Duration,
+    ) -> Result<(), Failure> {
+        let mut rates = Rates::beside(Limit::open(self, connections).await?).await?;
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            rates.add(store::checkpoints_per_second(store, runs, SLICE).await?).await?;
+        }
+        self.say("checkpoints_per_s", &rates.shown(runs, connections))
+    }
+
+    /// From `kill -9` of the server in the middle of a run to the beginning of the next body in its successor,
+    /// which is started at once.
+    async fn resume(&self, store: &Arc<dyn Store>) -> Result<(), Failure> {
+        let work = Work::new(store, self.socket())?;
+        let mut server = Server::start(self).await?;
+        let mut took = vec![];
+        while took.len() < REPEATS {
+            let run = work.begin().await?;
+            work.under_way(run).await?;
+            let killed = SystemClock.now();
+            drop(server);
+            server = Server::start(self).await?;
+            // A run that had ended already says nothing.
+            took.extend(work.resumed(run).await?.map(|at| (at - killed).to_std().unwrap_or_default()));
+        }
+        self.say("resume_after_kill_ms", &quantiles(took))
+    }
+}
+
+/// Rates, each beside the limit of the same moment: a disk changes its mind within seconds.
+struct Rates {
+    limit: Limit,
+    last: f64,
+    /// A rate and its limit: the mean of just before and just after.
+    seen: Vec<(f64, f64)>,
+}
+
+impl Rates {
+    async fn beside(mut limit: Limit) -> Result<Self, Failure> {
+        let last = limit.measure(SLICE).await?;
+        Ok(Self { limit, last, seen: vec![] })
+    }
+
+    async fn add(&mut self, rate: f64) -> Result<(), Failure> {
+        let after = self.limit.measure(SLICE).await?;
+        self.seen.push((rate, f64::midpoint(self.last, after)));
+        self.last = after;
+        Ok(())
+    }
+
+    /// Medians of each.
+    fn shown(&self, runs: usize, connections: usize) -> Value {
+        let ratio = median(self.seen.iter().map(|(rate, limit)| rate / limit));
+        json!({
+            "runs": runs, "rate": median(self.seen.iter().map(|(rate, _)| *rate)).map(f64::round),
+            "commits_per_s": median(self.seen.iter().map(|(_, limit)| *limit)).map(f64::round),
+            "connections": connections, "ratio": ratio.map(rounded), "of": self.seen.len(),
+        })
+    }
+}
+
+fn median(numbers: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied()
+}
+
+fn quantiles(mut took: Vec<Duration>) -> Value {
+    took.sort();
+    let part = |part: f64| {
+        let at = (took.len().saturating_sub(1) as f64 * part).round() as usize;
+        took.get(at).map(|took| rounded(took.as_secs_f64() * 1e3))
+    };
+    json!({"p50": part(0.5), "p99": part(0.99), "max": part(1.0), "of": took.len()})
+}
+
+fn rounded(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
