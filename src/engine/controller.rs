@@ -82,6 +82,7 @@ impl Engine {
             Decision::Continue => {
                 if self.save(before, &after).await? {
                     self.renew(before, &release, now).await?;
+                    self.end_bake(&after, now).await?;
                 }
             }
             Decision::Shift { stage } => {
@@ -314,6 +315,15 @@ impl Engine {
         self.store.set_canary_state(canary.id, CanaryState::RolledBack, None, reason, now).await?;
         self.store.signal(canary.run, &SignalKind::Look, ACTOR, Some(reason), now).await?;
         Ok(())
+    }
+
+    /// A bake that its run did not live to see the end of, for somebody cancelled it, ends here.
+    async fn end_bake(&self, canary: &CanaryRecord, now: Timestamp) -> Result<(), StoreError> {
+        let over = canary.state == CanaryState::Baking && canary.bake_until.is_some_and(|until| until <= now);
+        if !over || self.store.run(canary.run).await?.is_some_and(|run| run.status != RunStatus::Finished) {
+            return Ok(());
+        }
+        self.store.set_canary_state(canary.id, CanaryState::Promoted, None, &canary.reason, now).await
     }
 
     /// Renews the validity of a canary at half its life: the host first, so that a process that dies in between
