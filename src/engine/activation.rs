@@ -7,9 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::driver::Driver;
+use super::known::Known;
 use super::live::Nudge;
 use crate::domain::Timestamp;
-use crate::domain::id::{Epoch, RunId};
+use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::pipeline::{self, Next, View};
 use crate::domain::run::{AttemptState, CancelRequest};
 use crate::domain::workflow::Workflow;
@@ -55,18 +56,26 @@ impl Engine {
         let adoption = pipeline::adopt(&claim.attempts, true, now);
         let mut opening = Opening { lost: adoption.lost, woken: adoption.woken, ..Opening::default() };
         let Ok(workflow) = self.workflow(&claim.run.definition) else { return opening };
-        if claim.run.cancel.is_some() || claim.run.crashes >= self.settings.crash_limit {
+        let run = &claim.run;
+        let may_end =
+            run.outcome.is_some() || run.cancel.is_some() || run.crashes >= self.settings.crash_limit;
+        if may_end && Known::new(self, claim.clone()).ends_before_any_body(self.settings.crash_limit) {
+            // But none of a sequence that ends: whether its body came to its end would be chance.
+            let in_main = |(step, _): &(StepId, u32)| workflow.steps.iter().any(|main| &main.id == step);
+            let (ended, woken) = opening.woken.into_iter().partition(in_main);
+            opening.woken = woken;
+            opening.lost.extend::<Vec<_>>(ended);
+        }
+        if run.cancel.is_some() || run.crashes >= self.settings.crash_limit {
             return opening;
         }
         let mut attempts = claim.attempts.clone();
         for attempt in &mut attempts {
-            match attempt.state {
-                AttemptState::Started => attempt.state = AttemptState::Lost,
-                AttemptState::Sleeping => attempt.state = AttemptState::Started,
-                AttemptState::Succeeded
-                | AttemptState::Failed
-                | AttemptState::Lost
-                | AttemptState::Skipped => {}
+            let is = |(step, number): &(StepId, u32)| step == &attempt.step && *number == attempt.attempt;
+            if opening.lost.iter().any(is) {
+                attempt.state = AttemptState::Lost;
+            } else if opening.woken.iter().any(is) {
+                attempt.state = AttemptState::Started;
             }
         }
         let scope = pipeline::scope(&claim.run, &attempts);

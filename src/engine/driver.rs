@@ -91,9 +91,7 @@ impl<'a> Driver<'a> {
         if let Some((outcome, reason)) = self.known.first_ending(self.engine.settings.crash_limit) {
             self.known.end(outcome, reason);
         }
-        if self.known.ends() {
-            self.stop(Stopped::Ending);
-        }
+        // What was started for a run that ends is `on_failure`: nothing of it is told to stop.
         self.spawn(self.known.started());
         let (tell, mut told) = mpsc::channel(4);
         let done = CancellationToken::new();

@@ -130,6 +130,11 @@ impl Known {
         })
     }
 
+    /// Whether the steps that it has not finished are over.
+    pub(super) fn ends_before_any_body(&self, crash_limit: u32) -> bool {
+        self.ends() || self.first_ending(crash_limit).is_some()
+    }
+
     /// What a cancel makes of the run. Before promote's first write it ends now; after it, promote is
     /// completed first. `promoted`: it was, just now.
     pub(super) fn cancelled(&self, promoted: bool) -> Option<(Outcome, String)> {

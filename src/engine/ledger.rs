@@ -194,6 +194,11 @@ impl Ledger for RunLedger {
                 None
             }
         };
+        let marks_bad = match change.kind {
+            // As when the controller takes it back: no rollback may ever choose it.
+            ReleaseChangeKind::Withdraw => self.own_canary().await?.map(|canary| canary.version),
+            ReleaseChangeKind::SetCanary | ReleaseChangeKind::Promote => None,
+        };
         let detail = serde_json::json!({"target": change.target, "generation": change.expected.next()});
         let reason = match change.kind {
             ReleaseChangeKind::SetCanary => "canary",
@@ -216,7 +221,7 @@ impl Ledger for RunLedger {
                 promotes: change.kind == ReleaseChangeKind::Promote,
             }),
             ends_canary,
-            marks_bad: None,
+            marks_bad,
         };
         let store = &self.engine.store;
         let written = through_outage!(self, store.write_release(write.clone()))?;

@@ -304,7 +304,7 @@ async fn write_opening(
     for (step, attempt) in &opening.lost {
         sqlx::query(sql!(
             "UPDATE refit.attempts SET state = 'lost', finished_at = $4, changed_at = $4
-             WHERE run = $1 AND step = $2 AND attempt = $3 AND state = 'started'"
+             WHERE run = $1 AND step = $2 AND attempt = $3 AND state IN ('started', 'sleeping')"
         ))
         .bind(run.0)
         .bind(step.as_str())

@@ -46,6 +46,15 @@ impl Story {
         }
     }
 
+    /// The first write that differs from those of `Promoted`; absent when that is the trainer's.
+    fn departs_at(self) -> Option<&'static str> {
+        match self {
+            Story::Promoted | Story::Refused => None,
+            Story::RolledBack | Story::StepFails => Some("observe"),
+            Story::Cancelled | Story::CancelledTooLate => Some("request_cancel"),
+        }
+    }
+
     /// The champions that the host shows, one after the other.
     fn champions(self) -> &'static [&'static str] {
         match self {
@@ -152,7 +161,11 @@ fn every_crash(database: Database, story: Story) {
     let (_, calm) = tell(&prepared, story, &counted, &inbox);
     assert_eq!(calm.outcome, Some(story.outcome()), "{calm:#?}");
     assert_eq!(calm.champions, story.champions(), "{calm:#?}");
-    let writes = counted.trace();
+    let mut writes = counted.trace();
+    if let (Database::Postgres, Some(name)) = (database, story.departs_at()) {
+        // What comes before is the same as in `Promoted`, which is told on Postgres too; SQLite tells all of it.
+        writes.drain(..writes.iter().position(|write| write.name == name).expect("there"));
+    }
     let crashes: Vec<(Write, When)> = writes
         .iter()
         .flat_map(|write| [(write.clone(), When::Before), (write.clone(), When::After)])

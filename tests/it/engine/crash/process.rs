@@ -67,6 +67,7 @@ async fn work(world: &World, story: Story, source: &str, inbox: &Inbox, crash: &
         outbox::drain_once(engine.store.as_ref(), &notifiers, world.clock.as_ref()).await.expect("drains");
         if seen.status == RunStatus::Finished && is_settled(&engine, run).await {
             engine.store.retire_worker(engine.worker).await.expect("retires");
+            engine.store.close().await;
             return;
         }
         world.pass(TimeDelta::minutes(1));
@@ -83,11 +84,12 @@ pub async fn run_of(engine: &Engine, workflow: &WorkflowName) -> Option<RunId> {
     runs.first().map(|run| run.id)
 }
 
-/// Whether everybody was told and the host shows what it should.
+/// Whether everybody was told, the host shows what it should, and nobody watches a canary any more.
 async fn is_settled(engine: &Engine, run: RunId) -> bool {
     let told = engine.store.outbox_of(run).await.expect("readable");
     let releases = engine.store.releases(None).await.expect("readable");
-    told.iter().all(|entry| entry.sent_at.is_some() || entry.dead)
+    engine.store.live_canaries(None).await.expect("readable").is_empty()
+        && told.iter().all(|entry| entry.sent_at.is_some() || entry.dead)
         && releases.iter().all(|release| release.is_applied())
 }
 

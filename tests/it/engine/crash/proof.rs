@@ -31,7 +31,8 @@ pub struct Proof {
     /// All objects in the artifact store.
     objects: Vec<String>,
     canary: Option<(CanaryState, Verdict)>,
-    intents: BTreeMap<String, IntentState>,
+    /// What became of each undo.
+    undos: BTreeMap<String, IntentState>,
     /// Keys of the messages.
     told: Vec<String>,
 }
@@ -96,6 +97,7 @@ pub async fn prove(world: &World, inbox: &Inbox) -> Proof {
 
     let canary = store.canary_of(id).await.expect("readable");
     let intents = store.intents(id).await.expect("readable");
+    let undos = intents.iter().filter(|intent| intent.undo.is_some());
     let unprefixed = |key: &str| key.replace(&id.to_string(), "run");
     store.retire_worker(engine.worker).await.expect("retires");
     Proof {
@@ -111,13 +113,15 @@ pub async fn prove(world: &World, inbox: &Inbox) -> Proof {
         versions: versions.into_iter().map(|version| (version.name.to_string(), version.state)).collect(),
         objects: objects(&world.path("models")),
         canary: canary.map(|canary| (canary.state, canary.verdict)),
-        intents: intents.iter().map(|intent| (unprefixed(&intent.key), intent.state)).collect(),
+        undos: undos.map(|intent| (unprefixed(&intent.key), intent.state)).collect(),
         told: sorted(told.iter().map(|entry| unprefixed(&entry.notice.key))),
     }
 }
 
-/// No step succeeds twice, and none begins again once it did.
+/// No step succeeds twice, none begins again once it did, and at the end none seems to go on.
 fn succeed_once(attempts: &[Attempt]) {
+    let open = |attempt: &Attempt| matches!(attempt.state, AttemptState::Started | AttemptState::Sleeping);
+    assert!(!attempts.iter().any(open), "{attempts:#?}");
     for (at, done) in attempts.iter().enumerate() {
         if done.state == AttemptState::Succeeded {
             let mut others =
@@ -129,8 +133,8 @@ fn succeed_once(attempts: &[Attempt]) {
 
 fn change(change: &refit::store::ReleaseAudit) -> String {
     let who = match &change.actor {
-        ReleaseActor::Run { .. } => "run",
-        ReleaseActor::Controller { .. } => "controller",
+        // The run and the controller read one verdict; whoever comes first acts on it.
+        ReleaseActor::Run { .. } | ReleaseActor::Controller { .. } => "refit",
         ReleaseActor::Undo { .. } => "undo",
         ReleaseActor::Human { .. } => "human",
     };
