@@ -134,6 +134,8 @@ impl Write for ProcessLog {
 #[tokio::test]
 async fn a_secret_that_a_trainer_prints_returns_and_fails_with_is_nowhere() {
     let process_log = ProcessLog::default();
+    // With one subscriber alone, places that another test's thread comes to first would be silent here, too.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let writer = process_log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
