@@ -33,6 +33,13 @@ pub struct Work {
     long: Loaded,
 }
 
+/// What came of runs that were worked on at once.
+pub struct Wave {
+    pub steps: usize,
+    /// From the first claim to the last end.
+    pub took: Duration,
+}
+
 impl Work {
     pub fn new(store: &Arc<dyn Store>, socket: PathBuf) -> Result<Self, Failure> {
         Ok(Self { store: Arc::clone(store), socket, short: workflow(1)?, long: workflow(STEPS)? })
@@ -70,8 +77,8 @@ impl Work {
         Ok((began - run.created_at).to_std()?)
     }
 
-    /// Steps per second of `runs` at once.
-    pub async fn steps_per_second(&self, runs: usize) -> Result<f64, Failure> {
+    /// So many long runs at once, to the end of the last.
+    pub async fn wave(&self, runs: usize) -> Result<Wave, Failure> {
         let ids = self.submit(&self.long, runs).await?;
         let (mut first, mut last) = (Timestamp::MAX_UTC, Timestamp::MIN_UTC);
         let mut steps = 0;
@@ -82,7 +89,7 @@ impl Work {
             first = first.min(attempts.first().map_or(first, |attempt| attempt.started_at));
             last = last.max(run.finished_at.unwrap_or(last));
         }
-        Ok(steps as f64 / (last - first).to_std()?.as_secs_f64())
+        Ok(Wave { steps, took: (last - first).to_std()? })
     }
 
     /// Returns once a few steps of the run are done.

@@ -203,8 +203,8 @@ impl StepContext<'_> {
     /// The output of the latest successful step that has the form of `T`, with its step.
     pub fn latest_output<T: DeserializeOwned>(&self) -> Option<(&StepId, T)> {
         self.history.iter().rev().find_map(|attempt| {
-            let output = attempt.output.clone()?;
-            Some((&attempt.step, serde_json::from_value(output).ok()?))
+            let output = attempt.output.as_ref()?;
+            Some((&attempt.step, T::deserialize(output).ok()?))
         })
     }
 
@@ -212,7 +212,7 @@ impl StepContext<'_> {
     pub fn output_of<T: DeserializeOwned>(&self, step: &StepId) -> Option<T> {
         let attempt =
             self.history.iter().rev().find(|attempt| &attempt.step == step && attempt.output.is_some())?;
-        serde_json::from_value(attempt.output.clone()?).ok()
+        T::deserialize(attempt.output.as_ref()?).ok()
     }
 }
 

@@ -1,6 +1,8 @@
 //! What happens next to a run: a function of its workflow, its attempts and
 //! its ending. The engine does what is decided here, then checkpoints it.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value, json};
 
 use super::Timestamp;
@@ -133,7 +135,7 @@ pub fn next(view: View<'_>, now: Timestamp) -> Next {
 }
 
 /// The newest attempt of each step.
-type Newest<'a> = std::collections::HashMap<&'a StepId, &'a Attempt>;
+type Newest<'a> = HashMap<&'a StepId, &'a Attempt>;
 
 enum Advance {
     Go { start: Vec<(StepId, u32)>, skip: Vec<(StepId, String)> },
@@ -149,6 +151,7 @@ fn advance(view: View<'_>, steps: &[Step], strict: bool, now: Timestamp) -> Adva
     let mut until: Option<Timestamp> = None;
     let mut waiting = false;
     let newest: Newest<'_> = view.attempts.iter().map(|attempt| (&attempt.step, attempt)).collect();
+    let siblings: HashSet<&StepId> = steps.iter().map(|step| &step.id).collect();
     for step in steps {
         let last = newest.get(&step.id).copied();
         match last.map(|attempt| (attempt, attempt.state)) {
@@ -171,7 +174,7 @@ fn advance(view: View<'_>, steps: &[Step], strict: bool, now: Timestamp) -> Adva
                 None => {}
             },
             Some((attempt, AttemptState::Lost)) => start.push((step.id.clone(), attempt.attempt + 1)),
-            None => match readiness(view, &newest, step, steps, &skip, strict) {
+            None => match readiness(view, &newest, step, &siblings, &skip, strict) {
                 Readiness::Ready => start.push((step.id.clone(), 1)),
                 Readiness::NotYet => waiting = true,
                 Readiness::Skip(reason) => skip.push((step.id.clone(), reason)),
@@ -206,12 +209,12 @@ fn readiness(
     view: View<'_>,
     newest: &Newest<'_>,
     step: &Step,
-    siblings: &[Step],
+    siblings: &HashSet<&StepId>,
     skipped_now: &[(StepId, String)],
     strict: bool,
 ) -> Readiness {
     for need in &step.needs {
-        if !siblings.iter().any(|sibling| &sibling.id == need) {
+        if !siblings.contains(need) {
             continue;
         }
         if skipped_now.iter().any(|(id, _)| id == need) {
