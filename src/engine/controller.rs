@@ -366,7 +366,7 @@ impl Engine {
         };
         let mut queued = match &run {
             Some(run) => match self.workflow(&run.definition) {
-                Ok(workflow) => notices::alert(self, run, &workflow, key, facts.clone()),
+                Ok(workflow) => notices::alert(self, run, &workflow, key, facts.clone()).await,
                 Err(_) => vec![],
             },
             None => vec![],
