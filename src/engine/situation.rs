@@ -207,7 +207,7 @@ mod tests {
     use crate::domain::release::{Assignment, CanaryServed, Served};
     use crate::domain::workflow::units::BasisPoints;
 
-    fn release(champion: Option<&str>, canary: Option<(&str, u32)>, applied: bool) -> Release {
+    fn release(champion: Option<&str>, canary: Option<(&str, u16)>, applied: bool) -> Release {
         let served = |version: &str| Served {
             version: version.parse().expect("a name"),
             base_url: "https://models.example.com".to_owned(),
