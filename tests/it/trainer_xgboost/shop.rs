@@ -77,7 +77,8 @@ impl Shop {
     }
 
     async fn get(&self, url: &str) -> Vec<u8> {
-        let response = self.http.get(url).send().await.expect("S3 answers");
+        let request = self.http.get(url).header("Authorization", python::S3_CREDENTIAL);
+        let response = request.send().await.expect("S3 answers");
         assert!(response.status().is_success(), "{url}: {}", response.status());
         response.bytes().await.expect("a body").to_vec()
     }

@@ -112,6 +112,20 @@ impl Refit {
         let attempts = self.engine.store.attempts(run).await.expect("readable");
         panic!("the run did not end within a day: {attempts:#?}");
     }
+
+    /// Works on the run, half an hour a turn, with an app that reports nothing.
+    async fn hold(&mut self, run: RunId) {
+        for _ in 0..2 * 24 {
+            let seen = turn(&self.engine, run).await;
+            let clock = self.clock.as_ref();
+            outbox::drain_once(self.engine.store.as_ref(), &self.notifiers, clock).await.expect("sent");
+            if seen.status == RunStatus::Held {
+                return;
+            }
+            self.clock.advance(TimeDelta::minutes(30));
+        }
+        panic!("the run was not held within a day");
+    }
 }
 
 /// Everything that `refit.toml` names.
@@ -174,18 +188,104 @@ async fn a_first_version_then_one_that_stays_and_one_that_is_taken_back(database
         subjects,
         [
             "air-time 2026-11-20 was promoted",
+            "air-time 2026-11-20.2 is on canary",
             "air-time 2026-11-20.2 was promoted",
+            "air-time 2026-11-20.3 is on canary",
             "air-time 2026-11-20.3 was rolled back"
         ]
     );
     assert_eq!(slack.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>(), subjects, "each once");
     assert!(mails.iter().all(|(to, ..)| to == "team@example.com"));
     with_settings!({filters => filters()}, {
-        assert_snapshot!("first", mails[0].2);
-        assert_snapshot!("promoted", mails[1].2);
-        assert_snapshot!("rolled_back", mails[2].2);
+        assert_snapshot!(mails[0].2, @r"
+            2026-11-20 serves all traffic since 2026-11-20 02:00 UTC.
+
+            Why: first version
+
+              mae: 12.55
+              r2: 0.9249
+
+            - mae is 12.55; at most 15 allowed
+            - r2 is 0.9249; at least 0.9 allowed
+
+            Next: the next run is due on Sunday, 2026-11-22 02:00 UTC
+
+            Run: https://refit.example.com/v1/runs/[id]
+            --
+            run [id], workflow retrain
+            ");
+        assert_snapshot!(mails[1].2, @r"
+            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
+
+              mae: 10.38 (champion 12.55, -17.3 %)
+              r2: 0.9351 (champion 0.9249, +1.1 %)
+
+            - mae is 10.38; at most 15 allowed
+            - r2 is 0.9351; at least 0.9 allowed
+
+            Next: it is watched for at least 30m, at most 12h; should it harm, it is taken back at once
+
+            Run: https://refit.example.com/v1/runs/[id]
+            --
+            run [id], workflow retrain
+            ");
+        assert_snapshot!(mails[2].2, @r"
+            2026-11-20.2 serves all traffic since 2026-11-20 02:30 UTC.
+
+            Why: canary errors 4 of 400 (1.0 %), stable 4 of 400 (1.0 %): below 5.0 %, which is acceptable
+
+              mae: 10.38 (champion 12.55, -17.3 %)
+              r2: 0.9351 (champion 0.9249, +1.1 %)
+
+            - mae is 10.38; at most 15 allowed
+            - r2 is 0.9351; at least 0.9 allowed
+
+            Next: the next run is due on Sunday, 2026-11-22 02:00 UTC
+
+            Run: https://refit.example.com/v1/runs/[id]
+            --
+            run [id], workflow retrain
+            ");
+        assert_snapshot!(mails[4].2, @r"
+            2026-11-20.2 serves all traffic since 2026-11-20 02:33 UTC. Nothing has to be done.
+
+            Why: canary errors 40 of 200 (20.0 %), stable 2 of 200 (1.0 %): at least 3.15x the odds; evidence over 1,000,000:1, limit 50:1
+
+              mae: 9.39 (champion 10.38, -9.5 %)
+              r2: 0.9606 (champion 0.9351, +2.7 %)
+
+            - mae is 9.39; at most 15 allowed
+            - r2 is 0.9606; at least 0.9 allowed
+
+            Next: the next run is due on Sunday, 2026-11-22 02:00 UTC
+
+            Run: https://refit.example.com/v1/runs/[id]
+            --
+            run [id], workflow retrain
+            ");
     });
-    assert!(slack[1].1.contains("12.55") && slack[1].1.contains("10.38"), "{}", slack[1].1);
+    assert!(slack[2].1.contains("12.55") && slack[2].1.contains("10.38"), "{}", slack[2].1);
 }
 
-on_both! { a_first_version_then_one_that_stays_and_one_that_is_taken_back }
+async fn what_nobody_reports_on_is_left_to_a_human(database: Database) {
+    let mut refit = Refit::on(&database).await;
+    let first = refit.retrain("9").await;
+    refit.finish(first, 0).await;
+    let second = refit.retrain("10").await;
+    refit.hold(second).await;
+    let mails = refit.shop.mails();
+    let subjects: Vec<&str> = mails.iter().skip(2).map(|(_, subject, _)| subject.as_str()).collect();
+    assert_eq!(
+        subjects,
+        ["air-time: somebody has to look now", "air-time 2026-11-20.2 is held: your decision is needed"]
+    );
+    with_settings!({filters => filters()}, {
+        assert_snapshot!(mails[2].2, @"");
+        assert_snapshot!(mails[3].2, @"");
+    });
+}
+
+on_both! {
+    a_first_version_then_one_that_stays_and_one_that_is_taken_back
+    what_nobody_reports_on_is_left_to_a_human
+}
