@@ -280,8 +280,34 @@ async fn what_nobody_reports_on_is_left_to_a_human(database: Database) {
         ["air-time: somebody has to look now", "air-time 2026-11-20.2 is held: your decision is needed"]
     );
     with_settings!({filters => filters()}, {
-        assert_snapshot!(mails[2].2, @"");
-        assert_snapshot!(mails[3].2, @"");
+        assert_snapshot!(mails[2].2, @r"
+            Check that the app routes by the release document and reports what it serves.
+
+            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
+
+            Why: no evidence since the canary went out at 2026-11-20 02:00 UTC
+
+            Run: https://refit.example.com/v1/runs/[id]
+            --
+            run [id], workflow retrain
+            ");
+        assert_snapshot!(mails[3].2, @r"
+            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest. The evidence does not decide. Look at it: refit run show [id]. Then promote it: refit promote 2026-11-20.2, or take it back: refit rollback.
+
+            Why: the time to decide is over; no evidence yet
+
+              mae: 10.38 (champion 12.55, -17.3 %)
+              r2: 0.9351 (champion 0.9249, +1.1 %)
+
+            - mae is 10.38; at most 15 allowed
+            - r2 is 0.9351; at least 0.9 allowed
+
+            Next: if nobody decides until 2026-11-26 14:00 UTC, it is taken back
+
+            Run: https://refit.example.com/v1/runs/[id]
+            --
+            run [id], workflow retrain
+            ");
     });
 }
 
