@@ -162,6 +162,7 @@ impl Project {
         crate::engine::Settings {
             concurrency: worker.concurrency.unwrap_or(defaults.concurrency),
             labels: worker.labels.clone(),
+            public_url: self.file.server.public_url.clone(),
             grace: worker.grace_seconds.map_or(defaults.grace, Duration::from_secs),
             ..defaults
         }

@@ -209,11 +209,13 @@ pub enum RunCommand {
     /// Show one run: its steps, their outputs, why it ended
     Show {
         /// A run, the beginning or end of its id, or `last`.
+        #[arg(default_value = "last")]
         run: String,
     },
     /// Print what a run's steps printed
     Logs {
         /// A run, the beginning or end of its id, or `last`.
+        #[arg(default_value = "last")]
         run: String,
         /// Of this step.
         #[arg(long)]

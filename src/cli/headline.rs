@@ -13,9 +13,11 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
         Some(StepKind::Gate(_)) => gate(output),
         Some(StepKind::Publish(_)) => joined([word(output, "version"), files(output)]),
         Some(StepKind::Canary(_)) => canary(output),
-        Some(StepKind::Wait(_)) => word(output, "ended_by")
-            .map(|by| format!("ended by {}", by.replace('_', " ")))
-            .unwrap_or_default(),
+        Some(StepKind::Wait(_)) => match word(output, "ended_by").as_deref() {
+            Some("no_canary") => "there is no canary to watch".to_owned(),
+            Some(by) => format!("ended by {}", by.replace('_', " ")),
+            None => String::new(),
+        },
         Some(StepKind::Approve(_)) => {
             let by = word(output, "approved_by").map(|who| format!("approved by {who}"));
             joined([by, word(output, "rejected_by").map(|who| format!("rejected by {who}"))])

@@ -76,7 +76,8 @@ impl Engine {
         let looked = look(before, &news, now);
         let mut after = looked.record;
         if let Some(why) = &looked.notice {
-            self.alert(before, "no-evidence", json!({"reason": why})).await?;
+            let todo = "Check that the app routes by the release document and reports what it serves.";
+            self.alert(before, "no-evidence", json!({"reason": why, "todo": todo})).await?;
         }
         match looked.decision {
             Decision::Continue => {
@@ -379,7 +380,7 @@ impl Engine {
         };
         let mut queued = match &run {
             Some(run) => match self.workflow(&run.definition) {
-                Ok(workflow) => notices::alert(self, run, &workflow, key, facts.clone()),
+                Ok(workflow) => notices::alert(self, run, &workflow, key, facts.clone()).await,
                 Err(_) => vec![],
             },
             None => vec![],

@@ -174,16 +174,16 @@ impl<'a> Driver<'a> {
         if self.known.attempts.iter().any(|attempt| attempt.finished_at.is_some()) {
             return Ok(());
         }
-        let told = notices::about_start(self.engine, &self.known.run, &self.known.workflow);
+        let told = notices::about_start(self.engine, &self.known.run, &self.known.workflow).await;
         if told.is_empty() {
             return Ok(());
         }
         self.engine.store.queue_notices(&told, self.engine.clock.now()).await
     }
 
-    fn about(&self, moment: Moment, step: &StepId, facts: Value) -> Vec<Notice> {
+    async fn about(&self, moment: Moment, step: &StepId, facts: Value) -> Vec<Notice> {
         let known = &self.known;
-        notices::about(self.engine, &known.run, &known.workflow, &known.attempts, moment, step, facts)
+        notices::about(self.engine, &known.run, &known.workflow, &known.attempts, moment, step, facts).await
     }
 
     fn masked(&self, output: Value) -> Value {
@@ -211,7 +211,8 @@ impl<'a> Driver<'a> {
             Ok(StepResult::Done { output }) => {
                 let output = self.masked(output);
                 if output.get("rollout").and_then(Value::as_str) == Some("on_canary") {
-                    notices = self.about(Moment::CanaryStarted, &record.step, json!({"canary": output}));
+                    notices =
+                        self.about(Moment::CanaryStarted, &record.step, json!({"canary": output})).await;
                 }
                 record.output = Some(output);
             }
@@ -231,7 +232,7 @@ impl<'a> Driver<'a> {
                 promoted = in_bake.then(|| resume.get("output").map_or_else(String::new, reason_in));
                 record.resume = Some(resume);
                 if let Some((moment, facts)) = tell {
-                    notices = self.about(moment, &record.step, self.masked(facts));
+                    notices = self.about(moment, &record.step, self.masked(facts)).await;
                 }
             }
             Err(StepError::Fenced) => {
@@ -349,7 +350,8 @@ impl<'a> Driver<'a> {
                         &known.workflow,
                         &known.attempts,
                         Moment::of(outcome),
-                    );
+                    )
+                    .await;
                     news.notices.extend(told);
                     self.save(news, (&[], &[]), RunState::Finished { outcome, reason }).await?;
                     return Ok(Hand::Empty);
@@ -381,7 +383,8 @@ impl<'a> Driver<'a> {
             &known.workflow,
             &format!("undo/{key}"),
             self.masked(facts),
-        );
+        )
+        .await;
         let state = RunState::Parked {
             status: RunStatus::Undoing,
             ending: known.ending(),

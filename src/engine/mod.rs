@@ -8,7 +8,7 @@
 //! * `undo`: takes outside effects back, in reverse
 //! * `controller`: watches canaries; `reconcile`: compares releases with their hosts
 //! * `release`: changes of releases that no step makes: human, controller, undo
-//! * `notices`: who is told what
+//! * `notices`: who is told what; `situation`: how things stand when they are told
 
 pub mod activation;
 pub mod body;
@@ -22,6 +22,7 @@ pub mod log;
 pub mod notices;
 pub mod reconcile;
 pub mod release;
+mod situation;
 pub mod undo;
 pub mod worker;
 
@@ -56,6 +57,8 @@ pub struct Settings {
     pub labels: Vec<String>,
     /// Time between looks at a canary.
     pub look_every: Duration,
+    /// How people reach the server, for links in messages.
+    pub public_url: Option<url::Url>,
 }
 
 impl Default for Settings {
@@ -68,6 +71,7 @@ impl Default for Settings {
             grace: Duration::from_secs(20),
             labels: vec![],
             look_every: Duration::from_secs(60),
+            public_url: None,
         }
     }
 }

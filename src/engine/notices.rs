@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::Engine;
+use super::{Engine, situation};
 use crate::domain::id::StepId;
 use crate::domain::run::{Attempt, Run};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::store::Notice;
 
 /// Notices of `moment`, with what the steps so far say and `facts` on top.
-pub fn about(
+pub async fn about(
     engine: &Engine,
     run: &Run,
     workflow: &Workflow,
@@ -20,37 +20,54 @@ pub fn about(
     step: &StepId,
     facts: Value,
 ) -> Vec<Notice> {
-    let facts = merged(known(engine, run, workflow, attempts), facts);
+    let recipients = recipients(workflow, moment);
+    if recipients.is_empty() {
+        return vec![];
+    }
+    let facts = merged(known(engine, run, workflow, attempts, moment).await, facts);
     let key = format!("{step}/{}", word(moment));
-    to(run, workflow, &recipients(workflow, moment), moment, &key, facts)
+    to(run, workflow, &recipients, moment, &key, facts)
 }
 
 /// Notices of the start of a run.
-pub fn about_start(engine: &Engine, run: &Run, workflow: &Workflow) -> Vec<Notice> {
-    let facts = known(engine, run, workflow, &[]);
-    to(run, workflow, &recipients(workflow, Moment::Started), Moment::Started, "start", facts)
+pub async fn about_start(engine: &Engine, run: &Run, workflow: &Workflow) -> Vec<Notice> {
+    let recipients = recipients(workflow, Moment::Started);
+    if recipients.is_empty() {
+        return vec![];
+    }
+    let facts = known(engine, run, workflow, &[], Moment::Started).await;
+    to(run, workflow, &recipients, Moment::Started, "start", facts)
 }
 
 /// Notices of the end of a run.
-pub fn about_end(
+pub async fn about_end(
     engine: &Engine,
     run: &Arc<Run>,
     workflow: &Workflow,
     attempts: &[Attempt],
     moment: Moment,
 ) -> Vec<Notice> {
-    to(run, workflow, &recipients(workflow, moment), moment, "end", known(engine, run, workflow, attempts))
+    let recipients = recipients(workflow, moment);
+    if recipients.is_empty() {
+        return vec![];
+    }
+    let facts = known(engine, run, workflow, attempts, moment).await;
+    to(run, workflow, &recipients, moment, "end", facts)
 }
 
 /// Alerts go to everybody who hears of failures, whether or not they asked for alerts.
-pub fn alert(engine: &Engine, run: &Run, workflow: &Workflow, key: &str, facts: Value) -> Vec<Notice> {
+pub async fn alert(engine: &Engine, run: &Run, workflow: &Workflow, key: &str, facts: Value) -> Vec<Notice> {
     let mut all = recipients(workflow, Moment::Alert);
     for recipient in recipients(workflow, Moment::Failed) {
         if !all.contains(&recipient) {
             all.push(recipient);
         }
     }
-    to(run, workflow, &all, Moment::Alert, key, merged(known(engine, run, workflow, &[]), facts))
+    if all.is_empty() {
+        return vec![];
+    }
+    let facts = merged(known(engine, run, workflow, &[], Moment::Alert).await, facts);
+    to(run, workflow, &all, Moment::Alert, key, facts)
 }
 
 /// One notice for each recipient.
@@ -92,9 +109,15 @@ fn recipients(workflow: &Workflow, moment: Moment) -> Vec<Recipient> {
     all
 }
 
-/// What the run's steps say that a reader wants to know.
-fn known(engine: &Engine, run: &Run, workflow: &Workflow, attempts: &[Attempt]) -> Value {
-    let mut facts = Map::new();
+/// What a reader wants to know: how things stand, and what the run's steps say.
+async fn known(
+    engine: &Engine,
+    run: &Run,
+    workflow: &Workflow,
+    attempts: &[Attempt],
+    moment: Moment,
+) -> Value {
+    let mut facts = situation::facts(engine, run, workflow, attempts, moment).await;
     facts.insert("at".to_owned(), json!(engine.clock.now()));
     facts.insert("mode".to_owned(), json!(workflow.mode));
     if let Some(outcome) = run.outcome {

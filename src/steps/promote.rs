@@ -234,7 +234,8 @@ async fn hold(
     if first && rules.is_some_and(|rules| rules.hold_traffic == HoldTraffic::Zero) {
         drop_traffic(ctx, started).await?;
     }
-    let facts = json!({"reason": reason, "until": until, "version": started.version});
+    let next = format!("if nobody decides until {}, it is taken back", until.format("%F %H:%M UTC"));
+    let facts = json!({"reason": reason, "next": next, "version": started.version});
     Ok(StepResult::Sleep(Sleep {
         until: Some(until),
         resume: to_json(Resume::Held { until })?,

@@ -1,6 +1,6 @@
 //! `run:`: any command, and the whole trainer contract around it.
 
-pub(super) mod champion;
+pub(crate) mod champion;
 mod metrics;
 mod outputs;
 

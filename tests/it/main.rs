@@ -14,3 +14,4 @@ mod notify;
 mod steps;
 mod store;
 mod support;
+mod trainer_xgboost;

@@ -1,4 +1,5 @@
 //! What people read of the command line.
 
 mod files;
+mod first_steps;
 mod refit;

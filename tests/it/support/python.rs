@@ -55,6 +55,10 @@ pub fn mails(path: &Path) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
+/// moto takes any signature's form; this one is never checked.
+pub const S3_CREDENTIAL: &str = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, \
+                                 SignedHeaders=host, Signature=0";
+
 /// A real S3 server (moto) with one empty bucket, `models`.
 pub async fn s3() -> Program {
     // moto prints its address to standard error once it listens; with port 0 that is the only place.
@@ -78,12 +82,9 @@ pub async fn s3() -> Program {
     let program = Program { child, port };
     let client = refit::http_client::build().expect("a client");
     let bucket = format!("http://127.0.0.1:{port}/models");
-    // moto takes any signature's form; this one is never checked.
-    let credential = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, \
-                      SignedHeaders=host, Signature=0";
     let made = client
         .put(bucket)
-        .header("Authorization", credential)
+        .header("Authorization", S3_CREDENTIAL)
         .timeout(Duration::from_secs(20))
         .send()
         .await

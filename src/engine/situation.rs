@@ -1,0 +1,250 @@
+//! What the reader of a message wants to know first: what serves now, whether
+//! anything has to be done, and what happens next by itself.
+//!
+//! Read when the message is queued, so that it says how things stood then.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::Engine;
+use crate::domain::Timestamp;
+use crate::domain::id::{MetricName, VersionName};
+use crate::domain::release::Release;
+use crate::domain::run::{Attempt, AttemptState, Run};
+use crate::domain::workflow::{Mode, Moment, StepKind, Workflow};
+use crate::steps::gate::GateOutput;
+use crate::steps::publish::PublishOutput;
+use crate::steps::run::{RunOutput, champion};
+use crate::store::StoreError;
+
+/// Facts of `moment`, as `notify::facts` names them. What the database does not
+/// answer is left out: a message without it is better than none.
+pub(super) async fn facts(
+    engine: &Engine,
+    run: &Run,
+    workflow: &Workflow,
+    attempts: &[Attempt],
+    moment: Moment,
+) -> Map<String, Value> {
+    let mut facts = Map::new();
+    match release(engine, run, workflow).await {
+        Ok(Some(release)) => {
+            facts.insert("serving".to_owned(), json!(serving(&release)));
+        }
+        Ok(None) if workflow.mode == Mode::Act && champion::target(workflow).is_some() => {
+            facts.insert("serving".to_owned(), json!("Nothing serves yet."));
+        }
+        Ok(None) => {}
+        Err(error) => unread("release", run, &error),
+    }
+    match metrics(engine, run, attempts).await {
+        Ok(metrics) => {
+            facts.insert("metrics".to_owned(), metrics);
+        }
+        Err(error) => unread("champion's metrics", run, &error),
+    }
+    if let Some(todo) = todo(run, attempts, moment) {
+        facts.insert("todo".to_owned(), json!(todo));
+    }
+    let next = match moment {
+        Moment::CanaryStarted => Ok(watching(workflow)),
+        Moment::Promoted
+        | Moment::Rejected
+        | Moment::RolledBack
+        | Moment::Skipped
+        | Moment::Failed
+        | Moment::Cancelled
+        | Moment::Succeeded => next_run(engine, run).await,
+        Moment::Started | Moment::Held | Moment::NeedsApproval | Moment::Message | Moment::Alert => Ok(None),
+    };
+    match next {
+        Ok(Some(next)) => {
+            facts.insert("next".to_owned(), json!(next));
+        }
+        Ok(None) => {}
+        Err(error) => unread("schedules", run, &error),
+    }
+    let page =
+        engine.settings.public_url.as_ref().and_then(|url| url.join(&format!("v1/runs/{}", run.id)).ok());
+    if let Some(page) = page {
+        facts.insert("links".to_owned(), json!([{"label": "Run", "url": page}]));
+    }
+    facts
+}
+
+fn unread(what: &str, run: &Run, error: &StoreError) {
+    tracing::warn!(run.id = %run.id, "A message about run {} goes out without the {what}: {error}", run.id);
+}
+
+async fn release(engine: &Engine, run: &Run, workflow: &Workflow) -> Result<Option<Release>, StoreError> {
+    match champion::target(workflow) {
+        Some(target) => engine.store.release(&run.model, target).await,
+        None => Ok(None),
+    }
+}
+
+/// One sentence on who serves which share.
+fn serving(release: &Release) -> String {
+    let champion = release.desired.champion.as_ref().map(|served| &served.version);
+    let canary = release.desired.canary.as_ref().filter(|canary| canary.basis_points.0 > 0);
+    let since = day_and_time(release.updated_at);
+    let serves = match (champion, canary) {
+        (Some(champion), None) => format!("{champion} serves all traffic since {since}."),
+        (Some(champion), Some(canary)) => format!(
+            "{} serves {} of the traffic since {since}, {champion} the rest.",
+            canary.served.version, canary.basis_points
+        ),
+        (None, Some(canary)) => {
+            format!("{} serves {} of the traffic since {since}.", canary.served.version, canary.basis_points)
+        }
+        (None, None) => "Nothing serves.".to_owned(),
+    };
+    if release.is_applied() {
+        return serves;
+    }
+    format!("{serves} `{}` did not confirm it yet; refit repeats it until it does.", release.target)
+}
+
+/// What the trainers said beside what is known of the champion: from the gate, which scored both on
+/// the same rows, else as it was measured when the champion was made.
+async fn metrics(engine: &Engine, run: &Run, attempts: &[Attempt]) -> Result<Value, StoreError> {
+    let mut candidate: BTreeMap<MetricName, f64> = BTreeMap::new();
+    for output in outputs::<RunOutput>(attempts) {
+        candidate.extend(output.metrics.values);
+    }
+    if candidate.is_empty() {
+        return Ok(json!([]));
+    }
+    let gate = outputs::<GateOutput>(attempts).last();
+    let compared_with: Option<&VersionName> = gate.as_ref().and_then(|gate| gate.champion.as_ref());
+    let stored = match compared_with {
+        Some(version) => {
+            let record = engine.store.version(&run.model, version).await?;
+            record.and_then(|record| record.manifest).map(|manifest| manifest.metrics.values)
+        }
+        None => None,
+    };
+    let of_champion = |name: &MetricName| {
+        let rules = gate.iter().flat_map(|gate| &gate.rules);
+        let mut scored = rules.filter(|rule| &rule.metric == name && rule.segment.is_none());
+        scored.find_map(|rule| rule.champion).or_else(|| stored.as_ref()?.get(name).copied())
+    };
+    let rows = candidate
+        .iter()
+        .map(|(name, value)| json!({"name": name, "candidate": value, "champion": of_champion(name)}));
+    Ok(rows.collect())
+}
+
+/// What steps returned, oldest first, as far as it is a `T`.
+fn outputs<T: serde::de::DeserializeOwned>(attempts: &[Attempt]) -> impl Iterator<Item = T> {
+    let outputs = attempts.iter().filter_map(|attempt| attempt.output.as_ref());
+    outputs.filter_map(|output| serde_json::from_value(output.clone()).ok())
+}
+
+/// What a person has to do, where the templates do not say it already.
+fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
+    match moment {
+        Moment::Held => {
+            let version = outputs::<PublishOutput>(attempts).last()?.version;
+            Some(format!(
+                "The evidence does not decide. Look at it: refit run show {}. Then promote it: refit promote {version}, \
+                 or take it back: refit rollback.",
+                run.id
+            ))
+        }
+        Moment::Failed => {
+            let failed = attempts.iter().rev().filter(|attempt| attempt.state == AttemptState::Failed);
+            let hint = failed.filter_map(|attempt| attempt.error.as_ref()?.hint.clone()).next()?;
+            Some(format!("To do: {hint}. Then start it again: refit trigger {}.", run.workflow))
+        }
+        Moment::Started
+        | Moment::CanaryStarted
+        | Moment::Promoted
+        | Moment::Rejected
+        | Moment::RolledBack
+        | Moment::NeedsApproval
+        | Moment::Skipped
+        | Moment::Cancelled
+        | Moment::Succeeded
+        | Moment::Message
+        | Moment::Alert => None,
+    }
+}
+
+/// How long a canary is watched before it is decided on.
+fn watching(workflow: &Workflow) -> Option<String> {
+    let canary = workflow.steps.iter().position(|step| matches!(step.kind, StepKind::Canary(_)))?;
+    let wait = workflow.steps.iter().skip(canary).find_map(|step| match &step.kind {
+        StepKind::Wait(wait) => Some(wait),
+        _ => None,
+    })?;
+    let longest = wait.at_most.map(|most| format!(", at most {}", humantime::format_duration(most)));
+    Some(format!(
+        "it is watched for at least {}{}; should it harm, it is taken back at once",
+        humantime::format_duration(wait.at_least),
+        longest.unwrap_or_default()
+    ))
+}
+
+/// When the schedule starts the workflow again.
+async fn next_run(engine: &Engine, run: &Run) -> Result<Option<String>, StoreError> {
+    let now = engine.clock.now();
+    let schedules = engine.store.schedules().await?;
+    let own = schedules.iter().filter(|row| row.workflow == run.workflow && row.next_fire_at > now);
+    let next = own.map(|row| row.next_fire_at).min();
+    Ok(next.map(|at| format!("the next run is due on {}", at.format("%A, %F %H:%M UTC"))))
+}
+
+fn day_and_time(at: Timestamp) -> String {
+    at.format("%F %H:%M UTC").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::Generation;
+    use crate::domain::release::{Assignment, CanaryServed, Served};
+    use crate::domain::workflow::units::BasisPoints;
+
+    fn release(champion: Option<&str>, canary: Option<(&str, u16)>, applied: bool) -> Release {
+        let served = |version: &str| Served {
+            version: version.parse().expect("a name"),
+            base_url: "https://models.example.com".to_owned(),
+            manifest_sha256: "0".repeat(64),
+        };
+        let at = "2026-11-20T10:42:07Z".parse().expect("a time");
+        let canary = canary.map(|(version, share)| CanaryServed {
+            served: served(version),
+            basis_points: BasisPoints(share),
+            salt: "salt".to_owned(),
+            valid_until: at,
+        });
+        Release {
+            model: "race-times".parse().expect("a name"),
+            target: "production".parse().expect("a name"),
+            generation: Generation(4),
+            desired: Assignment { champion: champion.map(served), canary, previous: None },
+            applied: Some(Generation(if applied { 4 } else { 3 })),
+            owner: None,
+            updated_at: at,
+        }
+    }
+
+    #[test]
+    fn one_sentence_says_who_serves() {
+        let said = |champion, canary, applied| serving(&release(champion, canary, applied));
+        assert_eq!(said(Some("v1"), None, true), "v1 serves all traffic since 2026-11-20 10:42 UTC.");
+        assert_eq!(
+            said(Some("v1"), Some(("v2", 1000)), true),
+            "v2 serves 10% of the traffic since 2026-11-20 10:42 UTC, v1 the rest."
+        );
+        let stopped = said(Some("v1"), Some(("v2", 0)), true);
+        assert_eq!(stopped, "v1 serves all traffic since 2026-11-20 10:42 UTC.");
+        assert!(
+            said(Some("v1"), None, false)
+                .ends_with("`production` did not confirm it yet; refit repeats it until it does.")
+        );
+        assert_eq!(said(None, None, true), "Nothing serves.");
+    }
+}
