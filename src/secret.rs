@@ -56,6 +56,20 @@ pub struct Secrets {
 
 /// Shorter values are not masked: they would blank ordinary words.
 const SHORTEST_MASKED: usize = 4;
+/// Shorter lines of a value of several lines are not masked by themselves.
+const SHORTEST_LINE: usize = 8;
+
+/// How `value` shows: as it is, in a URL, in JSON, and its lines one by one, for they may be printed so.
+fn forms(value: &str) -> Vec<String> {
+    let mut forms = vec![value.to_owned(), url::form_urlencoded::byte_serialize(value.as_bytes()).collect()];
+    let quoted = serde_json::Value::from(value).to_string();
+    forms.push(quoted[1..quoted.len() - 1].to_owned());
+    if value.contains('\n') {
+        let lines = value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE);
+        forms.extend(lines.map(str::to_owned));
+    }
+    forms
+}
 
 impl Secrets {
     /// Secrets of these files and of the environment.
@@ -90,8 +104,7 @@ impl Secrets {
             return;
         }
         let mut revealed = self.revealed.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let encoded: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-        for form in [value.to_owned(), encoded] {
+        for form in forms(value) {
             if !revealed.contains(&form) {
                 revealed.push(form);
             }
@@ -143,6 +156,16 @@ mod tests {
         assert_eq!(secrets.mask("?u=postgres%3A%2F%2Fu%3Ap+w%40h%2Fdb&"), "?u=***&");
         let json = serde_json::json!({"hunter22": ["x hunter22"]});
         assert_eq!(secrets.mask_json(json), serde_json::json!({"***": ["x ***"]}));
+    }
+
+    #[test]
+    fn a_value_of_several_lines_is_masked_whole_in_json_and_line_by_line() {
+        let key = "-----BEGIN KEY-----\nMIIEvQIBADANBg\n-----END KEY-----";
+        let secrets = Secrets::fixed([("KEY".parse().expect("a name"), Secret::new(key))].into());
+        secrets.get(&"KEY".parse().expect("a name")).expect("set");
+        assert_eq!(secrets.mask(&format!("a {key} b")), "a *** b");
+        assert_eq!(secrets.mask(&serde_json::json!({"key": key}).to_string()), r#"{"key":"***"}"#);
+        assert_eq!(secrets.mask("  MIIEvQIBADANBg\n"), "  ***\n");
     }
 
     #[test]

@@ -96,6 +96,7 @@ impl StepLog for StoredLog {
     }
 
     fn progress(&self, percent: Option<f64>, message: &str) {
+        let message = self.engine.services.secrets.mask(message);
         tracing::info!(run.id = %self.run, step.name = %self.step, percent, "{message}");
     }
 }

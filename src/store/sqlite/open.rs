@@ -70,10 +70,15 @@ async fn connect_and_migrate(path: &Path) -> Result<(SqlitePool, SqlitePool), St
     prepare_directory(path)?;
     let writer = one_connection(path).await?;
     refuse_foreign(&writer, path).await?;
-    run_migrations(&MIGRATIONS, "_refit_migrations", &writer).await?;
-    run_migrations(&apalis_sqlite::SqliteStorage::<()>::migrations(), "_apalis_migrations", &writer).await?;
-    let logs = one_connection(&directory_of(path).join("logs.db")).await?;
-    run_migrations(&LOG_MIGRATIONS, "_refit_migrations", &logs).await?;
+    let ours = run_migrations(&MIGRATIONS, "_refit_migrations", &writer).await;
+    ours.map_err(|error| naming(path, error))?;
+    let queue = apalis_sqlite::SqliteStorage::<()>::migrations();
+    let queue = run_migrations(&queue, "_apalis_migrations", &writer).await;
+    queue.map_err(|error| naming(path, error))?;
+    let logs_path = directory_of(path).join("logs.db");
+    let logs = one_connection(&logs_path).await?;
+    let of_logs = run_migrations(&LOG_MIGRATIONS, "_refit_migrations", &logs).await;
+    of_logs.map_err(|error| naming(&logs_path, error))?;
     Ok((writer, logs))
 }
 
@@ -107,12 +112,17 @@ async fn one_connection(path: &Path) -> Result<SqlitePool, StoreError> {
         .test_before_acquire(false)
         .connect_with(options(path))
         .await;
-    pool.map_err(|error| match StoreError::from(error) {
+    pool.map_err(|error| naming(path, error.into()))
+}
+
+/// The same error with the file it is about.
+fn naming(path: &Path, error: StoreError) -> StoreError {
+    match error {
         StoreError::Unusable { problem, hint } => {
             StoreError::Unusable { problem: format!("`{}`: {problem}", path.display()), hint }
         }
         other => other,
-    })
+    }
 }
 
 fn directory_of(path: &Path) -> PathBuf {

@@ -21,7 +21,7 @@ steps:
       echo "and here: $TOKEN" >&2
       printf 's3cr3t+Tok'; sleep 0.4; echo '/en&4711=='
       echo '{"refit":"progress","pct":40,"message":"with '"$TOKEN"'"}'
-      echo "$PEM"
+      echo "$PEM" | while read -r line; do echo "$line"; sleep 0.3; done
     env: { TOKEN: "${{ secrets.APP_TOKEN }}", PEM: "${{ secrets.APP_KEY }}" }
   - id: measures
     run: 'echo "{\"mae\": 1, \"$TOKEN\": 2}" > $REFIT_METRICS; echo "MAE: 1 $TOKEN"'
