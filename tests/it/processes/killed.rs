@@ -17,7 +17,7 @@ name: retrain
 model: m
 steps:
   - {{ id: first, run: 'echo ran >> first' }}
-  - {{ id: train, run: 'echo $$ >> train; setsid sleep 1000.{mark} & while [ ! -e go ]; do sleep 0.02; done' }}
+  - {{ id: train, run: 'setsid sleep 1000.{mark} & trap \"\" TERM; echo $$ >> train; while [ ! -e go ]; do sleep 0.02; done' }}
   - {{ id: last, run: 'echo ran >> last' }}
 "
     )
@@ -33,7 +33,9 @@ async fn a_server_killed_while_it_trains(project: Project) {
     // Twice: a second crash is no different.
     for starts in 2..=3 {
         server.kill9();
+        let began = Instant::now();
         eventually("nothing is left running", || (!is_running(&mark)).then_some(()));
+        assert!(began.elapsed() < SOON, "deaf to SIGTERM, and no grace: {:?}", began.elapsed());
         let began = Instant::now();
         server = project.serve();
         project.await_lines("train", starts);

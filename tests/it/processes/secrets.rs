@@ -19,7 +19,7 @@ steps:
     run: |
       echo "the token is $TOKEN"
       echo "and here: $TOKEN" >&2
-      printf 's3cr3t+Tok'; sleep 0.4; echo '/en&4711=='
+      printf '%.10s' "$TOKEN"; sleep 0.4; echo "${TOKEN#??????????}"
       echo '{"refit":"progress","pct":40,"message":"with '"$TOKEN"'"}'
       echo "$PEM" | while read -r line; do echo "$line"; sleep 0.3; done
     env: { TOKEN: "${{ secrets.APP_TOKEN }}", PEM: "${{ secrets.APP_KEY }}" }

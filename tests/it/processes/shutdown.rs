@@ -14,7 +14,7 @@ name: retrain
 model: m
 steps:
   - {{ id: first, run: 'echo ran >> first' }}
-  - {{ id: train, run: 'trap \"\" TERM; echo $$ >> train; setsid sleep 1000.{mark} & while [ ! -e go ]; do sleep 0.02; done' }}
+  - {{ id: train, run: 'setsid sleep 1000.{mark} & trap \"\" TERM; echo $$ >> train; while [ ! -e go ]; do sleep 0.02; done' }}
   - {{ id: last, run: 'echo ran >> last' }}
 "
     )
@@ -30,9 +30,9 @@ async fn a_terminated_server_hands_its_run_over(project: Project) {
     server.signal("TERM");
     let status = server.ended();
     assert!(status.success(), "{status}\n{}", server.log());
+    eventually("nothing is left running", || (!is_running(&mark)).then_some(()));
     // `grace_seconds` is 3.
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}\n{}", began.elapsed(), server.log());
-    eventually("nothing is left running", || (!is_running(&mark)).then_some(()));
     let (_, attempts) = project.look(run).await;
     assert!(count(&attempts, AttemptState::Failed).is_empty(), "{attempts:#?}");
 
@@ -95,6 +95,7 @@ async fn a_second_ctrl_c_ends_at_once() {
     assert_eq!(server.ended().code(), Some(130));
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     eventually("nothing is left running", || (!is_running(&mark)).then_some(()));
+    assert!(began.elapsed() < Duration::from_secs(5), "no grace: {:?}", began.elapsed());
     let _next = project.serve();
     project.await_lines("train", 2);
     project.write("go", "");
