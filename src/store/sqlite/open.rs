@@ -38,7 +38,8 @@ pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, 
     sqlx::query("INSERT INTO instance (singleton, id) VALUES (1, $1) ON CONFLICT DO NOTHING")
         .bind(instance)
         .execute(&writer)
-        .await?;
+        .await
+        .map_err(|error| naming(path, error.into()))?;
     let instance = sqlx::query_scalar::<_, Uuid>("SELECT id FROM instance").fetch_one(&writer).await?;
     let directory = directory_of(path).join("workers");
     let liveness = Liveness::in_dir(&directory).map_err(|error| StoreError::Unusable {

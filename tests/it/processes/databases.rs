@@ -260,7 +260,7 @@ fn a_database_that_may_not_be_written() {
     steady(|| {
         assert_snapshot!(shown, @r"
             exit code: 2
-            error: cannot open the database: the database file cannot be written: attempt to write a readonly database
+            error: cannot open the database: `[dir]/.refit/refit.db`: the database file cannot be written: attempt to write a readonly database
             hint: make the file and its directory writable for this user
             ");
         assert_snapshot!(new, @r"
