@@ -51,6 +51,8 @@ pub struct ErrorsFile {
     pub size: u64,
 }
 
+/// Characters that an error message shows of each of a command's last lines.
+const SHOWN_WIDTH: usize = 400;
 /// What a command sees of refit's own environment.
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"];
 const SIGHUP: i32 = 1;
@@ -291,7 +293,10 @@ fn check_ending(
         // Somebody told the guard to end: a shutdown of the machine.
         (Some(_), _, _) => return Err(StepError::transient("the command was ended from outside refit")),
     };
-    let stderr = mask(ctx, &finished.stderr.join("\n  "));
+    // Masked first: what is cut off must not be half of a secret.
+    let stderr = mask(ctx, &finished.stderr.join("\n"));
+    let stderr: Vec<String> = stderr.lines().map(|line| line.chars().take(SHOWN_WIDTH).collect()).collect();
+    let stderr = stderr.join("\n  ");
     let said = if stderr.is_empty() { ", and printed no error".to_owned() } else { format!(":\n  {stderr}") };
     let message = format!("{how}{said}");
     let error = match finished.ended.code {

@@ -4,7 +4,8 @@
 //! signal, or for the end of its control socket (standard input), which comes
 //! when refit asks it to stop and also when refit is killed. Then it ends every
 //! descendant (SIGTERM, grace, SIGKILL, again until none is left) and says on
-//! the socket how things went. On Linux nothing escapes, `setsid` included; see
+//! the socket how things went. Once refit is gone there is no grace: another
+//! process may start the same step at any moment. On Linux nothing escapes, `setsid` included; see
 //! `process_tree` for macOS.
 //!
 //! Memory is limited by looking: `RLIMIT_AS` limits address space, of which
@@ -16,9 +17,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures::FutureExt;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -154,10 +156,10 @@ impl Main {
     }
 
     /// Ends every descendant; returns how many are left all the same.
-    async fn end_all(&mut self, grace: Duration) -> usize {
+    async fn end_all(&mut self, grace: Duration, control: &UnixStream) -> usize {
         self.signal_all(Signal::TERM);
         let until = Instant::now() + grace;
-        while self.living() > 0 && Instant::now() < until {
+        while self.living() > 0 && Instant::now() < until && !is_abandoned(control) {
             tokio::time::sleep(END_LOOK).await;
             self.reap();
         }
@@ -222,10 +224,16 @@ async fn guard(options: &Options) -> io::Result<()> {
     if ended.stopped.is_none() {
         ended.left_running = main.living();
     }
-    ended.survivors = main.end_all(grace).await;
+    ended.survivors = main.end_all(grace, &control).await;
     ended.code = main.status.and_then(|status| status.exit_status());
     ended.signal = main.status.and_then(|status| status.terminating_signal());
     report(&mut control, &Report::Ended(ended)).await
+}
+
+/// Whether refit is gone; asking the guard to stop, it closes only its own half of the socket.
+fn is_abandoned(control: &UnixStream) -> bool {
+    let ready = control.ready(Interest::WRITABLE).now_or_never();
+    ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_write_closed()))
 }
 
 async fn report(control: &mut UnixStream, report: &Report) -> io::Result<()> {

@@ -11,6 +11,7 @@ mod hosting;
 mod http;
 mod layers;
 mod notify;
+mod processes;
 mod steps;
 mod store;
 mod support;

@@ -118,10 +118,7 @@ fn pool(options: &PgConnectOptions) -> PgPool {
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    let unreachable = |cause: &str| StoreError::Unusable {
-        problem: format!("Postgres at {} cannot be reached: {cause}", place(options)),
-        hint: "check host and port in the database URL, and that the server runs".to_owned(),
-    };
+    let unreachable = |cause: &str| StoreError::Away(format!("Postgres at {}: {cause}", place(options)));
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(match StoreError::from(error) {

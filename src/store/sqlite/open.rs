@@ -39,7 +39,8 @@ pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, 
     sqlx::query("INSERT INTO instance (singleton, id) VALUES (1, $1) ON CONFLICT DO NOTHING")
         .bind(instance)
         .execute(&writer)
-        .await?;
+        .await
+        .map_err(|error| naming(path, error.into()))?;
     let instance = sqlx::query_scalar::<_, Uuid>("SELECT id FROM instance").fetch_one(&writer).await?;
     let directory = directory_of(path).join("workers");
     let liveness = Liveness::in_dir(&directory).map_err(|error| StoreError::Unusable {
@@ -71,10 +72,15 @@ async fn connect_and_migrate(path: &Path) -> Result<(SqlitePool, SqlitePool), St
     prepare_directory(path)?;
     let writer = one_connection(path, Some(PREPARE)).await?;
     refuse_foreign(&writer, path).await?;
-    run_migrations(&MIGRATIONS, "_refit_migrations", &writer).await?;
-    run_migrations(&apalis_sqlite::SqliteStorage::<()>::migrations(), "_apalis_migrations", &writer).await?;
-    let logs = one_connection(&directory_of(path).join("logs.db"), None).await?;
-    run_migrations(&LOG_MIGRATIONS, "_refit_migrations", &logs).await?;
+    let ours = run_migrations(&MIGRATIONS, "_refit_migrations", &writer).await;
+    ours.map_err(|error| naming(path, error))?;
+    let queue = apalis_sqlite::SqliteStorage::<()>::migrations();
+    let queue = run_migrations(&queue, "_apalis_migrations", &writer).await;
+    queue.map_err(|error| naming(path, error))?;
+    let logs_path = directory_of(path).join("logs.db");
+    let logs = one_connection(&logs_path, None).await?;
+    let of_logs = run_migrations(&LOG_MIGRATIONS, "_refit_migrations", &logs).await;
+    of_logs.map_err(|error| naming(&logs_path, error))?;
     Ok((writer, logs))
 }
 
@@ -117,12 +123,17 @@ async fn one_connection(path: &Path, prepare: Option<&'static str>) -> Result<Sq
         })
         .connect_with(options(path).pragma("temp_store", "memory"))
         .await;
-    pool.map_err(|error| match StoreError::from(error) {
+    pool.map_err(|error| naming(path, error.into()))
+}
+
+/// The same error with the file it is about.
+fn naming(path: &Path, error: StoreError) -> StoreError {
+    match error {
         StoreError::Unusable { problem, hint } => {
             StoreError::Unusable { problem: format!("`{}`: {problem}", path.display()), hint }
         }
         other => other,
-    })
+    }
 }
 
 fn directory_of(path: &Path) -> PathBuf {

@@ -11,8 +11,8 @@ use super::Finished;
 pub const LONGEST_LINE: usize = 64 * 1024;
 /// Lines of standard error that an error message shows.
 const TAIL_LINES: usize = 15;
-/// Bytes of each of them.
-const TAIL_WIDTH: usize = 400;
+/// Bytes kept of each of them: more than is shown, so that a secret is masked before the line is cut.
+const TAIL_WIDTH: usize = 8 * 1024;
 
 /// Hears what a command prints.
 pub trait Listener: Send {
@@ -39,6 +39,8 @@ pub(super) struct Following<'l> {
     left: u64,
     pub(super) finished: Finished,
     line: Line,
+    /// The line of standard error that is being read.
+    error_line: Vec<u8>,
     tail: Tail,
 }
 
@@ -51,9 +53,13 @@ struct Line {
 }
 
 impl Line {
-    /// Only a line that begins so can be progress, and is kept from the log until it is whole.
+    /// A line that is too long to be kept from the log until it is whole.
+    fn is_cut(&self) -> bool {
+        self.text.len() >= LONGEST_LINE
+    }
+
     fn may_be_progress(&self) -> bool {
-        self.text.first() == Some(&b'{') && self.text.len() < LONGEST_LINE
+        self.text.first() == Some(&b'{') && !self.is_cut()
     }
 }
 
@@ -61,7 +67,7 @@ impl<'l> Following<'l> {
     /// Passes at most `limit` bytes on as log.
     pub(super) fn new(listener: &'l mut dyn Listener, limit: u64) -> Self {
         let (finished, line, tail) = (Finished::default(), Line::default(), Tail::default());
-        Self { listener, left: limit, finished, line, tail }
+        Self { listener, left: limit, finished, line, error_line: vec![], tail }
     }
 
     pub(super) fn stdout(&mut self, mut bytes: &[u8]) {
@@ -76,7 +82,7 @@ impl<'l> Following<'l> {
             self.line.text.extend_from_slice(kept);
             if ended {
                 self.end_line();
-            } else if !self.line.may_be_progress() {
+            } else if self.line.is_cut() {
                 self.log_line();
             }
             self.log(beyond);
@@ -112,9 +118,16 @@ impl<'l> Following<'l> {
         self.line.text = text;
     }
 
+    /// Lines go to the log whole: one of standard output never splits one of standard error, nor a secret in it.
     pub(super) fn stderr(&mut self, bytes: &[u8]) {
         self.tail.push(bytes);
-        self.log(bytes);
+        self.error_line.extend_from_slice(bytes);
+        let end = bytes.iter().rposition(|byte| matches!(byte, b'\n' | b'\r'));
+        let open = end.map_or(self.error_line.len(), |end| bytes.len() - end - 1);
+        let whole = if open >= LONGEST_LINE { self.error_line.len() } else { self.error_line.len() - open };
+        let rest = self.error_line.split_off(whole);
+        let lines = std::mem::replace(&mut self.error_line, rest);
+        self.log(&lines);
     }
 
     fn log(&mut self, bytes: &[u8]) {
@@ -130,6 +143,8 @@ impl<'l> Following<'l> {
         if !self.line.text.is_empty() {
             self.end_line();
         }
+        let rest = std::mem::take(&mut self.error_line);
+        self.log(&rest);
         Finished { stderr: self.tail.lines(), disk_full: self.tail.saw_disk_full(), ..self.finished }
     }
 }
@@ -233,6 +248,19 @@ mod tests {
             assert_eq!(heard.progress, [(Some(100.0), "fit".to_owned())]);
             assert_eq!(String::from_utf8_lossy(&heard.log), "{\"refit\":\"other\"}\n{\"loss\":1}\n");
         }
+    }
+
+    #[test]
+    fn lines_of_both_streams_are_whole_in_the_log() {
+        let mut heard = Heard::default();
+        let mut following = Following::new(&mut heard, 1000);
+        following.stdout(b"the first ");
+        following.stderr(b"a warn");
+        following.stdout(b"line\nno ");
+        following.stderr(b"ing\nlast");
+        following.stdout(b"end");
+        following.finish();
+        assert_eq!(String::from_utf8_lossy(&heard.log), "the first line\na warning\nno endlast");
     }
 
     #[test]

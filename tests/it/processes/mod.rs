@@ -1,0 +1,13 @@
+//! What the program promises when it is really started, really killed and really cut off.
+#![cfg(target_os = "linux")]
+
+mod databases;
+mod http;
+mod killed;
+mod limits;
+mod outage;
+mod project;
+mod schedules;
+mod secrets;
+mod shutdown;
+mod workers;

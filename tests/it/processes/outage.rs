@@ -1,0 +1,125 @@
+//! Postgres is killed and comes back: trainers go on, nothing is done twice.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use refit::domain::run::AttemptState;
+use reqwest::StatusCode;
+
+use super::project::{Project, count, each_once, eventually};
+
+/// A Postgres of its own, which can be killed. It goes when its standard input ends.
+struct OwnPostgres {
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl OwnPostgres {
+    fn start() -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/with-postgres");
+        let mut child = Command::new(script)
+            .args(["--fsync", "--", "sh"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let orders = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Self { child, orders, answers }
+    }
+
+    /// Has the shell beside the server do something, and waits until it did.
+    fn order(&mut self, line: &str) -> String {
+        writeln!(self.orders.as_mut().unwrap(), "{line}; echo \"answer $?\"").unwrap();
+        let mut said = String::new();
+        loop {
+            let mut answer = String::new();
+            assert!(self.answers.read_line(&mut answer).unwrap() > 0, "it ended");
+            match answer.trim().strip_prefix("answer ") {
+                Some(code) => {
+                    assert_eq!(code, "0", "{line}");
+                    return said;
+                }
+                None => said.push_str(answer.trim()),
+            }
+        }
+    }
+
+    fn url(&mut self) -> String {
+        self.order("echo $DATABASE_URL")
+    }
+
+    fn kill9(&mut self) {
+        self.order("\"$WITH_POSTGRES\" ctl kill9");
+    }
+
+    fn back(&mut self) {
+        self.order("\"$WITH_POSTGRES\" ctl start");
+    }
+}
+
+impl Drop for OwnPostgres {
+    fn drop(&mut self) {
+        self.orders.take();
+        // It ends with its input.
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_killed_and_the_trainers_go_on() {
+    let mut postgres = OwnPostgres::start();
+    let project = Project::on(postgres.url()).await;
+    for name in ["longer", "shorter"] {
+        project.write(
+            &format!("workflows/{name}.yaml"),
+            &format!(
+                "
+name: {name}
+model: {name}
+steps:
+  - {{ id: train, run: 'echo $$ >> {name}; while [ ! -e {name}.go ]; do sleep 0.02; done; echo done >> {name}.done' }}
+  - {{ id: after, run: 'echo ran >> {name}.after' }}
+"
+            ),
+        );
+    }
+    let server = project.serve().ready();
+    let url = server.url();
+    let http = crate::support::world::http();
+    let status = async |path: &str| http.get(format!("{url}{path}")).send().await.unwrap().status();
+    assert_eq!((status("/readyz").await, status("/healthz").await), (StatusCode::OK, StatusCode::OK));
+    let runs = [project.trigger("longer"), project.trigger("shorter")];
+    for name in ["longer", "shorter"] {
+        project.await_lines(name, 1);
+    }
+
+    postgres.kill9();
+    // This one ends while there is no database to write that to.
+    project.write("shorter.go", "");
+    project.await_lines("shorter.done", 1);
+    server.await_log("Lease could not be renewed");
+    assert_eq!(status("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status("/healthz").await, StatusCode::OK);
+    postgres.back();
+
+    project.await_success(&runs[1..]).await;
+    project.write("longer.go", "");
+    for (attempts, name) in project.await_success(&runs).await.iter().zip(["longer", "shorter"]) {
+        each_once(attempts, &["train", "after"]);
+        assert!(count(attempts, AttemptState::Lost).is_empty(), "{attempts:#?}");
+        for file in [name.to_owned(), format!("{name}.done"), format!("{name}.after")] {
+            assert_eq!(project.lines(&file).len(), 1, "{file}");
+        }
+    }
+    assert_eq!(status("/readyz").await, StatusCode::OK);
+    // New work is taken as before.
+    project.write(
+        "workflows/next.yaml",
+        "name: next\nmodel: m\nsteps: [{ id: one, run: 'echo ran >> next' }]\n",
+    );
+    let next = project.trigger("next");
+    project.await_success(&[next]).await;
+    eventually("one run of it", || (project.lines("next").len() == 1).then_some(()));
+}

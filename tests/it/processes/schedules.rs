@@ -1,0 +1,123 @@
+//! Cron over several processes, downtime and changes of daylight saving time.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use refit::clock::Clock;
+use refit::domain::Timestamp;
+use refit::engine::Engine;
+use refit::store::RunFilter;
+use refit::trigger::{Catalog, schedule};
+
+use crate::support::crash::Crash;
+use crate::support::world::World;
+
+/// The project with one schedule.
+fn catalog(world: &World, schedule: &str) -> Catalog {
+    world.write(
+        "workflows/tick.yaml",
+        &format!(
+            "name: tick\nmodel: m\non: {{ schedule: {schedule} }}\nsteps: [{{ id: one, run: 'true' }}]\n"
+        ),
+    );
+    let catalog = Catalog::load(world.root.path());
+    assert!(catalog.errors.is_empty(), "{:?}", catalog.errors);
+    catalog
+}
+
+/// Local times, in UTC, of the ticks that started a run; oldest first.
+async fn ticks(engine: &Arc<Engine>) -> Vec<String> {
+    let runs = engine.store.runs(&RunFilter { limit: 100, ..RunFilter::default() }).await.unwrap();
+    let mut ticks = vec![];
+    for run in runs {
+        let run = engine.store.run(run.id).await.unwrap().unwrap();
+        let tick: Timestamp = run.cause.event.data["tick"].as_str().unwrap().parse().unwrap();
+        ticks.push(tick.format("%m-%d %H:%M").to_string());
+    }
+    ticks.sort();
+    ticks
+}
+
+fn set(world: &World, time: &str) {
+    let time: Timestamp = time.parse().unwrap();
+    world.pass(time - world.clock.now());
+}
+
+async fn on_both(test: impl AsyncFn(World)) {
+    test(World::sqlite()).await;
+    test(World::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_fire_every_tick_once() {
+    on_both(async |world| {
+        let catalog = catalog(&world, "{ cron: '* * * * *' }");
+        let (one, two) = (world.process(&Crash::never()).await, world.process(&Crash::never()).await);
+        for engine in [&one, &two] {
+            schedule::sync(engine, &catalog).await.unwrap();
+        }
+        for fired in 1..=5 {
+            world.pass(TimeDelta::minutes(1));
+            let (a, b) = tokio::join!(schedule::fire_due(&one, &catalog), schedule::fire_due(&two, &catalog));
+            assert_eq!(a.unwrap(), b.unwrap(), "both know when the next one is");
+            assert_eq!(ticks(&one).await.len(), fired);
+        }
+        assert_eq!(
+            ticks(&two).await,
+            ["11-20 02:01", "11-20 02:02", "11-20 02:03", "11-20 02:04", "11-20 02:05"]
+        );
+    })
+    .await;
+}
+
+/// Nobody was there for three and a half days; another process comes.
+async fn after_downtime(catch_up: &str) -> Vec<String> {
+    let world = World::sqlite();
+    let catalog = catalog(&world, &format!("{{ cron: '0 3 * * *', catch_up: {catch_up} }}"));
+    let first = world.process(&Crash::never()).await;
+    schedule::sync(&first, &catalog).await.unwrap();
+    first.store.close().await;
+    world.pass(TimeDelta::hours(84));
+    let next = world.process(&Crash::never()).await;
+    // A start reads the files again first: missed ticks must survive that.
+    schedule::sync(&next, &catalog).await.unwrap();
+    for _ in 0..2 {
+        schedule::fire_due(&next, &catalog).await.unwrap();
+    }
+    let caught_up = ticks(&next).await;
+    set(&world, "2026-11-24T03:00:00Z");
+    schedule::fire_due(&next, &catalog).await.unwrap();
+    let later = ticks(&next).await;
+    assert_eq!(later.last().unwrap(), "11-24 03:00");
+    assert_eq!(later.len(), caught_up.len() + 1);
+    caught_up
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ticks_missed_in_a_downtime_are_made_up_for_as_the_file_says() {
+    assert_eq!(after_downtime("latest").await, ["11-23 03:00"]);
+    assert_eq!(after_downtime("all").await, ["11-20 03:00", "11-21 03:00", "11-22 03:00", "11-23 03:00"]);
+    assert!(after_downtime("none").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_night_whose_clocks_change_has_one_tick() {
+    for (evening, morning, tick) in [
+        // 02:30 does not exist in Berlin: the tick comes at the change.
+        ("2027-03-27T20:00:00Z", "2027-03-28T08:00:00Z", "03-28 01:00"),
+        // 02:30 comes twice: the first one counts.
+        ("2027-10-30T20:00:00Z", "2027-10-31T08:00:00Z", "10-31 00:30"),
+    ] {
+        let world = World::sqlite();
+        set(&world, evening);
+        let catalog = catalog(&world, "{ cron: '30 2 * * *', timezone: Europe/Berlin }");
+        let engine = world.process(&Crash::never()).await;
+        schedule::sync(&engine, &catalog).await.unwrap();
+        let morning: Timestamp = morning.parse().unwrap();
+        while world.clock.now() < morning {
+            world.pass(TimeDelta::minutes(10));
+            schedule::fire_due(&engine, &catalog).await.unwrap();
+        }
+        assert_eq!(ticks(&engine).await, [tick]);
+    }
+}

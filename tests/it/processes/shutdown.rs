@@ -1,0 +1,105 @@
+//! A deploy: SIGTERM hands runs over, a second one ends at once.
+
+use std::time::{Duration, Instant};
+
+use refit::domain::run::AttemptState;
+
+use super::project::{Project, count, each_once, eventually, mark};
+use crate::support::steps::is_running;
+
+fn training(mark: &str) -> String {
+    format!(
+        "
+name: retrain
+model: m
+steps:
+  - {{ id: first, run: 'echo ran >> first' }}
+  - {{ id: train, run: 'setsid sleep 1000.{mark} & trap \"\" TERM; echo $$ >> train; while [ ! -e go ]; do sleep 0.02; done' }}
+  - {{ id: last, run: 'echo ran >> last' }}
+"
+    )
+}
+
+async fn a_terminated_server_hands_its_run_over(project: Project) {
+    let mark = mark();
+    project.write("workflows/retrain.yaml", &training(&mark));
+    let mut server = project.serve().ready();
+    let run = project.trigger("retrain");
+    project.await_lines("train", 1);
+    let began = Instant::now();
+    server.signal("TERM");
+    let status = server.ended();
+    assert!(status.success(), "{status}\n{}", server.log());
+    eventually("nothing is left running", || (!is_running(&mark)).then_some(()));
+    // `grace_seconds` is 3.
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}\n{}", began.elapsed(), server.log());
+    let (_, attempts) = project.look(run).await;
+    assert!(count(&attempts, AttemptState::Failed).is_empty(), "{attempts:#?}");
+
+    let began = Instant::now();
+    let _next = project.serve();
+    project.await_lines("train", 2);
+    assert!(began.elapsed() < Duration::from_secs(5), "the lease was not given back: {:?}", began.elapsed());
+    project.write("go", "");
+    let attempts = project.await_success(&[run]).await.remove(0);
+    each_once(&attempts, &["first", "train", "last"]);
+    assert!(count(&attempts, AttemptState::Failed).is_empty(), "{attempts:#?}");
+    assert_eq!((project.lines("first").len(), project.lines("last").len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminated_server_hands_its_run_over_on_sqlite() {
+    a_terminated_server_hands_its_run_over(Project::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminated_server_hands_its_run_over_on_postgres() {
+    a_terminated_server_hands_its_run_over(Project::postgres().await).await;
+}
+
+/// Steps that end within the grace time are not interrupted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_ends_in_time_is_kept() {
+    let project = Project::sqlite();
+    project.write("refit.toml", "[worker]\ngrace_seconds = 60\n");
+    project.write("workflows/retrain.yaml", &training(&mark()));
+    let mut server = project.serve().ready();
+    let run = project.trigger("retrain");
+    project.await_lines("train", 1);
+    server.signal("INT");
+    server.await_log("Stopping");
+    project.write("go", "");
+    assert!(server.ended().success());
+    let (_, attempts) = project.look(run).await;
+    each_once(&attempts, &["first", "train"]);
+    let _next = project.serve();
+    let attempts = project.await_success(&[run]).await.remove(0);
+    each_once(&attempts, &["first", "train", "last"]);
+    assert_eq!(attempts.len(), 3, "{attempts:#?}");
+    assert_eq!(project.lines("train").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_ctrl_c_ends_at_once() {
+    let project = Project::sqlite();
+    let mark = mark();
+    project.write("refit.toml", "[worker]\ngrace_seconds = 600\n");
+    project.write("workflows/retrain.yaml", &training(&mark));
+    let mut server = project.serve().ready();
+    let run = project.trigger("retrain");
+    project.await_lines("train", 1);
+    server.signal("INT");
+    server.await_log("Stopping");
+    let began = Instant::now();
+    server.signal("INT");
+    assert_eq!(server.ended().code(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    eventually("nothing is left running", || (!is_running(&mark)).then_some(()));
+    assert!(began.elapsed() < Duration::from_secs(5), "no grace: {:?}", began.elapsed());
+    let _next = project.serve();
+    project.await_lines("train", 2);
+    project.write("go", "");
+    let attempts = project.await_success(&[run]).await.remove(0);
+    each_once(&attempts, &["first", "train", "last"]);
+    assert!(count(&attempts, AttemptState::Failed).is_empty(), "{attempts:#?}");
+}
