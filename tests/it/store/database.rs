@@ -99,10 +99,11 @@ pub async fn copy_postgres(url: &str) -> String {
     panic!("{from} stays in use")
 }
 
-/// Deletes the database at `url`.
+/// Deletes the database at `url`. The superuser does: the server's own vacuum may be at work in it.
 pub async fn drop_postgres(url: &str) {
     let name = url::Url::parse(url).expect("a URL").path().trim_start_matches('/').to_owned();
-    let mut connection = PgConnection::connect(&postgres_url()).await.expect("the test server answers");
+    let admin = std::env::var("REFIT_TEST_POSTGRES_ADMIN_URL").expect("`tests/run` sets it");
+    let mut connection = PgConnection::connect(&admin).await.expect("the test server answers");
     sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)")))
         .execute(&mut connection)
         .await
