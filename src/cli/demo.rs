@@ -106,12 +106,23 @@ fn conclude(out: Output, chapters: &[Chapter], root: &Path, took: Duration) {
     let shown = root
         .file_name()
         .map_or_else(|| root.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let refit = program();
     out.note(&format!(
         "\n{} runs in {:.0} s. All of it is in the project's database; look around:\n  \
-         cd {shown}\n  refit run ls\n  refit run show last\n  refit model ls\n  refit status",
+         cd {shown}\n  {refit} run ls\n  {refit} run show last\n  {refit} model ls\n  {refit} status",
         chapters.len(),
         took.as_secs_f64()
     ));
+}
+
+/// What to type for this program: its name, or its path while it is not installed.
+fn program() -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = std::env::split_paths(&path).any(|dir| dir.join("refit").is_file());
+    match std::env::current_exe() {
+        Ok(exe) if !installed => exe.display().to_string(),
+        Ok(_) | Err(_) => "refit".to_owned(),
+    }
 }
 
 impl From<DemoError> for CliError {
