@@ -1,7 +1,9 @@
 //! One attempt of one step: its context, its timeout, its end, whatever happens in it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
@@ -51,17 +53,12 @@ pub async fn run(
     attempt: u32,
     stop: CancellationToken,
 ) -> Ended {
-    let name = step.clone();
-    // A task of its own: a panic in a body must not end the activation.
-    let task = tokio::spawn(async move { attempt_of(&engine, &input, &step, attempt, stop).await });
-    let result = match task.await {
-        Ok(result) => result,
-        Err(failed) if failed.is_panic() => Err(StepError::permanent(
-            "refit itself failed in this step (a panic; the log of the process has it)",
-        )),
-        Err(_) => Err(StepError::Interrupted),
-    };
-    Ended { step: name, attempt, result }
+    let body = attempt_of(&engine, &input, &step, attempt, stop);
+    // A panic in a body must not end the activation; nothing that it leaves behind is looked at again.
+    let result = AssertUnwindSafe(body).catch_unwind().await.unwrap_or_else(|_| {
+        Err(StepError::permanent("refit itself failed in this step (a panic; the log of the process has it)"))
+    });
+    Ended { step, attempt, result }
 }
 
 async fn attempt_of(
@@ -120,6 +117,8 @@ async fn timed(
 ) -> Result<StepResult, StepError> {
     let mut body = std::pin::pin!(steps::body::run(&spec.kind, ctx));
     let result = tokio::select! {
+        // The body first: most are done before they need a timer.
+        biased;
         result = &mut body => return result,
         () = tokio::time::sleep(spec.timeout) => {
             cancel.cancel();
