@@ -2,7 +2,7 @@
 //! stdout, progress and messages to stderr.
 //!
 //! * `args`: what can be typed; `project`: opening; `registry`: what names of `refit.toml` become
-//! * `output`, `error`, `headline`: how things are said; `follow`, `drive`: runs as they advance
+//! * `output`, `error`: how things are said; `follow`, `drive`: runs as they advance
 //! * the rest: a file per group of commands
 
 mod adopt;
@@ -13,7 +13,6 @@ mod drive;
 mod error;
 mod evidence;
 mod follow;
-mod headline;
 mod init;
 mod model;
 pub mod output;
