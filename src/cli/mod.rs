@@ -15,6 +15,7 @@ mod evidence;
 mod follow;
 mod init;
 mod model;
+mod notify;
 pub mod output;
 mod pick;
 mod project;
@@ -125,6 +126,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Run(command) => run::run(&open()?, &command).await,
         Command::Model(command) => model::model(&open()?, &command).await,
         Command::Status => release::status(&open()?).await,
+        Command::Notify(command) => notify::notify(open(), &command, out).await,
         Command::Promote(args) => release::promote(&open()?, &args).await,
         Command::Rollback(args) => release::rollback(&open()?, &args).await,
         Command::Observe(args) => evidence::observe(&open()?, &args).await,

@@ -120,8 +120,7 @@ impl Engine {
             Ok(workflow) => workflow,
             Err(why) => return Ok(Err(rejected("follow a run", why))),
         };
-        let attempts = self.store.attempts(run.id).await?;
-        let facts = self.standing(&run, &workflow, &attempts).await?;
+        let facts = self.standing(&run, &workflow).await?;
         let id = format!("{}/board/{}", run.id, board.notifier);
         let message = match notifiers.renderer().progress(&id, &facts) {
             Ok(message) => message,
@@ -146,12 +145,8 @@ impl Engine {
     }
 
     /// Where a run is, for the message that follows it.
-    async fn standing(
-        &self,
-        run: &Run,
-        workflow: &Workflow,
-        attempts: &[Attempt],
-    ) -> Result<Facts, StoreError> {
+    pub async fn standing(&self, run: &Run, workflow: &Workflow) -> Result<Facts, StoreError> {
+        let attempts = &self.store.attempts(run.id).await?;
         let version = outputs::<PublishOutput>(attempts).map(|output| output.version).last();
         let named = version
             .as_ref()

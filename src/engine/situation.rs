@@ -158,15 +158,15 @@ fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
         Moment::Held => {
             let version = outputs::<PublishOutput>(attempts).last()?.version;
             Some(format!(
-                "The evidence does not decide. Look at it: refit run show {}. Then promote it: refit promote {version}, \
-                 or take it back: refit rollback.",
+                "The evidence does not decide. Look at it: `refit run show {}`. Then promote it: \
+                 `refit promote {version}`, or take it back: `refit rollback`.",
                 run.id
             ))
         }
         Moment::Failed => {
             let failed = attempts.iter().rev().filter(|attempt| attempt.state == AttemptState::Failed);
             let hint = failed.filter_map(|attempt| attempt.error.as_ref()?.hint.clone()).next()?;
-            Some(format!("To do: {hint}. Then start it again: refit trigger {}.", run.workflow))
+            Some(format!("To do: {hint}. Then start it again: `refit trigger {}`.", run.workflow))
         }
         Moment::Started
         | Moment::CanaryStarted

@@ -4,6 +4,7 @@
 //! sends what is due through the notifiers of `refit.toml`, one file each.
 
 pub mod console;
+pub mod examples;
 pub mod facts;
 pub mod outbox;
 mod pace;

@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use handlebars::Handlebars;
+use handlebars::{Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext};
 use serde_json::{Value, json};
 
 use super::facts::{Facts, Link, MetricRow, StepMark};
@@ -136,6 +136,7 @@ impl Renderer {
         plain.register_escape_fn(handlebars::no_escape);
         html.register_escape_fn(handlebars::html_escape);
         slack.register_escape_fn(slack_escape);
+        html.register_helper("prose", Box::new(Prose));
         for moment in MOMENTS {
             let (name, text) = of_moment(moment);
             register(&mut plain, name, text, overrides)?;
@@ -205,6 +206,41 @@ impl Renderer {
     }
 }
 
+/// `{{prose text}}` in HTML: the text, escaped, with what stands in backticks as code.
+struct Prose;
+
+impl HelperDef for Prose {
+    fn call<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+        out: &mut dyn Output,
+    ) -> HelperResult {
+        let text = helper.param(0).and_then(|text| text.value().as_str()).unwrap_or_default();
+        let mut parts: Vec<&str> = text.split('`').collect();
+        if parts.len() % 2 == 0 {
+            // A backtick without its other is one.
+            parts = vec![text];
+        }
+        for (index, part) in parts.iter().enumerate() {
+            let part = handlebars::html_escape(part);
+            if index % 2 == 0 {
+                out.write(&part)?;
+            } else {
+                out.write(
+                    "<code class=\"code\" style=\"padding:1px 5px;border-radius:4px;background:#f0f0f3;\
+                    color:#1c2024;font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace\">",
+                )?;
+                out.write(&part)?;
+                out.write("</code>")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn engine() -> Handlebars<'static> {
     let mut engine = Handlebars::new();
     engine.set_strict_mode(true);
@@ -270,6 +306,7 @@ fn data(facts: &Facts) -> Value {
         "todo": facts.todo,
         "next": facts.next,
         "metrics": metric_rows(&facts.metrics),
+        "checked": !facts.metrics.is_empty() || !facts.verdicts.is_empty(),
         "compared": facts.metrics.iter().any(|row| row.champion.is_some()),
         "verdicts": verdicts,
         "links": links,

@@ -119,7 +119,7 @@ impl Notifier for SlackApi {
     }
 
     async fn check(&self) -> Result<Option<String>, AdapterError> {
-        let said = self.call("auth.test", &json!({})).await.map_err(|refused| refused.error)?;
+        let said = self.call("auth.test", None).await.map_err(|refused| refused.error)?;
         let word = |key: &str| said[key].as_str().unwrap_or("?").to_owned();
         Ok(Some(format!("bot `{}` of workspace {} writes to {}", word("user"), word("team"), self.channel)))
     }
@@ -181,7 +181,7 @@ impl SlackApi {
         if let Some(blocks) = &message.blocks {
             body["text"] = json!(escape(&message.subject));
             body["blocks"] = blocks.clone();
-            match self.call(method, &body).await {
+            match self.call(method, Some(&body)).await {
                 Err(refused) if refused.is_about_blocks() => {
                     tracing::warn!(
                         message.id,
@@ -194,17 +194,19 @@ impl SlackApi {
             }
         }
         body["text"] = json!(escape(whole.trim_end()));
-        self.call(method, &body).await
+        self.call(method, Some(&body)).await
     }
 
-    async fn call(&self, method: &str, body: &Value) -> Result<Value, Refused> {
+    async fn call(&self, method: &str, body: Option<&Value>) -> Result<Value, Refused> {
         let action = format!("call {method}");
-        let request = self
-            .http
-            .post(format!("{}/{method}", self.base_url))
-            .bearer_auth(self.token.reveal())
-            .header(CONTENT_TYPE, "application/json; charset=utf-8")
-            .json(body);
+        let url = format!("{}/{method}", self.base_url);
+        let request = match body {
+            Some(body) => {
+                self.http.post(url).header(CONTENT_TYPE, "application/json; charset=utf-8").json(body)
+            }
+            None => self.http.get(url),
+        };
+        let request = request.bearer_auth(self.token.reveal());
         let answer = http_client::exchange(SERVICE, &action, request).await.map_err(Refused::silent)?;
         let text = self.secrets.mask(&answer.body);
         let said = serde_json::from_str::<Value>(&text).ok().filter(|said| said["ok"].is_boolean());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use refit::adapter::Posted;
 use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, CanaryState};
 use refit::domain::event::Event;
