@@ -50,8 +50,8 @@ fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Notifier>, BuildError> {
     let problem = |problem: String| BuildError::Options { kind: ADAPTER.kind, problem };
     for (key, address) in [("from", Some(&from)), ("reply_to", reply_to.as_ref())] {
         if let Some(address) = address {
-            address.parse::<lettre::message::Mailbox>().map_err(|error| {
-                problem(format!("`{key}` is not a mail address such as refit <refit@example.com>: {error}"))
+            address.parse::<lettre::message::Mailbox>().map_err(|_| {
+                problem(format!("`{key}` is not a mail address such as refit <refit@example.com>"))
             })?;
         }
     }

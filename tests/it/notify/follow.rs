@@ -149,14 +149,15 @@ async fn a_run_has_one_message_that_says_where_it_is_and_answers_for_what_matter
         followed.world.pass(TimeDelta::minutes(1));
         followed.tell().await;
         let messages = followed.of_run(second);
-        assert_eq!(messages.len(), 3, "{messages:#?}");
+        // Nobody reported anything: that is told, too.
+        assert_eq!(messages.len(), 4, "{messages:#?}");
         assert_eq!(
             (messages[0].ts.as_str(), messages[0].text.as_str()),
             (board.ts.as_str(), "✅ m 2 was promoted")
         );
         assert!(said(&messages[0]).contains("✅ promote: 2 serves everybody"), "{}", said(&messages[0]));
-        assert_eq!(messages[2].text, "m 2 was promoted");
-        assert_eq!((messages[2].thread_ts.as_ref(), messages[2].broadcast), (Some(&board.ts), true));
+        assert_eq!(messages[3].text, "m 2 was promoted");
+        assert_eq!((messages[3].thread_ts.as_ref(), messages[3].broadcast), (Some(&board.ts), true));
 
         // What says the same is not said again.
         let before = followed.calls("chat.update");
