@@ -220,13 +220,13 @@ impl HelperDef for Prose {
     ) -> HelperResult {
         let text = helper.param(0).and_then(|text| text.value().as_str()).unwrap_or_default();
         let mut parts: Vec<&str> = text.split('`').collect();
-        if parts.len() % 2 == 0 {
+        if parts.len().is_multiple_of(2) {
             // A backtick without its other is one.
             parts = vec![text];
         }
         for (index, part) in parts.iter().enumerate() {
             let part = handlebars::html_escape(part);
-            if index % 2 == 0 {
+            if index.is_multiple_of(2) {
                 out.write(&part)?;
             } else {
                 out.write(
@@ -376,8 +376,11 @@ fn tone(row: &MetricRow) -> Option<(&'static str, &'static str, &'static str)> {
         Better::Lower => row.candidate < champion,
         Better::Higher => row.candidate > champion,
     };
-    let same = !(row.candidate < champion || row.candidate > champion);
-    (!same).then_some(if improved { ("better", "good", "#18794e") } else { ("worse", "bad", "#b42318") })
+    (row.candidate != champion).then_some(if improved {
+        ("better", "good", "#18794e")
+    } else {
+        ("worse", "bad", "#b42318")
+    })
 }
 
 /// A verdict in the colours of the moments.
