@@ -8,12 +8,13 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::error::{CliError, Doing};
-use super::headline;
 use super::output::{Output, Paint, plain, span, time};
 use crate::clock::Clock;
 use crate::domain::id::{Epoch, RunId, StepId};
+use crate::domain::pipeline;
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
-use crate::domain::workflow::{StepKind, Workflow};
+use crate::domain::workflow::Workflow;
+use crate::steps::headline;
 use crate::store::{RunFilter, Store};
 
 /// How often the database is looked at.
@@ -194,13 +195,7 @@ impl Watch {
 
 /// Steps that sleep until somebody approves.
 pub fn waits_for_approval(workflow: Option<&Workflow>, attempts: &[Attempt]) -> Vec<StepId> {
-    let asks = |attempt: &&Attempt| {
-        attempt.state == AttemptState::Sleeping
-            && workflow
-                .and_then(|workflow| workflow.step(&attempt.step))
-                .is_some_and(|step| matches!(step.kind, StepKind::Approve(_) | StepKind::Gate(_)))
-    };
-    attempts.iter().filter(asks).map(|attempt| attempt.step.clone()).collect()
+    workflow.map(|workflow| pipeline::waits_for_approval(workflow, attempts)).unwrap_or_default()
 }
 
 /// One attempt as a line: a sign, its step, how long it took, what it came to.

@@ -14,7 +14,7 @@ use chrono::TimeDelta;
 use serde_json::{Value, json};
 
 use super::release::ReleaseError;
-use super::{Engine, notices};
+use super::{Engine, boards, notices};
 use crate::domain::Timestamp;
 use crate::domain::canary::{
     Analysis, CanaryRecord, CanaryState, Decision, ERROR_HISTORY, HISTORY, News, look,
@@ -104,6 +104,7 @@ impl Engine {
                     after.reason =
                         format!("{share} of the traffic since {}", release.updated_at.format("%F %R UTC"));
                     self.save(before, &after).await?;
+                    self.went_on(before).await?;
                     self.show_or_leave(&release).await;
                 }
             }
@@ -362,6 +363,20 @@ impl Engine {
         if let Err(error) = self.show(release).await {
             tracing::warn!(model = %release.model, target = %release.target,
                 "Release {} of `{}` is decided but not shown yet: {error}", release.generation, release.model);
+        }
+    }
+
+    /// Messages that follow the canary's run say so.
+    async fn went_on(&self, canary: &CanaryRecord) -> Result<(), StoreError> {
+        if self.settings.boards.is_empty() {
+            return Ok(());
+        }
+        let Some(run) = self.store.run(canary.run).await? else { return Ok(()) };
+        match self.workflow(&run.definition) {
+            Ok(workflow) => {
+                self.store.touch_boards(run.id, &boards::of(self, &workflow), self.clock.now()).await
+            }
+            Err(_) => Ok(()),
         }
     }
 

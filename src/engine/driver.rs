@@ -15,9 +15,9 @@ use super::activation::{Lease, renew};
 use super::body::Ended;
 use super::known::Known;
 use super::live::Nudge;
-use super::{Engine, body, notices, undo};
+use super::{Engine, boards, body, notices, undo};
 use crate::domain::Timestamp;
-use crate::domain::id::StepId;
+use crate::domain::id::{NotifierName, StepId};
 use crate::domain::pipeline::Next;
 use crate::domain::run::{
     AttemptState, CancelRequest, FailureKind, IntentState, Outcome, RunStatus, StepFailure,
@@ -174,11 +174,21 @@ impl<'a> Driver<'a> {
         if self.known.attempts.iter().any(|attempt| attempt.finished_at.is_some()) {
             return Ok(());
         }
+        let boards = self.boards();
+        if !boards.is_empty() {
+            let now = self.engine.clock.now();
+            self.engine.store.touch_boards(self.known.run.id, &boards, now).await?;
+        }
         let told = notices::about_start(self.engine, &self.known.run, &self.known.workflow).await;
         if told.is_empty() {
             return Ok(());
         }
         self.engine.store.queue_notices(&told, self.engine.clock.now()).await
+    }
+
+    /// Who follows this run with a message.
+    fn boards(&self) -> Vec<NotifierName> {
+        boards::of(self.engine, &self.known.workflow)
     }
 
     async fn about(&self, moment: Moment, step: &StepId, facts: Value) -> Vec<Notice> {
@@ -413,6 +423,7 @@ impl<'a> Driver<'a> {
             run_state,
             undos: UndoChange { kill_all, done: news.undone },
             notices: news.notices,
+            boards: self.boards(),
             at: self.engine.clock.now(),
         };
         if kill_all {

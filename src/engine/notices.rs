@@ -8,7 +8,8 @@ use super::{Engine, situation};
 use crate::domain::id::StepId;
 use crate::domain::run::{Attempt, Run};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
-use crate::store::Notice;
+use crate::notify::facts::Facts;
+use crate::store::{Notice, StoreError};
 
 /// Notices of `moment`, with what the steps so far say and `facts` on top.
 pub async fn about(
@@ -68,6 +69,22 @@ pub async fn alert(engine: &Engine, run: &Run, workflow: &Workflow, key: &str, f
     }
     let facts = merged(known(engine, run, workflow, &[], Moment::Alert).await, facts);
     to(run, workflow, &all, Moment::Alert, key, facts)
+}
+
+/// What a message about `moment` of a run would say now.
+pub async fn facts(
+    engine: &Engine,
+    run: &Run,
+    workflow: &Workflow,
+    moment: Moment,
+) -> Result<Facts, StoreError> {
+    let attempts = engine.store.attempts(run.id).await?;
+    let mut given = match known(engine, run, workflow, &attempts, moment).await {
+        Value::Object(given) => given,
+        _ => Map::new(),
+    };
+    given.insert("workflow".to_owned(), json!(run.workflow));
+    Ok(Facts::about(&run.model, Some(run.id), moment, given))
 }
 
 /// One notice for each recipient.

@@ -21,6 +21,7 @@ use crate::store::{OnWake, StoreError};
 /// The longest time between two looks at what is due; a wake-up that got lost waits this long.
 const REAP_EVERY: Duration = Duration::from_millis(500);
 const OUTBOX_EVERY: Duration = Duration::from_millis(500);
+const BOARDS_EVERY: Duration = Duration::from_secs(1);
 const LOOK_POLL: Duration = Duration::from_secs(1);
 
 /// A process that works on runs.
@@ -77,6 +78,11 @@ impl Worker {
         }));
         loops.spawn(every(&engine, &stop, engine.settings.look_every, "releases", |engine| async move {
             engine.reconcile_releases().await.map(|_| None)
+        }));
+        let followers = Arc::clone(&notifiers);
+        loops.spawn(every(&engine, &stop, BOARDS_EVERY, "boards", move |engine| {
+            let notifiers = Arc::clone(&followers);
+            async move { engine.show_boards(&notifiers).await.map(|_| None) }
         }));
         loops.spawn(every(&engine, &stop, OUTBOX_EVERY, "outbox", move |engine| {
             let notifiers = Arc::clone(&notifiers);

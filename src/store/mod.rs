@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::adapter::Posted;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryRecord;
 use crate::domain::event::Event;
@@ -31,8 +32,8 @@ pub use crate::domain::evidence::{
     EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, TruthBatch,
 };
 use crate::domain::id::{
-    CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, RunId, StepId, TargetName, VersionName,
-    WorkerId, WorkflowName,
+    CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, NotifierName, RunId, StepId, TargetName,
+    VersionName, WorkerId, WorkflowName,
 };
 use crate::domain::release::Release;
 use crate::domain::run::{Attempt, CancelRequest, Intent, Outcome, Run, SignalKind};
@@ -240,6 +241,42 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
     /// Messages about a run, oldest first.
     async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError>;
+
+    // Boards: one message a run, kept up to date.
+
+    /// The run went on: its message at each of `boards` is out of date.
+    async fn touch_boards(
+        &self,
+        run: RunId,
+        boards: &[NotifierName],
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Takes messages that are out of date, for `hold`, so that no other process rewrites them meanwhile.
+    async fn take_boards(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<BoardEntry>, StoreError>;
+    /// A message now is at `place` and says what hashes to `shows`; it is due at `again_at` if the run went on meanwhile.
+    async fn board_shown(
+        &self,
+        board: &BoardEntry,
+        place: &Posted,
+        shows: &str,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// A message was not brought up to date: tried again at `retry_at`; without one, when the run has gone on, which
+    /// is at `again_at` if it did so meanwhile.
+    async fn board_failed(
+        &self,
+        board: &BoardEntry,
+        error: &str,
+        retry_at: Option<Timestamp>,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Where the message about a run is.
+    async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError>;
 
     // Logs.
 

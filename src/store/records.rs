@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::adapter::Posted;
 use crate::domain::Timestamp;
 use crate::domain::id::{
-    CanaryId, Epoch, Generation, ModelName, RunId, StepId, StoreName, TargetName, VersionName, WorkflowName,
+    CanaryId, Epoch, Generation, ModelName, NotifierName, RunId, StepId, StoreName, TargetName, VersionName,
+    WorkflowName,
 };
 use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::{
@@ -114,6 +116,8 @@ pub struct Checkpoint {
     pub undos: UndoChange,
     /// Messages to queue.
     pub notices: Vec<Notice>,
+    /// Notifiers whose message about the run is out of date then.
+    pub boards: Vec<NotifierName>,
     /// When it happened.
     pub at: Timestamp,
 }
@@ -208,6 +212,23 @@ pub struct OutboxEntry {
     pub dead: bool,
     /// What went wrong last.
     pub last_error: Option<String>,
+}
+
+/// A message about a run that is kept up to date, taken to be shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoardEntry {
+    /// The run.
+    pub run: RunId,
+    /// Who shows it.
+    pub notifier: NotifierName,
+    /// What it was raised to when it was taken.
+    pub revision: i64,
+    /// Where the message is, once it was posted.
+    pub place: Option<Posted>,
+    /// The hash of what the message says.
+    pub shows: Option<String>,
+    /// How often this was tried since the message was last up to date.
+    pub attempts: u32,
 }
 
 /// What renewing a lease found.

@@ -9,7 +9,7 @@ use super::Timestamp;
 use super::expr::Scope;
 use super::id::StepId;
 use super::run::{Attempt, AttemptState, Intent, IntentState, Outcome, Run};
-use super::workflow::{Step, Workflow};
+use super::workflow::{Step, StepKind, Workflow};
 
 /// What is known of a run when a decision is made.
 #[derive(Clone, Copy)]
@@ -83,6 +83,17 @@ fn goes_on(ending: Option<(Outcome, &str)>) -> bool {
 /// The newest attempt of a step.
 pub fn latest<'a>(attempts: &'a [Attempt], step: &StepId) -> Option<&'a Attempt> {
     attempts.iter().rev().find(|attempt| &attempt.step == step)
+}
+
+/// Steps that sleep until somebody approves.
+pub fn waits_for_approval(workflow: &Workflow, attempts: &[Attempt]) -> Vec<StepId> {
+    let asks = |attempt: &&Attempt| {
+        attempt.state == AttemptState::Sleeping
+            && workflow
+                .step(&attempt.step)
+                .is_some_and(|step| matches!(step.kind, StepKind::Approve(_) | StepKind::Gate(_)))
+    };
+    attempts.iter().filter(asks).map(|attempt| attempt.step.clone()).collect()
 }
 
 /// What a step left for itself when it last slept, also in an attempt that was lost or failed since: a wait does not

@@ -23,6 +23,7 @@ pub(crate) fn goes_on(checkpoint: &Checkpoint) -> bool {
         && !checkpoint.undos.kill_all
         && checkpoint.undos.done.is_empty()
         && checkpoint.notices.is_empty()
+        && checkpoint.boards.is_empty()
 }
 
 /// Writes `checkpoint`, or returns `Fenced` having written nothing; returns the runs to be woken with it.
@@ -59,6 +60,7 @@ pub(crate) async fn write(
             .await?;
     }
     insert_notices(connection, &checkpoint.notices, at).await?;
+    super::boards::touch(connection, run, &checkpoint.boards, at).await?;
     let mut woken = Vec::new();
     if due {
         woken.push(run);

@@ -124,6 +124,7 @@ pub fn next_step(claim: &Claim, from: &str, to: &str, output: Value, at: Timesta
         run_state: RunState::Kept { status: RunStatus::Running, ending: None },
         undos: UndoChange::default(),
         notices: Vec::new(),
+        boards: Vec::new(),
         at,
     }
 }

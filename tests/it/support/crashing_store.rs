@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use refit::adapter::Posted;
 use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, CanaryState};
 use refit::domain::event::Event;
@@ -234,6 +235,49 @@ impl Store for CrashingStore {
     async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
         self.crash.alive().await;
         self.inner.outbox_of(run).await
+    }
+
+    async fn touch_boards(
+        &self,
+        run: RunId,
+        boards: &[NotifierName],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash.around("touch_boards", self.inner.touch_boards(run, boards, at)).await
+    }
+
+    async fn take_boards(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<BoardEntry>, StoreError> {
+        self.crash.around("take_boards", self.inner.take_boards(limit, hold, at)).await
+    }
+
+    async fn board_shown(
+        &self,
+        board: &BoardEntry,
+        place: &Posted,
+        shows: &str,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash.around("board_shown", self.inner.board_shown(board, place, shows, again_at)).await
+    }
+
+    async fn board_failed(
+        &self,
+        board: &BoardEntry,
+        error: &str,
+        retry_at: Option<Timestamp>,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash.around("board_failed", self.inner.board_failed(board, error, retry_at, again_at)).await
+    }
+
+    async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError> {
+        self.crash.alive().await;
+        self.inner.board_of(run, notifier).await
     }
 
     async fn append_log(

@@ -1,7 +1,12 @@
 //! What tests share.
 
+pub mod contract;
 pub mod crash;
 pub mod crashing_store;
+pub mod mischief;
+pub mod node;
 pub mod python;
+pub mod resend;
+pub mod slack;
 pub mod steps;
 pub mod world;
