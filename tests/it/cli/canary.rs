@@ -67,7 +67,8 @@ fn nothing_to_replay_and_levels_that_mean_nothing_are_mistakes() {
 #[test]
 fn a_plan_says_what_a_canary_can_show_and_what_would_help() {
     let dir = minutes(&[]);
-    let much = ["canary", "plan", "--traffic", "100/m", "--base-rate", "1%", "--alpha", "0.01", "--margin", "50%"];
+    let much =
+        ["canary", "plan", "--traffic", "100/m", "--base-rate", "1%", "--alpha", "0.01", "--margin", "50%"];
     let text = refit(dir.path(), &much);
     assert!(text.starts_with("exit code: 0\n") && text.contains("1.42x and more"), "{text}");
     let little = ["canary", "plan", "--traffic", "100/d", "--base-rate", "2%", "--json"];
