@@ -7,6 +7,7 @@
 
 mod adopt;
 pub mod args;
+mod canary;
 mod demo;
 mod doctor;
 mod drive;
@@ -129,6 +130,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Notify(command) => notify::notify(open(), &command, out).await,
         Command::Promote(args) => release::promote(&open()?, &args).await,
         Command::Rollback(args) => release::rollback(&open()?, &args).await,
+        Command::Canary(command) => canary::canary(&command, open, out),
         Command::Observe(args) => evidence::observe(&open()?, &args).await,
         Command::Truth(args) => evidence::truth(&open()?, &args).await,
         Command::Migrate { shared } => server::migrate(&open()?, shared).await,

@@ -79,6 +79,10 @@ impl Engine {
             let todo = "Check that the app routes by the release document and reports what it serves.";
             self.alert(before, "no-evidence", json!({"reason": why, "todo": todo})).await?;
         }
+        if let Some(forecast) = &looked.forecast {
+            tracing::info!(canary.id = %before.id, run.id = %before.run,
+                "{} of `{}` is on canary: {forecast}", before.version, before.model);
+        }
         match looked.decision {
             Decision::Continue => {
                 if self.save(before, &after).await? {
