@@ -43,17 +43,18 @@ pub struct Ended {
     pub result: Result<StepResult, StepError>,
 }
 
-/// Runs one attempt to its end. `stop` interrupts it; its own timeout does too.
+/// Runs one attempt to its end. `stop` interrupts it; its own timeout does too. `force`: its processes end at once.
 pub async fn run(
     engine: Arc<Engine>,
     input: Input,
     step: StepId,
     attempt: u32,
     stop: CancellationToken,
+    force: CancellationToken,
 ) -> Ended {
     let name = step.clone();
     // A task of its own: a panic in a body must not end the activation.
-    let task = tokio::spawn(async move { attempt_of(&engine, &input, &step, attempt, stop).await });
+    let task = tokio::spawn(async move { attempt_of(&engine, &input, &step, attempt, stop, force).await });
     let result = match task.await {
         Ok(result) => result,
         Err(failed) if failed.is_panic() => Err(StepError::permanent(
@@ -70,6 +71,7 @@ async fn attempt_of(
     step: &StepId,
     attempt: u32,
     stop: CancellationToken,
+    force: CancellationToken,
 ) -> Result<StepResult, StepError> {
     let spec = input
         .workflow
@@ -91,6 +93,7 @@ async fn attempt_of(
         scope: &input.scope,
         dirs: &dirs,
         cancel: cancel.clone(),
+        force,
         log: Arc::clone(&log) as Arc<dyn StepLog>,
         clock: Arc::clone(&engine.clock),
         services: &engine.services,

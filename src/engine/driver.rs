@@ -62,6 +62,8 @@ type Begins<'a> = (&'a [(StepId, u32)], &'a [(StepId, String)]);
 pub(super) struct Driver<'a> {
     engine: &'a Arc<Engine>,
     known: Known,
+    /// Their processes end at once.
+    force_bodies: CancellationToken,
     bodies: JoinSet<Ended>,
     stop_bodies: CancellationToken,
     stopped: Option<Stopped>,
@@ -79,6 +81,7 @@ impl<'a> Driver<'a> {
         Self {
             engine,
             known: Known::new(engine, claim),
+            force_bodies: engine.force.child_token(),
             bodies: JoinSet::new(),
             stop_bodies: CancellationToken::new(),
             stopped: None,
@@ -158,6 +161,10 @@ impl<'a> Driver<'a> {
         // Fenced outranks all: nothing may be written then.
         if self.stopped.is_none() || why == Stopped::Fenced {
             self.stopped = Some(why);
+        if why == Stopped::Fenced {
+            // Its new holder may start the same step at any moment.
+            self.force_bodies.cancel();
+        }
         }
         self.stop_bodies.cancel();
     }
@@ -165,7 +172,9 @@ impl<'a> Driver<'a> {
     fn spawn(&mut self, attempts: Vec<(StepId, u32)>) {
         for (step, attempt) in attempts {
             let stop = self.stop_bodies.child_token();
-            self.bodies.spawn(body::run(Arc::clone(self.engine), self.known.input(), step, attempt, stop));
+            let force = self.force_bodies.child_token();
+            let (engine, input) = (Arc::clone(self.engine), self.known.input());
+            self.bodies.spawn(body::run(engine, input, step, attempt, stop, force));
         }
     }
 

@@ -192,6 +192,7 @@ impl World {
             log: Arc::new(Silent),
             clock: Arc::new(ManualClock::starting_at(now())) as Arc<dyn Clock>,
             services: &self.services,
+            force: CancellationToken::new(),
             ledger: &self.names,
         };
         let spec = Publish { store: "models".parse().expect("a name"), version: Naming::Date, from: None };

@@ -12,12 +12,11 @@ use refit::domain::run::{AttemptState, Outcome, RunStatus};
 use refit::domain::workflow::Moment;
 use refit::engine::worker::Worker;
 use refit::engine::{Engine, Settings};
-use refit::notify::Notifiers;
 
 use super::on_both;
 use super::rollout::*;
-use crate::support::crash::{Crash, When};
-use crate::support::world::{World, finish, successes, turn};
+use crate::support::crash::{Crash, When, Write};
+use crate::support::world::{World, exists, finish, no_notifiers, successes, turn};
 
 /// All that can be seen of a run and of what is served. Alerts apart: what a look found missing may be said late.
 async fn seen(world: &World, engine: &Arc<Engine>, run: RunId) -> String {
@@ -202,7 +201,7 @@ steps:
     for _ in 0..2 {
         let crash = Crash::never();
         let engine = world.unregistered(&crash, clock.clone(), settings.clone()).await;
-        workers.push(Worker::start(engine, Arc::new(notifiers())).await.expect("starts"));
+        workers.push(Worker::start(engine, Arc::new(no_notifiers())).await.expect("starts"));
         crashes.push(crash);
     }
     for run in &runs {
@@ -272,16 +271,6 @@ fn difference(before: &str, after: &str) -> String {
     differing.take(20).map(|(a, b)| format!("-{a}\n+{b}\n")).collect()
 }
 
-fn notifiers() -> Notifiers {
-    let deps = refit::adapter::Deps {
-        project: std::env::temp_dir(),
-        stores: Default::default(),
-        secrets: Default::default(),
-        http: reqwest::Client::new(),
-    };
-    Notifiers::build(Default::default(), None, &deps).expect("the console")
-}
-
 async fn finished(engine: &Arc<Engine>, run: RunId) {
     loop {
         let seen = engine.store.run(run).await.expect("readable").expect("a run");
@@ -289,13 +278,5 @@ async fn finished(engine: &Arc<Engine>, run: RunId) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn exists(world: &World, name: &str) {
-    let began = std::time::Instant::now();
-    while !world.path(name).exists() {
-        assert!(began.elapsed() < Duration::from_secs(30), "`{name}` never came");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

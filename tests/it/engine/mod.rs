@@ -9,6 +9,7 @@ mod releases;
 mod rollout;
 mod secrets;
 
+mod shutdown;
 use crate::support::world::World;
 
 async fn on_both(test: impl AsyncFn(World)) {

@@ -132,6 +132,7 @@ impl Bench {
             scope: &self.scope,
             dirs: &self.dirs,
             cancel: self.cancel.clone(),
+            force: CancellationToken::new(),
             log: Arc::clone(&self.log) as Arc<dyn StepLog>,
             clock: Arc::clone(&self.clock) as Arc<dyn refit::clock::Clock>,
             services: &self.services,
