@@ -19,9 +19,7 @@ use super::{Engine, body, notices, undo};
 use crate::domain::Timestamp;
 use crate::domain::id::StepId;
 use crate::domain::pipeline::Next;
-use crate::domain::run::{
-    AttemptState, CancelRequest, FailureKind, IntentState, Outcome, RunStatus, StepFailure,
-};
+use crate::domain::run::{AttemptState, CancelRequest, IntentState, Outcome, RunStatus};
 use crate::domain::workflow::Moment;
 use crate::steps::context::{Sleep, StepError, StepResult};
 use crate::store::{Checkpoint, Claim, EndedAttempt, NewAttempt, Notice, RunState, StoreError, UndoChange};
@@ -62,10 +60,10 @@ type Begins<'a> = (&'a [(StepId, u32)], &'a [(StepId, String)]);
 pub(super) struct Driver<'a> {
     engine: &'a Arc<Engine>,
     known: Known,
-    /// Their processes end at once.
-    force_bodies: CancellationToken,
     bodies: JoinSet<Ended>,
     stop_bodies: CancellationToken,
+    /// Their processes end at once.
+    force_bodies: CancellationToken,
     stopped: Option<Stopped>,
     shutdown: &'a CancellationToken,
     nudge: Arc<Nudge>,
@@ -81,9 +79,9 @@ impl<'a> Driver<'a> {
         Self {
             engine,
             known: Known::new(engine, claim),
-            force_bodies: engine.force.child_token(),
             bodies: JoinSet::new(),
             stop_bodies: CancellationToken::new(),
+            force_bodies: engine.force.child_token(),
             stopped: None,
             shutdown,
             nudge,
@@ -161,12 +159,12 @@ impl<'a> Driver<'a> {
         // Fenced outranks all: nothing may be written then.
         if self.stopped.is_none() || why == Stopped::Fenced {
             self.stopped = Some(why);
+        }
+        self.stop_bodies.cancel();
         if why == Stopped::Fenced {
             // Its new holder may start the same step at any moment.
             self.force_bodies.cancel();
         }
-        }
-        self.stop_bodies.cancel();
     }
 
     fn spawn(&mut self, attempts: Vec<(StepId, u32)>) {
@@ -256,12 +254,7 @@ impl<'a> Driver<'a> {
                 if error == StepError::Cancelled {
                     self.refresh().await?;
                 }
-                record.state = AttemptState::Failed;
-                record.error = Some(StepFailure {
-                    kind: FailureKind::Permanent,
-                    message: "interrupted: the run was cancelled or ends".to_owned(),
-                    hint: None,
-                });
+                record.state = AttemptState::Cancelled;
             }
             Err(StepError::Failed { failure, retry_after }) => {
                 record.state = AttemptState::Failed;
@@ -277,6 +270,12 @@ impl<'a> Driver<'a> {
             self.known.end(outcome, reason);
         } else if let Some(reason) = promoted.filter(|_| !self.known.promotion_recorded()) {
             self.known.end(Outcome::Promoted, reason);
+        }
+        if self.known.ends() && record.state == AttemptState::Sleeping {
+            record.state = AttemptState::Cancelled;
+            record.wake_at = None;
+            // The end of the run is what people hear of.
+            notices.clear();
         }
         self.known.apply(&record, now);
         self.proceed(News { ended: Some(record), notices, undone: vec![] }).await
@@ -411,6 +410,9 @@ impl<'a> Driver<'a> {
         run_state: RunState,
     ) -> Result<(), StoreError> {
         let kill_all = self.known.promotion_recorded();
+        let at = self.engine.clock.now();
+        let cancelled = if self.known.ends() { self.known.unfinished() } else { vec![] };
+        self.known.cancel(&cancelled, at);
         let started =
             start.iter().map(|(step, attempt)| NewAttempt { step: step.clone(), attempt: *attempt });
         let checkpoint = Checkpoint {
@@ -419,10 +421,11 @@ impl<'a> Driver<'a> {
             ended: news.ended,
             started: started.collect(),
             skipped: skip.to_vec(),
+            cancelled,
             run_state,
             undos: UndoChange { kill_all, done: news.undone },
             notices: news.notices,
-            at: self.engine.clock.now(),
+            at,
         };
         if kill_all {
             self.known.kill_undos();

@@ -3,6 +3,7 @@
 mod basics;
 mod cancel;
 mod crash;
+mod endings;
 mod fencing;
 mod hold;
 mod releases;

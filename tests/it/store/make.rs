@@ -121,6 +121,7 @@ pub fn next_step(claim: &Claim, from: &str, to: &str, output: Value, at: Timesta
         ended: Some(succeeded(from, output)),
         started: vec![NewAttempt { step: step(to), attempt: 1 }],
         skipped: Vec::new(),
+        cancelled: Vec::new(),
         run_state: RunState::Kept { status: RunStatus::Running, ending: None },
         undos: UndoChange::default(),
         notices: Vec::new(),
