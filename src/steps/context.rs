@@ -365,6 +365,8 @@ pub trait Ledger: Send + Sync {
     async fn canary(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError>;
     /// The watching goes on after promotion until `until`, or ends.
     async fn canary_promoted(&self, bake_until: Option<Timestamp>) -> Result<(), StepError>;
+    /// Ends the bake of this run's canary as promoted, unless the controller takes it back or is about to.
+    async fn end_bake(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError>;
     /// The canary ends: withdrawn, or its bake is over.
     async fn close_canary(&self, reason: &str) -> Result<(), StepError>;
 

@@ -433,6 +433,10 @@ impl Ledger for FakeLedger {
         not_here()
     }
 
+    async fn end_bake(&self) -> Result<Option<refit::domain::canary::CanaryRecord>, StepError> {
+        not_here()
+    }
+
     async fn close_canary(&self, _: &str) -> Result<(), StepError> {
         not_here()
     }
