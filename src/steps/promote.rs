@@ -159,13 +159,22 @@ async fn promote(
     };
     match bake_until {
         None => Ok(StepResult::Promoted { output: to_json(output)? }),
-        Some(until) => Ok(StepResult::Sleep(Sleep {
-            until: Some(until),
-            resume: to_json(Resume::Baking { until, output })?,
-            held: false,
-            promoted: true,
-            tell: None,
-        })),
+        Some(until) => {
+            let watched = humantime::format_duration(spec.bake.unwrap_or_default());
+            let facts = json!({
+                "reason": output.reason,
+                "version": output.promoted,
+                "outcome": Outcome::Promoted,
+                "next": format!("it is watched for {watched} more; should it harm, it is rolled back at once"),
+            });
+            Ok(StepResult::Sleep(Sleep {
+                until: Some(until),
+                resume: to_json(Resume::Baking { until, output })?,
+                held: false,
+                promoted: true,
+                tell: Some((Moment::Promoted, facts)),
+            }))
+        }
     }
 }
 
@@ -219,6 +228,14 @@ async fn bake(
     }))
 }
 
+fn rolled_back_in_bake(output: &PromoteOutput, why: &str) -> StepResult {
+    StepResult::End {
+        outcome: Outcome::RolledBack,
+        reason: format!("rolled back during bake: {why}"),
+        output: json!({"promoted": null, "target": output.target, "reason": why}),
+    }
+}
+
 async fn hold(
     ctx: &StepContext<'_>,
     started: &CanaryOutput,
@@ -228,14 +245,6 @@ async fn hold(
 ) -> Result<StepResult, StepError> {
     let now = ctx.clock.now();
     let rules = canary.as_ref().map(|canary| &canary.rules);
-fn rolled_back_in_bake(output: &PromoteOutput, why: &str) -> StepResult {
-    StepResult::End {
-        outcome: Outcome::RolledBack,
-        reason: format!("rolled back during bake: {why}"),
-        output: json!({"promoted": null, "target": output.target, "reason": why}),
-    }
-}
-
     let first = resume.is_none();
     let until = match resume {
         Some(Resume::Held { until }) => until,
