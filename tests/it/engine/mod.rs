@@ -9,8 +9,8 @@ mod hold;
 mod releases;
 mod rollout;
 mod secrets;
-
 mod shutdown;
+
 use crate::support::world::World;
 
 async fn on_both(test: impl AsyncFn(World)) {
