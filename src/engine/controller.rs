@@ -106,10 +106,10 @@ impl Engine {
             }
             Decision::StopTraffic { reason } => {
                 told.extend(self.alerts(before, "traffic-stopped", json!({"reason": reason})).await?);
-                if self.save(before, &after, &told).await? {
-                    if let Some(release) = self.set_share(before, &release, BasisPoints(0), &reason).await? {
-                        self.show_or_leave(&release).await;
-                    }
+                if self.save(before, &after, &told).await?
+                    && let Some(release) = self.set_share(before, &release, BasisPoints(0), &reason).await?
+                {
+                    self.show_or_leave(&release).await;
                 }
             }
             Decision::RollBack { metric: _, reason } => {
