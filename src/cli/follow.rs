@@ -136,7 +136,11 @@ impl Watch {
         self.told.insert(key.clone(), attempt.state);
         match attempt.state {
             AttemptState::Started | AttemptState::Sleeping => self.begin(key, attempt),
-            AttemptState::Succeeded | AttemptState::Failed | AttemptState::Lost | AttemptState::Skipped => {
+            AttemptState::Succeeded
+            | AttemptState::Failed
+            | AttemptState::Lost
+            | AttemptState::Skipped
+            | AttemptState::Cancelled => {
                 let bar = self.running.remove(&key).flatten();
                 let line = line(self.out, self.workflow.as_deref(), attempt, self.clock.as_ref());
                 if let Some(bar) = bar {
@@ -204,7 +208,7 @@ pub fn line(out: Output, workflow: Option<&Workflow>, attempt: &Attempt, clock: 
         AttemptState::Succeeded => ("✓", Paint::Good),
         AttemptState::Failed => ("✗", Paint::Bad),
         AttemptState::Lost => ("!", Paint::Odd),
-        AttemptState::Skipped => ("-", Paint::Dim),
+        AttemptState::Skipped | AttemptState::Cancelled => ("-", Paint::Dim),
         AttemptState::Started | AttemptState::Sleeping => ("…", Paint::Odd),
     };
     let kind = workflow.and_then(|workflow| workflow.step(&attempt.step)).map(|step| &step.kind);
@@ -222,6 +226,7 @@ pub fn line(out: Output, workflow: Option<&Workflow>, attempt: &Attempt, clock: 
             Some(until) => format!("waits, looks again at {}", time(until)),
             None => "waits".to_owned(),
         }),
+        AttemptState::Cancelled => Some("stopped: the run ended before it".to_owned()),
         AttemptState::Started => Some("runs".to_owned()),
     };
     if let Some(said) = said.filter(|said| !said.is_empty()) {

@@ -255,7 +255,7 @@ fn row(step: &crate::domain::workflow::Step, attempt: Option<&Attempt>) -> StepR
                     None => (StepMark::Failed, why),
                 }
             }
-            AttemptState::Skipped => {
+            AttemptState::Skipped | AttemptState::Cancelled => {
                 (StepMark::Skipped, attempt.error.as_ref().map(|error| error.message.clone()))
             }
         },

@@ -45,15 +45,16 @@ pub struct Ended {
     pub result: Result<StepResult, StepError>,
 }
 
-/// Runs one attempt to its end. `stop` interrupts it; its own timeout does too.
+/// Runs one attempt to its end. `stop` interrupts it; its own timeout does too. `force`: its processes end at once.
 pub async fn run(
     engine: Arc<Engine>,
     input: Input,
     step: StepId,
     attempt: u32,
     stop: CancellationToken,
+    force: CancellationToken,
 ) -> Ended {
-    let body = attempt_of(&engine, &input, &step, attempt, stop);
+    let body = attempt_of(&engine, &input, &step, attempt, stop, force);
     // A panic in a body must not end the activation; nothing that it leaves behind is looked at again.
     let result = AssertUnwindSafe(body).catch_unwind().await.unwrap_or_else(|_| {
         Err(StepError::permanent("refit itself failed in this step (a panic; the log of the process has it)"))
@@ -67,6 +68,7 @@ async fn attempt_of(
     step: &StepId,
     attempt: u32,
     stop: CancellationToken,
+    force: CancellationToken,
 ) -> Result<StepResult, StepError> {
     let spec = input
         .workflow
@@ -88,6 +90,7 @@ async fn attempt_of(
         scope: &input.scope,
         dirs: &dirs,
         cancel: cancel.clone(),
+        force,
         log: Arc::clone(&log) as Arc<dyn StepLog>,
         clock: Arc::clone(&engine.clock),
         services: &engine.services,

@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::domain::id::{NotifierName, RunId, StepId, WorkerId};
@@ -101,6 +102,8 @@ pub struct Engine {
     parsed: Mutex<HashMap<[u8; 32], Arc<Workflow>>>,
     /// Runs that this process works on now.
     live: live::Live,
+    /// Fires when a shutdown's time is nearly over: processes of steps end at once.
+    force: CancellationToken,
 }
 
 /// More parsed workflows than this are not kept.
@@ -126,6 +129,7 @@ impl Engine {
             settings,
             parsed: Mutex::default(),
             live: live::Live::default(),
+            force: CancellationToken::new(),
         })
     }
 

@@ -11,6 +11,9 @@ use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::notify::facts::Facts;
 use crate::store::{Notice, StoreError};
 
+/// The key of what is said of a promotion, once: at the moment it is made if a bake follows, else at the run's end.
+const PROMOTED: &str = "promoted";
+
 /// Notices of `moment`, with what the steps so far say and `facts` on top.
 pub async fn about(
     engine: &Engine,
@@ -26,7 +29,10 @@ pub async fn about(
         return vec![];
     }
     let facts = merged(known(engine, run, workflow, attempts, moment).await, facts);
-    let key = format!("{step}/{}", word(moment));
+    let key = match moment {
+        Moment::Promoted => PROMOTED.to_owned(),
+        other => format!("{step}/{}", word(other)),
+    };
     to(run, workflow, &recipients, moment, &key, facts)
 }
 
@@ -53,7 +59,8 @@ pub async fn about_end(
         return vec![];
     }
     let facts = known(engine, run, workflow, attempts, moment).await;
-    to(run, workflow, &recipients, moment, "end", facts)
+    let key = if moment == Moment::Promoted { PROMOTED } else { "end" };
+    to(run, workflow, &recipients, moment, key, facts)
 }
 
 /// Alerts go to everybody who hears of failures, whether or not they asked for alerts.

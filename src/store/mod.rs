@@ -370,8 +370,17 @@ pub trait Store: Send + Sync + 'static {
     async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError>;
     /// Takes a look: compare-and-set of `next_look_at`; false when another process was first.
     async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError>;
-    /// Saves what a look found, if the canary still is in the state and stage it was read in; false when not.
-    async fn save_look(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError>;
+    /// Saves what a look found and queues what it says, in one transaction, if the canary still is in the state and
+    /// stage it was read in and nobody took a later look; false when not.
+    async fn save_look(
+        &self,
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+        notices: &[Notice],
+    ) -> Result<bool, StoreError>;
+    /// Ends a bake as promoted, unless a look has found that the version fails: then the controller takes it back.
+    /// Returns the canary as it is now.
+    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError>;
     /// Changes the state of a canary: promoted with or without bake, ended.
     async fn set_canary_state(
         &self,

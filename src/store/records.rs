@@ -74,6 +74,8 @@ pub struct Opening {
     pub lost: Vec<(StepId, u32)>,
     /// Attempts that go on: `sleeping` to `started` under the new epoch.
     pub woken: Vec<(StepId, u32)>,
+    /// Attempts that end because the run does.
+    pub cancelled: Vec<(StepId, u32)>,
     /// New attempts.
     pub started: Vec<NewAttempt>,
     /// Steps that are skipped, with the reason.
@@ -110,6 +112,8 @@ pub struct Checkpoint {
     pub started: Vec<NewAttempt>,
     /// Steps that are skipped, with the reason.
     pub skipped: Vec<(StepId, String)>,
+    /// Attempts that sleep, or wait to be tried again, and end because the run does.
+    pub cancelled: Vec<(StepId, u32)>,
     /// Where the run stands then.
     pub run_state: RunState,
     /// What becomes of the undos.
@@ -129,7 +133,7 @@ pub struct EndedAttempt {
     pub step: StepId,
     /// The attempt.
     pub attempt: u32,
-    /// `Succeeded`, `Failed` or `Sleeping`.
+    /// `Succeeded`, `Failed`, `Cancelled` or `Sleeping`.
     pub state: AttemptState,
     /// What it returned.
     pub output: Option<Value>,

@@ -198,6 +198,10 @@ fn advance(view: View<'_>, steps: &[Step], strict: bool, now: Timestamp) -> Adva
                 }
                 None => {}
             },
+            Some((_, AttemptState::Cancelled)) if strict => {
+                return Advance::Failed(format!("step `{}` was stopped", step.id));
+            }
+            Some((_, AttemptState::Cancelled)) => {}
             Some((attempt, AttemptState::Lost)) => start.push((step.id.clone(), attempt.attempt + 1)),
             None => match readiness(view, (steps, &newest), index, &skip, strict) {
                 Readiness::Ready => start.push((step.id.clone(), 1)),
@@ -247,7 +251,9 @@ fn readiness(
             Some(attempt) => match attempt.state {
                 AttemptState::Succeeded | AttemptState::Skipped => {}
                 AttemptState::Failed if !strict && attempt.wake_at.is_none() => {}
+                AttemptState::Cancelled if !strict => {}
                 AttemptState::Started
+                | AttemptState::Cancelled
                 | AttemptState::Sleeping
                 | AttemptState::Failed
                 | AttemptState::Lost => {
@@ -289,7 +295,11 @@ pub fn adopt(attempts: &[Attempt], signalled: bool, now: Timestamp) -> Adoption 
                     adoption.woken.push(id());
                 }
             }
-            AttemptState::Succeeded | AttemptState::Failed | AttemptState::Lost | AttemptState::Skipped => {}
+            AttemptState::Succeeded
+            | AttemptState::Failed
+            | AttemptState::Lost
+            | AttemptState::Skipped
+            | AttemptState::Cancelled => {}
         }
     }
     adoption

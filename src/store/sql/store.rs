@@ -466,8 +466,17 @@ impl Store for SqlStore {
         self.seen(self.claim_look(id, read, next).await)
     }
 
-    async fn save_look(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError> {
-        self.seen(self.write_look(before, after).await)
+    async fn save_look(
+        &self,
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+        notices: &[Notice],
+    ) -> Result<bool, StoreError> {
+        self.seen(self.write_look(before, after, notices).await)
+    }
+
+    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
+        self.seen(self.finish_bake(id, at).await)
     }
 
     async fn set_canary_state(

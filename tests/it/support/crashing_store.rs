@@ -412,8 +412,17 @@ impl Store for CrashingStore {
         self.crash.around("take_look", self.inner.take_look(id, read, next)).await
     }
 
-    async fn save_look(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError> {
-        self.crash.around("save_look", self.inner.save_look(before, after)).await
+    async fn save_look(
+        &self,
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+        notices: &[Notice],
+    ) -> Result<bool, StoreError> {
+        self.crash.around("save_look", self.inner.save_look(before, after, notices)).await
+    }
+
+    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
+        self.crash.around("end_bake", self.inner.end_bake(id, at)).await
     }
 
     async fn set_canary_state(
