@@ -13,6 +13,8 @@ mod drive;
 mod error;
 mod evidence;
 mod follow;
+mod gc;
+mod gc_files;
 mod headline;
 mod init;
 mod model;
@@ -130,6 +132,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Rollback(args) => release::rollback(&open()?, &args).await,
         Command::Observe(args) => evidence::observe(&open()?, &args).await,
         Command::Truth(args) => evidence::truth(&open()?, &args).await,
+        Command::Gc(args) => gc::run(&open()?, &args).await,
         Command::Migrate { shared } => server::migrate(&open()?, shared).await,
         Command::Serve { listen } => server::serve(&open()?, listen).await,
         Command::Worker => server::worker(&open()?).await,

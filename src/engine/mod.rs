@@ -7,6 +7,7 @@
 //! * `ledger`: what steps may write, fenced
 //! * `undo`: takes outside effects back, in reverse
 //! * `controller`: watches canaries; `reconcile`: compares releases with their hosts
+//! * `retention`: deletes versions that nothing needs
 //! * `release`: changes of releases that no step makes: human, controller, undo
 //! * `notices`: who is told what; `situation`: how things stand when they are told
 
@@ -22,6 +23,7 @@ pub mod log;
 pub mod notices;
 pub mod reconcile;
 pub mod release;
+pub mod retention;
 mod situation;
 pub mod undo;
 pub mod worker;
@@ -59,6 +61,8 @@ pub struct Settings {
     pub look_every: Duration,
     /// How people reach the server, for links in messages.
     pub public_url: Option<url::Url>,
+    /// How long things are kept that nothing needs any more.
+    pub ages: crate::domain::retention::Ages,
 }
 
 impl Default for Settings {
@@ -72,6 +76,7 @@ impl Default for Settings {
             labels: vec![],
             look_every: Duration::from_secs(60),
             public_url: None,
+            ages: crate::domain::retention::Ages::default(),
         }
     }
 }

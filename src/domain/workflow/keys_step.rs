@@ -296,6 +296,13 @@ pub(super) static GATE_RULE: Object = Object {
 
 step!(PUBLISH_STEP, "publish", "Uploads a version and seals it.", with: key("with", Shape::Object(&PUBLISH), "Where to.").required(), also: TIMEOUT);
 
+static KEEP: Object = Object {
+    name: "keep",
+    doc: "Old versions that stay. What serves, served, is pinned or is needed by a run stays besides.",
+    one_of: &[],
+    keys: &[&[key("latest", Shape::Integer(1, 1000), "How many of the newest good versions.").required()]],
+};
+
 static PUBLISH: Object = Object {
     name: "publish",
     doc: "Where a version goes.",
@@ -303,7 +310,7 @@ static PUBLISH: Object = Object {
     keys: &[&[
         key("store", Shape::Name, "A store of `refit.toml`.").required(),
         key("version", words(&["date", "semver", "counter"]), "How versions are named; `date` when absent."),
-        key("keep", Shape::Later, "Which old versions stay; all do.").later(),
+        key("keep", Shape::Object(&KEEP), "Which old versions stay; all do when absent."),
         key(
             "from",
             Shape::Name,

@@ -12,6 +12,7 @@ mod logs;
 mod outbox;
 mod queries;
 mod reap;
+mod registry;
 mod releases;
 pub(crate) mod rows;
 mod schedules;

@@ -6,6 +6,7 @@ mod crash;
 mod fencing;
 mod hold;
 mod releases;
+mod retention;
 mod rollout;
 mod secrets;
 

@@ -9,6 +9,7 @@ mod keys;
 pub mod make;
 mod opening;
 mod outbox;
+mod registry;
 mod releases;
 mod schedules;
 mod submits;

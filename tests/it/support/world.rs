@@ -41,6 +41,7 @@ pub struct Host {
     shown: Mutex<Vec<ReleaseDocument>>,
     broken: Mutex<bool>,
     forgetful: Mutex<bool>,
+    silent: Mutex<bool>,
 }
 
 impl Host {
@@ -76,6 +77,11 @@ impl Host {
         *self.broken.lock().unwrap() = broken;
     }
 
+    /// Does not say what it shows.
+    pub fn hang_up(&self, silent: bool) {
+        *self.silent.lock().unwrap() = silent;
+    }
+
     /// Shows whatever it is told last, as hosts without compare-and-set do.
     pub fn forget_generations(&self) {
         *self.forgetful.lock().unwrap() = true;
@@ -89,6 +95,13 @@ impl Target for Host {
     }
 
     async fn read(&self, _: &ModelName) -> Result<Option<Observed>, AdapterError> {
+        if *self.silent.lock().unwrap() {
+            return Err(AdapterError::Unavailable {
+                service: "host".to_owned(),
+                cause: "does not answer".to_owned(),
+                retry_after: None,
+            });
+        }
         let current = self.current();
         Ok(current.map(|document| Observed { fingerprint: document.generation.to_string(), document }))
     }
