@@ -76,7 +76,7 @@ pub async fn run(opened: &Opened, args: &Gc) -> Result<Exit, CliError> {
         });
         return Ok(Exit::Ok);
     }
-    opened.out.note(&shown(&plan, "will be deleted"));
+    opened.out.note(shown(&plan, "will be deleted").trim_end());
     go_on(opened, "this deletes files for good")?;
     delete(opened, &engine, &store, &policies, plan, args).await
 }
@@ -224,7 +224,7 @@ fn shown(plan: &Plan, will: &str) -> String {
         text.push_str(&format!("\nkept\n{}\n", table(&["WHAT", "SIZE", "WHY"], kept)));
     }
     for (count, what) in &plan.files.kept {
-        text.push_str(&format!("{} kept: {what}\n", counted(*count, "directory")));
+        text.push_str(&format!("{} kept: {what}\n", counted(*count, "folder")));
     }
     text
 }

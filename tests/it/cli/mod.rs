@@ -3,3 +3,4 @@
 mod files;
 mod first_steps;
 mod refit;
+mod versions;
