@@ -1,6 +1,6 @@
 //! The keys of steps, by kind.
 
-use super::keys::{OPEN_ROOTS, RECIPIENTS, STEP_ROOTS, WATCH_ROOTS, words};
+use super::keys::{KEEP, OPEN_ROOTS, RECIPIENTS, STEP_ROOTS, WATCH_ROOTS, words};
 use super::shape::{Key, Object, Shape, key};
 
 const SECRET_TEXT: Shape = Shape::Template(STEP_ROOTS);
@@ -295,13 +295,6 @@ pub(super) static GATE_RULE: Object = Object {
 };
 
 step!(PUBLISH_STEP, "publish", "Uploads a version and seals it.", with: key("with", Shape::Object(&PUBLISH), "Where to.").required(), also: TIMEOUT);
-
-static KEEP: Object = Object {
-    name: "keep",
-    doc: "Old versions that stay. What serves, served, is pinned or is needed by a run stays besides.",
-    one_of: &[],
-    keys: &[&[key("latest", Shape::Integer(1, 1000), "How many of the newest good versions.").required()]],
-};
 
 static PUBLISH: Object = Object {
     name: "publish",

@@ -8,6 +8,7 @@ mod claim;
 mod committer;
 mod deliver;
 mod evidence;
+mod holdings;
 mod logs;
 mod outbox;
 mod queries;

@@ -232,6 +232,7 @@ async fn half_an_upload_goes_with_its_claim_a_week_after_its_run_ended() {
             _ = turn(&dies, run) => panic!("it did not die"),
         }
         let engine = world.process(&Crash::never()).await;
+        engine.store.retire_worker(dies.worker).await.expect("the dead leave nothing");
         let wish = CancelRequest { actor: "ann".to_owned(), reason: None, at: world.clock.now() };
         let collect = async |engine: &Arc<Engine>| {
             engine.collect_versions(&model(), &keep(1), &ann(engine)).await.expect("collected").len()

@@ -227,6 +227,7 @@ impl World {
             Arc::new(CrashingTarget { inner: self.host.clone(), crash: crash.clone() });
         let models = self.path("models");
         let objects = object_store::local::LocalFileSystem::new_with_prefix(&models).expect("a directory");
+        let objects = objects.with_automatic_cleanup(true);
         let objects = CrashingObjects { inner: Arc::new(objects), crash: crash.clone() };
         let artifacts = ArtifactStore {
             objects: Arc::new(objects),
