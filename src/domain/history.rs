@@ -41,7 +41,7 @@ pub enum Change {
         /// The generation it made.
         generation: Generation,
         /// What is served since.
-        assignment: Assignment,
+        assignment: Box<Assignment>,
     },
     /// A version.
     Version {

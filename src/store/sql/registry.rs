@@ -310,7 +310,7 @@ impl SqlStore {
             Ok(HistoryEntry { model: word(row, "model")?, change, by: by(row)? })
         })?);
         // Stable: of one moment, the release comes before what became of a version with it.
-        entries.sort_by(|a, b| b.by.at.cmp(&a.by.at));
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.by.at));
         entries.truncate(limit as usize);
         Ok(entries)
     }
