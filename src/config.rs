@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use serde::Deserialize;
 
 use crate::domain::id::{NotifierName, SecretName, StoreName, TargetName};
+use crate::domain::retention::Ages;
+use crate::domain::workflow::units::parse_duration;
 
 /// The file at the root of a project.
 pub const FILE: &str = "refit.toml";
@@ -69,6 +72,9 @@ pub struct ConfigFile {
     /// `[notifiers.*]`.
     #[serde(default)]
     pub notifiers: BTreeMap<NotifierName, toml::Table>,
+    /// `[retention]`.
+    #[serde(default)]
+    pub retention: RetentionTable,
     /// `[secrets]`: `NAME = "file"`.
     #[serde(default)]
     pub secrets: BTreeMap<SecretName, PathBuf>,
@@ -106,6 +112,52 @@ pub struct WorkerTable {
     pub labels: Vec<String>,
     /// Seconds a shutdown waits for steps to end.
     pub grace_seconds: Option<u64>,
+}
+
+/// `[retention]`: how long things are kept that nothing needs any more.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionTable {
+    /// A version that no longer serves; 24h.
+    #[serde(default, deserialize_with = "age")]
+    pub served: Option<TimeDelta>,
+    /// Half an upload; 7d.
+    #[serde(default, deserialize_with = "age")]
+    pub half_uploads: Option<TimeDelta>,
+    /// Files of finished runs; 14d.
+    #[serde(default, deserialize_with = "age")]
+    pub run_files: Option<TimeDelta>,
+    /// Versions fetched for trainers; 7d.
+    #[serde(default, deserialize_with = "age")]
+    pub cached_versions: Option<TimeDelta>,
+    /// Predictions and truths that never found each other; 90d.
+    #[serde(default, deserialize_with = "age")]
+    pub unmatched: Option<TimeDelta>,
+    /// Ids of batches of evidence; 30d.
+    #[serde(default, deserialize_with = "age")]
+    pub batch_ids: Option<TimeDelta>,
+}
+
+impl RetentionTable {
+    /// What is written, and what holds where nothing is.
+    pub fn ages(&self) -> Ages {
+        let absent = Ages::default();
+        Ages {
+            served: self.served.unwrap_or(absent.served),
+            half_uploads: self.half_uploads.unwrap_or(absent.half_uploads),
+            run_files: self.run_files.unwrap_or(absent.run_files),
+            cached_versions: self.cached_versions.unwrap_or(absent.cached_versions),
+            unmatched: self.unmatched.unwrap_or(absent.unmatched),
+            batch_ids: self.batch_ids.unwrap_or(absent.batch_ids),
+        }
+    }
+}
+
+fn age<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<TimeDelta>, D::Error> {
+    use serde::de::Error as _;
+    let text = String::deserialize(from)?;
+    let duration = parse_duration(&text).map_err(|rule| D::Error::custom(format!("`{text}`: {rule}")))?;
+    TimeDelta::from_std(duration).map(Some).map_err(D::Error::custom)
 }
 
 /// `[templates]`.
@@ -163,6 +215,7 @@ impl Project {
             concurrency: worker.concurrency.unwrap_or(defaults.concurrency),
             labels: worker.labels.clone(),
             public_url: self.file.server.public_url.clone(),
+            ages: self.file.retention.ages(),
             grace: worker.grace_seconds.map_or(defaults.grace, Duration::from_secs),
             ..defaults
         }

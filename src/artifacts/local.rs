@@ -39,7 +39,8 @@ fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
         None => place.trim_end_matches('/').to_owned(),
     };
     Ok(ArtifactStore {
-        objects: Arc::new(objects.with_fsync(true)),
+        // A deleted version leaves no empty directory behind.
+        objects: Arc::new(objects.with_fsync(true).with_automatic_cleanup(true)),
         prefix: Path::default(),
         public_base,
         label: format!("directory {place}"),

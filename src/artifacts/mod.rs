@@ -5,6 +5,7 @@
 //! written only where none is; the manifest is written last. No manifest, no
 //! version: nothing else here ever lists or reads a place without one.
 
+pub mod erase;
 pub mod local;
 pub mod names;
 pub mod s3;
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use crate::adapter::{Adapter, AdapterError, ArtifactStore, BuildError, Deps, build_of};
 use crate::domain::id::{ModelName, VersionName};
+use crate::domain::version::VersionRecord;
 use crate::http_client::excerpt;
 
 /// The last object of a version.
@@ -51,6 +53,29 @@ pub async fn verify(
     })
 }
 
+/// The same of a version as it is known: one that was adopted where it lay has its manifest in the
+/// database only.
+pub async fn verify_known(store: &ArtifactStore, record: &VersionRecord) -> Result<(), AdapterError> {
+    match (&record.place, &record.manifest) {
+        (Some(place), Some(manifest)) => Ok(sealed::verify_in_place(store, place, manifest).await?),
+        (Some(_) | None, _) => verify(store, &record.model, &record.name, &record.manifest_sha256).await,
+    }
+}
+
+/// Where the objects of a version are that lies at `place`, below the store's own prefix.
+pub fn place_path(store: &ArtifactStore, place: &str) -> Result<Path, AdapterError> {
+    Path::parse(format!("{}/{place}", store.prefix).trim_matches('/'))
+        .map_err(|source| store_error(store, &format!("find {place}"), source.into()))
+}
+
+/// Where a known version's objects are.
+pub fn known_path(store: &ArtifactStore, record: &VersionRecord) -> Result<Path, AdapterError> {
+    match &record.place {
+        Some(place) => place_path(store, place),
+        None => Ok(version_path(store, &record.model, &record.name)),
+    }
+}
+
 /// Where a version's objects are.
 fn version_path(store: &ArtifactStore, model: &ModelName, version: &VersionName) -> Path {
     store.prefix.clone().join(model.as_str()).join(version.as_str())
@@ -63,8 +88,12 @@ fn object_path(
     version: &VersionName,
     path: &str,
 ) -> Result<Path, AdapterError> {
+    object_below(store, &version_path(store, model, version), path)
+}
+
+/// The object `path` below `place`.
+fn object_below(store: &ArtifactStore, place: &Path, path: &str) -> Result<Path, AdapterError> {
     // Not by parts: those would be percent-encoded, and an app would look for another name.
-    let place = version_path(store, model, version);
     Path::parse(format!("{place}/{path}"))
         .map_err(|source| store_error(store, &format!("name {path}"), source.into()))
 }

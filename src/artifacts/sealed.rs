@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::names::{self, OddName};
 use super::source::{LocalFile, Source, hex};
-use super::{MANIFEST, object_path, store_error, version_path};
+use super::{MANIFEST, object_below, place_path, store_error, version_path};
 use crate::adapter::{AdapterError, ArtifactStore};
 use crate::domain::id::{ModelName, VersionName};
 use crate::domain::version::{Manifest, ManifestFile};
@@ -158,10 +158,18 @@ pub async fn verify(
     version: &VersionName,
 ) -> Result<SealedVersion, SealedError> {
     let sealed = required(store, model, version).await?;
-    let reader = Reader { store, model, version };
-    let files: Vec<_> = sealed.manifest.files.iter().map(|file| reader.check(file).boxed()).collect();
-    stream::iter(files).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    Reader::new(store, model, version).check_all(&sealed.manifest).await?;
     Ok(sealed)
+}
+
+/// Reads every file of a version that lies at `place`, below the store's own prefix, and compares it with
+/// the manifest that is kept elsewhere.
+pub async fn verify_in_place(
+    store: &ArtifactStore,
+    place: &str,
+    manifest: &Manifest,
+) -> Result<(), SealedError> {
+    Reader::in_place(store, place, manifest)?.check_all(manifest).await
 }
 
 /// Brings the files of a version, verified, to `dir`, which is then complete
@@ -173,23 +181,18 @@ pub async fn fetch(
     dir: &FsPath,
 ) -> Result<SealedVersion, SealedError> {
     let sealed = required(store, model, version).await?;
-    if has_all(dir, &sealed.manifest).await {
-        return Ok(sealed);
-    }
-    let reader = Reader { store, model, version };
-    let disk = |error: std::io::Error| reader.disk(dir, &error);
-    let parent = dir.parent().unwrap_or(FsPath::new("."));
-    tokio::fs::create_dir_all(parent).await.map_err(disk)?;
-    let fresh = tempfile::Builder::new().prefix(".fetching-").tempdir_in(parent).map_err(disk)?;
-    let files = sealed.manifest.files.iter().map(|file| reader.fetch(file, fresh.path()).boxed());
-    stream::iter(files.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-    match tokio::fs::remove_dir_all(dir).await {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(disk(error)),
-    }
-    tokio::fs::rename(fresh.path(), dir).await.map_err(disk)?;
+    Reader::new(store, model, version).fetch_all(&sealed.manifest, dir).await?;
     Ok(sealed)
+}
+
+/// The same for a version that lies at `place` and whose manifest is kept elsewhere.
+pub async fn fetch_in_place(
+    store: &ArtifactStore,
+    place: &str,
+    manifest: &Manifest,
+    dir: &FsPath,
+) -> Result<(), SealedError> {
+    Reader::in_place(store, place, manifest)?.fetch_all(manifest, dir).await
 }
 
 async fn required(
@@ -203,9 +206,8 @@ async fn required(
         version: version.clone(),
     })
 }
-
 /// Whether `dir` has every file of `manifest`, unchanged.
-async fn has_all(dir: &FsPath, manifest: &Manifest) -> bool {
+pub async fn has_all(dir: &FsPath, manifest: &Manifest) -> bool {
     for file in &manifest.files {
         let local = LocalFile {
             path: file.path.clone(),
@@ -242,12 +244,48 @@ pub(super) async fn read_document(
 
 /// Reads files of one version.
 pub(super) struct Reader<'a> {
-    pub(super) store: &'a ArtifactStore,
-    pub(super) model: &'a ModelName,
-    pub(super) version: &'a VersionName,
+    store: &'a ArtifactStore,
+    model: &'a ModelName,
+    version: &'a VersionName,
+    /// Where its objects are.
+    place: Path,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(super) fn new(store: &'a ArtifactStore, model: &'a ModelName, version: &'a VersionName) -> Self {
+        Self { store, model, version, place: version_path(store, model, version) }
+    }
+
+    fn in_place(store: &'a ArtifactStore, place: &str, manifest: &'a Manifest) -> Result<Self, AdapterError> {
+        let place = place_path(store, place)?;
+        Ok(Self { store, model: &manifest.model, version: &manifest.version, place })
+    }
+
+    async fn check_all(&self, manifest: &Manifest) -> Result<(), SealedError> {
+        let files: Vec<_> = manifest.files.iter().map(|file| self.check(file).boxed()).collect();
+        stream::iter(files).buffer_unordered(AT_ONCE).try_collect::<()>().await
+    }
+
+    /// Brings all files to `dir`, which is then complete or not there.
+    async fn fetch_all(&self, manifest: &Manifest, dir: &FsPath) -> Result<(), SealedError> {
+        if has_all(dir, manifest).await {
+            return Ok(());
+        }
+        let disk = |error: std::io::Error| self.disk(dir, &error);
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(FsPath::new("."));
+        tokio::fs::create_dir_all(parent).await.map_err(disk)?;
+        let fresh = tempfile::Builder::new().prefix(".fetching-").tempdir_in(parent).map_err(disk)?;
+        let files = manifest.files.iter().map(|file| self.fetch(file, fresh.path()).boxed());
+        stream::iter(files.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        match tokio::fs::remove_dir_all(dir).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(disk(error)),
+        }
+        tokio::fs::rename(fresh.path(), dir).await.map_err(disk)
+    }
+
     /// Whether the store's file is the one that `file` describes.
     pub(super) async fn check(&self, file: &ManifestFile) -> Result<(), SealedError> {
         self.read(file, &mut tokio::io::sink()).await
@@ -277,7 +315,7 @@ impl Reader<'_> {
             path: file.path.clone(),
             cause,
         };
-        let at = object_path(self.store, self.model, self.version, &file.path)?;
+        let at = object_below(self.store, &self.place, &file.path)?;
         let failed = |error| SealedError::from(store_error(self.store, &format!("read {at}"), error));
         let found = match self.store.objects.get(&at).await {
             Ok(found) => found,

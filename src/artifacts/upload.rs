@@ -119,9 +119,11 @@ pub enum UploadError {
 
 /// `_claim.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Claim {
-    instance: InstanceId,
-    run: Option<RunId>,
+pub(super) struct Claim {
+    /// The refit database.
+    pub(super) instance: InstanceId,
+    /// The run.
+    pub(super) run: Option<RunId>,
 }
 
 /// What is to be done about an object that should be made.
@@ -167,7 +169,7 @@ impl Upload<'_> {
     }
 
     fn reader(&self) -> Reader<'_> {
-        Reader { store: self.store, model: self.model, version: self.version }
+        Reader::new(self.store, self.model, self.version)
     }
 
     fn taken(&self, by: impl Into<String>) -> UploadError {

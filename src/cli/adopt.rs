@@ -1,13 +1,13 @@
 //! `adopt`: takes over the versions that an app serves today, as they lie in a
-//! store: `PREFIX/<version>/<file>`. Their files stay as they are; each gets
-//! the manifest that makes it a version.
+//! store: `PREFIX/<version>/<file>`. Nothing is written to the store: what makes
+//! them versions, their hashes, is kept in the database.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -17,29 +17,35 @@ use super::error::{CliError, Doing};
 use super::pick;
 use super::project::{Opened, actor};
 use crate::adapter::ArtifactStore;
+use crate::artifacts::sealed::read_manifest;
+use crate::artifacts::{CLAIM, MANIFEST, names, place_path};
+use crate::domain::Timestamp;
+use crate::domain::history::ChangedBy;
 use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
 use crate::domain::metric::Metrics;
+use crate::domain::release::ReleaseActor;
 use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState};
 use crate::engine::release::PromotedByHand;
-use crate::steps::headline::counted;
+use crate::steps::headline::{bytes, counted};
 use crate::store::Store;
 
-/// The document that makes files a version.
-const MANIFEST: &str = "manifest.json";
-/// What refit writes beside the files of a version.
-const CLAIM: &str = "_claim.json";
+/// Why, when nothing is said.
+const WHY: &str = "adopted: it served already";
 
 /// Where the versions are.
 struct Place<'a> {
     name: StoreName,
     store: &'a ArtifactStore,
+    /// Below the store's own prefix; empty for the store itself.
+    prefix: String,
     model: ModelName,
     instance: InstanceId,
 }
 
 impl Place<'_> {
-    fn dir(&self, version: &VersionName) -> Path {
-        self.store.prefix.clone().join(self.model.as_str()).join(version.as_str())
+    /// Where a version is, below the store's own prefix.
+    fn of(&self, version: &VersionName) -> String {
+        if self.prefix.is_empty() { version.to_string() } else { format!("{}/{version}", self.prefix) }
     }
 
     fn failed(&self, what: &str, error: &object_store::Error) -> CliError {
@@ -48,13 +54,17 @@ impl Place<'_> {
     }
 }
 
+/// One object of a version.
+struct Found {
+    file: String,
+    location: Path,
+    modified: Timestamp,
+}
+
 /// Registers every version found and makes one of them the champion.
 pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
-    let (name, prefix) = args.place.split_once('/').ok_or_else(|| {
-        CliError::usage(format!("`{}` is not STORE/PREFIX", args.place))
-            .hint("name a store of refit.toml and the directory in it that holds the model's versions, such as models/race-times")
-    })?;
-    let prefix = prefix.trim_matches('/');
+    let (name, prefix) = args.place.split_once('/').unwrap_or((&args.place, ""));
+    let prefix = prefix.trim_matches('/').to_owned();
     let store = opened.store().await?;
     let (engine, _) = opened.engine(&store)?;
     let known: Vec<&str> = engine.services.stores.keys().map(StoreName::as_str).collect();
@@ -66,12 +76,12 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
                 None => error.hint(format!("it has: {}", known.join(", "))),
             }
         })?;
-    let model = model(args, prefix)?;
+    let model = model(opened, args, &prefix)?;
     let target = match &args.target {
         Some(target) => target.clone(),
         None => pick::only_target(opened)?,
     };
-    let place = Place { name: name.clone(), store: place, model, instance: store.instance() };
+    let place = Place { name: name.clone(), store: place, prefix, model, instance: store.instance() };
     let release =
         store.release(&place.model, &target).await.doing(|| format!("read the release on {target}"))?;
     if let Some(champion) = release.as_ref().and_then(|release| release.desired.champion.as_ref())
@@ -93,19 +103,27 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
             error.hint(format!("it has: {}", names.join(", ")))
         });
     }
-    for (version, files) in &found {
+    let why = args.why.clone().unwrap_or_else(|| WHY.to_owned());
+    let who = actor();
+    let by = ChangedBy {
+        actor: ReleaseActor::Human { name: who.clone() },
+        reason: why.clone(),
+        at: opened.clock.now(),
+    };
+    let mut adopted = vec![];
+    // Oldest first, as they would have been made.
+    let mut in_order: Vec<_> = found.iter().collect();
+    in_order.sort_by_key(|(_, files)| files.iter().map(|found| found.modified).max());
+    for (version, files) in in_order {
+        if files.iter().any(|found| found.file == CLAIM) && !files.iter().any(|it| it.file == MANIFEST) {
+            opened.out.note(&format!("{version} is half an upload of refit: left alone"));
+            continue;
+        }
         opened.out.note(&format!("reading {version}: {}", counted(files.len() as u64, "file")));
-        register(opened, &store, &place, version, files).await?;
+        adopted.push(register(&store, &place, version, files, &by).await?);
     }
     let done = engine
-        .promote_by_hand(
-            &place.model,
-            &target,
-            &args.champion,
-            false,
-            &actor(),
-            Some("adopted: it served already"),
-        )
+        .promote_by_hand(&place.model, &target, &args.champion, false, &who, Some(&why))
         .await
         .doing(|| format!("make {} the champion of `{}` on {target}", args.champion, place.model))?;
     opened.poke().await;
@@ -113,41 +131,69 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
         PromotedByHand::Done(release) => Some(release.generation),
         PromotedByHand::Run(_) => None,
     };
+    let sizes = |record: &VersionRecord| -> (usize, u64) {
+        let files = record.manifest.as_ref().map(|manifest| manifest.files.as_slice()).unwrap_or_default();
+        (files.len(), files.iter().map(|file| file.size).sum())
+    };
     let value = json!({
         "model": place.model, "target": target, "champion": args.champion,
-        "versions": found.keys().collect::<Vec<_>>(), "generation": generation,
+        "versions": adopted.iter().map(|record| {
+            let (files, bytes) = sizes(record);
+            json!({"version": record.name, "base_url": record.base_url, "files": files, "bytes": bytes})
+        }).collect::<Vec<_>>(),
+        "generation": generation,
     });
     opened.out.result(&value, || {
-        format!(
-            "adopted {} of {}; {} is the champion on {target}",
-            counted(found.len() as u64, "version"),
+        let mut text = format!(
+            "adopted {} of {} as they lie in {}; nothing was moved or written there\n",
+            counted(adopted.len() as u64, "version"),
             place.model,
-            args.champion
-        )
+            args.place
+        );
+        for record in adopted.iter().rev() {
+            let (files, size) = sizes(record);
+            let role = if record.name == args.champion {
+                format!(", the champion on {target}")
+            } else {
+                String::new()
+            };
+            text.push_str(&format!(
+                "  {}  {}, {}{role}\n",
+                record.name,
+                counted(files as u64, "file"),
+                bytes(size)
+            ));
+        }
+        text
     });
     Ok(Exit::Ok)
 }
 
-/// Versions are kept below the name of their model, so the directory says which one it is.
-fn model(args: &Adopt, prefix: &str) -> Result<ModelName, CliError> {
-    let named: ModelName = prefix.parse().map_err(|error| {
-        CliError::usage(format!("cannot adopt {}: {error}", args.place))
-            .hint("the directory that holds the versions is named after the model; what comes before it belongs into the store's own table of refit.toml")
-    })?;
-    match &args.model {
-        Some(model) if *model != named => Err(CliError::usage(format!(
-            "cannot adopt {} as `{model}`: the versions of a model are kept below its name",
-            args.place
-        ))
-        .hint(format!("name the model `{named}`, or copy the files to {model}/ first"))),
-        Some(_) | None => Ok(named),
+/// The model: as named, else the project's own, else what the directory is called.
+fn model(opened: &Opened, args: &Adopt, prefix: &str) -> Result<ModelName, CliError> {
+    if let Some(model) = &args.model {
+        return Ok(model.clone());
+    }
+    let catalog = opened.catalog();
+    let mut models: Vec<ModelName> =
+        catalog.workflows().iter().map(|loaded| loaded.workflow.model.clone()).collect();
+    models.sort();
+    models.dedup();
+    let named: Option<ModelName> = prefix.rsplit('/').next().and_then(|last| last.parse().ok());
+    match (models.as_slice(), named) {
+        (models, Some(named)) if models.contains(&named) => Ok(named),
+        ([one], _) => Ok(one.clone()),
+        ([], Some(named)) => Ok(named),
+        (_, _) => Err(CliError::usage(format!("cannot adopt {}: which model is it?", args.place))
+            .hint("say which with --model")),
     }
 }
 
-/// Files of every directory below the model, by version.
-async fn versions(place: &Place<'_>) -> Result<BTreeMap<VersionName, Vec<(String, Path)>>, CliError> {
-    let below = place.store.prefix.clone().join(place.model.as_str());
-    let mut found: BTreeMap<VersionName, Vec<(String, Path)>> = BTreeMap::new();
+/// Files of every directory below the place, by version.
+async fn versions(place: &Place<'_>) -> Result<BTreeMap<VersionName, Vec<Found>>, CliError> {
+    let below = place_path(place.store, &place.prefix)
+        .map_err(|error| CliError::usage(format!("cannot read `{}`: {error}", place.prefix)))?;
+    let mut found: BTreeMap<VersionName, Vec<Found>> = BTreeMap::new();
     let mut objects = place.store.objects.list(Some(&below));
     while let Some(object) = objects.next().await {
         let object = object.map_err(|error| place.failed("list versions", &error))?;
@@ -156,86 +202,105 @@ async fn versions(place: &Place<'_>) -> Result<BTreeMap<VersionName, Vec<(String
         let Some((version, file)) = parts.split_first() else { continue };
         let Ok(version) = version.parse::<VersionName>() else { continue };
         let file = file.join("/");
-        if !file.is_empty() && file != CLAIM {
-            found.entry(version).or_default().push((file, object.location.clone()));
+        if !file.is_empty() {
+            let modified = object.last_modified;
+            found.entry(version).or_default().push(Found { file, location: object.location, modified });
         }
     }
     Ok(found)
 }
 
-/// Writes the manifest if there is none yet, and records the version.
+/// Records a version: one that refit sealed with the manifest that is there, any other where it lies.
 async fn register(
-    opened: &Opened,
     store: &Arc<dyn Store>,
     place: &Place<'_>,
     version: &VersionName,
-    files: &[(String, Path)],
-) -> Result<(), CliError> {
-    let known = store.version(&place.model, version).await.doing(|| format!("read version {version}"))?;
-    if known.is_some_and(|record| matches!(record.state, VersionState::Sealed | VersionState::Bad)) {
-        return Ok(());
+    files: &[Found],
+    by: &ChangedBy,
+) -> Result<VersionRecord, CliError> {
+    let doing = || format!("adopt version {version}");
+    let known = store.version(&place.model, version).await.doing(doing)?;
+    if let Some(record) = known.filter(|record| record.state.is_whole()) {
+        return Ok(record);
     }
-    let at = place.dir(version).join(MANIFEST);
-    if !files.iter().any(|(file, _)| file == MANIFEST) {
-        let manifest = Manifest {
-            schema: 1,
-            model: place.model.clone(),
-            version: version.clone(),
-            instance: place.instance,
-            run: None,
-            sealed_at: opened.clock.now(),
-            files: hashed(place, files).await?,
-            metrics: Metrics::default(),
-            provenance: json!({"adopted_by": actor()}),
-        };
-        let bytes = serde_json::to_vec_pretty(&manifest)
-            .map_err(|error| CliError::new(Exit::StepFailed, format!("cannot write a manifest: {error}")))?;
-        let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match place.store.objects.put_opts(&at, bytes.into(), create).await {
-            // Somebody sealed it in between: theirs counts.
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(error) => return Err(place.failed("write a manifest", &error)),
-        }
-    }
-    let bytes = read(place, &at).await?;
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| {
-        CliError::usage(format!("{at} in {} is not a manifest of refit: {error}", place.store.label))
-            .hint("if it is one of the model's own files, give it another name")
-    })?;
-    let record = VersionRecord {
+    let mut record = VersionRecord {
         model: place.model.clone(),
         name: version.clone(),
         store: place.name.clone(),
         state: VersionState::Sealed,
         run: None,
+        place: None,
         base_url: place.store.base_url(&place.model, version),
-        manifest_sha256: hex(&Sha256::digest(&bytes)),
-        created_at: manifest.sealed_at,
-        manifest: Some(manifest),
+        manifest_sha256: String::new(),
+        manifest: None,
+        created_at: by.at,
     };
-    store.adopt_version(&record).await.doing(|| format!("record version {version}"))
-}
-
-async fn read(place: &Place<'_>, at: &Path) -> Result<bytes::Bytes, CliError> {
-    let failed = |error| place.failed("read a manifest", &error);
-    place.store.objects.get(at).await.map_err(failed)?.bytes().await.map_err(failed)
-}
-
-/// Size and hash of every file, streamed: a file never has to fit into memory.
-async fn hashed(place: &Place<'_>, files: &[(String, Path)]) -> Result<Vec<ManifestFile>, CliError> {
-    let mut all = vec![];
-    for (path, location) in files {
-        let failed = |error| place.failed("read a file", &error);
-        let mut stream = place.store.objects.get(location).await.map_err(failed)?.into_stream();
-        let (mut hash, mut size) = (Sha256::new(), 0);
-        while let Some(chunk) = stream.try_next().await.map_err(failed)? {
-            hash.update(&chunk);
-            size += chunk.len() as u64;
-        }
-        all.push(ManifestFile { path: path.clone(), size, sha256: hex(&hash.finalize()) });
+    if place.prefix == place.model.as_str()
+        && files.iter().any(|found| found.file == CLAIM)
+        && let Some(sealed) = read_manifest(place.store, &place.model, version)
+            .await
+            .map_err(|error| CliError::new(Exit::StepFailed, error.to_string()))
+            .doing(doing)?
+    {
+        record.manifest_sha256 = sealed.sha256;
+        record.created_at = sealed.manifest.sealed_at;
+        record.manifest = Some(sealed.manifest);
+    } else {
+        let own = place.of(version);
+        let manifest = manifest(place, version, files, by).await?;
+        let document = serde_json::to_vec(&manifest)
+            .map_err(|error| CliError::new(Exit::StepFailed, format!("cannot write a manifest: {error}")))?;
+        record.base_url = format!("{}/{own}", place.store.public_base);
+        record.place = Some(own);
+        record.manifest_sha256 = hex(&Sha256::digest(&document));
+        record.created_at = manifest.sealed_at;
+        record.manifest = Some(manifest);
     }
-    all.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(all)
+    store.adopt_version(&record, by).await.doing(doing)?;
+    Ok(record)
+}
+
+/// What is known of files that refit did not make.
+async fn manifest(
+    place: &Place<'_>,
+    version: &VersionName,
+    files: &[Found],
+    by: &ChangedBy,
+) -> Result<Manifest, CliError> {
+    let made = files.iter().map(|found| found.modified).max().unwrap_or(by.at);
+    let mut entries = vec![];
+    for found in files {
+        if found.file != MANIFEST
+            && let Err(odd) = names::check(&found.file)
+        {
+            return Err(CliError::usage(format!("cannot adopt version {version}: {odd}")));
+        }
+        entries.push(hashed(place, found).await?);
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Manifest {
+        schema: 1,
+        model: place.model.clone(),
+        version: version.clone(),
+        instance: place.instance,
+        run: None,
+        sealed_at: made,
+        files: entries,
+        metrics: Metrics::default(),
+        provenance: json!({"adopted": {"by": by.actor.to_string(), "at": by.at, "from": place.of(version)}}),
+    })
+}
+
+/// Size and hash of a file, streamed: it never has to fit into memory.
+async fn hashed(place: &Place<'_>, found: &Found) -> Result<ManifestFile, CliError> {
+    let failed = |error| place.failed("read a file", &error);
+    let mut stream = place.store.objects.get(&found.location).await.map_err(failed)?.into_stream();
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    while let Some(chunk) = stream.try_next().await.map_err(failed)? {
+        hash.update(&chunk);
+        size += chunk.len() as u64;
+    }
+    Ok(ManifestFile { path: found.file.clone(), size, sha256: hex(&hash.finalize()) })
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -106,6 +106,8 @@ pub enum Command {
     Observe(Evidence),
     /// Report what turned out to be true (NDJSON)
     Truth(Evidence),
+    /// Delete what nothing needs: old versions, half uploads, files of finished runs, old evidence
+    Gc(Gc),
     /// Make or update the database's tables
     Migrate {
         /// Use a Postgres database that other programs use too.
@@ -141,7 +143,7 @@ pub struct Init {
 /// `refit adopt`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Adopt {
-    /// A store of refit.toml and the directory in it that holds the model's versions, as `STORE/PREFIX`.
+    /// A store of refit.toml and the directory in it that holds the versions, as `STORE/PREFIX`.
     pub place: String,
     /// The version that serves today.
     #[arg(long)]
@@ -152,6 +154,26 @@ pub struct Adopt {
     /// The target; the only one of refit.toml when not given.
     #[arg(long)]
     pub target: Option<TargetName>,
+    /// Why, for the history.
+    #[arg(long)]
+    pub why: Option<String>,
+}
+
+/// `refit gc`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Gc {
+    /// Say what would be deleted and why the rest is kept; delete nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Only versions of this model.
+    #[arg(long)]
+    pub model: Option<ModelName>,
+    /// Also versions that were adopted: refit did not upload them.
+    #[arg(long)]
+    pub adopted: bool,
+    /// Why, for the history.
+    #[arg(long)]
+    pub why: Option<String>,
 }
 
 /// `refit trigger`.
@@ -276,20 +298,91 @@ pub enum ModelCommand {
         /// Of this model.
         model: Option<ModelName>,
     },
-    /// Show one version: files, metrics, where it came from
-    Show {
-        /// The model.
-        model: ModelName,
+    /// Show one version: files, metrics, where it came from, who changed what
+    #[command(allow_missing_positional = true)]
+    Show(OneVersion),
+    /// Compare two versions: metrics, files, where they came from
+    Diff {
         /// The version, or `champion`, `canary`, `previous`.
-        version: String,
+        one: String,
+        /// The other one; the champion when not given.
+        #[arg(default_value = "champion")]
+        other: String,
+        /// The model; the only one when not given.
+        #[arg(long)]
+        model: Option<ModelName>,
     },
     /// Read every file of a version and compare it with the manifest
-    Verify {
-        /// The model.
-        model: ModelName,
-        /// The version, or `champion`, `canary`, `previous`.
-        version: String,
+    #[command(allow_missing_positional = true)]
+    Verify(OneVersion),
+    /// Download a version to a directory, verified, whole or not at all
+    #[command(allow_missing_positional = true)]
+    Pull {
+        /// Which.
+        #[command(flatten)]
+        which: OneVersion,
+        /// The directory; it must not be there, be empty, or have the same files. `./VERSION` when not given.
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
     },
+    /// Write a model card: what the version is, how it was judged, where it came from (Markdown)
+    #[command(allow_missing_positional = true)]
+    Card {
+        /// Which.
+        #[command(flatten)]
+        which: OneVersion,
+        /// A file to write; stdout when not given.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Keep a version whatever its age
+    #[command(allow_missing_positional = true)]
+    Pin(Change),
+    /// Take a pin off
+    #[command(allow_missing_positional = true)]
+    Unpin(Change),
+    /// Mark a version bad, so that no rollback chooses it, or good again
+    #[command(allow_missing_positional = true)]
+    Mark {
+        /// Which.
+        #[command(flatten)]
+        change: Change,
+        /// No rollback chooses it.
+        #[arg(long, conflicts_with = "good", required_unless_present = "good")]
+        bad: bool,
+        /// A rollback may choose it again.
+        #[arg(long)]
+        good: bool,
+    },
+    /// Who changed what, when and why: releases, pins, marks, deletions
+    History {
+        /// Of this model.
+        model: Option<ModelName>,
+        /// How many changes.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+}
+
+/// A version of a model.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct OneVersion {
+    /// The model; the only one when not given.
+    pub model: Option<ModelName>,
+    /// The version, or `champion`, `canary`, `previous`.
+    #[arg(required = true)]
+    pub version: String,
+}
+
+/// A change of a version.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Change {
+    /// Which.
+    #[command(flatten)]
+    pub which: OneVersion,
+    /// Why, for the history.
+    #[arg(long)]
+    pub why: Option<String>,
 }
 
 /// `refit notify`.
@@ -350,9 +443,9 @@ pub struct Which {
     /// The target; the only one of the model when not given.
     #[arg(long)]
     pub target: Option<TargetName>,
-    /// Why.
-    #[arg(long)]
-    pub reason: Option<String>,
+    /// Why, for the history.
+    #[arg(long, alias = "reason")]
+    pub why: Option<String>,
 }
 
 /// `refit promote`.
@@ -373,6 +466,9 @@ pub struct Promote {
 pub struct Rollback {
     /// The version; without it, the canary is dropped, or the previous version serves again.
     pub version: Option<VersionName>,
+    /// Mark the version that it takes the place of as bad; without a VERSION this is always done.
+    #[arg(long, requires = "version")]
+    pub bad: bool,
     /// Which release.
     #[command(flatten)]
     pub which: Which,

@@ -139,7 +139,7 @@ impl From<ReleaseError> for CliError {
             ReleaseError::UnknownVersion { model, .. } => {
                 Self::usage(text).hint(format!("`refit model ls {model}` lists its versions"))
             }
-            ReleaseError::NothingLeft { model } => Self::usage(text).hint(format!(
+            ReleaseError::NothingLeft { model, .. } => Self::usage(text).hint(format!(
                 "name one that was marked bad if it must be: `refit rollback VERSION --model {model}`"
             )),
             ReleaseError::Busy { version, .. } => Self::new(Exit::Busy, text)

@@ -14,6 +14,8 @@ mod drive;
 mod error;
 mod evidence;
 mod follow;
+mod gc;
+mod gc_files;
 mod init;
 mod model;
 mod notify;
@@ -133,6 +135,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Canary(command) => canary::canary(&command, open, out),
         Command::Observe(args) => evidence::observe(&open()?, &args).await,
         Command::Truth(args) => evidence::truth(&open()?, &args).await,
+        Command::Gc(args) => gc::run(&open()?, &args).await,
         Command::Migrate { shared } => server::migrate(&open()?, shared).await,
         Command::Serve { listen } => server::serve(&open()?, listen).await,
         Command::Worker => server::worker(&open()?).await,

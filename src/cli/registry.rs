@@ -29,7 +29,30 @@ pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
 
 /// Reads every file of a version and compares it with what was sealed.
 pub async fn verify(store: &ArtifactStore, record: &VersionRecord) -> Result<(), AdapterError> {
-    crate::artifacts::verify(store, &record.model, &record.name, &record.manifest_sha256).await
+    crate::artifacts::verify_known(store, record).await
+}
+
+/// Brings the files of a version, verified, to `dir`, which is then whole or as it was.
+pub async fn fetch(
+    store: &ArtifactStore,
+    record: &VersionRecord,
+    dir: &std::path::Path,
+) -> Result<(), AdapterError> {
+    use crate::artifacts::sealed;
+    match (&record.place, &record.manifest) {
+        (Some(place), Some(manifest)) => Ok(sealed::fetch_in_place(store, place, manifest, dir).await?),
+        (Some(_) | None, _) => {
+            let found = sealed::fetch(store, &record.model, &record.name, dir).await?;
+            if found.sha256 == record.manifest_sha256 {
+                return Ok(());
+            }
+            Err(AdapterError::Rejected {
+                service: store.label.clone(),
+                action: format!("give {}/{}", record.model, record.name),
+                cause: format!("its manifest is not the one that was sealed: SHA-256 {}", found.sha256),
+            })
+        }
+    }
 }
 
 /// The client that all of refit's plain HTTP goes through.

@@ -17,7 +17,7 @@ use crate::domain::id::{ModelName, TargetName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
-use crate::engine::release::PromotedByHand;
+use crate::engine::release::{Back, PromotedByHand};
 use crate::store::{RunFilter, RunSummary, ScheduleRow, Store};
 
 /// Active runs that `status` shows of each status.
@@ -165,7 +165,7 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
     confirm(opened, &will)?;
     let (engine, _) = opened.engine(&store)?;
     let done = engine
-        .promote_by_hand(&model, &target, version, args.supersede, &actor(), args.which.reason.as_deref())
+        .promote_by_hand(&model, &target, version, args.supersede, &actor(), args.which.why.as_deref())
         .await
         .doing(|| format!("promote {version} of `{model}` on {target}"))?;
     opened.poke().await;
@@ -202,9 +202,10 @@ pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError
     confirm(opened, &will)?;
     let (engine, _) = opened.engine(&store)?;
     let who = actor();
-    let reason = args.which.reason.clone().unwrap_or_else(|| format!("rolled back by {who}"));
+    let back = args.version.as_ref().map(|version| Back { version, marks_bad: args.bad });
+    let reason = args.which.why.clone().unwrap_or_else(|| format!("rolled back by {who}"));
     let release = engine
-        .roll_back(&model, &target, args.version.as_ref(), ReleaseActor::Human { name: who }, &reason)
+        .roll_back(&model, &target, back, ReleaseActor::Human { name: who }, &reason)
         .await
         .doing(|| format!("roll back `{model}` on {target}"))?;
     opened.poke().await;
@@ -239,7 +240,8 @@ async fn what_a_rollback_does(
                 ))
                 .hint(format!("`refit model ls {model}` lists its versions")));
             }
-            Ok(format!("{to} will serve everybody of {model} on {target} instead of {serves}"))
+            let bad = if args.bad { ", which is marked bad".to_owned() } else { String::new() };
+            Ok(format!("{to} will serve everybody of {model} on {target} instead of {serves}{bad}"))
         }
         (None, None) => {
             let previous = release.desired.previous.as_ref();
@@ -253,12 +255,18 @@ async fn what_a_rollback_does(
 /// Says what will happen, and asks where somebody can answer.
 fn confirm(opened: &Opened, will: &str) -> Result<(), CliError> {
     opened.out.note(will);
+    go_on(opened, "this changes what is served")
+}
+
+/// Asks whether to do what was said, where somebody can answer.
+pub fn go_on(opened: &Opened, what: &str) -> Result<(), CliError> {
     if opened.global.yes {
         return Ok(());
     }
     if !can_ask() {
-        return Err(CliError::usage("this changes what is served, and nobody can be asked here")
-            .hint("say so with --yes"));
+        return Err(
+            CliError::usage(format!("{what}, and nobody can be asked here")).hint("say so with --yes")
+        );
     }
     if ask("go on?") { Ok(()) } else { Err(CliError::new(Exit::Interrupted, "nothing was changed")) }
 }

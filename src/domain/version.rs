@@ -55,6 +55,10 @@ pub struct VersionRecord {
     pub state: VersionState,
     /// The run that made it; none for an adopted one.
     pub run: Option<RunId>,
+    /// Where its files are in the store, for one that was there before refit: they have no manifest
+    /// beside them. None for `<model>/<version>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// URL or path below which its files are; empty until sealed.
     pub base_url: String,
     /// SHA-256 of `manifest.json` in lower-case hex; empty until sealed.
@@ -77,6 +81,23 @@ pub enum VersionState {
     Bad,
     /// The name was given up: somebody else's claim was there.
     Abandoned,
+    /// Its files are being deleted: no release may name it any more.
+    Deleting,
+    /// Its files are gone; its name is never given again.
+    Deleted,
+}
+
+impl VersionState {
+    /// Whether all its files are there, so that it can serve.
+    pub fn is_whole(self) -> bool {
+        match self {
+            VersionState::Sealed | VersionState::Bad => true,
+            VersionState::Reserved
+            | VersionState::Abandoned
+            | VersionState::Deleting
+            | VersionState::Deleted => false,
+        }
+    }
 }
 
 /// The name of the next version, given every name ever taken of the model.

@@ -221,7 +221,9 @@ impl Engine {
         let write = ReleaseWrite { owner: release.owner, ..self.change(canary, release, assignment, why) };
         match self.store.write_release(write).await? {
             ReleaseWritten::Made(release) => Ok(Some(release)),
-            ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested => Ok(None),
+            ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested | ReleaseWritten::Deleted(_) => {
+                Ok(None)
+            }
         }
     }
 
@@ -272,6 +274,8 @@ impl Engine {
                     return Ok(());
                 }
                 ReleaseWritten::Moved(Some(current)) if carries(&current, canary) => release = current,
+                // The version it would go back to was deleted since it was read: there may be another one.
+                ReleaseWritten::Deleted(_) => {}
                 // Promoted or ended in between: the next look sees where it stands then.
                 ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested => return Ok(()),
             }

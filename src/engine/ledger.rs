@@ -10,10 +10,14 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::body::Input;
+use super::release::Back;
+use super::retention::Deletion;
 use super::{Engine, notices};
 use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
+use crate::domain::retention::Policy;
 use crate::domain::run::{Intent, IntentState, Run, RunStatus, Undo};
 use crate::domain::verdict::Verdict;
 use crate::domain::version::{Manifest, VersionRecord, VersionState, next_name};
@@ -162,6 +166,30 @@ impl Ledger for RunLedger {
         through_outage!(self, store.set_version_state(model, version, VersionState::Sealed, sealed, fence))
     }
 
+    async fn keep_latest(&self, store: &StoreName, latest: u32) -> Result<Vec<String>, StepError> {
+        let policy = Policy {
+            latest: [(store.clone(), latest)].into(),
+            adopted: false,
+            ages: self.engine.settings.ages,
+        };
+        let by = ChangedBy {
+            actor: ReleaseActor::Run { run: self.run.id },
+            reason: String::new(),
+            at: self.engine.clock.now(),
+        };
+        let engine = &self.engine;
+        let done = through_outage!(self, engine.collect_versions(&self.run.model, &policy, &by))?;
+        let lines = done.into_iter().filter_map(|(version, deletion)| match deletion {
+            Deletion::Done { bytes } => Some(format!(
+                "deleted {version}, {:.1} MB: older than the newest {latest}",
+                bytes as f64 / 1e6
+            )),
+            Deletion::Failed(error) => Some(format!("{version} is not deleted yet: {error}")),
+            Deletion::Kept(_) => None,
+        });
+        Ok(lines.collect())
+    }
+
     async fn version(&self, version: &VersionName) -> Result<Option<VersionRecord>, StepError> {
         let store = &self.engine.store;
         through_outage!(self, store.version(&self.run.model, version))
@@ -232,6 +260,9 @@ impl Ledger for RunLedger {
                 actual: current.map_or(Generation(0), |release| release.generation),
             }),
             ReleaseWritten::CancelRequested => Err(ReleaseRefused::Step(StepError::Cancelled)),
+            ReleaseWritten::Deleted(version) => {
+                Err(ReleaseRefused::Step(StepError::permanent(format!("version {version} was deleted"))))
+            }
         }
     }
 
@@ -243,7 +274,7 @@ impl Ledger for RunLedger {
     async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError> {
         let actor = ReleaseActor::Run { run: self.run.id };
         self.engine
-            .decide_rollback(&self.run.model, target, to, actor, "a rollback step")
+            .decide_rollback(&self.run.model, target, to.map(Back::to), actor, "a rollback step")
             .await
             .map_err(StepError::from)
     }

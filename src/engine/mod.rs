@@ -7,6 +7,7 @@
 //! * `ledger`: what steps may write, fenced
 //! * `undo`: takes outside effects back, in reverse
 //! * `controller`: watches canaries; `reconcile`: compares releases with their hosts
+//! * `retention`: deletes versions that nothing needs
 //! * `release`: changes of releases that no step makes: human, controller, undo
 //! * `boards`: messages that follow runs
 //! * `notices`: who is told what; `situation`: how things stand when they are told
@@ -24,6 +25,7 @@ pub mod log;
 pub mod notices;
 pub mod reconcile;
 pub mod release;
+pub mod retention;
 mod situation;
 pub mod undo;
 pub mod worker;
@@ -64,6 +66,8 @@ pub struct Settings {
     pub public_url: Option<url::Url>,
     /// Notifiers that keep one message a run up to date.
     pub boards: BTreeSet<NotifierName>,
+    /// How long things are kept that nothing needs any more.
+    pub ages: crate::domain::retention::Ages,
 }
 
 impl Default for Settings {
@@ -78,6 +82,7 @@ impl Default for Settings {
             look_every: Duration::from_secs(60),
             public_url: None,
             boards: BTreeSet::new(),
+            ages: crate::domain::retention::Ages::default(),
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::Engine;
 use crate::adapter::AdapterError;
 use crate::domain::canary::CanaryState;
@@ -39,11 +41,13 @@ pub enum ReleaseError {
         /// The version.
         version: VersionName,
     },
-    /// No sealed version is left that is not marked bad.
-    #[error("there is no good version of `{model}` to go back to")]
+    /// No sealed version is left that is not marked bad and whose files are whole.
+    #[error("there is no good version of `{model}` to go back to{}", shown(.unusable))]
     NothingLeft {
         /// The model.
         model: ModelName,
+        /// Versions that were tried, and what is wrong with them.
+        unusable: Vec<String>,
     },
     /// Another version is on canary.
     #[error("version {version} is on canary (run {run})")]
@@ -59,6 +63,26 @@ pub enum ReleaseError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn shown(unusable: &[String]) -> String {
+    if unusable.is_empty() { String::new() } else { format!(": {}", unusable.join("; ")) }
+}
+
+/// The version that a rollback shall go to.
+#[derive(Debug, Clone, Copy)]
+pub struct Back<'a> {
+    /// It.
+    pub version: &'a VersionName,
+    /// Whether the version that it takes the place of is marked bad.
+    pub marks_bad: bool,
+}
+
+impl<'a> Back<'a> {
+    /// To `version`, with no judgement on the other.
+    pub fn to(version: &'a VersionName) -> Self {
+        Self { version, marks_bad: false }
+    }
 }
 
 impl From<ReleaseError> for StepError {
@@ -90,7 +114,7 @@ impl Engine {
         self: &Arc<Self>,
         model: &ModelName,
         target: &TargetName,
-        to: Option<&VersionName>,
+        to: Option<Back<'_>>,
         actor: ReleaseActor,
         reason: &str,
     ) -> Result<Release, ReleaseError> {
@@ -100,12 +124,13 @@ impl Engine {
     }
 
     /// With a canary out and no version named, drops the canary; else goes to the version named, to the
-    /// previous one, or to the newest good one. Only versions whose manifest and files are whole are taken.
+    /// previous one, or to the newest good one. Only versions whose manifest and files are whole are taken;
+    /// where there is none, people are alerted.
     pub async fn decide_rollback(
         self: &Arc<Self>,
         model: &ModelName,
         target: &TargetName,
-        to: Option<&VersionName>,
+        to: Option<Back<'_>>,
         actor: ReleaseActor,
         reason: &str,
     ) -> Result<Release, ReleaseError> {
@@ -120,7 +145,14 @@ impl Engine {
                     let bad = canary.served.version.clone();
                     (Assignment { canary: None, ..current.desired.clone() }, Some(bad))
                 }
-                (_, to) => self.back_to(&current, to).await?,
+                (_, to) => match self.back_to(&current, to).await {
+                    Ok(back) => back,
+                    Err(error @ ReleaseError::NothingLeft { .. }) => {
+                        self.alert_nothing_left(&current, &error, reason).await?;
+                        return Err(error);
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             if let Some(release) = self.replace(&current, assignment, None, &actor, reason, bad).await? {
                 return Ok(release);
@@ -132,12 +164,12 @@ impl Engine {
     pub(super) async fn back_to(
         &self,
         current: &Release,
-        to: Option<&VersionName>,
+        to: Option<Back<'_>>,
     ) -> Result<(Assignment, Option<VersionName>), ReleaseError> {
         let champion = current.desired.champion.as_ref();
         let versions = self.store.versions(&current.model).await?;
         let candidates: Vec<&VersionRecord> = match to {
-            Some(to) => versions.iter().filter(|record| &record.name == to).collect(),
+            Some(to) => versions.iter().filter(|record| &record.name == to.version).collect(),
             None => {
                 let previous = current.desired.previous.as_ref();
                 let good = |record: &&VersionRecord| {
@@ -158,30 +190,62 @@ impl Engine {
         if let Some(to) = to
             && candidates.is_empty()
         {
-            return Err(ReleaseError::UnknownVersion { model: current.model.clone(), version: to.clone() });
+            let version = to.version.clone();
+            return Err(ReleaseError::UnknownVersion { model: current.model.clone(), version });
         }
-        let mut last = ReleaseError::NothingLeft { model: current.model.clone() };
+        let mut unusable = vec![];
+        let mut unreachable = None;
         for record in candidates {
             match self.verified(record).await {
                 Ok(served) => {
-                    let bad = champion.map(|served| served.version.clone()).filter(|_| to.is_none());
+                    let bad = champion
+                        .map(|served| served.version.clone())
+                        .filter(|_| to.is_none_or(|to| to.marks_bad));
                     let assignment =
                         Assignment { previous: champion.cloned(), champion: Some(served), canary: None };
                     return Ok((assignment, bad));
                 }
                 Err(error) => {
                     tracing::error!(version = %record.name, "Version {} cannot be served: {error}", record.name);
-                    last = error;
+                    match error {
+                        ReleaseError::Outside(error) if to.is_none() && !error.is_transient() => {
+                            unusable.push(format!("{} cannot serve ({error})", record.name));
+                        }
+                        error => unreachable = Some(error),
+                    }
                 }
             }
         }
-        Err(last)
+        Err(unreachable.unwrap_or(ReleaseError::NothingLeft { model: current.model.clone(), unusable }))
+    }
+
+    /// Somebody wants the champion gone, and there is nothing to take its place.
+    async fn alert_nothing_left(
+        &self,
+        current: &Release,
+        error: &ReleaseError,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        let history = self.store.release_history(&current.model, &current.target, 1).await?;
+        let run = current.owner.or_else(|| match &history.first()?.actor {
+            ReleaseActor::Run { run } | ReleaseActor::Controller { run } | ReleaseActor::Undo { run } => {
+                Some(*run)
+            }
+            ReleaseActor::Human { .. } => None,
+        });
+        let serves = current.desired.champion.as_ref().map(|served| &served.version);
+        let facts = json!({
+            "reason": reason, "problem": error.to_string(), "target": current.target, "serves": serves,
+        });
+        // Once for each state of the release, however often somebody tries.
+        let key = format!("cannot-roll-back/{}/{}", current.target, current.generation);
+        self.alert_about(&current.model, run, &key, facts).await
     }
 
     /// A version whose manifest and files are what was sealed.
     async fn verified(&self, record: &VersionRecord) -> Result<Served, ReleaseError> {
         if let Some(store) = self.services.stores.get(&record.store) {
-            crate::artifacts::verify(store, &record.model, &record.name, &record.manifest_sha256).await?;
+            crate::artifacts::verify_known(store, record).await?;
         } else {
             return Err(ReleaseError::Outside(AdapterError::Rejected {
                 service: "refit.toml".to_owned(),
@@ -293,7 +357,10 @@ impl Engine {
             .await?;
         match written {
             ReleaseWritten::Made(release) => Ok(Some(release)),
-            ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested => Ok(None),
+            // A version that was deleted since it was read is not found again.
+            ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested | ReleaseWritten::Deleted(_) => {
+                Ok(None)
+            }
         }
     }
 

@@ -62,6 +62,9 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                         // Somebody shifted or ended it in between: look again.
                         ReleaseWritten::Moved(_) => continue,
                         ReleaseWritten::CancelRequested => return Err(StepError::Cancelled),
+                        ReleaseWritten::Deleted(version) => {
+                            return Err(StepError::permanent(format!("version {version} was deleted")));
+                        }
                     }
                 } else {
                     release

@@ -342,6 +342,9 @@ pub trait Ledger: Send + Sync {
     async fn abandon_version(&self, version: &VersionName) -> Result<(), StepError>;
     /// Records that a version is whole and immutable.
     async fn seal_version(&self, manifest: &Manifest, base_url: &str, sha256: &str) -> Result<(), StepError>;
+    /// Deletes what nothing needs of this model's versions in `store` beyond the newest `latest`; says what
+    /// came of it, in lines for people.
+    async fn keep_latest(&self, store: &StoreName, latest: u32) -> Result<Vec<String>, StepError>;
     /// A version of this run's model.
     async fn version(&self, version: &VersionName) -> Result<Option<VersionRecord>, StepError>;
     /// Output of `step` in the last run of this workflow in which it succeeded and that was not rejected.

@@ -1,20 +1,19 @@
 //! `uses: publish`: the files of a training become a sealed version.
 
+mod provenance;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::context::{StepContext, StepError, StepResult};
 use crate::adapter::ArtifactStore;
 use crate::artifacts::sealed::SealedVersion;
-use crate::artifacts::source::{LocalFile, hex};
+use crate::artifacts::source::LocalFile;
 use crate::artifacts::upload::{Upload, UploadError, publish};
 use crate::domain::id::{StepId, StoreName, VersionName};
 use crate::domain::metric::Metrics;
 use crate::domain::version::ManifestFile;
-use crate::domain::workflow::StepKind;
 use crate::domain::workflow::step::Publish;
 
 /// What a publish step returns.
@@ -43,13 +42,6 @@ struct FilesOutput {
     metrics: Metrics,
 }
 
-/// What publish reads of the output of a step that fetched data.
-#[derive(Debug, Clone, Deserialize)]
-struct DataOutput {
-    rows: u64,
-    sha256: String,
-}
-
 /// A name that is taken in the store is given up and the next one tried, this often.
 const MOST_NAMES: u32 = 20;
 
@@ -61,7 +53,7 @@ pub async fn run(spec: &Publish, ctx: &StepContext<'_>) -> Result<StepResult, St
     })?;
     let (from, output) = files_of(spec, ctx)?;
     let files: Vec<LocalFile> = output.files.iter().map(|file| local(&output.dir, file)).collect();
-    let provenance = provenance(ctx, &from).await;
+    let provenance = provenance::provenance(ctx, &from).await;
     for _ in 0..MOST_NAMES {
         let record = ctx.ledger.reserve_version(&spec.store, spec.version).await?;
         let upload = Upload {
@@ -80,7 +72,11 @@ pub async fn run(spec: &Publish, ctx: &StepContext<'_>) -> Result<StepResult, St
             () = ctx.cancel.cancelled() => return Err(StepError::Interrupted),
         };
         match uploaded {
-            Ok(sealed) => return seal(spec, ctx, store, sealed).await,
+            Ok(sealed) => {
+                let sealed = seal(spec, ctx, store, sealed).await?;
+                keep_latest(spec, ctx).await?;
+                return Ok(sealed);
+            }
             Err(taken @ UploadError::ClaimedByOther { .. }) => {
                 ctx.log.note(&format!("{taken}: taking the next name"));
                 ctx.ledger.abandon_version(&record.name).await?;
@@ -172,6 +168,25 @@ async fn seal(
     })
 }
 
+/// Deletes what is too old. The version is whole: what goes wrong here is said, and tried again by the next one.
+async fn keep_latest(spec: &Publish, ctx: &StepContext<'_>) -> Result<(), StepError> {
+    let Some(latest) = spec.keep_latest else { return Ok(()) };
+    let collected = tokio::select! {
+        collected = ctx.ledger.keep_latest(&spec.store, latest) => collected,
+        () = ctx.cancel.cancelled() => return Err(StepError::Interrupted),
+    };
+    match collected {
+        Ok(lines) => lines.iter().for_each(|line| ctx.log.note(line)),
+        Err(StepError::Failed { failure, .. }) => {
+            ctx.log.note(&format!("old versions were not deleted: {}", failure.message));
+        }
+        Err(stopped @ (StepError::Interrupted | StepError::Fenced | StepError::Cancelled)) => {
+            return Err(stopped);
+        }
+    }
+    Ok(())
+}
+
 impl From<UploadError> for StepError {
     fn from(error: UploadError) -> Self {
         match error {
@@ -184,53 +199,6 @@ impl From<UploadError> for StepError {
             | UploadError::TooLarge { .. }) => StepError::permanent(error.to_string()),
         }
     }
-}
-
-/// Where the version came from: what can be known is told, what cannot is null.
-async fn provenance(ctx: &StepContext<'_>, from: &StepId) -> Value {
-    let definition = &ctx.run.definition;
-    let data = ctx.latest_output::<DataOutput>();
-    let trainer = ctx
-        .workflow
-        .step(from)
-        .and_then(|step| if let StepKind::Run(run) = &step.kind { Some(run) } else { None });
-    let project = &ctx.dirs.project;
-    json!({
-        "workflow": {
-            "name": ctx.run.workflow,
-            "path": definition.path,
-            "sha256": hex(&Sha256::digest(&definition.source)),
-        },
-        "data": data.map(|(step, data)| json!({"step": step, "rows": data.rows, "sha256": data.sha256})),
-        "git": git(project).await,
-        "step": from,
-        "command": trainer.map(|run| ctx.services.secrets.mask(&run.command)),
-        "python": output_of("python3", &["--version"], project).await,
-        "refit": env!("CARGO_PKG_VERSION"),
-    })
-}
-
-/// Commit and state of the project, if it is a git repository.
-async fn git(project: &Path) -> Option<Value> {
-    let commit = output_of("git", &["rev-parse", "HEAD"], project).await?;
-    let changed = output_of("git", &["status", "--porcelain", "--untracked-files=no"], project).await;
-    Some(json!({"commit": commit, "dirty": changed.map(|changed| !changed.is_empty())}))
-}
-
-/// The first line that a program prints, if it is there and succeeds soon.
-async fn output_of(program: &str, arguments: &[&str], dir: &Path) -> Option<String> {
-    const LONGEST: std::time::Duration = std::time::Duration::from_secs(10);
-    let child = tokio::process::Command::new(program)
-        .args(arguments)
-        .current_dir(dir)
-        // `git status` would otherwise refresh the index: the project is only read.
-        .env("GIT_OPTIONAL_LOCKS", "0")
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(LONGEST, child).await.ok()?.ok()?;
-    let text = output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())?;
-    Some(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
 #[cfg(test)]

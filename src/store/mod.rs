@@ -10,10 +10,12 @@ mod open;
 mod outage;
 pub mod postgres;
 mod records;
+mod registry;
 pub mod sqlite;
 
 pub use open::{migrate, open};
 pub use records::*;
+pub use registry::{Condemned, EvidenceAge, Judge, Marked, OldEvidence, Registry};
 
 use open::{migrate_error, newer_schema};
 
@@ -31,6 +33,7 @@ use crate::domain::event::Event;
 pub use crate::domain::evidence::{
     EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, TruthBatch,
 };
+use crate::domain::history::ChangedBy;
 use crate::domain::id::{
     CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, NotifierName, RunId, StepId, TargetName,
     VersionName, WorkerId, WorkflowName,
@@ -101,7 +104,7 @@ pub trait OnWake: Send + Sync + 'static {
 /// caller's clock is virtual, the database's own time decides leases and what
 /// is due.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Registry {
     /// This database's instance id.
     fn instance(&self) -> InstanceId;
     /// `sqlite` or `postgres`, with the place, without credentials.
@@ -317,7 +320,7 @@ pub trait Store: Send + Sync + 'static {
         fence: Option<(RunId, Epoch)>,
     ) -> Result<(), StoreError>;
     /// Records a version that was not made by a run.
-    async fn adopt_version(&self, record: &VersionRecord) -> Result<(), StoreError>;
+    async fn adopt_version(&self, record: &VersionRecord, by: &ChangedBy) -> Result<(), StoreError>;
     /// A version.
     async fn version(
         &self,

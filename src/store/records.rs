@@ -365,6 +365,8 @@ pub enum ReleaseWritten {
     Moved(Option<Release>),
     /// A cancel was asked for first.
     CancelRequested,
+    /// A version that it would serve was deleted, or is about to be.
+    Deleted(VersionName),
 }
 
 /// Who reserves a version name, for what.

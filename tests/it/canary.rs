@@ -176,12 +176,13 @@ async fn world_with(stages: &[(u16, u64)], rules: Compare, history: bool) -> Wor
             store: "models".parse().expect("a name"),
             state: VersionState::Sealed,
             run: None,
+            place: None,
             base_url: format!("/models/{version}"),
             manifest_sha256: "00".to_owned(),
             manifest: None,
             created_at: start(),
         };
-        store.adopt_version(&record).await.expect("adopted");
+        store.adopt_version(&record, &crate::store::make::by_ann(start())).await.expect("adopted");
     }
     let stages: Vec<_> = stages
         .iter()

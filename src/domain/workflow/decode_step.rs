@@ -52,6 +52,7 @@ pub(super) fn kind(
             store: with.parsed("store")?,
             version: with.word_or_default("version"),
             from: with.parsed("from"),
+            keep_latest: with.get("keep").and_then(|keep| keep.parsed("latest")),
         }),
         "canary" => StepKind::Canary(canary(with, diagnostics)?),
         "wait" => StepKind::Wait(wait(with, diagnostics)),

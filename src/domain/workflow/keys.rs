@@ -198,3 +198,10 @@ pub(super) static NOTIFY_RULE: Object = Object {
         RECIPIENTS,
     ],
 };
+
+pub(super) static KEEP: Object = Object {
+    name: "keep",
+    doc: "Old versions that stay. What serves, served, is pinned or is needed by a run stays besides.",
+    one_of: &[],
+    keys: &[&[key("latest", Shape::Integer(1, 1000), "How many of the newest good versions.").required()]],
+};

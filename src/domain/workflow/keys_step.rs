@@ -1,6 +1,6 @@
 //! The keys of steps, by kind.
 
-use super::keys::{OPEN_ROOTS, RECIPIENTS, STEP_ROOTS, WATCH_ROOTS, words};
+use super::keys::{KEEP, OPEN_ROOTS, RECIPIENTS, STEP_ROOTS, WATCH_ROOTS, words};
 use super::shape::{Key, Object, Shape, key};
 
 const SECRET_TEXT: Shape = Shape::Template(STEP_ROOTS);
@@ -303,7 +303,7 @@ static PUBLISH: Object = Object {
     keys: &[&[
         key("store", Shape::Name, "A store of `refit.toml`.").required(),
         key("version", words(&["date", "semver", "counter"]), "How versions are named; `date` when absent."),
-        key("keep", Shape::Later, "Which old versions stay; all do.").later(),
+        key("keep", Shape::Object(&KEEP), "Which old versions stay; all do when absent."),
         key(
             "from",
             Shape::Name,

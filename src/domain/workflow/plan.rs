@@ -147,7 +147,8 @@ fn gate(it: &Gate) -> String {
 }
 
 fn publish(it: &Publish) -> String {
-    format!("uploads the version to `{}` and seals it", it.store)
+    let keep = it.keep_latest.map(|latest| format!("; keeps the newest {latest}")).unwrap_or_default();
+    format!("uploads the version to `{}` and seals it{keep}", it.store)
 }
 
 fn canary(it: &Canary) -> String {

@@ -311,6 +311,8 @@ pub struct Publish {
     pub version: Naming,
     /// The step whose files are published; the last one that has some when absent.
     pub from: Option<StepId>,
+    /// How many of the newest good versions stay; all when absent.
+    pub keep_latest: Option<u32>,
 }
 
 /// How versions are named.

@@ -2,11 +2,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::adapter::Deps;
+use crate::artifacts::source::hex;
 use crate::clock::{Clock, ManualClock};
 use crate::domain::Timestamp;
 use crate::domain::event::{Cause, Event};
@@ -48,6 +50,7 @@ impl Ledger for Names {
             store: store.clone(),
             state: VersionState::Reserved,
             run: None,
+            place: None,
             base_url: String::new(),
             manifest_sha256: String::new(),
             manifest: None,
@@ -67,6 +70,9 @@ impl Ledger for Names {
         Ok(())
     }
 
+    async fn keep_latest(&self, _: &StoreName, _: u32) -> Result<Vec<String>, StepError> {
+        unused()
+    }
     async fn intend(&self, _: &str, _: Value, _: Option<Undo>) -> Result<Intent, StepError> {
         unused()
     }
@@ -198,7 +204,12 @@ impl World {
             services: &self.services,
             ledger: &self.names,
         };
-        let spec = Publish { store: "models".parse().expect("a name"), version: Naming::Date, from: None };
+        let spec = Publish {
+            store: "models".parse().expect("a name"),
+            version: Naming::Date,
+            from: None,
+            keep_latest: None,
+        };
         match run_step(&spec, &ctx).await? {
             StepResult::Done { output } => Ok(serde_json::from_value(output).expect("its own output")),
             other => panic!("{other:?}"),

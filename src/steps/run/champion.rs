@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::outputs::{hex, sync_dir};
 use crate::adapter::ArtifactStore;
-use crate::domain::id::{ModelName, TargetName, VersionName};
+use crate::domain::id::TargetName;
 use crate::domain::release::Release;
 use crate::domain::version::{Manifest, ManifestFile};
 use crate::domain::workflow::{StepKind, Workflow};
@@ -50,21 +50,23 @@ pub(super) async fn files(ctx: &StepContext<'_>) -> Result<Option<PathBuf>, Step
     };
     let version = &champion.version;
     let record = ctx.ledger.version(version).await?;
-    let Some((store, manifest)) = record.and_then(|record| Some((record.store, record.manifest?))) else {
+    let Some((record, manifest)) = record.and_then(|record| Some((record.clone(), record.manifest?))) else {
         return Err(StepError::permanent(format!(
             "the champion {version} has no manifest here, so its files cannot be fetched for $REFIT_CHAMPION"
         ))
         .hint("adopt the version again with `refit adopt`, or promote one that refit published"));
     };
-    let Some(store) = ctx.services.stores.get(&store) else {
+    let Some(store) = ctx.services.stores.get(&record.store) else {
         return Err(StepError::permanent(format!(
-            "the champion {version} is in the store `{store}`, which refit.toml does not name"
+            "the champion {version} is in the store `{}`, which refit.toml does not name",
+            record.store
         )));
     };
     let model = &ctx.run.model;
     let dir = ctx.dirs.versions.join(model.as_str()).join(version.as_str());
     if !is_intact(dir.clone(), manifest.clone()).await? {
-        fetch(store, model, version, &manifest, &dir).await?;
+        let base = crate::artifacts::known_path(store, &record)?;
+        fetch(store, base, &manifest, &dir).await?;
     }
     Ok(Some(dir))
 }
@@ -104,8 +106,7 @@ fn is_plain(path: &str) -> bool {
 
 async fn fetch(
     store: &ArtifactStore,
-    model: &ModelName,
-    version: &VersionName,
+    base: object_store::path::Path,
     manifest: &Manifest,
     dir: &Path,
 ) -> Result<(), StepError> {
@@ -115,7 +116,6 @@ async fn fetch(
     let parent = dir.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(cannot)?;
     let temporary = tempfile::Builder::new().prefix(".fetch-").tempdir_in(parent).map_err(cannot)?;
-    let base = store.prefix.clone().join(model.as_str()).join(version.as_str());
     futures::stream::iter(manifest.files.iter().map(Ok))
         .try_for_each_concurrent(AT_ONCE, |file| fetch_file(store, &base, file, temporary.path()))
         .await?;

@@ -4,19 +4,19 @@ use sqlx::types::Uuid;
 
 use super::super::{Connection, Row};
 use super::canaries::end_in;
+use super::registry::{lock_versions, mark_in};
 use super::rows::{self, doc, get, json, text, word};
 use super::signals::{NewSignal, insert_intent, signal_in};
 use super::store::SqlStore;
-use super::versions::set_state_in;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
-use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName};
+use crate::domain::history::ChangedBy;
+use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::Release;
 use crate::domain::run::SignalKind;
-use crate::domain::version::VersionState;
 use crate::store::{ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
 
-fn release(row: &Row) -> Result<Release, StoreError> {
+pub(super) fn release(row: &Row) -> Result<Release, StoreError> {
     Ok(Release {
         model: word(row, "model")?,
         target: word(row, "target")?,
@@ -67,6 +67,7 @@ impl SqlStore {
 
     pub(super) async fn change_release(&self, write: &ReleaseWrite) -> Result<ReleaseWritten, StoreError> {
         let mut tx = self.begin().await?;
+        lock_versions(&mut tx, &write.model).await?;
         if let Some(by) = &write.by_run {
             match right_of(&mut tx, by).await? {
                 Right::Granted => {}
@@ -81,6 +82,9 @@ impl SqlStore {
                     });
                 }
             }
+        }
+        if let Some(version) = deleted_in(&mut tx, write).await? {
+            return Ok(ReleaseWritten::Deleted(version));
         }
         if !set_release(&mut tx, write).await? {
             // What the run's part wrote goes with the transaction.
@@ -116,7 +120,8 @@ impl SqlStore {
             }
         }
         if let Some(version) = &write.marks_bad {
-            set_state_in(&mut tx, &write.model, version, VersionState::Bad).await?;
+            let by = ChangedBy { actor: write.actor.clone(), reason: write.reason.clone(), at: write.at };
+            mark_in(&mut tx, &write.model, version, true, &by).await?;
         }
         let made = release_in(&mut tx, &write.model, &write.target).await?;
         self.commit(tx, &woken).await?;
@@ -205,6 +210,31 @@ async fn release_in(
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(release).transpose()
+}
+
+/// A version that the change would serve and that is deleted, or about to be. The model's lock is held: none
+/// becomes so before the change is made.
+async fn deleted_in(
+    connection: &mut Connection,
+    write: &ReleaseWrite,
+) -> Result<Option<VersionName>, StoreError> {
+    let current = release_in(connection, &write.model, &write.target).await?;
+    let before = current.map(|release| release.desired).unwrap_or_default();
+    let before = [before.champion.map(|served| served.version), before.canary.map(|it| it.served.version)];
+    // What stays is never a reason to refuse: taking a canary back must not fail for it.
+    let is_new = |version: &&VersionName| !before.iter().flatten().any(|served| served == *version);
+    let champion = write.assignment.champion.as_ref().map(|served| &served.version).filter(is_new);
+    let canary = write.assignment.canary.as_ref().map(|it| &it.served.version).filter(is_new);
+    let row = sqlx::query(sql!(
+        "SELECT name FROM refit.versions
+         WHERE model = $1 AND name IN ($2, $3) AND state IN ('deleting', 'deleted') ORDER BY name LIMIT 1"
+    ))
+    .bind(write.model.as_str())
+    .bind(champion.map(VersionName::as_str))
+    .bind(canary.map(VersionName::as_str))
+    .fetch_optional(connection)
+    .await?;
+    row.as_ref().map(|row| word(row, "name")).transpose()
 }
 
 /// Fences the run and records its intent. The run's row stays locked, so that a wish to cancel comes

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::event::Event;
+use crate::domain::history::ChangedBy;
 use crate::domain::id::{
     CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, NotifierName, RunId, StepId, TargetName,
     VersionName, WorkerId, WorkflowName,
@@ -102,7 +103,7 @@ impl SqlStore {
     }
 
     /// Notes when the database is away: after an outage nobody takes another's lease for a while.
-    fn seen<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn seen<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(StoreError::Away(_)) = &result {
             self.outage.note();
         }
@@ -390,8 +391,8 @@ impl Store for SqlStore {
         self.seen(self.change_version(model, version, state, sealed, fence).await)
     }
 
-    async fn adopt_version(&self, record: &VersionRecord) -> Result<(), StoreError> {
-        self.seen(self.adopt(record).await)
+    async fn adopt_version(&self, record: &VersionRecord, by: &ChangedBy) -> Result<(), StoreError> {
+        self.seen(self.adopt(record, by).await)
     }
 
     async fn version(

@@ -1,10 +1,13 @@
 //! Versions: their names, and what is known of them.
 
 use super::super::{Connection, Row};
+use super::registry::{audit_version, version_in};
 use super::rows::{self, doc, doc_opt, get, json_opt, text, word};
 use super::signals::fence;
 use super::store::SqlStore;
+use crate::domain::history::{ChangedBy, VersionAction};
 use crate::domain::id::{Epoch, ModelName, RunId, VersionName};
+use crate::domain::release::ReleaseActor;
 use crate::domain::version::{Manifest, VersionRecord, VersionState};
 use crate::store::{Reservation, StoreError, VersionNamer};
 
@@ -17,16 +20,19 @@ fn state_word(state: VersionState) -> &'static str {
         VersionState::Sealed => "sealed",
         VersionState::Bad => "bad",
         VersionState::Abandoned => "abandoned",
+        VersionState::Deleting => "deleting",
+        VersionState::Deleted => "deleted",
     }
 }
 
-fn version(row: &Row) -> Result<VersionRecord, StoreError> {
+pub(super) fn version(row: &Row) -> Result<VersionRecord, StoreError> {
     Ok(VersionRecord {
         model: word(row, "model")?,
         name: word(row, "name")?,
         store: word(row, "store")?,
         state: word(row, "state")?,
         run: get::<Option<sqlx::types::Uuid>>(row, "run")?.map(RunId),
+        place: get(row, "place")?,
         base_url: get(row, "base_url")?,
         manifest_sha256: get(row, "manifest_sha256")?,
         manifest: json_opt(row, "manifest")?,
@@ -71,6 +77,7 @@ impl SqlStore {
                     store: by.store.clone(),
                     state: VersionState::Reserved,
                     run: Some(by.run),
+                    place: None,
                     base_url: String::new(),
                     manifest_sha256: String::new(),
                     manifest: None,
@@ -106,15 +113,22 @@ impl SqlStore {
             .bind(sha256)
             .execute(&mut *tx)
             .await?;
+            let actor = match manifest.run {
+                Some(run) => ReleaseActor::Run { run },
+                None => ReleaseActor::Human { name: String::new() },
+            };
+            let by = ChangedBy { actor, reason: String::new(), at: manifest.sealed_at };
+            audit_version(&mut tx, model, name, VersionAction::Sealed, &by).await?;
         }
         Ok(tx.commit().await?)
     }
 
-    pub(super) async fn adopt(&self, record: &VersionRecord) -> Result<(), StoreError> {
+    pub(super) async fn adopt(&self, record: &VersionRecord, by: &ChangedBy) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
         let made = sqlx::query(sql!(
             "INSERT INTO refit.versions
-                 (model, name, store, state, run, base_url, manifest_sha256, manifest, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING"
+                 (model, name, store, state, run, base_url, manifest_sha256, manifest, created_at, place)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING"
         ))
         .bind(record.model.as_str())
         .bind(record.name.as_str())
@@ -125,12 +139,25 @@ impl SqlStore {
         .bind(&record.manifest_sha256)
         .bind(doc_opt(record.manifest.as_ref())?)
         .bind(record.created_at)
-        .execute(&self.parts.writer)
+        .bind(record.place.as_deref().map(text))
+        .execute(&mut *tx)
         .await?;
         if made.rows_affected() == 1 {
-            return Ok(());
+            audit_version(&mut tx, &record.model, &record.name, VersionAction::Adopted, by).await?;
+            return Ok(tx.commit().await?);
         }
-        let known = self.read_version(&record.model, &record.name).await?;
+        let known = version_in(&mut tx, &record.model, &record.name).await?;
+        if let Some(known) = &known
+            && !known.state.is_whole()
+        {
+            return Err(StoreError::Unusable {
+                problem: format!(
+                    "the name `{}` of model `{}` was taken before and is not given again",
+                    record.name, record.model
+                ),
+                hint: "copy the files to a directory of another name and adopt that".to_owned(),
+            });
+        }
         if known.is_some_and(|known| known.manifest_sha256 == record.manifest_sha256) {
             return Ok(());
         }
@@ -194,18 +221,21 @@ async fn reserved_in(
 }
 
 /// Changes the state of a version.
-pub(super) async fn set_state_in(
+async fn set_state_in(
     connection: &mut Connection,
     model: &ModelName,
     name: &VersionName,
     state: VersionState,
 ) -> Result<(), StoreError> {
-    let changed = sqlx::query(sql!("UPDATE refit.versions SET state = $3 WHERE model = $1 AND name = $2"))
-        .bind(model.as_str())
-        .bind(name.as_str())
-        .bind(state_word(state))
-        .execute(connection)
-        .await?;
+    let changed = sqlx::query(sql!(
+        "UPDATE refit.versions SET state = $3
+         WHERE model = $1 AND name = $2 AND state NOT IN ('deleting', 'deleted')"
+    ))
+    .bind(model.as_str())
+    .bind(name.as_str())
+    .bind(state_word(state))
+    .execute(connection)
+    .await?;
     if changed.rows_affected() == 1 {
         Ok(())
     } else {

@@ -321,6 +321,7 @@ fn help_is_one_screen() {
           rollback  Drop the canary, or go back to an older version
           observe   Report served predictions (NDJSON)
           truth     Report what turned out to be true (NDJSON)
+          gc        Delete what nothing needs: old versions, half uploads, files of finished runs, old evidence
           migrate   Make or update the database's tables
           serve     Work on runs, fire schedules, watch canaries, answer HTTP
           worker    Work on runs without HTTP

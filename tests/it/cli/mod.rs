@@ -4,3 +4,4 @@ mod canary;
 mod files;
 mod first_steps;
 mod refit;
+mod versions;

@@ -9,6 +9,7 @@ use refit::clock::{Clock, SystemClock};
 use refit::domain::id::RunId;
 use refit::domain::release::ReleaseActor;
 use refit::domain::run::{AttemptState, Outcome, RunStatus};
+use refit::engine::release::Back;
 use refit::engine::worker::Worker;
 use refit::engine::{Engine, Settings};
 
@@ -102,7 +103,8 @@ async fn a_process_frozen_at_any_write_of_a_promotion_wakes_up_and_changes_nothi
             assert_eq!(shown(&world), serves(&new), "{place}");
             // A person decides otherwise, before the frozen one wakes up.
             let actor = ReleaseActor::Human { name: "ann".to_owned() };
-            let back = next.roll_back(&model(), &target(), Some(&version("1")), actor, "a test").await;
+            let back =
+                next.roll_back(&model(), &target(), Some(Back::to(&version("1"))), actor, "a test").await;
             back.expect("rolled back");
             let before = seen(&world, &next, run).await;
             crash.thaw();

@@ -7,6 +7,7 @@ mod endings;
 mod fencing;
 mod hold;
 mod releases;
+mod retention;
 mod rollout;
 mod secrets;
 mod shutdown;

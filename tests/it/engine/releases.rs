@@ -6,7 +6,7 @@ use refit::domain::canary::CanaryState;
 use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::run::{Outcome, RunStatus};
 use refit::domain::version::VersionState;
-use refit::engine::release::{PromotedByHand, ReleaseError};
+use refit::engine::release::{Back, PromotedByHand, ReleaseError};
 use refit::store::{ReleaseWrite, ReleaseWritten};
 
 use super::on_both;
@@ -151,7 +151,7 @@ async fn a_rollback_without_a_canary_goes_to_the_previous_version_then_to_the_ne
         assert_eq!(shown(&world), serves("3"), "2 is bad: the newest good one");
         damage(&world, "1");
         let nothing = back().await;
-        assert!(matches!(nothing, Err(ReleaseError::Outside(_))), "{nothing:?}");
+        assert!(matches!(nothing, Err(ReleaseError::NothingLeft { .. })), "{nothing:?}");
         assert_eq!(shown(&world), serves("3"), "version 1 is damaged: it is never served");
         assert_eq!(state_of(&engine, "3").await, VersionState::Sealed, "it serves, so it is not bad yet");
     })
@@ -167,7 +167,8 @@ async fn with_no_good_version_left_a_rollback_is_an_error_and_changes_nothing() 
         let nothing = engine.roll_back(&model(), &target(), None, ann(), "bad").await;
         assert!(matches!(nothing, Err(ReleaseError::NothingLeft { .. })), "{nothing:?}");
         assert_eq!(release(&engine).await, before);
-        let unknown = engine.roll_back(&model(), &target(), Some(&version("9")), ann(), "bad").await;
+        let unknown =
+            engine.roll_back(&model(), &target(), Some(Back::to(&version("9"))), ann(), "bad").await;
         assert!(matches!(unknown, Err(ReleaseError::UnknownVersion { .. })), "{unknown:?}");
     })
     .await;
@@ -182,7 +183,8 @@ async fn a_version_whose_files_are_damaged_is_promoted_neither_by_hand_nor_by_it
         damage(&world, "2");
         let refused = engine.promote_by_hand(&model(), &target(), &version("2"), false, "ann", None).await;
         assert!(matches!(refused, Err(ReleaseError::Outside(_))), "{refused:?}");
-        let refused = engine.roll_back(&model(), &target(), Some(&version("2")), ann(), "back").await;
+        let refused =
+            engine.roll_back(&model(), &target(), Some(Back::to(&version("2"))), ann(), "back").await;
         assert!(matches!(refused, Err(ReleaseError::Outside(_))), "{refused:?}");
         assert_eq!(shown(&world), serves("1"));
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use refit::domain::Timestamp;
 use refit::domain::event::{Cause, Event};
+use refit::domain::history::ChangedBy;
 use refit::domain::id::{Epoch, EventId, RunId, StepId, WorkerId};
+use refit::domain::release::ReleaseActor;
 use refit::domain::run::{AttemptState, Definition, Outcome, Run, RunStatus};
 use refit::domain::workflow::{ConcurrencyPolicy, Moment, Recipient};
 use refit::store::{
@@ -19,6 +21,11 @@ pub const LEASE: Duration = Duration::from_secs(10);
 
 pub fn step(id: &str) -> StepId {
     id.parse().expect("a step id")
+}
+
+/// A change that Ann wants.
+pub fn by_ann(at: Timestamp) -> ChangedBy {
+    ChangedBy { actor: ReleaseActor::Human { name: "ann".to_owned() }, reason: "because".to_owned(), at }
 }
 
 pub fn event(at: Timestamp) -> Event {

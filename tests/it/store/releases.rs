@@ -176,7 +176,9 @@ async fn of_a_cancel_and_a_promotion_one_comes_first(db: Database) {
                 assert!(after.committed);
             }
             ReleaseWritten::CancelRequested => assert!(!after.committed),
-            ReleaseWritten::Moved(moved) => panic!("nobody else writes: {moved:?}"),
+            other @ (ReleaseWritten::Moved(_) | ReleaseWritten::Deleted(_)) => {
+                panic!("nobody else writes: {other:?}")
+            }
         }
         // A cancel that came first stays first.
         if !after.committed {
@@ -276,10 +278,11 @@ async fn a_sealed_version_is_listed(db: Database) {
     let mut adopted = listed[0].clone();
     adopted.name = version("live-today");
     adopted.run = None;
-    store.adopt_version(&adopted).await.expect("adopted");
-    store.adopt_version(&adopted).await.expect("again");
+    let by = make::by_ann(db.now());
+    store.adopt_version(&adopted, &by).await.expect("adopted");
+    store.adopt_version(&adopted, &by).await.expect("again");
     adopted.manifest_sha256 = "other".to_owned();
-    assert!(store.adopt_version(&adopted).await.is_err(), "a sealed version never changes");
+    assert!(store.adopt_version(&adopted, &by).await.is_err(), "a sealed version never changes");
 }
 
 async fn a_rollback_ends_the_canary_and_marks_the_version(db: Database) {

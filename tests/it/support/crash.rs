@@ -7,10 +7,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use refit::adapter::{AdapterError, Observed, Target, TargetTraits};
@@ -281,11 +282,21 @@ impl ObjectStore for CrashingObjects {
         self.inner.get_opts(at, options).await
     }
 
+    /// One by one, so that it may die between two.
     fn delete_stream(
         &self,
-        _: BoxStream<'static, object_store::Result<Path>>,
+        paths: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
-        panic!("nothing is deleted by a run")
+        let (inner, crash) = (Arc::clone(&self.inner), self.crash.clone());
+        let deleted = paths.then(move |path| {
+            let (inner, crash) = (Arc::clone(&inner), crash.clone());
+            async move {
+                let path = path?;
+                let name = format!("delete {}", path.filename().unwrap_or_default());
+                crash.around(&name, inner.delete(&path)).await.map(|()| path)
+            }
+        });
+        deleted.boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {

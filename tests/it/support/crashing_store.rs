@@ -8,8 +8,10 @@ use refit::adapter::Posted;
 use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, CanaryState};
 use refit::domain::event::Event;
+use refit::domain::history::{ChangedBy, HistoryEntry};
 use refit::domain::id::*;
 use refit::domain::release::Release;
+use refit::domain::retention::{Holdings, Pin};
 use refit::domain::run::*;
 use refit::domain::version::*;
 use refit::store::*;
@@ -24,6 +26,74 @@ pub struct CrashingStore {
     pub inner: Arc<dyn Store>,
     /// When.
     pub crash: Crash,
+}
+
+#[async_trait]
+impl Registry for CrashingStore {
+    async fn holdings(&self, model: &ModelName, since: Timestamp) -> Result<Holdings, StoreError> {
+        self.crash.alive().await;
+        self.inner.holdings(model, since).await
+    }
+
+    async fn condemn_version(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        since: Timestamp,
+        judge: Judge<'_>,
+        by: &ChangedBy,
+    ) -> Result<Condemned, StoreError> {
+        self.crash
+            .around("condemn_version", self.inner.condemn_version(model, version, since, judge, by))
+            .await
+    }
+
+    async fn version_deleted(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        by: &ChangedBy,
+    ) -> Result<(), StoreError> {
+        self.crash.around("version_deleted", self.inner.version_deleted(model, version, by)).await
+    }
+
+    async fn pin_version(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        pinned: bool,
+        by: &ChangedBy,
+    ) -> Result<Marked, StoreError> {
+        self.crash.around("pin_version", self.inner.pin_version(model, version, pinned, by)).await
+    }
+
+    async fn mark_version(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        bad: bool,
+        by: &ChangedBy,
+    ) -> Result<Marked, StoreError> {
+        self.crash.around("mark_version", self.inner.mark_version(model, version, bad, by)).await
+    }
+
+    async fn pins(&self, model: Option<&ModelName>) -> Result<Vec<Pin>, StoreError> {
+        self.crash.alive().await;
+        self.inner.pins(model).await
+    }
+
+    async fn history(&self, model: Option<&ModelName>, limit: u32) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.crash.alive().await;
+        self.inner.history(model, limit).await
+    }
+
+    async fn forget_evidence(
+        &self,
+        older: &EvidenceAge,
+        only_count: bool,
+    ) -> Result<OldEvidence, StoreError> {
+        self.crash.around("forget_evidence", self.inner.forget_evidence(older, only_count)).await
+    }
 }
 
 #[async_trait]
@@ -323,8 +393,8 @@ impl Store for CrashingStore {
             .await
     }
 
-    async fn adopt_version(&self, record: &VersionRecord) -> Result<(), StoreError> {
-        self.crash.around("adopt_version", self.inner.adopt_version(record)).await
+    async fn adopt_version(&self, record: &VersionRecord, by: &ChangedBy) -> Result<(), StoreError> {
+        self.crash.around("adopt_version", self.inner.adopt_version(record, by)).await
     }
 
     async fn version(

@@ -205,6 +205,7 @@ impl Bench {
                     store: name,
                     state: VersionState::Sealed,
                     run: None,
+                    place: None,
                     base_url: String::new(),
                     manifest_sha256: String::new(),
                     manifest: Some(manifest),
@@ -366,6 +367,10 @@ fn not_here<T>() -> Result<T, StepError> {
 
 #[async_trait]
 impl Ledger for FakeLedger {
+    async fn keep_latest(&self, _: &StoreName, _: u32) -> Result<Vec<String>, StepError> {
+        not_here()
+    }
+
     async fn intend(&self, operation: &str, detail: Value, undo: Option<Undo>) -> Result<Intent, StepError> {
         let mut intents = self.intents.lock().expect("unpoisoned");
         let intent = intents.entry(operation.to_owned()).or_insert_with(|| Intent {

@@ -42,6 +42,7 @@ pub struct Host {
     shown: Mutex<Vec<ReleaseDocument>>,
     broken: Mutex<bool>,
     forgetful: Mutex<bool>,
+    silent: Mutex<bool>,
 }
 
 impl Host {
@@ -77,6 +78,11 @@ impl Host {
         *self.broken.lock().unwrap() = broken;
     }
 
+    /// Does not say what it shows.
+    pub fn hang_up(&self, silent: bool) {
+        *self.silent.lock().unwrap() = silent;
+    }
+
     /// Shows whatever it is told last, as hosts without compare-and-set do.
     pub fn forget_generations(&self) {
         *self.forgetful.lock().unwrap() = true;
@@ -90,6 +96,13 @@ impl Target for Host {
     }
 
     async fn read(&self, _: &ModelName) -> Result<Option<Observed>, AdapterError> {
+        if *self.silent.lock().unwrap() {
+            return Err(AdapterError::Unavailable {
+                service: "host".to_owned(),
+                cause: "does not answer".to_owned(),
+                retry_after: None,
+            });
+        }
         let current = self.current();
         Ok(current.map(|document| Observed { fingerprint: document.generation.to_string(), document }))
     }
@@ -215,6 +228,7 @@ impl World {
             Arc::new(CrashingTarget { inner: self.host.clone(), crash: crash.clone() });
         let models = self.path("models");
         let objects = object_store::local::LocalFileSystem::new_with_prefix(&models).expect("a directory");
+        let objects = objects.with_automatic_cleanup(true);
         let objects = CrashingObjects { inner: Arc::new(objects), crash: crash.clone() };
         let artifacts = ArtifactStore {
             objects: Arc::new(objects),

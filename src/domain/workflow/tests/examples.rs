@@ -109,7 +109,7 @@ fn every_key_is_read() {
     lite None ["more"] None 1200s ["gpu"] 5x1s Expectations { columns: [], rows: RowBounds { min: None, max: None, min_vs_previous: None }, newest: None, null_rate: [], unique: [] }
     train None ["lite"] None 1200s [] 5x1s "./train \"$X\"" Some("research") [("X", "${{ steps.data.rows }}"), ("Y", "5")] Limits { memory: Some(4294967296), log: Some(1048576), output: Some(1000000000) } 30s [("mae", Some(Mean))] true Some(Outputs { from: "out", files: "*.json", count: Some(18), max_total: Some(419430400) })
     gate None ["train"] None 1200s [] 5x1s Accept Continue [("mae", Some(600.0), Some(0.0), None, false, None), ("mae", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: Some(0.95), stored_holdout: false }), false, None), ("r2", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: None, stored_holdout: true }), true, Some(150))]
-    publish None ["gate"] None 1200s [] 5x1s Publish { store: StoreName("models"), version: Semver, from: Some(StepId("train")) }
+    publish None ["gate"] None 1200s [] 5x1s Publish { store: StoreName("models"), version: Semver, from: Some(StepId("train")), keep_latest: None }
     canary None ["publish"] None 1200s [] 5x1s Canary { target: TargetName("prod"), stages: [Stage { share: BasisPoints(100), min_time: 0ns }, Stage { share: BasisPoints(1000), min_time: 3600s }], compare: Some(StepId("compare")), max_look_gap: Some(900s) }
     wait None ["canary"] None 1200s [] 5x1s 3600s Some("canary.verdict == 'pass'") Some(86400s) Some("canary.verdict in ['fail', 'error']")
     compare None ["wait"] None 1200s [] 5x1s RollBack Hold 259200s Zero [(ErrorRate, 1.3, Some(0.05), Some(0.2), Gating), (AbsError, 1.1, Some(12.5), None, Observe)] 0.01 0.1 [Some(0.75), Some(0.25)]

@@ -415,7 +415,6 @@ fn what_is_not_available_yet_is_said_and_not_ignored() {
     8: `drift` is not available yet in this version of refit
     9: `decay` is not available yet in this version of refit
     14: `sql` is not available yet in this version of refit
-    41: `keep` is not available yet in this version of refit
     55: `replay` is not available yet in this version of refit
     "#);
 }

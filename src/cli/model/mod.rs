@@ -1,21 +1,33 @@
-//! `model`: versions, what is in them, whether they are whole.
+//! `model`: versions, what is in them, whether they are whole, who changed what.
 
+mod card;
+mod changes;
+mod diff;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::args::ModelCommand;
+use super::args::{ModelCommand, OneVersion};
 use super::error::{CliError, Doing};
 use super::output::{plain, table, time};
 use super::pick::{self, short};
 use super::project::Opened;
+use crate::adapter::ArtifactStore;
+use crate::domain::history::HistoryEntry;
 use crate::domain::id::ModelName;
 use crate::domain::release::Release;
+use crate::domain::retention::Pin;
 use crate::domain::version::{VersionRecord, VersionState};
+use crate::engine::Engine;
 use crate::steps::headline::{bytes, counted, number};
 use crate::store::Store;
+use card::Card;
 
+/// Changes of a model among which those of a version are looked for.
+const LOOKED_AT: u32 = 1000;
 /// Metrics that a list shows of each version.
 const SHOWN_METRICS: usize = 3;
 
@@ -24,15 +36,63 @@ pub async fn model(opened: &Opened, command: &ModelCommand) -> Result<Exit, CliE
     let store = opened.store().await?;
     match command {
         ModelCommand::Ls { model } => list(opened, &store, model.as_ref()).await,
-        ModelCommand::Show { model, version } => {
-            let record = record(&store, model, version).await?;
+        ModelCommand::Show(version) => {
+            let record = which(opened, &store, version).await?;
             show(opened, &store, &record).await
         }
-        ModelCommand::Verify { model, version } => {
-            let record = record(&store, model, version).await?;
+        ModelCommand::Diff { one, other, model } => {
+            let model = model_of(opened, &store, model.as_ref()).await?;
+            let one = record(&store, &model, one).await?;
+            let other = record(&store, &model, other).await?;
+            diff::print(opened, &one, &other);
+            Ok(Exit::Ok)
+        }
+        ModelCommand::Verify(version) => {
+            let record = which(opened, &store, version).await?;
             verify(opened, &store, &record).await
         }
+        ModelCommand::Pull { which: version, to } => {
+            let record = which(opened, &store, version).await?;
+            pull(opened, &store, &record, to.as_deref()).await
+        }
+        ModelCommand::Card { which: version, to } => {
+            let record = which(opened, &store, version).await?;
+            card(opened, &store, &record, to.as_deref()).await
+        }
+        ModelCommand::Pin(change) => changes::pin(opened, &store, change, true).await,
+        ModelCommand::Unpin(change) => changes::pin(opened, &store, change, false).await,
+        ModelCommand::Mark { change, bad, good: _ } => changes::mark(opened, &store, change, *bad).await,
+        ModelCommand::History { model, limit } => {
+            changes::history(opened, &store, model.as_ref(), *limit).await
+        }
     }
+}
+
+/// The version that `version` means.
+async fn which(
+    opened: &Opened,
+    store: &Arc<dyn Store>,
+    version: &OneVersion,
+) -> Result<VersionRecord, CliError> {
+    let model = model_of(opened, store, version.model.as_ref()).await?;
+    record(store, &model, &version.version).await
+}
+
+async fn model_of(
+    opened: &Opened,
+    store: &Arc<dyn Store>,
+    model: Option<&ModelName>,
+) -> Result<ModelName, CliError> {
+    match model {
+        Some(model) => Ok(model.clone()),
+        None => pick::only_model(opened, store).await,
+    }
+}
+
+/// Refuses a model that nobody knows.
+async fn check_model(store: &Arc<dyn Store>, model: &ModelName) -> Result<(), CliError> {
+    let known = store.models().await.doing(|| "list models".to_owned())?;
+    if known.contains(model) { Ok(()) } else { Err(no_model(model, &known)) }
 }
 
 async fn list(opened: &Opened, store: &Arc<dyn Store>, model: Option<&ModelName>) -> Result<Exit, CliError> {
@@ -45,8 +105,9 @@ async fn list(opened: &Opened, store: &Arc<dyn Store>, model: Option<&ModelName>
     for model in &models {
         let releases = store.releases(Some(model)).await.doing(|| "read the releases".to_owned())?;
         let versions = store.versions(model).await.doing(|| format!("list the versions of `{model}`"))?;
+        let pins = store.pins(Some(model)).await.doing(|| "read the pins".to_owned())?;
         rows.extend(versions.into_iter().map(|record| {
-            let roles = roles(&record, &releases);
+            let roles = roles(&record, &releases, &pins);
             (record, roles)
         }));
     }
@@ -84,8 +145,8 @@ async fn list(opened: &Opened, store: &Arc<dyn Store>, model: Option<&ModelName>
     Ok(Exit::Ok)
 }
 
-/// What a version is: `champion`, `canary 10%`, `previous`, on which target; `bad`.
-fn roles(record: &VersionRecord, releases: &[Release]) -> Vec<String> {
+/// What a version is: `champion`, `canary 10%`, `previous`, on which target; `pinned`; `bad`.
+fn roles(record: &VersionRecord, releases: &[Release], pins: &[Pin]) -> Vec<String> {
     let mut roles: Vec<String> = vec![];
     for release in releases {
         let on = if releases.len() > 1 { format!(" on {}", release.target) } else { String::new() };
@@ -101,8 +162,14 @@ fn roles(record: &VersionRecord, releases: &[Release]) -> Vec<String> {
             roles.push(format!("previous{on}"));
         }
     }
-    if record.state == VersionState::Bad {
-        roles.push("bad".to_owned());
+    if pins.iter().any(|pin| pin.model == record.model && pin.version == record.name) {
+        roles.push("pinned".to_owned());
+    }
+    match record.state {
+        VersionState::Bad => roles.push("bad".to_owned()),
+        VersionState::Deleting => roles.push("being deleted".to_owned()),
+        VersionState::Deleted => roles.push("deleted".to_owned()),
+        VersionState::Sealed | VersionState::Reserved | VersionState::Abandoned => {}
     }
     roles
 }
@@ -141,9 +208,9 @@ fn no_model(model: &ModelName, known: &[ModelName]) -> CliError {
 }
 
 async fn show(opened: &Opened, store: &Arc<dyn Store>, record: &VersionRecord) -> Result<Exit, CliError> {
-    let releases = store.releases(Some(&record.model)).await.doing(|| "read the releases".to_owned())?;
-    let roles = roles(record, &releases);
-    let value = json!({"version": record, "roles": roles});
+    let told = told(store, record).await?;
+    let Told { roles, history, .. } = &told;
+    let value = json!({"version": record, "roles": roles, "history": history});
     opened.out.result(&value, || {
         let maker = record.run.map_or("adopted".to_owned(), |run| format!("by run {}", short(run)));
         let mut text = format!(
@@ -178,18 +245,118 @@ async fn show(opened: &Opened, store: &Arc<dyn Store>, record: &VersionRecord) -
                 }
             }
         }
+        if !history.is_empty() {
+            text.push_str(&format!("\nhistory\n{}\n", changes::changes(history, false)));
+        }
         text
     });
+    Ok(Exit::Ok)
+}
+
+/// What is known of a version beside its record.
+struct Told {
+    roles: Vec<String>,
+    /// Changes that concern it, newest first.
+    history: Vec<HistoryEntry>,
+}
+
+async fn told(store: &Arc<dyn Store>, record: &VersionRecord) -> Result<Told, CliError> {
+    let model = &record.model;
+    let releases = store.releases(Some(model)).await.doing(|| "read the releases".to_owned())?;
+    let pins = store.pins(Some(model)).await.doing(|| "read the pins".to_owned())?;
+    let mut history = store.history(Some(model), LOOKED_AT).await.doing(|| "read the history".to_owned())?;
+    history.retain(|entry| entry.change.concerns(&record.name));
+    Ok(Told { roles: roles(record, &releases, &pins), history })
+}
+
+/// The store that holds a version.
+fn place_of<'e>(
+    engine: &'e Engine,
+    record: &VersionRecord,
+    what: &str,
+) -> Result<&'e ArtifactStore, CliError> {
+    engine.services.stores.get(&record.store).ok_or_else(|| {
+        CliError::usage(format!("cannot {what}: refit.toml has no store `{}`", record.store))
+            .hint(format!("add [stores.{}] again: it holds this version", record.store))
+    })
+}
+
+async fn pull(
+    opened: &Opened,
+    store: &Arc<dyn Store>,
+    record: &VersionRecord,
+    to: Option<&Path>,
+) -> Result<Exit, CliError> {
+    let what = format!("pull {} {}", record.model, record.name);
+    let dir = to.map_or_else(|| PathBuf::from(record.name.as_str()), Path::to_owned);
+    let shown = dir.display();
+    let manifest = record.manifest.as_ref().filter(|_| record.state.is_whole()).ok_or_else(|| {
+        CliError::usage(format!("cannot {what}: it is not a whole version"))
+            .hint(format!("`refit model ls {}` lists whole versions", record.model))
+    })?;
+    let occupied = match std::fs::read_dir(&dir) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(CliError::usage(format!("cannot {what} to {shown}: {error}"))),
+    };
+    if occupied && !crate::artifacts::sealed::has_all(&dir, manifest).await {
+        return Err(CliError::usage(format!("cannot {what} to {shown}: there is something else"))
+            .hint("name a directory that is empty or not there with --to DIR"));
+    }
+    let (engine, _) = opened.engine(store)?;
+    let place = place_of(&engine, record, &what)?;
+    super::registry::fetch(place, record, &dir).await.map_err(|error| {
+        let exit = if error.is_transient() { Exit::Unreachable } else { Exit::StepFailed };
+        CliError::new(exit, format!("cannot {what} to {shown}: {error}"))
+            .hint("nothing was left there; `refit doctor` checks the store")
+    })?;
+    let total: u64 = manifest.files.iter().map(|file| file.size).sum();
+    let files = manifest.files.len() as u64;
+    let value = json!({
+        "model": record.model, "version": record.name, "dir": dir, "files": files, "bytes": total,
+        "manifest_sha256": record.manifest_sha256,
+    });
+    opened.out.result(&value, || {
+        format!(
+            "{} {} is in {shown}: {}, {}, as sealed",
+            record.model,
+            record.name,
+            counted(files, "file"),
+            bytes(total)
+        )
+    });
+    Ok(Exit::Ok)
+}
+
+async fn card(
+    opened: &Opened,
+    store: &Arc<dyn Store>,
+    record: &VersionRecord,
+    to: Option<&Path>,
+) -> Result<Exit, CliError> {
+    let told = told(store, record).await?;
+    let canary = match record.run {
+        Some(run) => store.canary_of(run).await.doing(|| "read the canary".to_owned())?,
+        None => None,
+    };
+    let canary = canary.filter(|canary| canary.version == record.name);
+    let card = Card { record, roles: &told.roles, canary: canary.as_ref(), history: &told.history };
+    match to {
+        None => opened.out.result(&card.to_json(), || card.to_markdown()),
+        Some(to) => {
+            let text = if opened.out.json { card.to_json().to_string() } else { card.to_markdown() };
+            std::fs::write(to, text)
+                .map_err(|error| CliError::usage(format!("cannot write {}: {error}", to.display())))?;
+            opened.out.note(&format!("wrote {}", to.display()));
+        }
+    }
     Ok(Exit::Ok)
 }
 
 async fn verify(opened: &Opened, store: &Arc<dyn Store>, record: &VersionRecord) -> Result<Exit, CliError> {
     let what = format!("verify {} {}", record.model, record.name);
     let (engine, _) = opened.engine(store)?;
-    let place = engine.services.stores.get(&record.store).ok_or_else(|| {
-        CliError::usage(format!("cannot {what}: refit.toml has no store `{}`", record.store))
-            .hint(format!("add [stores.{}] again: it holds this version", record.store))
-    })?;
+    let place = place_of(&engine, record, &what)?;
     super::registry::verify(place, record).await.map_err(|error| {
         let exit = if error.is_transient() { Exit::Unreachable } else { Exit::StepFailed };
         CliError::new(exit, format!("cannot {what}: {error}"))

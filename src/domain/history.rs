@@ -1,0 +1,106 @@
+//! Who changed what of a model, when and why.
+
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+use super::id::{Generation, ModelName, TargetName, VersionName};
+use super::release::{Assignment, ReleaseActor};
+
+/// Who wants a change, and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChangedBy {
+    /// Who.
+    pub actor: ReleaseActor,
+    /// Why, in plain words.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One change, as kept.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HistoryEntry {
+    /// The model.
+    pub model: ModelName,
+    /// What was changed.
+    #[serde(flatten)]
+    pub change: Change,
+    /// Who, when, why.
+    #[serde(flatten)]
+    pub by: ChangedBy,
+}
+
+/// What was changed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "change")]
+pub enum Change {
+    /// Who serves.
+    Release {
+        /// Where.
+        target: TargetName,
+        /// The generation it made.
+        generation: Generation,
+        /// What is served since.
+        assignment: Box<Assignment>,
+    },
+    /// A version.
+    Version {
+        /// Which.
+        version: VersionName,
+        /// What became of it.
+        action: VersionAction,
+    },
+}
+
+impl Change {
+    /// Whether it is about `version`.
+    pub fn concerns(&self, version: &VersionName) -> bool {
+        match self {
+            Change::Version { version: changed, .. } => changed == version,
+            Change::Release { assignment, .. } => {
+                let champion = assignment.champion.as_ref().map(|served| &served.version);
+                let canary = assignment.canary.as_ref().map(|canary| &canary.served.version);
+                let previous = assignment.previous.as_ref().map(|served| &served.version);
+                [champion, canary, previous].into_iter().flatten().any(|named| named == version)
+            }
+        }
+    }
+}
+
+/// What became of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionAction {
+    /// It is whole.
+    Sealed,
+    /// It was there before refit and is known from now on.
+    Adopted,
+    /// It stays until it is unpinned.
+    Pinned,
+    /// It may go again.
+    Unpinned,
+    /// No rollback chooses it any more.
+    MarkedBad,
+    /// A rollback may choose it again.
+    MarkedGood,
+    /// Its deletion began.
+    Deleting,
+    /// Its files are gone.
+    Deleted,
+}
+
+impl VersionAction {
+    /// The word used in databases and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VersionAction::Sealed => "sealed",
+            VersionAction::Adopted => "adopted",
+            VersionAction::Pinned => "pinned",
+            VersionAction::Unpinned => "unpinned",
+            VersionAction::MarkedBad => "marked_bad",
+            VersionAction::MarkedGood => "marked_good",
+            VersionAction::Deleting => "deleting",
+            VersionAction::Deleted => "deleted",
+        }
+    }
+}

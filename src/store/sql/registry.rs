@@ -1,0 +1,387 @@
+//! Pins, marks, deletion and history of versions.
+
+use async_trait::async_trait;
+
+use super::super::{Connection, Row, lock_key};
+use super::holdings::holdings_in;
+use super::rows::{self, doc, get, json, text, word};
+use super::store::SqlStore;
+use super::versions::version;
+use crate::domain::Timestamp;
+use crate::domain::history::{Change, ChangedBy, HistoryEntry, VersionAction};
+use crate::domain::id::{Generation, ModelName, VersionName};
+use crate::domain::retention::{Fate, Holdings, Pin};
+use crate::domain::version::{VersionRecord, VersionState};
+use crate::store::{Condemned, EvidenceAge, Judge, Marked, OldEvidence, Registry, StoreError};
+
+/// Rows deleted in one transaction, so that nobody waits long behind it.
+const AT_ONCE: i64 = 5000;
+
+/// Held by whoever makes or removes a reference to a version of the model, until the transaction ends.
+pub(super) async fn lock_versions(connection: &mut Connection, model: &ModelName) -> Result<(), StoreError> {
+    lock_key(connection, &format!("versions of {model}")).await
+}
+
+/// Records what became of a version.
+pub(super) async fn audit_version(
+    connection: &mut Connection,
+    model: &ModelName,
+    name: &VersionName,
+    action: VersionAction,
+    by: &ChangedBy,
+) -> Result<(), StoreError> {
+    sqlx::query(sql!(
+        "INSERT INTO refit.version_audit (model, name, action, actor, reason, at) VALUES ($1, $2, $3, $4, $5, $6)"
+    ))
+    .bind(model.as_str())
+    .bind(name.as_str())
+    .bind(action.as_str())
+    .bind(doc(&by.actor)?)
+    .bind(text(&by.reason))
+    .bind(by.at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Marks a whole version; what it was before stays when it is not whole.
+pub(super) async fn mark_in(
+    connection: &mut Connection,
+    model: &ModelName,
+    name: &VersionName,
+    bad: bool,
+    by: &ChangedBy,
+) -> Result<Marked, StoreError> {
+    let (from, to) = if bad { ("sealed", "bad") } else { ("bad", "sealed") };
+    let changed = sqlx::query(sql!(
+        "UPDATE refit.versions SET state = $4 WHERE model = $1 AND name = $2 AND state = $3"
+    ))
+    .bind(model.as_str())
+    .bind(name.as_str())
+    .bind(from)
+    .bind(to)
+    .execute(&mut *connection)
+    .await?;
+    if changed.rows_affected() == 1 {
+        let action = if bad { VersionAction::MarkedBad } else { VersionAction::MarkedGood };
+        audit_version(connection, model, name, action, by).await?;
+        return Ok(Marked::Made);
+    }
+    let known = version_in(connection, model, name).await?;
+    Ok(if known.is_some_and(|record| record.state.is_whole()) { Marked::Already } else { Marked::Unknown })
+}
+
+pub(super) async fn version_in(
+    connection: &mut Connection,
+    model: &ModelName,
+    name: &VersionName,
+) -> Result<Option<VersionRecord>, StoreError> {
+    let row = sqlx::query(sql!("SELECT * FROM refit.versions WHERE model = $1 AND name = $2"))
+        .bind(model.as_str())
+        .bind(name.as_str())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(version).transpose()
+}
+
+fn pin(row: &Row) -> Result<Pin, StoreError> {
+    Ok(Pin {
+        model: word(row, "model")?,
+        version: word(row, "name")?,
+        actor: json(row, "actor")?,
+        reason: get(row, "reason")?,
+        at: get(row, "at")?,
+    })
+}
+
+fn by(row: &Row) -> Result<ChangedBy, StoreError> {
+    Ok(ChangedBy { actor: json(row, "actor")?, reason: get(row, "reason")?, at: get(row, "at")? })
+}
+
+#[async_trait]
+impl Registry for SqlStore {
+    async fn holdings(&self, model: &ModelName, since: Timestamp) -> Result<Holdings, StoreError> {
+        self.seen(self.read_holdings(model, since).await)
+    }
+
+    async fn condemn_version(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        since: Timestamp,
+        judge: Judge<'_>,
+        by: &ChangedBy,
+    ) -> Result<Condemned, StoreError> {
+        self.seen(self.condemn(model, version, since, judge, by).await)
+    }
+
+    async fn version_deleted(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        by: &ChangedBy,
+    ) -> Result<(), StoreError> {
+        self.seen(self.end_deletion(model, version, by).await)
+    }
+
+    async fn pin_version(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        pinned: bool,
+        by: &ChangedBy,
+    ) -> Result<Marked, StoreError> {
+        self.seen(self.set_pin(model, version, pinned, by).await)
+    }
+
+    async fn mark_version(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        bad: bool,
+        by: &ChangedBy,
+    ) -> Result<Marked, StoreError> {
+        self.seen(self.set_mark(model, version, bad, by).await)
+    }
+
+    async fn pins(&self, model: Option<&ModelName>) -> Result<Vec<Pin>, StoreError> {
+        self.seen(self.list_pins(model).await)
+    }
+
+    async fn history(&self, model: Option<&ModelName>, limit: u32) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.seen(self.list_changes(model, limit).await)
+    }
+
+    async fn forget_evidence(
+        &self,
+        older: &EvidenceAge,
+        only_count: bool,
+    ) -> Result<OldEvidence, StoreError> {
+        self.seen(self.drop_evidence(older, only_count).await)
+    }
+}
+
+impl SqlStore {
+    async fn read_holdings(&self, model: &ModelName, since: Timestamp) -> Result<Holdings, StoreError> {
+        let mut connection = self.parts.reader.acquire().await?;
+        holdings_in(&mut connection, model, since).await
+    }
+
+    async fn condemn(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        since: Timestamp,
+        judge: Judge<'_>,
+        by: &ChangedBy,
+    ) -> Result<Condemned, StoreError> {
+        let mut tx = self.begin().await?;
+        lock_versions(&mut tx, model).await?;
+        let holdings = holdings_in(&mut tx, model, since).await?;
+        let why = match judge(&holdings) {
+            Fate::Deleted { why } => why,
+            fate @ (Fate::Kept { .. } | Fate::Nothing) => return Ok(Condemned::Kept(fate)),
+        };
+        let mut holdings = holdings.versions.into_iter();
+        let Some(mut record) = holdings.find(|record| &record.name == version) else {
+            return Ok(Condemned::Kept(Fate::Nothing));
+        };
+        if record.state != VersionState::Deleting {
+            sqlx::query(sql!("UPDATE refit.versions SET state = 'deleting' WHERE model = $1 AND name = $2"))
+                .bind(model.as_str())
+                .bind(version.as_str())
+                .execute(&mut *tx)
+                .await?;
+            let reason = if by.reason.is_empty() { why } else { format!("{why}; {}", by.reason) };
+            let by = ChangedBy { reason, ..by.clone() };
+            audit_version(&mut tx, model, version, VersionAction::Deleting, &by).await?;
+            tx.commit().await?;
+            record.state = VersionState::Deleting;
+        }
+        Ok(Condemned::Deleting(Box::new(record)))
+    }
+
+    async fn end_deletion(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        by: &ChangedBy,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let changed = sqlx::query(sql!(
+            "UPDATE refit.versions SET state = 'deleted' WHERE model = $1 AND name = $2 AND state = 'deleting'"
+        ))
+        .bind(model.as_str())
+        .bind(version.as_str())
+        .execute(&mut *tx)
+        .await?;
+        // Another process may have said so before.
+        if changed.rows_affected() == 1 {
+            audit_version(&mut tx, model, version, VersionAction::Deleted, by).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    async fn set_pin(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        pinned: bool,
+        by: &ChangedBy,
+    ) -> Result<Marked, StoreError> {
+        let mut tx = self.begin().await?;
+        lock_versions(&mut tx, model).await?;
+        let known = version_in(&mut tx, model, version).await?;
+        if pinned && !known.is_some_and(|record| record.state.is_whole()) {
+            return Ok(Marked::Unknown);
+        }
+        let query = if pinned {
+            sqlx::query(sql!(
+                "INSERT INTO refit.version_pins (model, name, actor, reason, at) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (model, name) DO NOTHING"
+            ))
+            .bind(model.as_str())
+            .bind(version.as_str())
+            .bind(doc(&by.actor)?)
+            .bind(text(&by.reason))
+            .bind(by.at)
+        } else {
+            sqlx::query(sql!("DELETE FROM refit.version_pins WHERE model = $1 AND name = $2"))
+                .bind(model.as_str())
+                .bind(version.as_str())
+        };
+        if query.execute(&mut *tx).await?.rows_affected() == 0 {
+            return Ok(Marked::Already);
+        }
+        let action = if pinned { VersionAction::Pinned } else { VersionAction::Unpinned };
+        audit_version(&mut tx, model, version, action, by).await?;
+        tx.commit().await?;
+        Ok(Marked::Made)
+    }
+
+    async fn set_mark(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        bad: bool,
+        by: &ChangedBy,
+    ) -> Result<Marked, StoreError> {
+        let mut tx = self.begin().await?;
+        let marked = mark_in(&mut tx, model, version, bad, by).await?;
+        tx.commit().await?;
+        Ok(marked)
+    }
+
+    async fn list_pins(&self, model: Option<&ModelName>) -> Result<Vec<Pin>, StoreError> {
+        let mut connection = self.parts.reader.acquire().await?;
+        pins_in(&mut connection, model).await
+    }
+
+    async fn list_changes(
+        &self,
+        model: Option<&ModelName>,
+        limit: u32,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        let releases = sqlx::query(sql!(
+            "SELECT * FROM refit.release_audit WHERE $1 IS NULL OR model = $1
+             ORDER BY at DESC, target, generation DESC LIMIT $2"
+        ))
+        .bind(model.map(ModelName::as_str))
+        .bind(i64::from(limit))
+        .fetch_all(&self.parts.reader)
+        .await?;
+        let versions = sqlx::query(sql!(
+            "SELECT * FROM refit.version_audit WHERE $1 IS NULL OR model = $1 ORDER BY at DESC, seq DESC LIMIT $2"
+        ))
+        .bind(model.map(ModelName::as_str))
+        .bind(i64::from(limit))
+        .fetch_all(&self.parts.reader)
+        .await?;
+        let mut entries = rows::all(&releases, |row| {
+            let change = Change::Release {
+                target: word(row, "target")?,
+                generation: Generation(get(row, "generation")?),
+                assignment: json(row, "assignment")?,
+            };
+            Ok(HistoryEntry { model: word(row, "model")?, change, by: by(row)? })
+        })?;
+        entries.extend(rows::all(&versions, |row| {
+            let change = Change::Version { version: word(row, "name")?, action: word(row, "action")? };
+            Ok(HistoryEntry { model: word(row, "model")?, change, by: by(row)? })
+        })?);
+        // Stable: of one moment, the release comes before what became of a version with it.
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.by.at));
+        entries.truncate(limit as usize);
+        Ok(entries)
+    }
+
+    async fn drop_evidence(&self, older: &EvidenceAge, only_count: bool) -> Result<OldEvidence, StoreError> {
+        let EvidenceAge { unmatched, batch_ids } = *older;
+        Ok(if only_count {
+            OldEvidence {
+                predictions: self
+                    .count_old(sql!("SELECT count(*) AS n FROM refit.predictions WHERE at < $1"), unmatched)
+                    .await?,
+                truths: self
+                    .count_old(sql!("SELECT count(*) AS n FROM refit.truths WHERE at < $1"), unmatched)
+                    .await?,
+                batch_ids: self
+                    .count_old(
+                        sql!("SELECT count(*) AS n FROM refit.evidence_batches WHERE at < $1"),
+                        batch_ids,
+                    )
+                    .await?,
+            }
+        } else {
+            OldEvidence {
+                predictions: self.delete_old(DELETE_PREDICTIONS, unmatched).await?,
+                truths: self.delete_old(DELETE_TRUTHS, unmatched).await?,
+                batch_ids: self.delete_old(DELETE_BATCHES, batch_ids).await?,
+            }
+        })
+    }
+}
+
+const DELETE_PREDICTIONS: &str = sql!(
+    "DELETE FROM refit.predictions WHERE (model, request_id) IN
+         (SELECT model, request_id FROM refit.predictions WHERE at < $1 LIMIT $2)"
+);
+const DELETE_TRUTHS: &str = sql!(
+    "DELETE FROM refit.truths WHERE (model, request_id) IN
+         (SELECT model, request_id FROM refit.truths WHERE at < $1 LIMIT $2)"
+);
+const DELETE_BATCHES: &str = sql!(
+    "DELETE FROM refit.evidence_batches WHERE (model, kind, batch_id) IN
+         (SELECT model, kind, batch_id FROM refit.evidence_batches WHERE at < $1 LIMIT $2)"
+);
+
+impl SqlStore {
+    async fn count_old(&self, query: &'static str, before: Timestamp) -> Result<u64, StoreError> {
+        let row = sqlx::query(query).bind(before).fetch_one(&self.parts.reader).await?;
+        Ok(get::<i64>(&row, "n")?.unsigned_abs())
+    }
+
+    async fn delete_old(&self, query: &'static str, before: Timestamp) -> Result<u64, StoreError> {
+        let mut all = 0;
+        loop {
+            let gone = sqlx::query(query).bind(before).bind(AT_ONCE).execute(&self.parts.writer).await?;
+            all += gone.rows_affected();
+            if gone.rows_affected() < AT_ONCE.unsigned_abs() {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+pub(super) async fn pins_in(
+    connection: &mut Connection,
+    model: Option<&ModelName>,
+) -> Result<Vec<Pin>, StoreError> {
+    let found = sqlx::query(sql!(
+        "SELECT * FROM refit.version_pins WHERE $1 IS NULL OR model = $1 ORDER BY model, name"
+    ))
+    .bind(model.map(ModelName::as_str))
+    .fetch_all(connection)
+    .await?;
+    rows::all(&found, pin)
+}
