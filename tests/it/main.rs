@@ -5,6 +5,7 @@
 mod artifacts;
 mod canary;
 mod cli;
+mod clients;
 mod docs;
 mod engine;
 mod hosting;

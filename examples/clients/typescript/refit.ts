@@ -75,8 +75,8 @@ export class Releases {
   #asking: Promise<void> = Promise.resolve();
   #failing = false;
 
-  constructor(options: ReleasesOptions) {
-    this.#options = { ttlMs: 15_000, staleMs: 60_000, timeoutMs: 1_000, ...options };
+  constructor({ ttlMs = 15_000, staleMs = 60_000, timeoutMs = 1_000, ...options }: ReleasesOptions) {
+    this.#options = { ttlMs, staleMs, timeoutMs, ...options };
   }
 
   /** Who serves `unit`: the same one every time, for a user or a session. No unit means the champion. */
@@ -231,8 +231,8 @@ export class Reports {
   #sending: Promise<void> | undefined;
   #timer: unknown;
 
-  constructor(options: ReportsOptions) {
-    this.#options = { flushMs: 5_000, batchRows: 500, capacity: 10_000, timeoutMs: 5_000, ...options };
+  constructor({ flushMs = 5_000, batchRows = 500, capacity = 10_000, timeoutMs = 5_000, ...options }: ReportsOptions) {
+    this.#options = { flushMs, batchRows, capacity, timeoutMs, ...options };
   }
 
   /** Keeps a row to be sent; returns at once and never throws. */
