@@ -239,7 +239,7 @@ export class Reports {
   observe(row: Observation): void {
     const { batchRows, capacity, timeoutMs, waitUntil } = this.#options;
     try {
-      this.#rows.push(JSON.stringify({ ...row, at: row.at ?? new Date().toISOString() }));
+      this.#rows.push(JSON.stringify({ ...row, at: row.at ?? new Date(Date.now()).toISOString() }));
     } catch (error) {
       this.dropped += 1; // no JSON
       complain(this.#options, `refit: an observation was dropped: ${said(error)}`);
