@@ -10,6 +10,7 @@ pub mod args;
 mod demo;
 mod doctor;
 mod drive;
+mod eject;
 mod error;
 mod evidence;
 mod follow;
@@ -121,6 +122,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Plan { workflow } => workflow::plan(&open()?, &workflow),
         Command::Schema => Ok(workflow::print_schema(out)),
         Command::Doctor => doctor::run(open(), out).await,
+        Command::Eject => eject::run(&open()?).await,
         Command::Trigger(args) => trigger::trigger(&open()?, &args).await,
         Command::Event(command) => trigger::event(&open()?, &command).await,
         Command::Run(command) => run::run(&open()?, &command).await,
