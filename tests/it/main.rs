@@ -13,6 +13,7 @@ mod http;
 mod layers;
 mod notify;
 mod processes;
+mod raceday;
 mod steps;
 mod store;
 mod support;

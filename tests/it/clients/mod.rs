@@ -8,6 +8,11 @@ mod reports;
 mod typescript;
 mod vectors;
 
+/// The TypeScript client, as Node runs it.
+pub fn client() -> std::path::PathBuf {
+    typescript::compiled(&app::file("typescript/refit.ts"))
+}
+
 /// Makes a test of each function for each language.
 macro_rules! in_every_language {
     ($($test:ident)*) => {
