@@ -79,6 +79,8 @@ pub enum Command {
     Schema,
     /// Check the database, stores, targets and secrets
     Doctor,
+    /// Leave refit: withdraw canaries, write a last release document, say what replaces it
+    Eject,
     /// Start a run of a workflow
     Trigger(Trigger),
     /// Send and read events

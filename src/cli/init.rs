@@ -14,20 +14,44 @@ use super::output::Output;
 struct Template {
     name: &'static str,
     files: &'static [(&'static str, &'static str)],
+    /// What git should leave alone; added to a `.gitignore` that is there.
+    ignored: &'static str,
+    /// What to do then.
+    next: &'static str,
 }
 
-const TEMPLATES: &[Template] = &[Template {
-    name: "local",
-    files: &[
-        ("refit.toml", include_str!("../../templates/init/local/refit.toml")),
-        ("workflows/retrain.yaml", include_str!("../../templates/init/local/workflows/retrain.yaml")),
-        ("train.py", include_str!("../../templates/init/local/train.py")),
-        ("data/deliveries.csv", include_str!("../../templates/init/local/data/deliveries.csv")),
-    ],
-}];
-
-/// What git should leave alone; added to a `.gitignore` that is there.
-const IGNORED: &str = include_str!("../../templates/init/local/gitignore");
+const TEMPLATES: &[Template] = &[
+    Template {
+        name: "local",
+        files: &[
+            ("refit.toml", include_str!("../../templates/init/local/refit.toml")),
+            ("workflows/retrain.yaml", include_str!("../../templates/init/local/workflows/retrain.yaml")),
+            ("train.py", include_str!("../../templates/init/local/train.py")),
+            ("data/deliveries.csv", include_str!("../../templates/init/local/data/deliveries.csv")),
+        ],
+        ignored: include_str!("../../templates/init/local/gitignore"),
+        next: "  refit validate                   is everything right?
+  refit plan retrain               what would it do?
+  refit trigger retrain --follow   do it
+  refit serve                      do it every Sunday, and watch what serves",
+    },
+    Template {
+        name: "raceday-vercel",
+        files: &[
+            ("refit.toml", include_str!("../../templates/init/raceday-vercel/refit.toml")),
+            ("workflows/retrain.yaml", include_str!("../../workflows/raceday-vercel.yaml")),
+            ("sql/results.sql", include_str!("../../examples/raceday/sql/results.sql")),
+            ("apps/web/src/lib/refit.ts", include_str!("../../examples/clients/typescript/refit.ts")),
+        ],
+        ignored: ".refit/\n.secrets/\n",
+        next: "  in refit.toml, workflows/retrain.yaml and sql/results.sql: your names, addresses and columns
+  refit doctor                     are the services there, and may refit use them?
+  refit adopt models/race-times --champion VERSION
+                                   take what serves today as champion
+  refit trigger retrain --follow   a first run; it changes nothing that is served
+  refit serve                      do it every Sunday, and watch what serves",
+    },
+];
 
 /// Writes the files of a template here.
 pub fn run(args: &Init, out: Output) -> Result<Exit, CliError> {
@@ -53,16 +77,12 @@ pub fn run(args: &Init, out: Output) -> Result<Exit, CliError> {
         })?;
         written.push(path);
     }
-    let ignored = ignore().map_err(|error| CliError::usage(format!("cannot write .gitignore: {error}")))?;
+    let ignored = ignore(template.ignored)
+        .map_err(|error| CliError::usage(format!("cannot write .gitignore: {error}")))?;
     written.extend(ignored.then_some(".gitignore"));
     out.result(&json!({"template": template.name, "written": written}), || {
         let files: String = written.iter().map(|path| format!("  {path}\n")).collect();
-        format!(
-            "wrote\n{files}\nnext\n  refit validate                   is everything right?\n  \
-             refit plan retrain               what would it do?\n  \
-             refit trigger retrain --follow   do it\n  \
-             refit serve                      do it every Sunday, and watch what serves"
-        )
+        format!("wrote\n{files}\nnext\n{}", template.next)
     });
     Ok(Exit::Ok)
 }
@@ -76,7 +96,7 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// Adds what is missing to `.gitignore`; says whether anything was.
-fn ignore() -> std::io::Result<bool> {
+fn ignore(wanted: &str) -> std::io::Result<bool> {
     let path = Path::new(".gitignore");
     let mut text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -84,7 +104,7 @@ fn ignore() -> std::io::Result<bool> {
         Err(error) => return Err(error),
     };
     let missing: Vec<&str> =
-        IGNORED.lines().filter(|line| !text.lines().any(|known| known.trim() == *line)).collect();
+        wanted.lines().filter(|line| !text.lines().any(|known| known.trim() == *line)).collect();
     if missing.is_empty() {
         return Ok(false);
     }

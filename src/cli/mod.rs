@@ -11,6 +11,7 @@ mod canary;
 mod demo;
 mod doctor;
 mod drive;
+mod eject;
 mod error;
 mod evidence;
 mod follow;
@@ -124,6 +125,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Plan { workflow } => workflow::plan(&open()?, &workflow),
         Command::Schema => Ok(workflow::print_schema(out)),
         Command::Doctor => doctor::run(open(), out).await,
+        Command::Eject => eject::run(&open()?).await,
         Command::Trigger(args) => trigger::trigger(&open()?, &args).await,
         Command::Event(command) => trigger::event(&open()?, &command).await,
         Command::Run(command) => run::run(&open()?, &command).await,

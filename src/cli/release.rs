@@ -253,7 +253,7 @@ async fn what_a_rollback_does(
 }
 
 /// Says what will happen, and asks where somebody can answer.
-fn confirm(opened: &Opened, will: &str) -> Result<(), CliError> {
+pub(super) fn confirm(opened: &Opened, will: &str) -> Result<(), CliError> {
     opened.out.note(will);
     go_on(opened, "this changes what is served")
 }

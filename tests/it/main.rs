@@ -5,6 +5,7 @@
 mod artifacts;
 mod canary;
 mod cli;
+mod clients;
 mod docs;
 mod engine;
 mod hosting;
@@ -12,6 +13,7 @@ mod http;
 mod layers;
 mod notify;
 mod processes;
+mod raceday;
 mod steps;
 mod store;
 mod support;

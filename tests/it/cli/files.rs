@@ -64,7 +64,7 @@ fn init_says_what_to_do_next_and_never_overwrites() {
         exit code: 2
         --- stderr
         error: there is no template `raceday`
-        hint: there are: local
+        hint: there are: local, raceday-vercel
         ");
 }
 
@@ -338,4 +338,37 @@ fn help_is_one_screen() {
           -h, --help             Print help
           -V, --version          Print version
         ");
+}
+
+#[test]
+fn the_project_for_vercel_validates_and_brings_what_the_app_needs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join(".gitignore"), "node_modules\n").expect("written");
+    assert_snapshot!(refit(dir.path(), &["init", "--template", "raceday-vercel"]), @r"
+        exit code: 0
+        --- stdout
+        wrote
+          refit.toml
+          workflows/retrain.yaml
+          sql/results.sql
+          apps/web/src/lib/refit.ts
+          .gitignore
+
+        next
+          in refit.toml, workflows/retrain.yaml and sql/results.sql: your names, addresses and columns
+          refit doctor                     are the services there, and may refit use them?
+          refit adopt models/race-times --champion VERSION
+                                           take what serves today as champion
+          refit trigger retrain --follow   a first run; it changes nothing that is served
+          refit serve                      do it every Sunday, and watch what serves
+        ");
+    assert_snapshot!(refit(dir.path(), &["validate"]), @r"
+        exit code: 0
+        --- stdout
+        workflows/retrain.yaml: workflow `retrain` is fine, 9 steps
+        ");
+    let client = fs::read_to_string(dir.path().join("apps/web/src/lib/refit.ts")).expect("the client");
+    assert!(client.contains("export class Releases") && client.contains("export class Reports"));
+    let ignored = fs::read_to_string(dir.path().join(".gitignore")).expect("ignored");
+    assert_eq!(ignored, "node_modules\n.refit/\n.secrets/\n");
 }

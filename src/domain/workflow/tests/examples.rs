@@ -24,6 +24,14 @@ fn read(source: &str) -> Workflow {
 }
 
 #[test]
+fn the_workflow_for_vercel_has_no_warnings() {
+    let workflow = read(include_str!("../../../../workflows/raceday-vercel.yaml"));
+    assert_eq!((workflow.model.as_str(), workflow.mode), ("race-times", Mode::Advise));
+    let secrets: Vec<&str> = workflow.secrets.iter().map(|name| name.as_str()).collect();
+    assert_eq!(secrets, ["APP_DATABASE_URL"]);
+}
+
+#[test]
 fn the_first_workflow_has_no_warnings() {
     let workflow = read(RETRAIN);
     assert_eq!(workflow.name.as_str(), "retrain");
