@@ -9,7 +9,7 @@ use object_store::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::adapter::{Adapter, ArtifactStore, BuildError, Deps, options_of};
+use crate::adapter::{Adapter, ArtifactStore, BuildError, Deps, PublicBase, options_of};
 
 /// `kind = "local"`.
 pub const ADAPTER: Adapter<ArtifactStore> = Adapter { kind: "local", build };
@@ -41,7 +41,7 @@ fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
     Ok(ArtifactStore {
         objects: Arc::new(objects.with_fsync(true)),
         prefix: Path::default(),
-        public_base,
+        public_base: PublicBase::Stated(public_base),
         label: format!("directory {place}"),
     })
 }

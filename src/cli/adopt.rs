@@ -202,13 +202,17 @@ async fn register(
         CliError::usage(format!("{at} in {} is not a manifest of refit: {error}", place.store.label))
             .hint("if it is one of the model's own files, give it another name")
     })?;
+    let base_url = place
+        .store
+        .base_url(&place.model, version)
+        .map_err(|error| CliError::new(Exit::StepFailed, format!("cannot adopt {version}: {error}")))?;
     let record = VersionRecord {
         model: place.model.clone(),
         name: version.clone(),
         store: place.name.clone(),
         state: VersionState::Sealed,
         run: None,
-        base_url: place.store.base_url(&place.model, version),
+        base_url,
         manifest_sha256: hex(&Sha256::digest(&bytes)),
         created_at: manifest.sealed_at,
         manifest: Some(manifest),

@@ -159,7 +159,7 @@ async fn seal(
     sealed: SealedVersion,
 ) -> Result<StepResult, StepError> {
     let SealedVersion { manifest, sha256 } = sealed;
-    let base_url = store.base_url(&manifest.model, &manifest.version);
+    let base_url = store.base_url(&manifest.model, &manifest.version)?;
     ctx.ledger.seal_version(&manifest, &base_url, &sha256).await?;
     ctx.log.note(&format!("sealed {}/{}", manifest.model, manifest.version));
     StepResult::done(PublishOutput {

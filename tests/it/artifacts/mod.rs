@@ -1,4 +1,4 @@
-//! Versions in stores: one suite, run on a directory and on a real S3 server.
+//! Versions in stores: one suite, run on a directory, on a real S3 server and on Vercel Blob.
 
 mod faulty;
 mod suite;
@@ -14,12 +14,14 @@ use refit::secret::{Secret, Secrets};
 use serde_json::json;
 
 use crate::support::python;
+use crate::support::vercel_blob::{Access, VercelBlob};
 
 pub fn deps(project: &Path) -> Deps {
     let secret = |name: &str| (name.parse::<SecretName>().expect("a name"), Secret::new("test"));
+    let token = ("BLOB_TOKEN".parse().expect("a name"), Secret::new(VercelBlob::token()));
     Deps {
         project: project.to_owned(),
-        secrets: Secrets::fixed([secret("S3_ID"), secret("S3_KEY")].into()),
+        secrets: Secrets::fixed([secret("S3_ID"), secret("S3_KEY"), token].into()),
         http: refit::http_client::build().expect("a client"),
         stores: Arc::new(BTreeMap::new()),
     }
@@ -41,6 +43,14 @@ pub fn s3(server: &python::Program, prefix: &str) -> ArtifactStore {
     artifacts::build(options, &deps(Path::new("/"))).expect("a store")
 }
 
+pub fn vercel_blob(service: &VercelBlob, access: Access, prefix: &str) -> ArtifactStore {
+    let options = json!({
+        "kind": "vercel-blob", "access": access.word(), "token": "BLOB_TOKEN", "prefix": prefix,
+        "api_url": service.api_url(),
+    });
+    artifacts::build(options, &deps(Path::new("/"))).expect("a store")
+}
+
 #[tokio::test]
 async fn a_local_directory() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -56,6 +66,18 @@ async fn a_local_directory() {
 async fn a_real_s3_server() {
     let server = python::s3().await;
     suite::exercise(|name| s3(&server, &format!("team/{name}"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vercel_blob_public() {
+    let service = VercelBlob::start(Access::Public).await;
+    suite::exercise(|name| vercel_blob(&service, Access::Public, &format!("team/{name}"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vercel_blob_private() {
+    let service = VercelBlob::start(Access::Private).await;
+    suite::exercise(|name| vercel_blob(&service, Access::Private, &format!("team/{name}"))).await;
 }
 
 #[tokio::test]
@@ -76,8 +98,8 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         Ok(_) => panic!("built"),
         Err(error) => error,
     };
-    insta::assert_snapshot!(build(json!({"kind": "s33"})), @"no store is called `s33`; there are local, s3");
-    insta::assert_snapshot!(build(json!({"dir": "x"})), @"`kind` is missing: one of local, s3");
+    insta::assert_snapshot!(build(json!({"kind": "s33"})), @"no store is called `s33`; there are local, s3, vercel-blob");
+    insta::assert_snapshot!(build(json!({"dir": "x"})), @"`kind` is missing: one of local, s3, vercel-blob");
     insta::assert_snapshot!(
         build(json!({"kind": "local", "pth": "x"})),
         @"local: unknown field `pth`, expected `path` or `public_url`"
@@ -92,7 +114,7 @@ fn settings_that_make_no_sense_are_refused_by_name() {
 fn apps_are_told_where_files_are() {
     let base = |options| {
         let store = artifacts::build(options, &deps(Path::new("/"))).expect("a store");
-        store.base_url(&"m".parse().expect("a name"), &"v1".parse().expect("a name"))
+        store.base_url(&"m".parse().expect("a name"), &"v1".parse().expect("a name")).expect("known")
     };
     let keys = |mut options: serde_json::Value| {
         options["access_key_id"] = json!("S3_ID");

@@ -4,4 +4,5 @@ pub mod crash;
 pub mod crashing_store;
 pub mod python;
 pub mod steps;
+pub mod vercel_blob;
 pub mod world;

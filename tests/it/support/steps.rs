@@ -189,7 +189,7 @@ impl Bench {
         let artifacts = ArtifactStore {
             objects: Arc::new(objects),
             prefix: object_store::path::Path::from("models"),
-            public_base: String::new(),
+            public_base: refit::adapter::PublicBase::Stated(String::new()),
             label: "the local store".to_owned(),
         };
         let name: StoreName = "models".parse().expect("a name");
