@@ -140,6 +140,8 @@ pub struct ArtifactStore {
     pub public_base: PublicBase,
     /// Kind and place, as messages show it.
     pub label: String,
+    /// Files are compressed on their way in, each under its path with `.gz`.
+    pub gzip: bool,
 }
 
 /// URL or directory at which apps reach what a store holds, without a trailing slash.

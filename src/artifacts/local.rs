@@ -21,10 +21,13 @@ struct Options {
     path: PathBuf,
     /// The address at which a web server shows the directory, if one does.
     public_url: Option<url::Url>,
+    /// Files are compressed.
+    #[serde(default)]
+    gzip: bool,
 }
 
 fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
-    let Options { path, public_url } = options_of(ADAPTER.kind, options)?;
+    let Options { path, public_url, gzip } = options_of(ADAPTER.kind, options)?;
     let dir = deps.project.join(path);
     let problem = |problem: String| BuildError::Options { kind: ADAPTER.kind, problem };
     std::fs::create_dir_all(&dir)
@@ -43,5 +46,6 @@ fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
         prefix: Path::default(),
         public_base: PublicBase::Stated(public_base),
         label: format!("directory {place}"),
+        gzip,
     })
 }

@@ -5,8 +5,10 @@
 //! written only where none is; the manifest is written last. No manifest, no
 //! version: nothing else here ever lists or reads a place without one.
 
+mod compress;
 pub mod local;
 pub mod names;
+mod parts;
 pub mod s3;
 pub mod sealed;
 pub mod source;

@@ -42,6 +42,9 @@ struct Options {
     /// The bucket is part of the host name.
     #[serde(default)]
     virtual_hosted: bool,
+    /// Files are compressed.
+    #[serde(default)]
+    gzip: bool,
 }
 
 fn default_region() -> String {
@@ -96,6 +99,7 @@ fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
         objects: Arc::new(objects),
         public_base: PublicBase::Stated(public_base(&options, &prefix)),
         label: format!("s3 bucket {}", options.bucket),
+        gzip: options.gzip,
         prefix,
     })
 }

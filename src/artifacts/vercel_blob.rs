@@ -53,6 +53,9 @@ struct Options {
     prefix: String,
     /// The address at which apps read `prefix`, when it is not the store's own.
     public_url: Option<url::Url>,
+    /// Files are compressed.
+    #[serde(default)]
+    gzip: bool,
     /// The API, for tests and for proxies.
     #[serde(default = "default_api")]
     api_url: url::Url,
@@ -96,7 +99,7 @@ const DELETED_AT_ONCE: usize = 100;
 const SHORTEST_CACHE: &str = "60";
 
 fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
-    let Options { access, token, prefix, public_url, api_url } = options_of(ADAPTER.kind, options)?;
+    let Options { access, token, prefix, public_url, gzip, api_url } = options_of(ADAPTER.kind, options)?;
     let problem = |problem: String| BuildError::Options { kind: ADAPTER.kind, problem };
     let name: SecretName = token.parse().map_err(|error| problem(format!("`token`: {error}")))?;
     let token = deps.secrets.get(&name)?;
@@ -124,7 +127,13 @@ fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
         at_once: Api::permits(),
         root,
     };
-    Ok(ArtifactStore { objects: Arc::new(VercelBlob { api: Arc::new(api) }), prefix, public_base, label })
+    Ok(ArtifactStore {
+        objects: Arc::new(VercelBlob { api: Arc::new(api) }),
+        prefix,
+        public_base,
+        label,
+        gzip,
+    })
 }
 
 /// The fourth part of `vercel_blob_rw_<store>_<secret>`.

@@ -236,7 +236,7 @@ async fn hashed(place: &Place<'_>, files: &[(String, Path)]) -> Result<Vec<Manif
             hash.update(&chunk);
             size += chunk.len() as u64;
         }
-        all.push(ManifestFile { path: path.clone(), size, sha256: hex(&hash.finalize()) });
+        all.push(ManifestFile { path: path.clone(), size, sha256: hex(&hash.finalize()), stored: None });
     }
     all.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(all)

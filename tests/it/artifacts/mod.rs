@@ -1,6 +1,9 @@
 //! Versions in stores: one suite, run on a directory, on a real S3 server and on Vercel Blob.
 
+mod clients;
 mod faulty;
+mod killed;
+mod lines;
 mod suite;
 
 use std::collections::BTreeMap;
@@ -32,11 +35,15 @@ pub fn local(dir: &Path) -> ArtifactStore {
 }
 
 pub fn s3(server: &python::Program, prefix: &str) -> ArtifactStore {
+    s3_at(server.port, prefix)
+}
+
+pub fn s3_at(port: u16, prefix: &str) -> ArtifactStore {
     let options = json!({
         "kind": "s3",
         "bucket": "models",
         "prefix": prefix,
-        "endpoint": format!("http://127.0.0.1:{}", server.port),
+        "endpoint": format!("http://127.0.0.1:{port}"),
         "access_key_id": "S3_ID",
         "secret_access_key": "S3_KEY",
     });
@@ -77,7 +84,46 @@ async fn vercel_blob_public() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vercel_blob_private() {
     let service = VercelBlob::start(Access::Private).await;
-    suite::exercise(|name| vercel_blob(&service, Access::Private, &format!("team/{name}"))).await;
+    service.page_at_most(2);
+    suite::publishes(|name| vercel_blob(&service, Access::Private, &format!("team/{name}"))).await;
+}
+
+#[tokio::test]
+async fn what_apps_are_told_of_vercel_blob_comes_from_the_service() {
+    let service = VercelBlob::start(Access::Public).await;
+    let store = vercel_blob(&service, Access::Public, "team a");
+    let (model, version) = ("m".parse().expect("a name"), "v1".parse().expect("a name"));
+    let unknown = store.base_url(&model, &version).expect_err("no answer yet").to_string();
+    assert!(unknown.contains("say where apps find m/v1") && unknown.contains("public_url"), "{unknown}");
+    let at = store.prefix.clone().join("x.json");
+    object_store::ObjectStoreExt::put(&*store.objects, &at, "x".into()).await.expect("written");
+    let told = store.base_url(&model, &version).expect("known");
+    assert_eq!(told, format!("{}/team%20a/m/v1", service.files_url()));
+    // Another process learns it from a list, and a stated one needs no answer.
+    let other = vercel_blob(&service, Access::Public, "team a");
+    futures::TryStreamExt::try_collect::<Vec<_>>(other.objects.list(None)).await.expect("listed");
+    assert_eq!(other.base_url(&model, &version).expect("known"), told);
+    let stated = json!({
+        "kind": "vercel-blob", "access": "public", "token": "BLOB_TOKEN", "public_url": "https://cdn.example/m/",
+    });
+    let stated = artifacts::build(stated, &deps(Path::new("/"))).expect("a store");
+    assert_eq!(stated.base_url(&model, &version).expect("stated"), "https://cdn.example/m/m/v1");
+}
+
+#[test]
+fn a_token_of_vercel_blob_is_shown_nowhere() {
+    let token = VercelBlob::token();
+    let options = json!({"kind": "vercel-blob", "access": "public", "token": "BLOB_TOKEN"});
+    let store = artifacts::build(options, &deps(Path::new("/"))).expect("a store");
+    let shown = format!("{:?} {} {}", store.objects, store.objects, store.label);
+    let secret = token.rsplit('_').next().expect("a secret");
+    assert!(shown.contains("aB3dE5gH7jK9mN1p") && !shown.contains(secret), "{shown}");
+    let mut wrong = deps(Path::new("/"));
+    wrong.secrets =
+        Secrets::fixed([("T".parse().expect("a name"), Secret::new(token.replace("rw", "r")))].into());
+    let options = json!({"kind": "vercel-blob", "access": "public", "token": "T"});
+    let error = artifacts::build(options, &wrong).err().expect("no token").to_string();
+    assert!(error.contains("is not a read-write token") && !error.contains(secret), "{error}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod http;
 mod killed;
 mod limits;
 mod outage;
-mod project;
+pub mod project;
 mod schedules;
 mod secrets;
 mod shutdown;

@@ -3,8 +3,10 @@
 pub mod contract;
 pub mod crash;
 pub mod crashing_store;
+pub mod faults;
 pub mod node;
 pub mod python;
+pub mod s3_line;
 pub mod steps;
 pub mod vercel_blob;
 pub mod world;

@@ -189,6 +189,7 @@ impl Bench {
         let artifacts = ArtifactStore {
             objects: Arc::new(objects),
             prefix: object_store::path::Path::from("models"),
+            gzip: false,
             public_base: refit::adapter::PublicBase::Stated(String::new()),
             label: "the local store".to_owned(),
         };

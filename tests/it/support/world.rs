@@ -218,6 +218,7 @@ impl World {
         let artifacts = ArtifactStore {
             objects: Arc::new(objects),
             prefix: object_store::path::Path::default(),
+            gzip: false,
             public_base: refit::adapter::PublicBase::Stated(models.display().to_string()),
             label: "local".to_owned(),
         };

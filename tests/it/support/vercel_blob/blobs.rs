@@ -112,7 +112,7 @@ impl Blobs {
     }
 
     /// Whether a request to the API has what every one must have.
-    pub fn admit(&self, asked: &Asked, token: &str, store: &str) -> Result<(), Refused> {
+    pub fn admit(&self, asked: &Asked<'_>, token: &str, store: &str) -> Result<(), Refused> {
         if asked.header("authorization") != Some(&format!("Bearer {token}")) {
             return Err(no_token());
         }
@@ -126,7 +126,7 @@ impl Blobs {
     }
 
     /// The pathname that may be written, after all rules but those of its content.
-    fn writable(&self, asked: &Asked) -> Result<String, Refused> {
+    fn writable(&self, asked: &Asked<'_>) -> Result<String, Refused> {
         let pathname = asked.query("pathname").unwrap_or_default().to_owned();
         if pathname.is_empty() {
             return Err(bad("pathname is required"));
@@ -162,7 +162,7 @@ impl Blobs {
         Ok(pathname)
     }
 
-    fn may_replace(&self, asked: &Asked, pathname: &str) -> Result<(), Refused> {
+    fn may_replace(&self, asked: &Asked<'_>, pathname: &str) -> Result<(), Refused> {
         let there = self.blobs.get(pathname);
         match (asked.header("x-if-match"), there) {
             (Some(wanted), Some(blob)) if wanted == blob.e_tag => Ok(()),
@@ -176,7 +176,7 @@ impl Blobs {
         }
     }
 
-    fn keep(&mut self, asked: &Asked, pathname: String, bytes: Bytes) -> Result<Value, Refused> {
+    fn keep(&mut self, asked: &Asked<'_>, pathname: String, bytes: Bytes) -> Result<Value, Refused> {
         let content_type = asked.header("x-content-type").unwrap_or_else(|| type_of(&pathname)).to_owned();
         let blob = Blob {
             content_type,
@@ -206,12 +206,12 @@ impl Blobs {
         })
     }
 
-    pub fn put(&mut self, asked: &Asked, body: Bytes) -> Result<Value, Refused> {
+    pub fn put(&mut self, asked: &Asked<'_>, body: Bytes) -> Result<Value, Refused> {
         let pathname = self.writable(asked)?;
         self.keep(asked, pathname, body)
     }
 
-    pub fn begin(&mut self, asked: &Asked) -> Result<Value, Refused> {
+    pub fn begin(&mut self, asked: &Asked<'_>) -> Result<Value, Refused> {
         let pathname = self.writable(asked)?;
         self.begun += 1;
         let id = format!("upload/{}", self.begun);
@@ -219,7 +219,7 @@ impl Blobs {
         Ok(json!({"uploadId": id, "key": format!("keys/{pathname}")}))
     }
 
-    fn upload(&mut self, asked: &Asked) -> Result<(String, &mut Upload), Refused> {
+    fn upload(&mut self, asked: &Asked<'_>) -> Result<(String, &mut Upload), Refused> {
         let gone = || Refused::new(404, "not_found", "The requested upload does not exist");
         let id = asked.header("x-mpu-upload-id").ok_or_else(|| bad("x-mpu-upload-id is missing"))?;
         let key = asked.header("x-mpu-key").ok_or_else(|| bad("x-mpu-key is missing"))?;
@@ -231,7 +231,7 @@ impl Blobs {
         Ok((id.to_owned(), upload))
     }
 
-    pub fn part(&mut self, asked: &Asked, body: Bytes) -> Result<Value, Refused> {
+    pub fn part(&mut self, asked: &Asked<'_>, body: Bytes) -> Result<Value, Refused> {
         let number = asked.header("x-mpu-part-number").and_then(|number| number.parse().ok());
         let number: usize = number.filter(|number| *number >= 1).ok_or_else(|| bad("x-mpu-part-number"))?;
         let (_, upload) = self.upload(asked)?;
@@ -241,7 +241,7 @@ impl Blobs {
     }
 
     /// Parts come in any order, as the real client sends them.
-    pub fn complete(&mut self, asked: &Asked, body: &[u8]) -> Result<Value, Refused> {
+    pub fn complete(&mut self, asked: &Asked<'_>, body: &[u8]) -> Result<Value, Refused> {
         let said: Value = serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
         let said = said.as_array().ok_or_else(|| bad("parts are missing"))?;
         let mut parts: Vec<(usize, String)> = vec![];
@@ -267,7 +267,7 @@ impl Blobs {
         self.keep(asked, pathname, bytes.concat().into())
     }
 
-    pub fn list(&self, asked: &Asked) -> Result<Value, Refused> {
+    pub fn list(&self, asked: &Asked<'_>) -> Result<Value, Refused> {
         let limit: usize = match asked.query("limit") {
             Some(limit) => limit.parse().map_err(|_| bad("limit"))?,
             None => LONGEST_PAGE,
@@ -328,7 +328,7 @@ impl Blobs {
         self.blobs.contains_key(&pathname).then_some(pathname)
     }
 
-    pub fn head(&self, asked: &Asked) -> Result<Value, Refused> {
+    pub fn head(&self, asked: &Asked<'_>) -> Result<Value, Refused> {
         let pathname = self.named(asked.query("url").unwrap_or_default()).ok_or_else(not_there)?;
         let (mut said, blob) = (self.shown(&pathname), &self.blobs[&pathname]);
         said["size"] = json!(blob.bytes.len());
@@ -337,7 +337,7 @@ impl Blobs {
         Ok(said)
     }
 
-    pub fn delete(&mut self, asked: &Asked, body: &[u8]) -> Result<Value, Refused> {
+    pub fn delete(&mut self, asked: &Asked<'_>, body: &[u8]) -> Result<Value, Refused> {
         let said: Value = serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
         let urls = said["urls"].as_array().ok_or_else(|| bad("urls is required"))?;
         if let Some(wanted) = asked.header("x-if-match") {
@@ -355,7 +355,7 @@ impl Blobs {
         Ok(Value::Null)
     }
 
-    pub fn copy(&mut self, asked: &Asked, rename: bool) -> Result<Value, Refused> {
+    pub fn copy(&mut self, asked: &Asked<'_>, rename: bool) -> Result<Value, Refused> {
         let from = self.named(asked.query("fromUrl").unwrap_or_default()).ok_or_else(not_there)?;
         let to = self.writable(asked)?;
         let bytes = self.blobs[&from].bytes.clone();
@@ -367,13 +367,13 @@ impl Blobs {
     }
 
     /// What the host that shows blobs answers.
-    pub fn download(&self, asked: &Asked, token: &str) -> Result<Response<Body>, Refused> {
+    pub fn download(&self, asked: &Asked<'_>, token: &str) -> Result<Response<Body>, Refused> {
         let authorized = asked.header("authorization") == Some(&format!("Bearer {token}"));
         match self.access {
             Access::Private if !authorized => return Err(no_token()),
             Access::Private | Access::Public => {}
         }
-        let blob = self.blobs.get(&decoded(&asked.below)).ok_or_else(not_there)?;
+        let blob = self.blobs.get(&decoded(asked.below)).ok_or_else(not_there)?;
         let (size, mut status) = (blob.bytes.len(), StatusCode::OK);
         let mut bytes = blob.bytes.clone();
         let mut response = Response::new(Body::empty());
@@ -399,7 +399,7 @@ impl Blobs {
     }
 }
 
-fn cache_seconds(asked: &Asked) -> Result<u64, Refused> {
+fn cache_seconds(asked: &Asked<'_>) -> Result<u64, Refused> {
     const MONTH: u64 = 30 * 24 * 3600;
     let said = asked.header("x-cache-control-max-age").map(str::parse);
     said.transpose().map_err(|_| bad("cacheControlMaxAge")).map(|said| said.unwrap_or(MONTH))
