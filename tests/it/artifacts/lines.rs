@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use object_store::ObjectStoreExt;
 use refit::adapter::{AdapterError, ArtifactStore};
-use refit::artifacts::sealed;
+use refit::artifacts::sealed::{self, SealedError};
 use refit::artifacts::upload::{CHUNK, UploadError};
 
 use super::suite::{Training, listed, model, name, object};
@@ -43,7 +43,15 @@ async fn a_line_that_breaks_once(fresh: impl Fn(&str) -> ArtifactStore, line: &L
 }
 
 fn transient(error: &UploadError) -> bool {
-    matches!(error, UploadError::Store(error) if error.is_transient())
+    outside(error).is_some_and(AdapterError::is_transient)
+}
+
+/// What the store answered, whichever part of an upload asked.
+fn outside(error: &UploadError) -> Option<&AdapterError> {
+    match error {
+        UploadError::Store(error) | UploadError::Sealed(SealedError::Store(error)) => Some(error),
+        _ => None,
+    }
 }
 
 /// A storm outlasts every retry: a clear error, nothing sealed, and all is well when it is over.
@@ -70,7 +78,7 @@ async fn slow_and_expired(fresh: impl Fn(&str) -> ArtifactStore, line: &Line) {
     line.fault(Rule::on(Fault::Expired, |_| true).after(3));
     line.forget_calls();
     let error = training.publish(&store, "1").await.expect_err("expired");
-    assert!(matches!(&error, UploadError::Store(AdapterError::Denied { .. })), "{error}");
+    assert!(matches!(outside(&error), Some(AdapterError::Denied { .. })), "{error}");
     assert!(line.calls().len() < 12, "not tried again and again: {:?}", line.calls());
     line.mend();
     assert!(listed(&store).await.is_empty());
