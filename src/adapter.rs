@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -167,16 +167,53 @@ pub struct ArtifactStore {
     pub objects: Arc<dyn object_store::ObjectStore>,
     /// Path within it, before `<model>/<version>/<file>`.
     pub prefix: object_store::path::Path,
-    /// URL or directory that `prefix` is reached at by apps, without a trailing slash.
-    pub public_base: String,
+    /// Where apps reach it.
+    pub public_base: PublicBase,
     /// Kind and place, as messages show it.
     pub label: String,
+    /// Files are compressed on their way in, each under its path with `.gz`.
+    pub gzip: bool,
+}
+
+/// URL or directory at which apps reach what a store holds, without a trailing slash.
+#[derive(Debug, Clone)]
+pub enum PublicBase {
+    /// That of the store's `prefix`; it follows from the settings.
+    Stated(String),
+    /// That of the store as a whole; only the service knows it, and tells with every object.
+    Learned(Arc<OnceLock<String>>),
 }
 
 impl ArtifactStore {
     /// URL or directory below which an app finds the files of a version.
-    pub fn base_url(&self, model: &ModelName, version: &VersionName) -> String {
-        format!("{}/{model}/{version}", self.public_base)
+    ///
+    /// Of a store that tells its address itself, only after an object of it was written, listed or read.
+    pub fn base_url(&self, model: &ModelName, version: &VersionName) -> Result<String, AdapterError> {
+        self.url_below(&format!("{model}/{version}"))
+    }
+
+    /// The same for any place below the prefix.
+    pub fn url_below(&self, place: &str) -> Result<String, AdapterError> {
+        let root = match &self.public_base {
+            PublicBase::Stated(base) => return Ok(format!("{base}/{place}")),
+            PublicBase::Learned(root) => root.get(),
+        };
+        let unknown = |cause: String| AdapterError::Rejected {
+            service: self.label.clone(),
+            action: format!("say where apps find {place}"),
+            cause,
+        };
+        let root = root.ok_or_else(|| {
+            unknown(
+                "its answers have no address that ends with an object's path; state `public_url`".to_owned(),
+            )
+        })?;
+        let mut url = url::Url::parse(root).map_err(|error| unknown(error.to_string()))?;
+        if let Ok(mut segments) = url.path_segments_mut() {
+            let prefix = self.prefix.parts().map(|part| part.as_ref().to_owned());
+            segments.pop_if_empty().extend(prefix.collect::<Vec<_>>()).extend(place.split('/'));
+        }
+        Ok(url.into())
     }
 }
 

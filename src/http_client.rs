@@ -16,6 +16,8 @@ pub const USER_AGENT: &str = concat!("refit/", env!("CARGO_PKG_VERSION"));
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Waited for the next bytes of an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same, with a part of 8 MiB to be sent over a slow line before.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(300);
 /// Of an error's body, at most this much is shown.
 const LONGEST_EXCERPT: usize = 300;
 /// Of an error's body, at most this much is read.
@@ -35,11 +37,20 @@ pub fn install_crypto() {
 
 /// A client with refit's name and timeouts; one is made and then cloned.
 pub fn build() -> Result<Client, AdapterError> {
+    with_patience(READ_TIMEOUT)
+}
+
+/// A client for requests with megabytes of body: an answer can only begin when all of it is sent.
+pub fn build_for_transfers() -> Result<Client, AdapterError> {
+    with_patience(TRANSFER_TIMEOUT)
+}
+
+fn with_patience(read_timeout: Duration) -> Result<Client, AdapterError> {
     install_crypto();
     Client::builder()
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
+        .read_timeout(read_timeout)
         .build()
         .map_err(|error| AdapterError::Rejected {
             service: "the HTTP client".to_owned(),
@@ -159,7 +170,7 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The beginning of a body, as text.
-async fn head_of(mut response: Response) -> String {
+pub async fn head_of(mut response: Response) -> String {
     let mut head = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
         head.extend_from_slice(&chunk);

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::adapter::{Adapter, ArtifactStore, BuildError, Deps, options_of};
+use crate::adapter::{Adapter, ArtifactStore, BuildError, Deps, PublicBase, options_of};
 
 /// `kind = "local"`.
 pub const ADAPTER: Adapter<ArtifactStore> = Adapter { kind: "local", build };
@@ -21,10 +21,13 @@ struct Options {
     path: PathBuf,
     /// The address at which a web server shows the directory, if one does.
     public_url: Option<url::Url>,
+    /// Files are compressed.
+    #[serde(default)]
+    gzip: bool,
 }
 
 fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
-    let Options { path, public_url } = options_of(ADAPTER.kind, options)?;
+    let Options { path, public_url, gzip } = options_of(ADAPTER.kind, options)?;
     let dir = deps.project.join(path);
     let problem = |problem: String| BuildError::Options { kind: ADAPTER.kind, problem };
     std::fs::create_dir_all(&dir)
@@ -42,7 +45,8 @@ fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
         // A deleted version leaves no empty directory behind.
         objects: Arc::new(objects.with_fsync(true).with_automatic_cleanup(true)),
         prefix: Path::default(),
-        public_base,
+        public_base: PublicBase::Stated(public_base),
         label: format!("directory {place}"),
+        gzip,
     })
 }

@@ -5,13 +5,16 @@
 //! written only where none is; the manifest is written last. No manifest, no
 //! version: nothing else here ever lists or reads a place without one.
 
+mod compress;
 pub mod erase;
 pub mod local;
 pub mod names;
+mod parts;
 pub mod s3;
 pub mod sealed;
 pub mod source;
 pub mod upload;
+pub mod vercel_blob;
 
 use object_store::path::Path;
 use serde_json::Value;
@@ -27,7 +30,7 @@ pub const MANIFEST: &str = "manifest.json";
 pub const CLAIM: &str = "_claim.json";
 
 /// The stores there are.
-const ADAPTERS: &[Adapter<ArtifactStore>] = &[local::ADAPTER, s3::ADAPTER];
+const ADAPTERS: &[Adapter<ArtifactStore>] = &[local::ADAPTER, s3::ADAPTER, vercel_blob::ADAPTER];
 
 /// Makes the store of one table `[stores.*]` of `refit.toml`.
 pub fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
@@ -102,6 +105,7 @@ fn object_below(store: &ArtifactStore, place: &Path, path: &str) -> Result<Path,
 fn store_error(store: &ArtifactStore, action: &str, error: object_store::Error) -> AdapterError {
     use object_store::Error;
     let (service, action, cause) = (store.label.clone(), action.to_owned(), excerpt(&error.to_string()));
+    let retry_after = under::<RetryAfter>(&error).map(|asked| asked.wait);
     match error {
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             AdapterError::Denied { service, action, cause }
@@ -113,23 +117,31 @@ fn store_error(store: &ArtifactStore, action: &str, error: object_store::Error) 
         | Error::NotModified { .. }
         | Error::NotImplemented { .. }
         | Error::UnknownConfigurationKey { .. } => AdapterError::Rejected { service, action, cause },
-        error => match io_kind(&error) {
+        error => match under::<std::io::Error>(&error).map(std::io::Error::kind) {
             Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem) => {
                 AdapterError::Denied { service, action, cause }
             }
-            Some(_) | None => AdapterError::Unavailable { service, cause, retry_after: None },
+            Some(_) | None => AdapterError::Unavailable { service, cause, retry_after },
         },
     }
 }
 
-/// The kind of the IO error under `error`, if there is one.
-fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+/// The first error of this type under `error`, if there is one.
+fn under<'e, E: std::error::Error + 'static>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e E> {
     let mut source = Some(error);
     while let Some(error) = source {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
         }
         source = error.source();
     }
     None
+}
+
+/// An object store's cause that says when to come back; object stores have no error for that.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+struct RetryAfter {
+    wait: std::time::Duration,
+    source: Box<dyn std::error::Error + Send + Sync>,
 }

@@ -13,7 +13,7 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::adapter::{Adapter, ArtifactStore, BuildError, Deps, options_of};
+use crate::adapter::{Adapter, ArtifactStore, BuildError, Deps, PublicBase, options_of};
 use crate::domain::id::SecretName;
 use crate::http_client::{CONNECT_TIMEOUT, USER_AGENT, install_crypto};
 use crate::secret::Secret;
@@ -42,6 +42,9 @@ struct Options {
     /// The bucket is part of the host name.
     #[serde(default)]
     virtual_hosted: bool,
+    /// Files are compressed.
+    #[serde(default)]
+    gzip: bool,
 }
 
 fn default_region() -> String {
@@ -94,8 +97,9 @@ fn build(options: Value, deps: &Deps) -> Result<ArtifactStore, BuildError> {
     let objects = builder.build().map_err(|error| problem(error.to_string()))?;
     Ok(ArtifactStore {
         objects: Arc::new(objects),
-        public_base: public_base(&options, &prefix),
+        public_base: PublicBase::Stated(public_base(&options, &prefix)),
         label: format!("s3 bucket {}", options.bucket),
+        gzip: options.gzip,
         prefix,
     })
 }

@@ -10,15 +10,18 @@ use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
+use super::compress::Plain;
 use super::names::{self, OddName};
 use super::source::{LocalFile, Source, hex};
 use super::{MANIFEST, object_below, place_path, store_error, version_path};
 use crate::adapter::{AdapterError, ArtifactStore};
 use crate::domain::id::{ModelName, VersionName};
-use crate::domain::version::{Manifest, ManifestFile};
+use crate::domain::version::{ContentEncoding, Manifest, ManifestFile, Stored};
 
 /// No manifest and no claim is longer.
 const LONGEST_DOCUMENT: u64 = 16 * 1024 * 1024;
+/// Decompressed in one go.
+const PIECE: usize = 16 * 1024;
 /// Files read at once.
 const AT_ONCE: usize = 4;
 
@@ -148,6 +151,8 @@ pub async fn read_manifest(
     }
     let paths = manifest.files.iter().map(|file| file.path.as_str());
     names::check_all(paths).map_err(|odd: OddName| bad(odd.to_string()))?;
+    let stored = manifest.files.iter().map(ManifestFile::stored_path);
+    names::check_all(stored).map_err(|odd: OddName| bad(odd.to_string()))?;
     Ok(Some(SealedVersion { sha256: hex(&Sha256::digest(&bytes)), manifest }))
 }
 
@@ -183,6 +188,15 @@ pub async fn fetch(
     let sealed = required(store, model, version).await?;
     Reader::new(store, model, version).fetch_all(&sealed.manifest, dir).await?;
     Ok(sealed)
+}
+
+/// The same for a version whose manifest is known; that of the store is not looked at.
+pub async fn fetch_files(
+    store: &ArtifactStore,
+    manifest: &Manifest,
+    dir: &FsPath,
+) -> Result<(), SealedError> {
+    Reader::new(store, &manifest.model, &manifest.version).fetch_all(manifest, dir).await
 }
 
 /// The same for a version that lies at `place` and whose manifest is kept elsewhere.
@@ -268,6 +282,9 @@ impl<'a> Reader<'a> {
 
     /// Brings all files to `dir`, which is then complete or not there.
     async fn fetch_all(&self, manifest: &Manifest, dir: &FsPath) -> Result<(), SealedError> {
+        if let Err(odd) = names::check_all(manifest.files.iter().map(|file| file.path.as_str())) {
+            return Err(self.bad(&odd.path, odd.rule));
+        }
         if has_all(dir, manifest).await {
             return Ok(());
         }
@@ -288,6 +305,17 @@ impl<'a> Reader<'a> {
 
     /// Whether the store's file is the one that `file` describes.
     pub(super) async fn check(&self, file: &ManifestFile) -> Result<(), SealedError> {
+        let found = self.read(file, &mut tokio::io::sink()).await?;
+        match &file.stored {
+            Some(stored) if *stored != found => {
+                Err(self.bad(&file.path, format!("compressed, its SHA-256 is {}", found.sha256)))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// How the store has the file that `file` describes but for its compressed size and hash.
+    pub(super) async fn stored(&self, file: &ManifestFile) -> Result<Stored, SealedError> {
         self.read(file, &mut tokio::io::sink()).await
     }
 
@@ -303,40 +331,62 @@ impl<'a> Reader<'a> {
     }
 
     /// Copies the file to `out`, never more than it should have, and compares size and hash.
+    /// Returns how it is stored.
     async fn read(
         &self,
         file: &ManifestFile,
         out: &mut (impl tokio::io::AsyncWrite + Unpin),
-    ) -> Result<(), SealedError> {
-        let bad = |cause: String| SealedError::BadFile {
-            label: self.store.label.clone(),
-            model: self.model.clone(),
-            version: self.version.clone(),
-            path: file.path.clone(),
-            cause,
-        };
-        let at = object_below(self.store, &self.place, &file.path)?;
+    ) -> Result<Stored, SealedError> {
+        let bad = |cause: String| self.bad(&file.path, cause);
+        let at = object_below(self.store, &self.place, file.stored_path())?;
         let failed = |error| SealedError::from(store_error(self.store, &format!("read {at}"), error));
         let found = match self.store.objects.get(&at).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Err(bad("it is not there".to_owned())),
             Err(error) => return Err(failed(error)),
         };
-        if found.meta.size != file.size {
-            return Err(bad(format!("it has {} bytes, not {}", found.meta.size, file.size)));
-        }
-        let (mut hash, mut stream) = (Sha256::new(), found.into_stream());
-        let mut read = 0;
-        while let Some(chunk) = stream.try_next().await.map_err(failed)? {
-            read += chunk.len() as u64;
-            if read > file.size {
-                return Err(bad("it is longer than it says".to_owned()));
+        let stored_size = found.meta.size;
+        let mut plain = match &file.stored {
+            None if stored_size != file.size => {
+                return Err(bad(format!("it has {stored_size} bytes, not {}", file.size)));
             }
-            hash.update(&chunk);
-            out.write_all(&chunk).await.map_err(|error| self.disk(FsPath::new(&file.path), &error))?;
+            None => Plain::as_it_is(file.size),
+            Some(stored) => match stored.content_encoding {
+                ContentEncoding::Gzip => Plain::of_gzip(file.size),
+            },
+        };
+        let (mut hash, mut stream) = (Sha256::new(), found.into_stream());
+        while let Some(chunk) = stream.try_next().await.map_err(failed)? {
+            if file.stored.is_some() {
+                hash.update(&chunk);
+            }
+            // Piece by piece: a few bytes may become a thousand times as many.
+            for piece in chunk.chunks(PIECE) {
+                let bytes = plain.next(piece).map_err(bad)?;
+                out.write_all(&bytes).await.map_err(|error| self.disk(FsPath::new(&file.path), &error))?;
+            }
         }
-        let sha256 = hex(&hash.finalize());
-        if sha256 == file.sha256 { Ok(()) } else { Err(bad(format!("its SHA-256 is {sha256}"))) }
+        let (rest, sha256) = plain.end().map_err(bad)?;
+        out.write_all(&rest).await.map_err(|error| self.disk(FsPath::new(&file.path), &error))?;
+        if sha256 != file.sha256 {
+            return Err(bad(format!("its SHA-256 is {sha256}")));
+        }
+        Ok(Stored {
+            path: file.stored_path().to_owned(),
+            content_encoding: ContentEncoding::Gzip,
+            size: stored_size,
+            sha256: hex(&hash.finalize()),
+        })
+    }
+
+    fn bad(&self, path: &str, cause: String) -> SealedError {
+        SealedError::BadFile {
+            label: self.store.label.clone(),
+            model: self.model.clone(),
+            version: self.version.clone(),
+            path: path.to_owned(),
+            cause,
+        }
     }
 
     fn disk(&self, dir: &FsPath, error: &std::io::Error) -> SealedError {

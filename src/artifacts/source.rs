@@ -100,6 +100,11 @@ impl Source {
         self.opened.size
     }
 
+    /// Where it is.
+    pub(super) fn place(&self) -> &Path {
+        &self.at
+    }
+
     /// The next `most` bytes; fewer at its end, none after it.
     pub(super) async fn next(mut self, most: usize) -> Result<(Self, Vec<u8>), SourceError> {
         let at = self.at.clone();
@@ -133,7 +138,7 @@ impl Source {
             if expected.is_some_and(|expected| expected != sha256) {
                 return changed();
             }
-            Ok(ManifestFile { path, size: self.read, sha256 })
+            Ok(ManifestFile { path, size: self.read, sha256, stored: None })
         })
         .await
     }
@@ -157,7 +162,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> SourceError {
 }
 
 /// Runs `work` where it may block.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
 ) -> Result<T, SourceError> {

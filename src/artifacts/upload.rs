@@ -6,6 +6,7 @@
 //! or damaged; it is read back before it is trusted. At most `BUFFERS` pieces
 //! of `CHUNK` bytes are in memory, whatever the files' sizes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,9 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::compress::{Outgoing, stored_path};
 use super::names::{self, OddName};
+use super::parts::{PartError, joined, send_parts};
 use super::sealed::{Reader, SealedError, SealedVersion, read_document, read_manifest};
 use super::source::{LocalFile, Source, SourceError};
 use super::{CLAIM, MANIFEST, object_path, store_error, version_path};
@@ -26,7 +29,7 @@ use crate::adapter::{AdapterError, ArtifactStore};
 use crate::domain::Timestamp;
 use crate::domain::id::{InstanceId, ModelName, RunId, VersionName};
 use crate::domain::metric::Metrics;
-use crate::domain::version::{Manifest, ManifestFile};
+use crate::domain::version::{ContentEncoding, Manifest, ManifestFile, Stored};
 
 /// A file up to this size is one request; a larger one is sent in parts of it.
 pub const CHUNK: usize = 8 * 1024 * 1024;
@@ -59,15 +62,26 @@ pub struct Upload<'a> {
     pub sealed_at: Timestamp,
 }
 
-/// A file is where it should be.
+/// How far an upload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress<'a> {
     /// The file.
     pub path: &'a str,
-    /// Whether it was there before.
-    pub found: bool,
-    /// Bytes of all files that are there.
+    /// What became of it.
+    pub state: FileState,
+    /// Bytes of all files that are there; of a compressed one, when it is whole.
     pub done: u64,
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileState {
+    /// A part of it was sent.
+    Sending,
+    /// All of it was sent.
+    Sent,
+    /// It was there before.
+    Found,
 }
 
 /// Why a version was not made.
@@ -138,6 +152,8 @@ pub async fn publish(
     progress: &(dyn Fn(Progress<'_>) + Send + Sync),
 ) -> Result<SealedVersion, UploadError> {
     names::check_all(upload.files.iter().map(|file| file.path.as_str()))?;
+    let stored: Vec<_> = upload.files.iter().map(|file| upload.stored_path(file)).collect();
+    names::check_all(stored.iter().map(AsRef::as_ref))?;
     upload.claim().await?;
     if let Some(sealed) = read_manifest(upload.store, upload.model, upload.version).await? {
         return upload.same_as(sealed).await;
@@ -148,9 +164,21 @@ pub async fn publish(
     let placing = upload.files.iter().map(|file| {
         let (there, buffers, done) = (&there, &buffers, &done);
         let placing = async move {
-            let (entry, found) = upload.place(file, there.get(&file.path), buffers).await?;
-            let done = done.fetch_add(entry.size, Ordering::Relaxed) + entry.size;
-            progress(Progress { path: &file.path, found, done });
+            let mut parts = 0;
+            let mut sent = |bytes: u64| {
+                parts += bytes;
+                let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                progress(Progress { path: &file.path, state: FileState::Sending, done });
+            };
+            let there = there.get(upload.stored_path(file).as_ref());
+            let (entry, found) = upload.place(file, there, buffers, &mut sent).await?;
+            // Compressed parts are shorter than what they stand for, or longer: the file's own size counts.
+            let done = match entry.size.checked_sub(parts) {
+                Some(more) => done.fetch_add(more, Ordering::Relaxed) + more,
+                None => done.fetch_sub(parts - entry.size, Ordering::Relaxed) - (parts - entry.size),
+            };
+            let state = if found { FileState::Found } else { FileState::Sent };
+            progress(Progress { path: &file.path, state, done });
             Ok::<_, UploadError>(entry)
         };
         placing.boxed()
@@ -168,6 +196,11 @@ impl Upload<'_> {
         object_path(self.store, self.model, self.version, path)
     }
 
+    /// Where the store has a file.
+    fn stored_path<'f>(&self, file: &'f LocalFile) -> Cow<'f, str> {
+        stored_path(&file.path, self.store.gzip)
+    }
+
     fn reader(&self) -> Reader<'_> {
         Reader::new(self.store, self.model, self.version)
     }
@@ -183,6 +216,12 @@ impl Upload<'_> {
 
     fn failed(&self, action: &str, error: object_store::Error) -> UploadError {
         UploadError::Store(store_error(self.store, action, error))
+    }
+
+    /// Something that was there a moment ago, or should be.
+    fn unclear(&self, cause: &dyn std::fmt::Display) -> AdapterError {
+        let (service, cause) = (self.store.label.clone(), cause.to_string());
+        AdapterError::Unavailable { service, cause, retry_after: None }
     }
 
     /// Takes the place, or finds that it is ours.
@@ -246,7 +285,7 @@ impl Upload<'_> {
 
     /// Refuses a place where somebody without a claim of their own left files.
     fn nothing_foreign(&self, there: &BTreeMap<String, u64>) -> Result<(), UploadError> {
-        let is_ours = |path: &String| self.files.iter().any(|file| &file.path == path);
+        let is_ours = |path: &String| self.files.iter().any(|file| self.stored_path(file) == path.as_str());
         match there.keys().find(|path| !is_ours(path)) {
             Some(path) => Err(self.taken(format!("{path} is there, and is not one of this version's files"))),
             None => Ok(()),
@@ -259,22 +298,41 @@ impl Upload<'_> {
         file: &LocalFile,
         there: Option<&u64>,
         buffers: &Arc<Semaphore>,
+        sent: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(ManifestFile, bool), UploadError> {
         if there.is_some() {
             let entry = Source::describe(file).await?;
-            return self.found(entry).await;
+            return self.found(file, entry).await;
         }
-        let source = Source::open(file).await?;
-        if source.size() <= CHUNK as u64 {
-            self.send_whole(file, source, buffers).await
+        let out = Outgoing::open(file, &self.stored_path(file)).await?;
+        if out.size() <= CHUNK as u64 {
+            self.send_whole(file, out, buffers).await
         } else {
-            self.send_in_parts(file, source, buffers).await
+            self.send_in_parts(file, out, buffers, sent).await
         }
     }
 
     /// Trusts a file that is there only after reading it.
-    async fn found(&self, entry: ManifestFile) -> Result<(ManifestFile, bool), UploadError> {
-        match self.reader().check(&entry).await {
+    async fn found(
+        &self,
+        file: &LocalFile,
+        mut entry: ManifestFile,
+    ) -> Result<(ManifestFile, bool), UploadError> {
+        let path = self.stored_path(file);
+        let is_there = if path == file.path.as_str() {
+            self.reader().check(&entry).await
+        } else {
+            // Compressed by us, perhaps by an earlier release of the library: what it stands for counts.
+            let unknown = Stored {
+                path: path.into_owned(),
+                content_encoding: ContentEncoding::Gzip,
+                size: 0,
+                sha256: String::new(),
+            };
+            entry.stored = Some(unknown);
+            self.reader().stored(&entry).await.map(|stored| entry.stored = Some(stored))
+        };
+        match is_there {
             Ok(()) => Ok((entry, true)),
             Err(SealedError::BadFile { path, cause, .. }) => {
                 Err(self.taken(format!("{path} is there with other content: {cause}")))
@@ -286,14 +344,16 @@ impl Upload<'_> {
     async fn send_whole(
         &self,
         file: &LocalFile,
-        source: Source,
+        out: Outgoing,
         buffers: &Semaphore,
     ) -> Result<(ManifestFile, bool), UploadError> {
         // An error would mean that the semaphore was closed, which nobody does.
         let _buffer = buffers.acquire().await;
-        let (source, bytes) = source.next(CHUNK).await?;
-        let entry = source.finish(file).await?;
-        let (objects, at) = (self.store.objects.clone(), self.object(&file.path)?);
+        let path = self.stored_path(file);
+        // What does not compress becomes a little longer.
+        let (out, bytes) = out.next(CHUNK + CHUNK / 8).await?;
+        let entry = out.finish(file, &path).await?;
+        let (objects, at) = (self.store.objects.clone(), self.object(&path)?);
         let mut sending = JoinSet::new();
         sending.spawn(async move {
             objects.put_opts(&at, PutPayload::from(bytes), PutOptions::from(PutMode::Create)).await
@@ -301,28 +361,41 @@ impl Upload<'_> {
         match joined(sending.join_next().await) {
             Ok(_) => Ok((entry, false)),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                self.found(entry).await
+                self.found(file, entry).await
             }
             Err(error) => Err(self.failed(&format!("write {}", file.path), error)),
         }
     }
 
-    /// An upload in parts has no create-if-absent: the claim, and that nothing was there, stand in for it.
+    /// Not every store refuses an upload in parts where something is: the claim, and that nothing was there,
+    /// stand in for it.
     async fn send_in_parts(
         &self,
         file: &LocalFile,
-        source: Source,
+        out: Outgoing,
         buffers: &Arc<Semaphore>,
+        sent: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(ManifestFile, bool), UploadError> {
-        let size = source.size();
+        let (size, path) = (out.size(), self.stored_path(file));
         if size.div_ceil(CHUNK as u64) > MOST_PARTS {
             return Err(UploadError::TooLarge { path: file.path.clone(), size });
         }
         let failed = |error| self.failed(&format!("write {}", file.path), error);
-        let mut upload = self.store.objects.put_multipart(&self.object(&file.path)?).await.map_err(failed)?;
-        let sent = match send_parts(upload.as_mut(), file, source, buffers).await {
+        let mut upload = match self.store.objects.put_multipart(&self.object(&path)?).await {
+            Ok(upload) => upload,
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                return self.found(file, Source::describe(file).await?).await;
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let sent = match send_parts(upload.as_mut(), (file, &path), out, buffers, sent).await {
             Ok(entry) => match upload.complete().await {
                 Ok(_) => return Ok((entry, false)),
+                Err(object_store::Error::AlreadyExists { .. }) => return self.found(file, entry).await,
+                // Completed, perhaps, by a request whose answer was lost: the next attempt will see.
+                Err(gone @ object_store::Error::NotFound { .. }) => {
+                    Err(UploadError::Store(self.unclear(&gone)))
+                }
                 Err(error) => Err(failed(error)),
             },
             Err(PartError::Source(error)) => Err(error.into()),
@@ -340,16 +413,13 @@ impl Upload<'_> {
     async fn compare(&self, files: &[ManifestFile]) -> Result<(), UploadError> {
         let mut there = self.list().await?;
         for file in files {
-            let cause = match there.remove(&file.path) {
-                Some(size) if size == file.size => continue,
-                Some(size) => format!("it has {size} bytes, not {}", file.size),
+            let cause = match there.remove(file.stored_path()) {
+                Some(size) if size == file.stored_size() => continue,
+                Some(size) => format!("it has {size} bytes, not {}", file.stored_size()),
                 None => "it was sent and is not there".to_owned(),
             };
-            return Err(UploadError::Store(AdapterError::Unavailable {
-                service: self.store.label.clone(),
-                cause: format!("{} of {}/{}: {cause}", file.path, self.model, self.version),
-                retry_after: None,
-            }));
+            let cause = format!("{} of {}/{}: {cause}", file.path, self.model, self.version);
+            return Err(UploadError::Store(self.unclear(&cause)));
         }
         // The same run, in a process that was thought dead, may seal it meanwhile.
         there.remove(MANIFEST);
@@ -373,11 +443,11 @@ impl Upload<'_> {
         match read_manifest(self.store, self.model, self.version).await? {
             Some(sealed) if sealed.manifest == manifest => Ok(sealed),
             Some(sealed) => self.same_as(sealed).await,
-            None => Err(UploadError::Store(AdapterError::Unavailable {
-                service: self.store.label.clone(),
-                cause: format!("the manifest of {}/{} was sent and is not there", self.model, self.version),
-                retry_after: None,
-            })),
+            None => {
+                let cause =
+                    format!("the manifest of {}/{} was sent and is not there", self.model, self.version);
+                Err(UploadError::Store(self.unclear(&cause)))
+            }
         }
     }
 
@@ -396,58 +466,12 @@ impl Upload<'_> {
             sealed.manifest.files.iter().map(|file| (file.path.as_str(), file)).collect();
         for file in self.files {
             let entry = Source::describe(file).await?;
-            if there.get(file.path.as_str()) != Some(&&entry) {
+            let same = |there: &&&ManifestFile| there.size == entry.size && there.sha256 == entry.sha256;
+            if there.get(file.path.as_str()).filter(same).is_none() {
                 return Err(different());
             }
         }
         Ok(sealed)
-    }
-}
-
-enum PartError {
-    Source(SourceError),
-    Store(object_store::Error),
-}
-
-/// Sends `source` part by part, several at once as buffers allow.
-async fn send_parts(
-    upload: &mut dyn object_store::MultipartUpload,
-    file: &LocalFile,
-    mut source: Source,
-    buffers: &Arc<Semaphore>,
-) -> Result<ManifestFile, PartError> {
-    let mut sending = JoinSet::new();
-    loop {
-        // An error would mean that the semaphore was closed, which nobody does.
-        let buffer = buffers.clone().acquire_owned().await;
-        let (next, bytes) = source.next(CHUNK).await.map_err(PartError::Source)?;
-        source = next;
-        if bytes.is_empty() {
-            break;
-        }
-        let part = upload.put_part(PutPayload::from(bytes));
-        sending.spawn(async move {
-            let sent = part.await;
-            drop(buffer);
-            sent
-        });
-        while let Some(sent) = sending.try_join_next() {
-            joined(Some(sent)).map_err(PartError::Store)?;
-        }
-    }
-    while let Some(sent) = sending.join_next().await {
-        joined(Some(sent)).map_err(PartError::Store)?;
-    }
-    source.finish(file).await.map_err(PartError::Source)
-}
-
-fn joined<T>(
-    result: Option<Result<Result<T, object_store::Error>, tokio::task::JoinError>>,
-) -> Result<T, object_store::Error> {
-    match result {
-        Some(Ok(result)) => result,
-        Some(Err(source)) => Err(object_store::Error::JoinError { source }),
-        None => Err(object_store::Error::Generic { store: "upload", source: "no task".into() }),
     }
 }
 

@@ -16,7 +16,7 @@ use super::args::Adopt;
 use super::error::{CliError, Doing};
 use super::pick;
 use super::project::{Opened, actor};
-use crate::adapter::ArtifactStore;
+use crate::adapter::{AdapterError, ArtifactStore};
 use crate::artifacts::sealed::read_manifest;
 use crate::artifacts::{CLAIM, MANIFEST, names, place_path};
 use crate::domain::Timestamp;
@@ -223,6 +223,9 @@ async fn register(
     if let Some(record) = known.filter(|record| record.state.is_whole()) {
         return Ok(record);
     }
+    let nowhere = |error: AdapterError| {
+        CliError::new(Exit::StepFailed, format!("cannot adopt version {version}: {error}"))
+    };
     let mut record = VersionRecord {
         model: place.model.clone(),
         name: version.clone(),
@@ -230,7 +233,7 @@ async fn register(
         state: VersionState::Sealed,
         run: None,
         place: None,
-        base_url: place.store.base_url(&place.model, version),
+        base_url: place.store.base_url(&place.model, version).map_err(nowhere)?,
         manifest_sha256: String::new(),
         manifest: None,
         created_at: by.at,
@@ -250,7 +253,7 @@ async fn register(
         let manifest = manifest(place, version, files, by).await?;
         let document = serde_json::to_vec(&manifest)
             .map_err(|error| CliError::new(Exit::StepFailed, format!("cannot write a manifest: {error}")))?;
-        record.base_url = format!("{}/{own}", place.store.public_base);
+        record.base_url = place.store.url_below(&own).map_err(nowhere)?;
         record.place = Some(own);
         record.manifest_sha256 = hex(&Sha256::digest(&document));
         record.created_at = manifest.sealed_at;
@@ -300,7 +303,7 @@ async fn hashed(place: &Place<'_>, found: &Found) -> Result<ManifestFile, CliErr
         hash.update(&chunk);
         size += chunk.len() as u64;
     }
-    Ok(ManifestFile { path: found.file.clone(), size, sha256: hex(&hash.finalize()) })
+    Ok(ManifestFile { path: found.file.clone(), size, sha256: hex(&hash.finalize()), stored: None })
 }
 
 fn hex(bytes: &[u8]) -> String {

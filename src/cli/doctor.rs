@@ -14,7 +14,7 @@ use super::output::{Output, table};
 use super::project::Opened;
 use super::references;
 use super::registry::{self, Built};
-use crate::adapter::ArtifactStore;
+use crate::adapter::{ArtifactStore, PublicBase};
 use crate::domain::id::SecretName;
 use crate::domain::workflow::StepKind;
 use crate::notify::Notifiers;
@@ -158,7 +158,7 @@ async fn adapters(opened: &Opened, checks: &mut Vec<Check>) {
     for (name, store) in &stores {
         let what = format!("stores.{name}");
         checks.push(match probe(store).await {
-            Ok(()) => Check::ok(what, format!("{} can be written and read", store.label)),
+            Ok(()) => Check::ok(what, format!("{} can be written and read{}", store.label, shown(store))),
             Err(error) => Check::problem(
                 what,
                 format!("{}: {error}", store.label),
@@ -199,6 +199,16 @@ async fn check_notifiers(notifiers: &Notifiers, checks: &mut Vec<Check>) {
                 error.to_string(),
                 "check its address, its secrets and their permissions",
             )),
+        }
+    }
+}
+
+/// Where apps find what is in `store`, when only the service knows that.
+fn shown(store: &ArtifactStore) -> String {
+    match &store.public_base {
+        PublicBase::Stated(_) => String::new(),
+        PublicBase::Learned(root) => {
+            root.get().map(|root| format!("; apps read below {root}")).unwrap_or_default()
         }
     }
 }

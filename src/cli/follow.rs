@@ -23,6 +23,10 @@ const POLL: Duration = Duration::from_millis(150);
 const QUEUED: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
 /// The run that holds a key is looked for among so many of each status.
 const LOOKED_AT: u32 = 50;
+/// Of the last line of a log, beside the step that runs.
+const LONGEST_SAID: usize = 60;
+/// Parts of a log read in one look.
+const LOG_PARTS: u32 = 100;
 const TICK: Duration = Duration::from_millis(100);
 
 /// Shows a run as it advances.
@@ -34,6 +38,8 @@ pub struct Watch {
     since: Epoch,
     bars: Option<MultiProgress>,
     running: BTreeMap<(StepId, u32), Option<ProgressBar>>,
+    /// Up to where the log was read, for what running steps said last.
+    heard: i64,
     told: BTreeMap<(StepId, u32), AttemptState>,
     told_why_queued: bool,
 }
@@ -66,6 +72,7 @@ impl Watch {
             since,
             bars,
             running: BTreeMap::new(),
+            heard: 0,
             told: BTreeMap::new(),
             told_why_queued: false,
         }
@@ -92,6 +99,7 @@ impl Watch {
         for attempt in &attempts {
             self.show(attempt);
         }
+        self.listen(id).await?;
         if matches!(run.status, RunStatus::Finished | RunStatus::Held) {
             return Ok(Some(Watched::Settled(run)));
         }
@@ -102,6 +110,25 @@ impl Watch {
         Ok(asks
             .filter(|_| run.status == RunStatus::Waiting && run.epoch > self.since)
             .map(|step| Watched::NeedsApproval(run, step)))
+    }
+
+    /// Shows beside each step that runs what it said last; only where a line can be drawn over and over.
+    async fn listen(&mut self, run: RunId) -> Result<(), CliError> {
+        if self.bars.is_none() || self.running.is_empty() {
+            return Ok(());
+        }
+        let log = self.store.read_log(run, None, self.heard, LOG_PARTS).await;
+        for part in log.doing(|| format!("read the log of run {run}"))? {
+            self.heard = part.seq;
+            let text = String::from_utf8_lossy(&part.bytes);
+            let said = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
+            let bar = self.running.get(&(part.step, part.attempt));
+            if let (Some(said), Some(Some(bar))) = (said, bar) {
+                let said: String = plain(said).replace('\t', " ").chars().take(LONGEST_SAID).collect();
+                bar.set_message(said);
+            }
+        }
+        Ok(())
     }
 
     /// Says once which run holds the concurrency key.
@@ -168,14 +195,14 @@ impl Watch {
         let elapsed = (self.clock.now() - attempt.started_at).to_std().unwrap_or_default();
         let bar = self.running.entry(key).or_insert_with(|| {
             let bar = bars.add(ProgressBar::new_spinner()).with_elapsed(elapsed);
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}  {elapsed}") {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed}  {msg}") {
                 bar.set_style(style);
             }
             bar.enable_steady_tick(TICK);
             Some(bar)
         });
         if let Some(bar) = bar {
-            bar.set_message(text);
+            bar.set_prefix(text);
         }
     }
 

@@ -40,6 +40,42 @@ pub struct ManifestFile {
     pub size: u64,
     /// SHA-256 in lower-case hex.
     pub sha256: String,
+    /// How the store has it, when not byte for byte under its own path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Stored>,
+}
+
+impl ManifestFile {
+    /// Where it is in the store, below the version.
+    pub fn stored_path(&self) -> &str {
+        self.stored.as_ref().map_or(&self.path, |stored| &stored.path)
+    }
+
+    /// How many bytes the store has of it.
+    pub fn stored_size(&self) -> u64 {
+        self.stored.as_ref().map_or(self.size, |stored| stored.size)
+    }
+}
+
+/// A file as it is in a store that compresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Its path below the version; an app reads this one.
+    pub path: String,
+    /// What an app undoes.
+    pub content_encoding: ContentEncoding,
+    /// Bytes, compressed.
+    pub size: u64,
+    /// SHA-256 of those, in lower-case hex.
+    pub sha256: String,
+}
+
+/// How files are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContentEncoding {
+    /// RFC 1952.
+    Gzip,
 }
 
 /// What is known of a version.

@@ -3,6 +3,7 @@
 mod provenance;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +11,7 @@ use super::context::{StepContext, StepError, StepResult};
 use crate::adapter::ArtifactStore;
 use crate::artifacts::sealed::SealedVersion;
 use crate::artifacts::source::LocalFile;
-use crate::artifacts::upload::{Upload, UploadError, publish};
+use crate::artifacts::upload::{FileState, Upload, UploadError, publish};
 use crate::domain::id::{StepId, StoreName, VersionName};
 use crate::domain::metric::Metrics;
 use crate::domain::version::ManifestFile;
@@ -139,10 +140,21 @@ async fn send(
         upload.version,
         upload.store.label
     ));
+    let told = AtomicU64::new(0);
     publish(upload, &|progress| {
         let percent = if total == 0 { 100.0 } else { 100.0 * progress.done as f64 / total as f64 };
-        let what = if progress.found { "was there" } else { "sent" };
+        let what = match progress.state {
+            FileState::Sending => "is on its way",
+            FileState::Sent => "sent",
+            FileState::Found => "was there",
+        };
         ctx.log.progress(Some(percent), &format!("{} {what}", progress.path));
+        // Each tenth once, whichever file brings it.
+        let tenth = (percent / 10.0) as u64;
+        if told.fetch_max(tenth, Ordering::Relaxed) < tenth {
+            let (done, total) = (progress.done as f64 / 1e6, total as f64 / 1e6);
+            ctx.log.note(&format!("uploaded {percent:.0} %, {done:.1} of {total:.1} MB"));
+        }
     })
     .await
 }
@@ -155,7 +167,7 @@ async fn seal(
     sealed: SealedVersion,
 ) -> Result<StepResult, StepError> {
     let SealedVersion { manifest, sha256 } = sealed;
-    let base_url = store.base_url(&manifest.model, &manifest.version);
+    let base_url = store.base_url(&manifest.model, &manifest.version)?;
     ctx.ledger.seal_version(&manifest, &base_url, &sha256).await?;
     ctx.log.note(&format!("sealed {}/{}", manifest.model, manifest.version));
     StepResult::done(PublishOutput {

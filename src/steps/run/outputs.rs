@@ -214,7 +214,10 @@ pub(super) fn keep(files: Vec<Collected>, to: &Path) -> Result<Vec<ManifestFile>
             fs::create_dir_all(above).map_err(|error| cannot(above, error))?;
         }
         let (size, sha256) = copy(&source, &target).map_err(|error| cannot(&source, error))?;
-        if kept.insert(path.clone(), ManifestFile { path: path.clone(), size, sha256 }).is_some() {
+        if kept
+            .insert(path.clone(), ManifestFile { path: path.clone(), size, sha256, stored: None })
+            .is_some()
+        {
             return Err(format!("there are two files `{path}`: one in `outputs`, one in $REFIT_OUT"));
         }
     }

@@ -12,9 +12,14 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
+/// What is done just before a write.
+type Before = (usize, Box<dyn FnOnce() + Send>);
+
 /// Counts writes (puts, parts, completions) and dies at the `at`-th: from then on nothing works.
-#[derive(Debug)]
 pub struct Faults {
+    /// Bytes that still fit.
+    space: std::sync::Mutex<Option<usize>>,
+    before: std::sync::Mutex<Option<Before>>,
     at: usize,
     /// The write that dies is made, only its answer is lost.
     made: bool,
@@ -24,7 +29,43 @@ pub struct Faults {
 
 impl Faults {
     pub fn new(at: usize, made: bool) -> Arc<Self> {
-        Arc::new(Self { at, made, writes: AtomicUsize::new(0), puts: std::sync::Mutex::default() })
+        Arc::new(Self {
+            space: std::sync::Mutex::default(),
+            before: std::sync::Mutex::default(),
+            at,
+            made,
+            writes: AtomicUsize::new(0),
+            puts: std::sync::Mutex::default(),
+        })
+    }
+
+    /// The disk is full after `space` bytes.
+    pub fn full_after(space: usize) -> Arc<Self> {
+        let faults = Self::none();
+        *faults.space.lock().expect("not poisoned") = Some(space);
+        faults
+    }
+
+    /// Does something before the write with this number, from 0.
+    pub fn before_write(&self, number: usize, what: impl FnOnce() + Send + 'static) {
+        *self.before.lock().expect("not poisoned") = Some((number, Box::new(what)));
+    }
+
+    /// Whether `bytes` more fit.
+    fn fit(&self, bytes: usize) -> Result<()> {
+        let mut space = self.space.lock().expect("not poisoned");
+        match *space {
+            Some(left) if left < bytes => {
+                *space = Some(0);
+                let source = std::io::Error::from_raw_os_error(28).into();
+                Err(Error::Generic { store: "full", source })
+            }
+            Some(left) => {
+                *space = Some(left - bytes);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Never breaks.
@@ -48,11 +89,21 @@ impl Faults {
     /// Whether this write is made, and whether its answer comes.
     fn write(&self) -> (bool, bool) {
         let n = self.writes.fetch_add(1, Ordering::SeqCst);
+        let before = self.before.lock().expect("not poisoned").take_if(|(number, _)| *number == n);
+        if let Some((_, what)) = before {
+            what();
+        }
         (n < self.at || (n == self.at && self.made), n < self.at)
     }
 
     fn alive(&self) -> bool {
         self.writes() <= self.at
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults").field("at", &self.at).finish_non_exhaustive()
     }
 }
 
@@ -80,6 +131,7 @@ impl ObjectStore for Faulty {
         if !made {
             return cut();
         }
+        self.faults.fit(payload.content_length())?;
         self.faults.note(at);
         let result = self.inner.put_opts(at, payload, options).await;
         if answered { result } else { cut() }
@@ -131,6 +183,9 @@ impl MultipartUpload for FaultyUpload {
         let (made, answered) = self.faults.write();
         if !made {
             return Box::pin(async { cut() });
+        }
+        if let Err(full) = self.faults.fit(data.content_length()) {
+            return Box::pin(async { Err(full) });
         }
         let part = self.inner.put_part(data);
         Box::pin(async move { if answered { part.await } else { part.await.and_then(|()| cut()) } })

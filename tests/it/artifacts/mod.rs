@@ -1,6 +1,9 @@
-//! Versions in stores: one suite, run on a directory and on a real S3 server.
+//! Versions in stores: one suite, run on a directory, on a real S3 server and on Vercel Blob.
 
+mod clients;
 mod faulty;
+mod killed;
+mod lines;
 mod suite;
 
 use std::collections::BTreeMap;
@@ -14,12 +17,14 @@ use refit::secret::{Secret, Secrets};
 use serde_json::json;
 
 use crate::support::python;
+use crate::support::vercel_blob::{Access, VercelBlob};
 
 pub fn deps(project: &Path) -> Deps {
     let secret = |name: &str| (name.parse::<SecretName>().expect("a name"), Secret::new("test"));
+    let token = ("BLOB_TOKEN".parse().expect("a name"), Secret::new(VercelBlob::token()));
     Deps {
         project: project.to_owned(),
-        secrets: Secrets::fixed([secret("S3_ID"), secret("S3_KEY")].into()),
+        secrets: Secrets::fixed([secret("S3_ID"), secret("S3_KEY"), token].into()),
         http: refit::http_client::build().expect("a client"),
         stores: Arc::new(BTreeMap::new()),
     }
@@ -30,13 +35,25 @@ pub fn local(dir: &Path) -> ArtifactStore {
 }
 
 pub fn s3(server: &python::Program, prefix: &str) -> ArtifactStore {
+    s3_at(server.port, prefix)
+}
+
+pub fn s3_at(port: u16, prefix: &str) -> ArtifactStore {
     let options = json!({
         "kind": "s3",
         "bucket": "models",
         "prefix": prefix,
-        "endpoint": format!("http://127.0.0.1:{}", server.port),
+        "endpoint": format!("http://127.0.0.1:{port}"),
         "access_key_id": "S3_ID",
         "secret_access_key": "S3_KEY",
+    });
+    artifacts::build(options, &deps(Path::new("/"))).expect("a store")
+}
+
+pub fn vercel_blob(service: &VercelBlob, access: Access, prefix: &str) -> ArtifactStore {
+    let options = json!({
+        "kind": "vercel-blob", "access": access.word(), "token": "BLOB_TOKEN", "prefix": prefix,
+        "api_url": service.api_url(),
     });
     artifacts::build(options, &deps(Path::new("/"))).expect("a store")
 }
@@ -58,6 +75,57 @@ async fn a_real_s3_server() {
     suite::exercise(|name| s3(&server, &format!("team/{name}"))).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn vercel_blob_public() {
+    let service = VercelBlob::start(Access::Public).await;
+    suite::exercise(|name| vercel_blob(&service, Access::Public, &format!("team/{name}"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vercel_blob_private() {
+    let service = VercelBlob::start(Access::Private).await;
+    service.page_at_most(2);
+    suite::publishes(|name| vercel_blob(&service, Access::Private, &format!("team/{name}"))).await;
+}
+
+#[tokio::test]
+async fn what_apps_are_told_of_vercel_blob_comes_from_the_service() {
+    let service = VercelBlob::start(Access::Public).await;
+    let store = vercel_blob(&service, Access::Public, "team a");
+    let (model, version) = ("m".parse().expect("a name"), "v1".parse().expect("a name"));
+    let unknown = store.base_url(&model, &version).expect_err("no answer yet").to_string();
+    assert!(unknown.contains("say where apps find m/v1") && unknown.contains("public_url"), "{unknown}");
+    let at = store.prefix.clone().join("x.json");
+    object_store::ObjectStoreExt::put(&*store.objects, &at, "x".into()).await.expect("written");
+    let told = store.base_url(&model, &version).expect("known");
+    assert_eq!(told, format!("{}/team%20a/m/v1", service.files_url()));
+    // Another process learns it from a list, and a stated one needs no answer.
+    let other = vercel_blob(&service, Access::Public, "team a");
+    futures::TryStreamExt::try_collect::<Vec<_>>(other.objects.list(None)).await.expect("listed");
+    assert_eq!(other.base_url(&model, &version).expect("known"), told);
+    let stated = json!({
+        "kind": "vercel-blob", "access": "public", "token": "BLOB_TOKEN", "public_url": "https://cdn.example/m/",
+    });
+    let stated = artifacts::build(stated, &deps(Path::new("/"))).expect("a store");
+    assert_eq!(stated.base_url(&model, &version).expect("stated"), "https://cdn.example/m/m/v1");
+}
+
+#[test]
+fn a_token_of_vercel_blob_is_shown_nowhere() {
+    let token = VercelBlob::token();
+    let options = json!({"kind": "vercel-blob", "access": "public", "token": "BLOB_TOKEN"});
+    let store = artifacts::build(options, &deps(Path::new("/"))).expect("a store");
+    let shown = format!("{:?} {} {}", store.objects, store.objects, store.label);
+    let secret = token.rsplit('_').next().expect("a secret");
+    assert!(shown.contains("aB3dE5gH7jK9mN1p") && !shown.contains(secret), "{shown}");
+    let mut wrong = deps(Path::new("/"));
+    wrong.secrets =
+        Secrets::fixed([("T".parse().expect("a name"), Secret::new(token.replace("rw", "r")))].into());
+    let options = json!({"kind": "vercel-blob", "access": "public", "token": "T"});
+    let error = artifacts::build(options, &wrong).err().expect("no token").to_string();
+    assert!(error.contains("is not a read-write token") && !error.contains(secret), "{error}");
+}
+
 #[tokio::test]
 async fn an_s3_server_that_is_not_there_is_unavailable() {
     let options = json!({
@@ -76,8 +144,8 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         Ok(_) => panic!("built"),
         Err(error) => error,
     };
-    insta::assert_snapshot!(build(json!({"kind": "s33"})), @"no store is called `s33`; there are local, s3");
-    insta::assert_snapshot!(build(json!({"dir": "x"})), @"`kind` is missing: one of local, s3");
+    insta::assert_snapshot!(build(json!({"kind": "s33"})), @"no store is called `s33`; there are local, s3, vercel-blob");
+    insta::assert_snapshot!(build(json!({"dir": "x"})), @"`kind` is missing: one of local, s3, vercel-blob");
     insta::assert_snapshot!(
         build(json!({"kind": "local", "pth": "x"})),
         @"local: unknown field `pth`, expected `path` or `public_url`"
@@ -92,7 +160,7 @@ fn settings_that_make_no_sense_are_refused_by_name() {
 fn apps_are_told_where_files_are() {
     let base = |options| {
         let store = artifacts::build(options, &deps(Path::new("/"))).expect("a store");
-        store.base_url(&"m".parse().expect("a name"), &"v1".parse().expect("a name"))
+        store.base_url(&"m".parse().expect("a name"), &"v1".parse().expect("a name")).expect("known")
     };
     let keys = |mut options: serde_json::Value| {
         options["access_key_id"] = json!("S3_ID");

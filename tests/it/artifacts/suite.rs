@@ -7,7 +7,7 @@ use object_store::{ObjectStoreExt, PutPayload};
 use refit::adapter::ArtifactStore;
 use refit::artifacts::sealed::{self, SealedError, SealedVersion};
 use refit::artifacts::source::LocalFile;
-use refit::artifacts::upload::{CHUNK, Upload, UploadError, publish};
+use refit::artifacts::upload::{CHUNK, FileState, Upload, UploadError, publish};
 use refit::domain::id::{InstanceId, ModelName, RunId, VersionName};
 use refit::domain::metric::Metrics;
 use serde_json::json;
@@ -15,9 +15,9 @@ use serde_json::json;
 use super::faulty::{Faults, Faulty};
 
 /// One model's files, and who publishes them.
-struct Training {
-    dir: tempfile::TempDir,
-    files: Vec<LocalFile>,
+pub struct Training {
+    pub dir: tempfile::TempDir,
+    pub files: Vec<LocalFile>,
     instance: InstanceId,
     run: RunId,
 }
@@ -33,8 +33,12 @@ const SIZES: [(&str, usize); 5] = [
 
 impl Training {
     fn new() -> Self {
+        Self::of(&SIZES)
+    }
+
+    pub fn of(sizes: &[(&str, usize)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let files = SIZES.iter().enumerate().map(|(seed, (path, size))| {
+        let files = sizes.iter().enumerate().map(|(seed, (path, size))| {
             let source = dir.path().join(seed.to_string());
             let bytes: Vec<u8> = (0..*size).map(|at| (at.wrapping_mul(31) >> 3) as u8 ^ seed as u8).collect();
             std::fs::write(&source, bytes).expect("written");
@@ -50,12 +54,12 @@ impl Training {
         other
     }
 
-    async fn publish(&self, store: &ArtifactStore, version: &str) -> Result<SealedVersion, UploadError> {
+    pub async fn publish(&self, store: &ArtifactStore, version: &str) -> Result<SealedVersion, UploadError> {
         self.publish_noting(store, version).await.0
     }
 
     /// Also gives the files that were found, not sent.
-    async fn publish_noting(
+    pub async fn publish_noting(
         &self,
         store: &ArtifactStore,
         version: &str,
@@ -74,7 +78,7 @@ impl Training {
         };
         let found = Mutex::new(vec![]);
         let result = publish(&upload, &|progress| {
-            if progress.found {
+            if progress.state == FileState::Found {
                 found.lock().expect("not poisoned").push(progress.path.to_owned());
             }
         })
@@ -83,21 +87,21 @@ impl Training {
     }
 }
 
-fn model() -> ModelName {
+pub fn model() -> ModelName {
     "race-times".parse().expect("a name")
 }
 
-fn name(text: &str) -> VersionName {
+pub fn name(text: &str) -> VersionName {
     text.parse().expect("a name")
 }
 
-async fn listed(store: &ArtifactStore) -> Vec<String> {
+pub async fn listed(store: &ArtifactStore) -> Vec<String> {
     let listed = sealed::list_sealed(store, &model()).await.expect("listed");
     listed.iter().map(ToString::to_string).collect()
 }
 
 /// The object of one file of a version.
-fn object(store: &ArtifactStore, version: &str, path: &str) -> object_store::path::Path {
+pub fn object(store: &ArtifactStore, version: &str, path: &str) -> object_store::path::Path {
     object_store::path::Path::parse(format!("{}/{}/{version}/{path}", store.prefix, model())).expect("a path")
 }
 
@@ -106,8 +110,21 @@ async fn overwrite(store: &ArtifactStore, version: &str, path: &str, bytes: &[u8
     store.objects.put(&object(store, version, path), payload).await.expect("written");
 }
 
+/// What every way to a store must do, however it is configured.
+pub async fn publishes(fresh: impl Fn(&str) -> ArtifactStore) {
+    a_version_is_published_verified_and_fetched(&fresh("whole")).await;
+    publishing_twice_is_publishing_once(&fresh("twice")).await;
+    a_file_is_resumed_without_sending_it_again(&fresh("resumed")).await;
+}
+
 /// Runs the suite.
 pub async fn exercise(fresh: impl Fn(&str) -> ArtifactStore) {
+    an_object_store_does_what_it_says(&fresh("objects")).await;
+    two_runs_that_want_one_name_make_one_version(&fresh("race")).await;
+    a_file_that_changes_while_it_is_sent_is_not_sealed(&fresh("changed")).await;
+    odd_names_and_links_are_refused(&fresh("odd")).await;
+    a_full_disk_is_told_and_nothing_is_sealed(&fresh("full")).await;
+    compressed_versions_are_the_same_to_read(&gzip(fresh("gzip"))).await;
     a_version_is_published_verified_and_fetched(&fresh("whole")).await;
     publishing_twice_is_publishing_once(&fresh("twice")).await;
     a_foreign_claim_is_left_alone(&fresh("claim")).await;
@@ -289,4 +306,192 @@ async fn finished(store: &ArtifactStore) -> Vec<String> {
         }
     }
     there
+}
+
+fn gzip(store: ArtifactStore) -> ArtifactStore {
+    ArtifactStore { gzip: true, ..store }
+}
+
+/// The trait itself, as far as refit leans on it.
+async fn an_object_store_does_what_it_says(store: &ArtifactStore) {
+    use futures::TryStreamExt;
+    use object_store::{Error, GetOptions, GetRange, PutMode};
+    let objects = &store.objects;
+    let base = store.prefix.clone().join("trait");
+    let at = |name: &str| object_store::path::Path::parse(format!("{base}/{name}")).expect("a path");
+    for name in ["a.json", "b/1", "b/2", "bc", "d/e/f", "größe 2+3 (x)&=.bin"] {
+        objects.put(&at(name), PutPayload::from(name.as_bytes().to_vec())).await.expect(name);
+        let read = objects.get(&at(name)).await.expect(name).bytes().await.expect(name);
+        assert_eq!(read, name.as_bytes());
+    }
+    let names = |metas: Vec<object_store::ObjectMeta>| {
+        let mut names: Vec<String> = metas
+            .into_iter()
+            .map(|meta| {
+                meta.location.as_ref().trim_start_matches(base.as_ref()).trim_start_matches('/').to_owned()
+            })
+            .collect();
+        names.sort();
+        names
+    };
+    let all = names(objects.list(Some(&base)).try_collect().await.expect("listed"));
+    assert_eq!(all, ["a.json", "b/1", "b/2", "bc", "d/e/f", "größe 2+3 (x)&=.bin"]);
+    let below = names(objects.list(Some(&at("b"))).try_collect().await.expect("listed"));
+    assert_eq!(below, ["b/1", "b/2"], "by parts, not by letters");
+    let folded = objects.list_with_delimiter(Some(&base)).await.expect("listed");
+    assert_eq!(names(folded.objects), ["a.json", "bc", "größe 2+3 (x)&=.bin"]);
+    let mut folders: Vec<String> = folded.common_prefixes.iter().map(ToString::to_string).collect();
+    folders.sort();
+    assert_eq!(folders, [at("b").to_string(), at("d").to_string()]);
+
+    let exists = objects.put_opts(&at("bc"), "x".into(), PutMode::Create.into()).await.expect_err("there");
+    assert!(matches!(exists, Error::AlreadyExists { .. }), "{exists}");
+    assert_eq!(objects.get(&at("bc")).await.expect("there").bytes().await.expect("read"), "bc");
+    let head = objects.head(&at("a.json")).await.expect("there");
+    assert_eq!(head.size, 6);
+    for (range, bytes) in [
+        (GetRange::Bounded(1..3), "j"),
+        (GetRange::Offset(2), "json"),
+        (GetRange::Suffix(2), "on"),
+        (GetRange::Bounded(4..900), "on"),
+    ] {
+        let options = GetOptions { range: Some(range.clone()), ..GetOptions::default() };
+        let read =
+            objects.get_opts(&at("a.json"), options).await.expect("there").bytes().await.expect("read");
+        let expected = if bytes == "j" { ".j" } else { bytes };
+        assert_eq!(read, expected, "{range:?}");
+    }
+    objects.copy(&at("a.json"), &at("copied/a.json")).await.expect("copied");
+    let read = objects.get(&at("copied/a.json")).await.expect("there").bytes().await.expect("read");
+    assert_eq!(read, "a.json");
+    objects.delete(&at("a.json")).await.expect("deleted");
+    let gone = objects.head(&at("a.json")).await.expect_err("gone");
+    assert!(matches!(gone, Error::NotFound { .. }), "{gone}");
+    let gone = objects.get(&at("a.json")).await.expect_err("gone");
+    assert!(matches!(gone, Error::NotFound { .. }), "{gone}");
+}
+
+async fn two_runs_that_want_one_name_make_one_version(store: &ArtifactStore) {
+    let (one, other) = (Training::of(&[("model.json", 5_000)]), Training::of(&[("model.json", 5_000)]));
+    let (first, second) = tokio::join!(one.publish(store, "1"), other.publish(store, "1"));
+    let (sealed, refused) = match (first, second) {
+        (Ok(sealed), Err(refused)) | (Err(refused), Ok(sealed)) => (sealed, refused),
+        both => panic!("one of them: {both:?}"),
+    };
+    assert!(matches!(refused, UploadError::ClaimedByOther { .. }), "{refused}");
+    let there = sealed::verify(store, &model(), &name("1")).await.expect("whole");
+    assert_eq!(there, sealed);
+}
+
+async fn a_file_that_changes_while_it_is_sent_is_not_sealed(store: &ArtifactStore) {
+    let training = Training::of(&[("large.bin", CHUNK * 2 + 1)]);
+    let source = training.files[0].source.clone();
+    let faults = Faults::none();
+    // Between its first part and its last one.
+    faults.before_write(2, move || {
+        use std::io::{Seek, SeekFrom, Write};
+        let mut file = std::fs::OpenOptions::new().write(true).open(&source).expect("there");
+        file.seek(SeekFrom::Start(9)).expect("seekable");
+        file.write_all(b"changed").expect("written");
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("set");
+    });
+    let changed = training.publish(&with(store, faults), "1").await.expect_err("changed");
+    assert!(changed.to_string().contains("changed since it was collected"), "{changed}");
+    assert!(listed(store).await.is_empty());
+    assert!(store.objects.head(&object(store, "1", "large.bin")).await.is_err(), "no half file either");
+}
+
+async fn odd_names_and_links_are_refused(store: &ArtifactStore) {
+    for odd in [
+        "../up",
+        "/etc/passwd",
+        "a/../../b",
+        "a//b",
+        "a\\b",
+        "a\nb",
+        "C:x",
+        "a\u{202e}b",
+        "_claim.json",
+        "a.",
+    ] {
+        let mut training = Training::of(&[("model.json", 10), ("other.json", 10)]);
+        training.files[1].path = odd.to_owned();
+        let refused = training.publish(store, "1").await.expect_err(odd);
+        assert!(matches!(refused, UploadError::Name(_)), "{odd}: {refused}");
+    }
+    let mut training = Training::of(&[("model.json", 10), ("other.json", 10)]);
+    let link = training.dir.path().join("link");
+    std::os::unix::fs::symlink("/etc/hostname", &link).expect("linked");
+    training.files[1].source = link;
+    let refused = training.publish(store, "1").await.expect_err("a link");
+    assert!(refused.to_string().ends_with("is not a plain file"), "{refused}");
+    assert!(listed(store).await.is_empty());
+
+    let fine = [
+        "modèle/größe 2.bin",
+        "日本/モデル.json",
+        "emoji 🚴.json",
+        "a+b&c=d@(1)!.txt",
+        "x,y;z$'.bin",
+        "[1]{2}^`.bin",
+    ];
+    let training = Training::of(&fine.map(|path| (path, 100)));
+    training.publish(store, "2").await.expect("published");
+    let to = training.dir.path().join("fetched");
+    sealed::fetch(store, &model(), &name("2"), &to).await.expect("fetched");
+    for path in fine {
+        assert_eq!(std::fs::metadata(to.join(path)).expect(path).len(), 100);
+    }
+}
+
+/// What a disk without space says, at every write.
+async fn a_full_disk_is_told_and_nothing_is_sealed(store: &ArtifactStore) {
+    let training = Training::of(&[("model.json", 1_000), ("large.bin", CHUNK + 1_000)]);
+    for space in [10, 900, 5_000, CHUNK, CHUNK + 1_500] {
+        let full = Faults::full_after(space);
+        let error = training.publish(&with(store, full), "1").await.expect_err("full");
+        assert!(error.to_string().contains("No space left on device"), "{space}: {error}");
+        assert!(listed(store).await.is_empty(), "{space}");
+    }
+    training.publish(store, "1").await.expect("once there is space");
+    sealed::verify(store, &model(), &name("1")).await.expect("whole");
+}
+
+async fn compressed_versions_are_the_same_to_read(store: &ArtifactStore) {
+    let mut training =
+        Training::of(&[("model.json", 100_000), ("sprint/größe 2.bin", CHUNK + 12_345), ("empty", 0)]);
+    let there = training.dir.path().join("packed.gz");
+    std::fs::write(&there, "packed already").expect("written");
+    training.files.push(LocalFile { path: "packed.gz".to_owned(), source: there, sha256: None });
+    let sealed = training.publish(store, "1").await.expect("published");
+    let stored: Vec<&str> = sealed.manifest.files.iter().map(|file| file.stored_path()).collect();
+    assert_eq!(stored, ["empty.gz", "model.json.gz", "packed.gz", "sprint/größe 2.bin.gz"]);
+    let model_file = &sealed.manifest.files[1];
+    assert!(model_file.size == 100_000 && model_file.stored_size() < 50_000);
+    assert_eq!(sealed::verify(store, &model(), &name("1")).await.expect("whole"), sealed);
+    let to = training.dir.path().join("fetched");
+    sealed::fetch(store, &model(), &name("1"), &to).await.expect("fetched");
+    for file in &training.files {
+        assert!(
+            std::fs::read(to.join(&file.path)).expect("there") == std::fs::read(&file.source).expect("there")
+        );
+    }
+    assert_eq!(training.publish(store, "1").await.expect("again"), sealed);
+    a_file_is_resumed_without_sending_it_again(store).await;
+    overwrite(store, "1", "model.json.gz", &vec![0; model_file.stored_size() as usize]).await;
+    let bad = sealed::verify(store, &model(), &name("1")).await.expect_err("damaged");
+    assert!(matches!(&bad, SealedError::BadFile { path, .. } if path == "model.json"), "{bad}");
+}
+
+async fn a_file_is_resumed_without_sending_it_again(store: &ArtifactStore) {
+    let training = Training::of(&[("a.json", 1_000), ("large.bin", CHUNK + 12_345)]);
+    let calm = Faults::none();
+    training.publish(&with(store, calm.clone()), "8").await.expect("published");
+    // The manifest is lost: all files are there.
+    training.publish(&with(store, Faults::new(calm.writes() - 1, false)), "9").await.expect_err("cut");
+    let again = Faults::none();
+    let (sealed, found) = training.publish_noting(&with(store, again.clone()), "9").await;
+    sealed.expect("published");
+    assert_eq!(found.len(), 2);
+    assert_eq!(again.writes(), 1, "the manifest: {:?}", again.puts());
 }

@@ -288,7 +288,7 @@ async fn with_champion(bench: &mut Bench, text: &str) -> Result<StepResult, Step
         instance: bench.services.instance,
         run: None,
         sealed_at: now(),
-        files: vec![ManifestFile { path: "sub/model.json".to_owned(), size: 8, sha256 }],
+        files: vec![ManifestFile { path: "sub/model.json".to_owned(), size: 8, sha256, stored: None }],
         metrics: Metrics::default(),
         provenance: serde_json::Value::Null,
     };

@@ -3,10 +3,13 @@
 pub mod contract;
 pub mod crash;
 pub mod crashing_store;
+pub mod faults;
 pub mod mischief;
 pub mod node;
 pub mod python;
 pub mod resend;
+pub mod s3_line;
 pub mod slack;
 pub mod steps;
+pub mod vercel_blob;
 pub mod world;

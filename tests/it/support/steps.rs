@@ -190,7 +190,8 @@ impl Bench {
         let artifacts = ArtifactStore {
             objects: Arc::new(objects),
             prefix: object_store::path::Path::from("models"),
-            public_base: String::new(),
+            gzip: false,
+            public_base: refit::adapter::PublicBase::Stated(String::new()),
             label: "the local store".to_owned(),
         };
         let name: StoreName = "models".parse().expect("a name");

@@ -233,7 +233,8 @@ impl World {
         let artifacts = ArtifactStore {
             objects: Arc::new(objects),
             prefix: object_store::path::Path::default(),
-            public_base: models.display().to_string(),
+            gzip: false,
+            public_base: refit::adapter::PublicBase::Stated(models.display().to_string()),
             label: "local".to_owned(),
         };
         let services = Services {
