@@ -1,7 +1,9 @@
 //! What tests share.
 
+pub mod contract;
 pub mod crash;
 pub mod crashing_store;
+pub mod node;
 pub mod python;
 pub mod steps;
 pub mod world;

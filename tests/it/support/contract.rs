@@ -1,0 +1,416 @@
+//! A vendor's OpenAPI document as a judge: of what refit asks, and of what an emulator answers.
+//!
+//! `watch` puts it around an emulator. It fails on an unknown path, method,
+//! query parameter or field, on what is missing, and on a wrong type. Answers
+//! that any service may give and few describe (429 and 5xx) pass without a body check.
+
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use jsonschema::{Draft, Validator};
+use serde_json::{Map, Value, json};
+
+/// More than any request to a vendor's API has.
+const LARGEST_BODY: usize = 16 << 20;
+
+/// One vendor's API.
+pub struct Contract {
+    vendor: &'static str,
+    operations: Vec<Operation>,
+}
+
+/// One method of one path.
+struct Operation {
+    method: Method,
+    /// Segments; `None` takes any.
+    path: Vec<Option<String>>,
+    query: BTreeMap<String, Parameter>,
+    needs_token: bool,
+    body: Option<RequestBody>,
+    /// By status; `default` is none of them.
+    answers: BTreeMap<u16, Option<Validator>>,
+    otherwise: Option<Validator>,
+}
+
+struct Parameter {
+    required: bool,
+    schema: Validator,
+}
+
+struct RequestBody {
+    required: bool,
+    /// By media type.
+    schemas: BTreeMap<String, Validator>,
+}
+
+impl Contract {
+    /// The contract in `tests/contracts/<vendor>.json`.
+    pub fn of(vendor: &'static str) -> Self {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/contracts/{vendor}.json"));
+        let text = std::fs::read_to_string(&file).expect("a contract");
+        let document: Value = serde_json::from_str(&text).expect("JSON");
+        let base = document["servers"][0]["url"].as_str().expect("a server");
+        let base = url::Url::parse(base).expect("a URL").path().trim_end_matches('/').to_owned();
+        let mut operations = Vec::new();
+        for (path, methods) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in methods.as_object().expect("methods") {
+                let Ok(method) = Method::from_bytes(method.to_uppercase().as_bytes()) else { continue };
+                if !operation.is_object() {
+                    continue; // parameters shared by all methods; no contract here has any
+                }
+                operations.push(Operation::read(&document, &format!("{base}{path}"), method, operation));
+            }
+        }
+        Self { vendor, operations }
+    }
+
+    fn find(&self, method: &Method, path: &str) -> Option<&Operation> {
+        let asked: Vec<&str> = path.split('/').collect();
+        let fits = |operation: &&Operation| {
+            operation.method == method
+                && operation.path.len() == asked.len()
+                && std::iter::zip(&operation.path, &asked)
+                    .all(|(known, asked)| known.as_ref().is_none_or(|known| known == asked))
+        };
+        // The path with the fewest free segments is meant.
+        let free = |operation: &&Operation| operation.path.iter().filter(|segment| segment.is_none()).count();
+        self.operations.iter().filter(fits).min_by_key(free)
+    }
+
+    /// What is wrong with a request; empty when nothing is.
+    fn judge_request(&self, request: &Request, body: &[u8]) -> Vec<String> {
+        let Some(operation) = self.find(request.method(), request.uri().path()) else {
+            return vec!["no such operation".to_owned()];
+        };
+        let mut wrong = Vec::new();
+        let query: BTreeMap<String, String> =
+            url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
+                .into_owned()
+                .collect();
+        for (name, value) in &query {
+            match operation.query.get(name) {
+                None => wrong.push(format!("unknown query parameter `{name}`")),
+                Some(parameter) if !readings(value).iter().any(|value| parameter.schema.is_valid(value)) => {
+                    wrong.push(format!("query parameter `{name}` is {value:?}"));
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, parameter) in &operation.query {
+            if parameter.required && !query.contains_key(name) {
+                wrong.push(format!("query parameter `{name}` is missing"));
+            }
+        }
+        if operation.needs_token && !bears_token(request.headers()) {
+            wrong.push("no bearer token in the header `authorization`".to_owned());
+        }
+        wrong.extend(operation.judge_body(request.headers(), body));
+        wrong
+    }
+
+    /// What is wrong with an answer; empty when nothing is.
+    fn judge_answer(&self, method: &Method, path: &str, status: StatusCode, body: &[u8]) -> Vec<String> {
+        let Some(operation) = self.find(method, path) else { return Vec::new() };
+        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+            return Vec::new();
+        }
+        let schema = match operation.answers.get(&status.as_u16()) {
+            Some(schema) => schema.as_ref(),
+            None if operation.otherwise.is_some() => operation.otherwise.as_ref(),
+            // A document that describes no refusal at all says nothing about refusals.
+            None if status.is_client_error() && operation.answers.keys().all(|known| *known < 400) => {
+                return Vec::new();
+            }
+            None => return vec![format!("status {status} is not described")],
+        };
+        match schema {
+            None if body.is_empty() => Vec::new(),
+            None => vec!["a body where none is described".to_owned()],
+            Some(schema) => match serde_json::from_slice::<Value>(body) {
+                Ok(value) => complaints(schema, &value),
+                Err(error) => vec![format!("not JSON: {error}")],
+            },
+        }
+    }
+}
+
+impl Operation {
+    fn read(document: &Value, path: &str, method: Method, operation: &Value) -> Self {
+        let segment = |segment: &str| (!segment.starts_with('{')).then(|| segment.to_owned());
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        let parameters = parameters.map(|parameter| match parameter["$ref"].as_str() {
+            Some(place) => document.pointer(place.trim_start_matches('#')).expect("a parameter"),
+            None => parameter,
+        });
+        let query = parameters.filter(|parameter| parameter["in"] == "query").map(|parameter| {
+            let name = parameter["name"].as_str().expect("a name").to_owned();
+            let required = parameter["required"] == true;
+            (name, Parameter { required, schema: compile(document, &parameter["schema"], Side::Answer) })
+        });
+        let body = operation.get("requestBody").map(|body| RequestBody {
+            required: body["required"] == true,
+            schemas: contents(body)
+                .map(|(media, schema)| (media.clone(), compile(document, schema, Side::Request)))
+                .collect(),
+        });
+        let (mut answers, mut otherwise) = (BTreeMap::new(), None);
+        for (status, answer) in operation["responses"].as_object().expect("responses") {
+            let schema = contents(answer).next().map(|(_, schema)| compile(document, schema, Side::Answer));
+            match status.parse() {
+                Ok(status) => drop(answers.insert(status, schema)),
+                Err(_) => otherwise = schema,
+            }
+        }
+        let security = operation.get("security").or_else(|| document.get("security"));
+        Self {
+            path: path.split('/').map(segment).collect(),
+            method,
+            query: query.collect(),
+            needs_token: security.is_some_and(|schemes| *schemes != json!([])),
+            body,
+            answers,
+            otherwise,
+        }
+    }
+
+    fn judge_body(&self, headers: &HeaderMap, body: &[u8]) -> Vec<String> {
+        let Some(described) = &self.body else {
+            let empty = body.is_empty() || body == b"{}";
+            return if empty { Vec::new() } else { vec!["a body where none is described".to_owned()] };
+        };
+        if body.is_empty() {
+            return if described.required { vec!["the body is missing".to_owned()] } else { Vec::new() };
+        }
+        let media =
+            headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default().trim();
+        let Some(schema) = described.schemas.get(media) else {
+            return vec![format!("content type {media:?} is not described")];
+        };
+        if media == "application/x-www-form-urlencoded" {
+            return judge_form(schema, body);
+        }
+        match serde_json::from_slice::<Value>(body) {
+            Ok(value) => complaints(schema, &value),
+            Err(error) => vec![format!("not JSON: {error}")],
+        }
+    }
+}
+
+/// A form's values are text: each may be read as text or as what it spells.
+fn judge_form(schema: &Validator, body: &[u8]) -> Vec<String> {
+    let mut form = Map::new();
+    for (name, value) in url::form_urlencoded::parse(body) {
+        form.insert(name.into_owned(), Value::String(value.into_owned()));
+    }
+    for name in form.keys().cloned().collect::<Vec<_>>() {
+        let pointer = format!("/{name}");
+        let whole = Value::Object(form.clone());
+        let text_is_wrong = schema.iter_errors(&whole).any(|error| error.instance_path().as_str() == pointer);
+        let spelled = form[&name].as_str().and_then(|text| serde_json::from_str(text).ok());
+        if let (true, Some(spelled)) = (text_is_wrong, spelled) {
+            form.insert(name, spelled);
+        }
+    }
+    complaints(schema, &Value::Object(form))
+}
+
+fn contents(of: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let content = of["content"].as_object().into_iter().flatten();
+    content.map(|(media, content)| (media, &content["schema"]))
+}
+
+/// What a query's text may mean.
+fn readings(text: &str) -> Vec<Value> {
+    let spelled = serde_json::from_str(text).ok();
+    [Some(Value::String(text.to_owned())), spelled].into_iter().flatten().collect()
+}
+
+fn bears_token(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    value.and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|token| !token.is_empty())
+}
+
+fn complaints(schema: &Validator, value: &Value) -> Vec<String> {
+    schema.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
+/// Whose words a schema describes.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    /// refit's: a field that is not described is a mistake.
+    Request,
+    /// The vendor's.
+    Answer,
+}
+
+fn compile(document: &Value, schema: &Value, side: Side) -> Validator {
+    let mut whole = translated(schema, side);
+    if let Some(object) = whole.as_object_mut() {
+        let components = translated(&document["components"]["schemas"], side);
+        object.insert("components".to_owned(), json!({ "schemas": components }));
+    }
+    jsonschema::options().with_draft(Draft::Draft4).build(&whole).expect("a schema")
+}
+
+/// OpenAPI 3.0's dialect as JSON Schema's: `nullable`, and closed objects on refit's side.
+fn translated(schema: &Value, side: Side) -> Value {
+    match schema {
+        Value::Array(items) => items.iter().map(|item| translated(item, side)).collect(),
+        Value::Object(fields) => {
+            let mut fields: Map<String, Value> =
+                fields.iter().map(|(key, value)| (key.clone(), translated(value, side))).collect();
+            let combined = ["allOf", "anyOf", "oneOf", "additionalProperties"];
+            let alone = !combined.iter().any(|key| fields.contains_key(*key));
+            if side == Side::Request && alone && fields.get("properties").is_some_and(Value::is_object) {
+                fields.insert("additionalProperties".to_owned(), Value::Bool(false));
+            }
+            let nullable = fields.get("nullable") == Some(&Value::Bool(true));
+            if nullable {
+                fields.remove("nullable");
+                return json!({ "anyOf": [Value::Object(fields), { "type": "null" }] });
+            }
+            Value::Object(fields)
+        }
+        other => other.clone(),
+    }
+}
+
+/// What was said against the contract; fails the test that drops it with any.
+#[derive(Clone, Default)]
+pub struct Violations(Arc<Mutex<Vec<String>>>);
+
+impl Violations {
+    /// What was found so far; it is not found again.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Fails when there is any.
+    pub fn assert_none(&self) {
+        let found = self.take();
+        assert!(found.is_empty(), "against the vendor's contract:\n{}", found.join("\n"));
+    }
+
+    fn add(&self, what: &str, wrong: Vec<String>) -> bool {
+        if wrong.is_empty() {
+            return false;
+        }
+        let mut text = what.to_owned();
+        for wrong in wrong {
+            write!(text, "\n  {wrong}").expect("to memory");
+        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        true
+    }
+}
+
+/// `emulator` behind `vendor`'s contract: a request against it is answered 400
+/// before the emulator sees it, and each violation is kept for the test.
+pub fn watch(vendor: &'static str, emulator: Router) -> (Router, Violations) {
+    let violations = Violations::default();
+    let state = (Arc::new(Contract::of(vendor)), violations.clone());
+    (emulator.layer(from_fn_with_state(state, judge)), violations)
+}
+
+async fn judge(
+    State((contract, violations)): State<(Arc<Contract>, Violations)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(body, LARGEST_BODY).await.unwrap_or_default();
+    let request = Request::from_parts(parts, Body::from(body.clone()));
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let label = format!("{}: {method} {uri} {}", contract.vendor, excerpt(&body));
+    if violations.add(&format!("asked {label}"), contract.judge_request(&request, &body)) {
+        return (StatusCode::BAD_REQUEST, "against the contract").into_response();
+    }
+    let (parts, body) = next.run(request).await.into_parts();
+    let body: Bytes = to_bytes(body, LARGEST_BODY).await.unwrap_or_default();
+    let wrong = contract.judge_answer(&method, uri.path(), parts.status, &body);
+    violations.add(&format!("answered {label} by {} {}", parts.status, excerpt(&body)), wrong);
+    Response::from_parts(parts, Body::from(body))
+}
+
+fn excerpt(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).chars().take(400).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(contract: &Contract, method: &str, uri: &str, token: bool, body: &Value) -> Vec<String> {
+        let request = Request::builder().method(method).uri(uri).header("content-type", "application/json");
+        let request = if token { request.header("authorization", "Bearer t") } else { request };
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        contract.judge_request(&request.body(Body::empty()).expect("a request"), &body)
+    }
+
+    #[test]
+    fn a_request_that_the_vendor_would_take_passes_and_no_other_does() {
+        let vercel = Contract::of("vercel");
+        let uri = "/v10/projects/p/env?upsert=true&teamId=team_1";
+        let good = json!({"key": "MODEL_VERSION", "value": "v1", "type": "plain", "target": ["production"]});
+        assert_eq!(asked(&vercel, "POST", uri, true, &good), [""; 0]);
+        let refused = [
+            ("POST", "/v10/project/p/env", true, good.clone(), "no such operation"),
+            ("PUT", uri, true, good.clone(), "no such operation"),
+            ("POST", "/v10/projects/p/env?upsrt=true", true, good.clone(), "unknown query parameter `upsrt`"),
+            ("POST", uri, false, good.clone(), "no bearer token"),
+            ("POST", uri, true, Value::Null, "the body is missing"),
+            ("POST", uri, true, json!({"key": "K", "value": "v", "target": ["production"]}), "oneOf"),
+            (
+                "POST",
+                uri,
+                true,
+                json!({"key": 7, "value": "v", "type": "plain", "target": ["production"]}),
+                "",
+            ),
+        ];
+        for (method, uri, token, body, why) in refused {
+            let wrong = asked(&vercel, method, uri, token, &body).join("\n");
+            assert!(!wrong.is_empty() && wrong.contains(why), "{method} {uri} {body}: {wrong}");
+        }
+        let mut unknown = good;
+        unknown["operation_id"] = json!("x");
+        assert_ne!(asked(&vercel, "PATCH", "/v9/projects/p/env/e1", true, &unknown), [""; 0]);
+    }
+
+    #[test]
+    fn forms_and_absent_answers_are_judged() {
+        let slack = Contract::of("slack");
+        let form = |text: &str| {
+            let request = Request::post("/api/chat.postMessage")
+                .header("content-type", "application/x-www-form-urlencoded")
+                .header("authorization", "Bearer t");
+            let request = request.body(Body::empty()).expect("a request");
+            slack.judge_request(&request, text.as_bytes())
+        };
+        assert_eq!(form("channel=C1&text=12&blocks=%5B%5D&unfurl_links=false"), [""; 0]);
+        assert_ne!(form("text=hello"), [""; 0], "no channel");
+
+        let vercel = Contract::of("vercel");
+        let answered = |status: u16, body: &str| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let path = "/v1/global-config/ecfg_1/items";
+            vercel.judge_answer(&Method::PATCH, path, status, body.as_bytes())
+        };
+        assert_eq!(answered(200, r#"{"status":"ok"}"#), [""; 0]);
+        assert_eq!(answered(429, "slow down"), [""; 0]);
+        assert_ne!(answered(200, "{}"), [""; 0]);
+        assert_ne!(answered(204, ""), [""; 0]);
+        assert_ne!(answered(404, "nothing here"), [""; 0]);
+    }
+}
