@@ -131,7 +131,8 @@ fn the_reference_of_workflow_files_has_every_key() {
 fn links_between_the_pages_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let link = regex::Regex::new(r"\]\(([^)#: ]+)(?:#[^)]*)?\)").unwrap();
-    for page in ["README.md", "docs/workflow.md", "docs/trainer.md", "docs/operations.md"] {
+    for page in ["README.md", "docs/workflow.md", "docs/trainer.md", "docs/operations.md", "docs/targets.md"]
+    {
         let page = root.join(page);
         let text = std::fs::read_to_string(&page).unwrap();
         for hit in link.captures_iter(&text) {

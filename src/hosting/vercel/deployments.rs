@@ -114,6 +114,18 @@ impl Deployment {
     }
 }
 
+/// Whether `release` is a later generation of the same model than `older`.
+fn is_older(older: &str, release: &str) -> bool {
+    let parts = |release: &str| {
+        let (model, generation) = release.rsplit_once('/')?;
+        Some((model.to_owned(), generation.parse::<i64>().ok()?))
+    };
+    match (parts(older), parts(release)) {
+        (Some((model, older)), Some((same, newer))) => model == same && older < newer,
+        (None, _) | (_, None) => false,
+    }
+}
+
 /// What is to be waited for, or that there is nothing more.
 enum Turn {
     Serves,
@@ -123,8 +135,10 @@ enum Turn {
 /// What one wait remembers between looks.
 #[derive(Default)]
 struct Waiting {
-    /// The deployment of refit's that was seen under way.
+    /// The deployment of refit's that was seen under way, and that refit did not cancel.
     ours: Option<String>,
+    /// A build was seen or asked for.
+    begun: bool,
     staged: u32,
 }
 
@@ -142,6 +156,8 @@ pub(super) struct Deployments<'d> {
     pub poll: Duration,
     /// All in all.
     pub at_most: Duration,
+    /// Whether a newer change waits for this one to end.
+    pub superseded: &'d (dyn Fn() -> bool + Send + Sync),
 }
 
 impl Deployments<'_> {
@@ -156,13 +172,20 @@ impl Deployments<'_> {
         let mut waiting = Waiting::default();
         let mut what = "the first answer".to_owned();
         loop {
+            if (self.superseded)() {
+                return Err(AdapterError::Unavailable {
+                    service: self.label.to_owned(),
+                    cause: "a newer change came while this one was waited for".to_owned(),
+                    retry_after: None,
+                });
+            }
             let mut pause = self.poll;
             match self.turn(release, changed_at, &mut waiting).await {
                 Ok(Turn::Serves) => return Ok(()),
                 Ok(Turn::Wait(next)) => what = next,
                 // While a build is under way a look that fails is only a look that failed.
                 Err(AdapterError::Unavailable { retry_after, .. })
-                    if waiting.ours.is_some() && since.elapsed() < self.at_most =>
+                    if waiting.begun && since.elapsed() < self.at_most =>
                 {
                     pause = pause.max(retry_after.unwrap_or_default());
                 }
@@ -207,14 +230,18 @@ impl Deployments<'_> {
         }
         match ours.iter().find(|it| it.state() != State::Failed) {
             Some(own) => {
-                waiting.ours = Some(own.id().to_owned());
+                (waiting.ours, waiting.begun) = (Some(own.id().to_owned()), true);
                 self.follow(own, &all, serving, waiting).await
             }
             None => {
                 let after = serving.as_ref().map_or(0.0, |(serving, _)| serving.made_at());
-                let other = all.iter().find(|it| it.state() == State::UnderWay && it.made_at() > after);
-                if let Some(other) = other {
-                    return Ok(Turn::Wait(format!("deployment {} of somebody else", other.id())));
+                let under_way = all.iter().filter(|it| it.state() == State::UnderWay && it.made_at() > after);
+                for other in under_way {
+                    if !other.meta(META_RELEASE).is_some_and(|older| is_older(older, release)) {
+                        return Ok(Turn::Wait(format!("deployment {} of somebody else", other.id())));
+                    }
+                    // A rollback does not wait for the canary that it takes back.
+                    self.cancel(other.id()).await?;
                 }
                 let Some((source, _)) = serving else {
                     let cause = "nothing serves in production yet: deploy the app once".to_owned();
@@ -226,7 +253,7 @@ impl Deployments<'_> {
                     return Err(self.rejected("build the app again", excerpt(&cause)));
                 }
                 let made = self.redeploy(&source, release, ours.len() + 1).await?;
-                waiting.ours = Some(made.id().to_owned());
+                (waiting.ours, waiting.begun) = (Some(made.id().to_owned()), true);
                 Ok(Turn::Wait(format!("deployment {}", made.id())))
             }
         }
@@ -257,6 +284,7 @@ impl Deployments<'_> {
                 }
                 if let Some(other) = all.iter().find(overtakes) {
                     self.cancel(own.id()).await?;
+                    waiting.ours = None;
                     return Ok(Turn::Wait(format!("deployment {} of somebody else", other.id())));
                 }
                 Ok(Turn::Wait(format!(

@@ -11,6 +11,7 @@ mod deployments;
 mod env;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -115,6 +116,7 @@ fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Target>, BuildError> {
         poll: options.poll.0.max(Duration::from_millis(1)),
         take_over: options.take_over,
         writing: Mutex::new(()),
+        newest: AtomicI64::new(i64::MIN),
     }))
 }
 
@@ -132,6 +134,8 @@ struct Vercel {
     take_over: bool,
     /// Vercel refuses two writes at once.
     writing: Mutex<()>,
+    /// The newest generation that is to be shown: an older one is no longer waited for.
+    newest: AtomicI64,
 }
 
 #[async_trait]
@@ -169,6 +173,7 @@ impl Target for Vercel {
     }
 
     async fn apply(&self, release: &Release, instance: InstanceId) -> Result<(), AdapterError> {
+        self.newest.fetch_max(release.generation.0, Ordering::SeqCst);
         let _one_at_a_time = self.writing.lock().await;
         let document = release.document(instance);
         let there = self.env().read().await?;
@@ -203,7 +208,7 @@ impl Target for Vercel {
         let env = self.env();
         let there = env.read().await?;
         self.note(&there)?;
-        let serving = self.deployments().now().await?.ok_or_else(|| AdapterError::Rejected {
+        let serving = self.deployments(&|| false).now().await?.ok_or_else(|| AdapterError::Rejected {
             service: self.label.clone(),
             action: "find what serves".to_owned(),
             cause: "nothing serves in production yet: deploy the app once".to_owned(),
@@ -229,7 +234,7 @@ impl Vercel {
         Env { api: &self.api, project: &self.project, label: &self.label, names: &self.names }
     }
 
-    fn deployments(&self) -> Deployments<'_> {
+    fn deployments<'d>(&'d self, superseded: &'d (dyn Fn() -> bool + Send + Sync)) -> Deployments<'d> {
         Deployments {
             api: &self.api,
             project: &self.project,
@@ -237,6 +242,7 @@ impl Vercel {
             domain: self.domain.as_deref(),
             poll: self.poll,
             at_most: self.wait_at_most,
+            superseded,
         }
     }
 
@@ -302,7 +308,9 @@ impl Vercel {
             return Err(self.conflict("somebody changed its variables at the same moment".to_owned()));
         }
         let release = format!("{}/{}/{}", document.instance, document.model, document.generation);
-        self.deployments().serve(&release, there.changed_at()).await?;
+        let generation = document.generation.0;
+        let superseded = || self.newest.load(Ordering::SeqCst) > generation;
+        self.deployments(&superseded).serve(&release, there.changed_at()).await?;
         if let Some(version) = &wanted.version {
             self.verified(document, version).await?;
         }
