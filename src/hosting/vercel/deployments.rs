@@ -20,11 +20,13 @@ use crate::http_client::excerpt;
 
 /// The release that a deployment was made for.
 const META_RELEASE: &str = "refitRelease";
+/// What the variables said when it was asked for.
+const META_VALUES: &str = "refitValues";
 /// The deployment whose code it is built of.
 const META_FROM: &str = "refitFrom";
 /// One release is built at most this often: a build that fails every time is not tried at every look.
 const BUILDS: usize = 3;
-/// Looks at a deployment that is ready but not assigned, before refit assigns its own.
+/// Looks at a deployment that is ready but not assigned, before refit assigns its own or looks past another's.
 const STAGED_LOOKS: u32 = 10;
 
 /// How a deployment stands.
@@ -132,6 +134,16 @@ enum Turn {
     Wait(String),
 }
 
+/// A change as deployments are asked for it.
+pub(super) struct Change<'c> {
+    /// The same on every attempt: instance, model and generation.
+    pub release: &'c str,
+    /// What the variables say.
+    pub values: &'c str,
+    /// When they were last changed, in ms since 1970 by Vercel's clock.
+    pub changed_at: Option<f64>,
+}
+
 /// What one wait remembers between looks.
 #[derive(Default)]
 struct Waiting {
@@ -140,6 +152,8 @@ struct Waiting {
     /// A build was seen or asked for.
     begun: bool,
     staged: u32,
+    /// Looks at one of somebody else's that is ready but not assigned.
+    others: u32,
 }
 
 /// The deployments of one project.
@@ -165,9 +179,9 @@ impl Deployments<'_> {
         AdapterError::Rejected { service: self.label.to_owned(), action: action.to_owned(), cause }
     }
 
-    /// Returns once a deployment serves that was made after `changed_at` (Vercel's ms), and makes one if there is
-    /// none. `release` is the same on every attempt; with it one that was asked for before is found.
-    pub async fn serve(&self, release: &str, changed_at: Option<f64>) -> Result<(), AdapterError> {
+    /// Returns once a deployment serves that has the variables as they are now, and makes one if there is
+    /// none. One that was asked for before is found by the release in its `meta`.
+    pub async fn serve(&self, change: &Change<'_>) -> Result<(), AdapterError> {
         let since = Instant::now();
         let mut waiting = Waiting::default();
         let mut what = "the first answer".to_owned();
@@ -180,7 +194,7 @@ impl Deployments<'_> {
                 });
             }
             let mut pause = self.poll;
-            match self.turn(release, changed_at, &mut waiting).await {
+            match self.turn(change, &mut waiting).await {
                 Ok(Turn::Serves) => return Ok(()),
                 Ok(Turn::Wait(next)) => what = next,
                 // While a build is under way a look that fails is only a look that failed.
@@ -202,12 +216,8 @@ impl Deployments<'_> {
         }
     }
 
-    async fn turn(
-        &self,
-        release: &str,
-        changed_at: Option<f64>,
-        waiting: &mut Waiting,
-    ) -> Result<Turn, AdapterError> {
+    async fn turn(&self, change: &Change<'_>, waiting: &mut Waiting) -> Result<Turn, AdapterError> {
+        let Change { release, values, changed_at } = *change;
         let all = self.list().await?;
         let serving = self.serving(&all).await?;
         let ours: Vec<&Deployment> = all.iter().filter(|it| it.meta(META_RELEASE) == Some(release)).collect();
@@ -216,10 +226,23 @@ impl Deployments<'_> {
             Some(changed_at) => it.made_at() > changed_at || (is_ours(it) && it.made_at() >= changed_at),
             None => is_ours(it),
         };
-        if let Some((serving, _)) = serving.as_ref().filter(|(serving, _)| carries(serving)) {
-            // Somebody else's deployment came first, with the same variables: ours would put older code over it.
-            for late in ours.iter().filter(|it| it.id() != serving.id() && it.state() == State::UnderWay) {
-                self.cancel(late.id()).await?;
+        // Refit's own that may yet take the domain from what serves.
+        let after = serving.as_ref().map_or(0.0, |(serving, _)| serving.made_at());
+        let comes = |it: &Deployment| {
+            let older = it.meta(META_RELEASE).is_some_and(|older| is_older(older, release));
+            (older || is_ours(it)) && it.made_at() > after && it.state() != State::Failed
+        };
+        let as_before = |it: &Deployment| it.meta(META_VALUES) == Some(values) && !all.iter().any(comes);
+        if let Some((serving, _)) =
+            serving.as_ref().filter(|(serving, _)| carries(serving) || as_before(serving))
+        {
+            // Somebody else's deployment came first, with the same variables: a build of refit's that is still
+            // under way would put older code or an older release over it.
+            for late in all.iter().filter(|it| it.state() == State::UnderWay && it.id() != serving.id()) {
+                let older = late.meta(META_RELEASE).is_some_and(|older| is_older(older, release));
+                if older || is_ours(late) {
+                    self.cancel(late.id()).await?;
+                }
             }
             return Ok(Turn::Serves);
         }
@@ -234,14 +257,24 @@ impl Deployments<'_> {
                 self.follow(own, &all, serving, waiting).await
             }
             None => {
-                let after = serving.as_ref().map_or(0.0, |(serving, _)| serving.made_at());
                 let under_way = all.iter().filter(|it| it.state() == State::UnderWay && it.made_at() > after);
+                let mut cancelled = false;
                 for other in under_way {
                     if !other.meta(META_RELEASE).is_some_and(|older| is_older(older, release)) {
                         return Ok(Turn::Wait(format!("deployment {} of somebody else", other.id())));
                     }
                     // A rollback does not wait for the canary that it takes back.
                     self.cancel(other.id()).await?;
+                    cancelled = true;
+                }
+                if cancelled {
+                    return Ok(Turn::Wait("the end of an older build".to_owned()));
+                }
+                // Assigned in a moment, or never: then it is no code that serves.
+                let ready = all.iter().find(|it| it.state() == State::Staged && it.made_at() > after);
+                if let Some(ready) = ready.filter(|_| waiting.others < STAGED_LOOKS) {
+                    waiting.others += 1;
+                    return Ok(Turn::Wait(format!("production's domain to lead to {}", ready.id())));
                 }
                 let Some((source, _)) = serving else {
                     let cause = "nothing serves in production yet: deploy the app once".to_owned();
@@ -252,7 +285,7 @@ impl Deployments<'_> {
                     let cause = format!("it was tried {} times; {last}", ours.len());
                     return Err(self.rejected("build the app again", excerpt(&cause)));
                 }
-                let made = self.redeploy(&source, release, ours.len() + 1).await?;
+                let made = self.redeploy(&source, change, ours.len() + 1).await?;
                 (waiting.ours, waiting.begun) = (Some(made.id().to_owned()), true);
                 Ok(Turn::Wait(format!("deployment {}", made.id())))
             }
@@ -379,7 +412,7 @@ impl Deployments<'_> {
     async fn redeploy(
         &self,
         source: &Deployment,
-        release: &str,
+        change: &Change<'_>,
         attempt: usize,
     ) -> Result<Deployment, AdapterError> {
         let body = json!({
@@ -388,7 +421,8 @@ impl Deployments<'_> {
             "target": "production",
             "meta": {
                 "action": "redeploy",
-                META_RELEASE: release,
+                META_RELEASE: change.release,
+                META_VALUES: change.values,
                 META_FROM: source.id(),
                 "refitAttempt": attempt.to_string(),
             },

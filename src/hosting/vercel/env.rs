@@ -104,6 +104,12 @@ impl Values {
         }
     }
 
+    /// All three in one text.
+    pub fn text(&self) -> String {
+        let all = [&self.version, &self.canary, &self.percent];
+        all.map(|value| value.as_deref().unwrap_or_default()).join(" ")
+    }
+
     /// The same, with what `other` says where nothing is said.
     pub fn or(self, other: &Self) -> Self {
         Self {

@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use self::api::{Account, Api};
-use self::deployments::Deployments;
+use self::deployments::{Change, Deployments};
 use self::env::{Env, Names, Note, UnderWay, Values, Variables};
 use super::probe::{Probe, ProbeOptions};
 use super::span::Span;
@@ -310,7 +310,9 @@ impl Vercel {
         let release = format!("{}/{}/{}", document.instance, document.model, document.generation);
         let generation = document.generation.0;
         let superseded = || self.newest.load(Ordering::SeqCst) > generation;
-        self.deployments(&superseded).serve(&release, there.changed_at()).await?;
+        let values = there.values().text();
+        let change = Change { release: &release, values: &values, changed_at: there.changed_at() };
+        self.deployments(&superseded).serve(&change).await?;
         if let Some(version) = &wanted.version {
             self.verified(document, version).await?;
         }

@@ -250,6 +250,8 @@ fn complaints(schema: &Validator, value: &Value) -> Vec<String> {
 enum Side {
     /// refit's: a field that is not described is a mistake.
     Request,
+    /// refit's, in a condition on an object that is described above it.
+    Condition,
     /// The vendor's.
     Answer,
 }
@@ -268,8 +270,13 @@ fn translated(schema: &Value, side: Side) -> Value {
     match schema {
         Value::Array(items) => items.iter().map(|item| translated(item, side)).collect(),
         Value::Object(fields) => {
-            let mut fields: Map<String, Value> =
-                fields.iter().map(|(key, value)| (key.clone(), translated(value, side))).collect();
+            let described = fields.get("properties").is_some_and(Value::is_object);
+            let inner = |key: &str| match side {
+                Side::Request if described && ["allOf", "anyOf", "oneOf"].contains(&key) => Side::Condition,
+                side => side,
+            };
+            let translated = |(key, value): (&String, &Value)| (key.clone(), translated(value, inner(key)));
+            let mut fields: Map<String, Value> = fields.iter().map(translated).collect();
             // Of an answer `oneOf` lists shapes that overlap: the larger one has the fields of the smaller, too.
             if let (Side::Answer, Some(shapes)) = (side, fields.remove("oneOf")) {
                 fields.insert("anyOf".to_owned(), shapes);

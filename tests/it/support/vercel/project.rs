@@ -175,6 +175,8 @@ impl Variable {
             "id": self.id, "key": self.key, "type": self.kind, "target": target,
             "value": if clear { self.value.clone() } else { "eyJ2IjoidjIiLCJlcGsiOnsieCI6".to_owned() },
             "createdAt": self.created, "updatedAt": self.updated, "createdBy": "usr_1",
+            // Not in the description; the vendor's newest client asks for it.
+            "securityIssues": [],
         });
         if shown {
             value["decrypted"] = json!(clear);
