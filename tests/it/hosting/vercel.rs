@@ -280,7 +280,10 @@ async fn a_deployment_of_the_team_is_waited_for_and_never_undone() {
     vercel.with(|world| assert_eq!(world.serving_commit(), "the fix"));
     assert_eq!(says(&vercel).await["percent"], "10");
     // A push right before refit's own request: refit's build of older code is cancelled, the team's has the variables.
-    vercel.with(|world| world.before_deploy = Some(|world| drop(world.pushed("the second fix"))));
+    vercel.with(|world| {
+        world.builds = [Build::Well, Build::Stuck("BUILDING")].into();
+        world.before_deploy = Some(|world| drop(world.pushed("the second fix")));
+    });
     target.apply(&release(3, "v1", Some(("v2", 5_000))), us).await.expect("applied");
     vercel.with(|world| {
         assert_eq!(world.serving_commit(), "the second fix");
@@ -434,8 +437,7 @@ async fn the_vendors_client_reads_what_refit_wrote() {
         const teamId = process.env.TEAM, idOrName = process.env.PROJECT;
         const { envs } = await sdk.projects.filterProjectEnvs({ idOrName, teamId });
         const values = Object.fromEntries(envs.map(({ key, value }) => [key, value]));
-        const { deployments } = await sdk.deployments.getDeployments({ projectId: idOrName, target: 'production', limit: 1, teamId });
-        const newest = await sdk.deployments.getDeployment({ idOrUrl: deployments[0].uid, teamId });
+        const newest = await sdk.deployments.getDeployment({ idOrUrl: process.env.DOMAIN, teamId });
         const id = envs.find(({ key }) => key === 'CANARY_PERCENT').id;
         const edited = await sdk.projects.editProjectEnv({ idOrName, id, teamId, requestBody: { value: '0' } });
         const refused = await sdk.projects.createProjectEnv({ idOrName, teamId, requestBody:
@@ -444,7 +446,13 @@ async fn the_vendors_client_reads_what_refit_wrote() {
         console.log(JSON.stringify({ values, state: newest.readyState, sub: newest.readySubstate, meta: newest.meta,
             edited: edited.value, refused }));
     ";
-    let env = [("TOKEN", TOKEN), ("API", vercel.server.url.as_str()), ("TEAM", TEAM), ("PROJECT", PROJECT)];
+    let env = [
+        ("TOKEN", TOKEN),
+        ("API", vercel.server.url.as_str()),
+        ("TEAM", TEAM),
+        ("PROJECT", PROJECT),
+        ("DOMAIN", DOMAIN),
+    ];
     let said = node::run(module, &env).await;
     assert_eq!(said["values"]["MODEL_VERSION_CANARY"], "v2", "{said}");
     assert_eq!(said["values"]["CANARY_PERCENT"], "10", "{said}");
