@@ -147,6 +147,37 @@ pub struct Message {
 pub trait Notifier: Send + Sync {
     /// Sends one message.
     async fn send(&self, message: &Message) -> Result<(), AdapterError>;
+
+    /// What keeps one message a run up to date, where the service lets messages be rewritten.
+    fn board(&self) -> Option<&dyn Board> {
+        None
+    }
+
+    /// Whether settings and permissions suffice (`refit doctor`); sends nothing. `None` where that cannot be
+    /// found out without sending.
+    async fn check(&self) -> Result<Option<String>, AdapterError> {
+        Ok(None)
+    }
+}
+
+/// Keeps one message about a run, rewritten as the run goes on.
+#[async_trait]
+pub trait Board: Send + Sync {
+    /// Makes the message at `at` say `message`; posts a new one when there is none or it is gone. Returns where
+    /// it is.
+    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, AdapterError>;
+
+    /// Sends a message below the one at `below`; `loud` ones are seen by everybody who sees that one's place.
+    async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), AdapterError>;
+}
+
+/// Where a message is that can be rewritten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Posted {
+    /// The conversation, by its id.
+    pub channel: String,
+    /// The message in it.
+    pub ts: String,
 }
 
 /// A place for versions: an object store and where in it models live.

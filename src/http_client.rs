@@ -21,6 +21,9 @@ const LONGEST_EXCERPT: usize = 300;
 /// Of an error's body, at most this much is read.
 const LONGEST_ERROR_BODY: usize = 64 * 1024;
 
+/// An answer that is read whole has at most this many bytes.
+const LONGEST_ANSWER: usize = 1024 * 1024;
+
 /// Makes ring the TLS library of this process. Everything that speaks TLS needs it first.
 pub fn install_crypto() {
     static ONCE: Once = Once::new();
@@ -61,6 +64,37 @@ pub async fn send(
     let (status, headers) = (response.status(), response.headers().clone());
     let body = head_of(response).await;
     Err(refusal(service, action, status, &headers, &secrets.mask(&body)))
+}
+
+/// An answer, whole.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, as text; foreign, and secrets are not masked yet.
+    pub body: String,
+}
+
+/// Sends `request` and returns the answer with its whole body, whatever its status says. For services whose
+/// answers are small, and say in the body what is wrong.
+pub async fn exchange(service: &str, action: &str, request: RequestBuilder) -> Result<Answer, AdapterError> {
+    let unreachable = |error| unreachable_service(service, action, error);
+    let mut response = request.send().await.map_err(unreachable)?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        body.extend_from_slice(&chunk);
+        if body.len() > LONGEST_ANSWER {
+            return Err(AdapterError::Rejected {
+                service: service.to_owned(),
+                action: action.to_owned(),
+                cause: format!("{status}: its answer is longer than {LONGEST_ANSWER} bytes"),
+            });
+        }
+    }
+    Ok(Answer { status, headers, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
 /// What an answer that is not a success means: 408, 429 and 5xx may be tried
@@ -114,7 +148,7 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 /// `Retry-After`: seconds, or a date, which counts from the answer's own `Date`.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, RwLock};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
 use crate::domain::id::SecretName;
 
 /// A value that no log, error or event shows.
@@ -59,9 +62,63 @@ const SHORTEST_MASKED: usize = 4;
 /// Shorter lines of a longer value are not masked by themselves.
 const SHORTEST_LINE: usize = 8;
 
-/// What `value` looks like where it is printed: as it is, in a URL, in JSON, and line by line.
+/// Characters that encoders of URLs leave as they are, beside letters, digits, `-`, `.`, `_` and `~`: all are encoded
+/// (RFC 3986), as JavaScript's `encodeURIComponent` and `encodeURI` do it, as Python's `quote` does it.
+const LEFT_IN_URLS: [&str; 4] = ["", "!*'()", ";,/?:@&=+$#!*'()", "/"];
+/// A part of a longer text in base64 is masked from this length on.
+const SHORTEST_BASE64: usize = 8;
+
+/// `value` in URLs, however careful the encoder, in either case.
+fn in_urls(value: &str) -> Vec<String> {
+    let encoded = LEFT_IN_URLS.iter().flat_map(|left| {
+        let keeps = |byte: &u8| {
+            byte.is_ascii_alphanumeric() || b"-._~".contains(byte) || left.as_bytes().contains(byte)
+        };
+        let mut forms = [String::new(), String::new()];
+        for byte in value.as_bytes() {
+            let both = if keeps(byte) {
+                [char::from(*byte).to_string(), char::from(*byte).to_string()]
+            } else {
+                [format!("%{byte:02X}"), format!("%{byte:02x}")]
+            };
+            for (form, part) in forms.iter_mut().zip(both) {
+                form.push_str(&part);
+            }
+        }
+        forms
+    });
+    let form: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+    encoded.chain([form]).collect()
+}
+
+/// `value` in base64, in both alphabets, with and without padding; also as a part of a longer text (`user:password`),
+/// where it begins one or two bytes into a group.
+fn in_base64(value: &str) -> Vec<String> {
+    let mut forms = vec![];
+    for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+        let whole = engine.encode(value);
+        let padding = "=".repeat((4 - whole.len() % 4) % 4);
+        forms.push(format!("{whole}{padding}"));
+        forms.push(whole);
+        for before in 0..3_usize {
+            let text = [&b"\0\0"[..before], value.as_bytes()].concat();
+            let encoded = engine.encode(&text);
+            // Characters that also carry bits of what stands before or after are not known.
+            let first = (before * 8).div_ceil(6);
+            let last = text.len() * 8 / 6;
+            forms.extend(
+                encoded.get(first..last).filter(|part| part.len() >= SHORTEST_BASE64).map(str::to_owned),
+            );
+        }
+    }
+    forms
+}
+
+/// What `value` looks like where it is printed: as it is, in a URL, in base64, in JSON, and line by line.
 fn forms(value: &str) -> Vec<String> {
-    let mut forms = vec![value.to_owned(), url::form_urlencoded::byte_serialize(value.as_bytes()).collect()];
+    let mut forms = vec![value.to_owned()];
+    forms.extend(in_urls(value));
+    forms.extend(in_base64(value));
     let mut in_json = value.to_owned();
     // JSON in JSON, too: a service that echoes a body does so.
     for _ in 0..2 {
@@ -162,6 +219,8 @@ impl Secrets {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
     use super::*;
 
     fn secrets() -> Secrets {
@@ -195,6 +254,47 @@ mod tests {
         assert_eq!(secrets.mask(r#"{"a":"say \"friend\""}"#), r#"{"a":"***"}"#);
         assert_eq!(secrets.mask("  line-one\r\n} rest"), "  ***\r\n} rest");
         assert_eq!(secrets.mask("begin-key\nline-one\n}\nend-of-key"), "***");
+    }
+
+    #[test]
+    fn what_was_given_out_is_masked_also_in_base64() {
+        let secrets = Secrets::default();
+        // Both alphabets differ in it: `Pz8/Pj4+...`.
+        let value = "???>>>~~~ key";
+        secrets.remember(value);
+        for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
+            let encoded = engine.encode(value);
+            assert_eq!(secrets.mask(&format!("x {encoded} y")), "x *** y", "{encoded}");
+            for before in ["a:", "ab:", "abc:"] {
+                for after in ["", "!", "!!"] {
+                    let header = engine.encode(format!("{before}{value}{after}"));
+                    let masked = secrets.mask(&format!("Basic {header}"));
+                    // What is left on both sides belongs to what stands there, but for a few bits.
+                    let left = masked.strip_prefix("Basic ").expect("before").replace("***", "");
+                    assert!(
+                        masked.contains("***") && left.len() <= before.len() * 2 + 6,
+                        "{header}: {masked}"
+                    );
+                }
+            }
+        }
+        assert_eq!(secrets.mask("Pz8/ is no secret"), "Pz8/ is no secret");
+    }
+
+    #[test]
+    fn what_was_given_out_is_masked_also_when_percent_encoded() {
+        let secrets = Secrets::default();
+        secrets.remember("a b/c?d=é'(!)");
+        for encoded in [
+            "a%20b%2Fc%3Fd%3D%C3%A9%27%28%21%29",
+            "a%20b%2fc%3fd%3d%c3%a9%27%28%21%29",
+            "a%20b%2Fc%3Fd%3D%C3%A9'(!)",
+            "a%20b/c?d=%C3%A9'(!)",
+            "a%20b/c%3Fd%3D%C3%A9%27%28%21%29",
+            "a+b%2Fc%3Fd%3D%C3%A9%27%28%21%29",
+        ] {
+            assert_eq!(secrets.mask(&format!("x {encoded} y")), "x *** y");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How fast refit is, beside what its database can do in the same minutes:
-//! `cargo bench --bench engine [-- SECONDS]`, one JSON line per figure; on
+//! `cargo bench --bench engine [-- SECONDS FIGURE…]`, one JSON line per figure
+//! (all of them, or those whose names begin so: `steps`, `checkpoints`); on
 //! Postgres too when `REFIT_DATABASE_URL` names an empty database, which must
 //! be durable (`tests/support/with-postgres --fsync`), or its limit is none.
 //!
@@ -35,12 +36,16 @@ const IDLE_FOR: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let seconds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(5.0);
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let seconds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(5.0);
+    // What cargo adds, and the number.
+    let is_name = |word: &String| !word.starts_with('-') && word.parse::<f64>().is_err();
+    let figures: Vec<String> = words.iter().filter(|word| is_name(word)).cloned().collect();
     let time = Duration::from_secs_f64(seconds);
-    Bench::new("sqlite", None)?.measure(time).await?;
+    Bench::new("sqlite", None, &figures)?.measure(time).await?;
     if let Ok(url) = std::env::var("REFIT_DATABASE_URL") {
         refit::store::migrate(&url, false).await?;
-        Bench::new("postgres", Some(url))?.measure(time).await?;
+        Bench::new("postgres", Some(url), &figures)?.measure(time).await?;
     }
     Ok(())
 }
@@ -51,14 +56,16 @@ pub struct Bench {
     project: tempfile::TempDir,
     /// Of Postgres; on SQLite the project has a file.
     url: Option<String>,
+    /// How the names of those begin that are measured; all when empty.
+    figures: Vec<String>,
 }
 
 impl Bench {
-    fn new(database: &'static str, url: Option<String>) -> Result<Self, Failure> {
+    fn new(database: &'static str, url: Option<String>, figures: &[String]) -> Result<Self, Failure> {
         let project = tempfile::tempdir()?;
         std::fs::write(project.path().join("refit.toml"), "")?;
         std::fs::create_dir(project.path().join(".refit"))?;
-        Ok(Self { database, project, url })
+        Ok(Self { database, project, url, figures: figures.to_vec() })
     }
 
     /// Where the server hears that another process wrote.
@@ -71,21 +78,37 @@ impl Bench {
         if self.url.is_some() { 16 } else { 1 }
     }
 
+    fn wants(&self, figure: &str) -> bool {
+        self.figures.is_empty() || self.figures.iter().any(|begin| figure.starts_with(begin))
+    }
+
     async fn measure(&self, time: Duration) -> Result<(), Failure> {
         let path = self.project.path().join(".refit/refit.db").display().to_string();
         let store = refit::store::open(self.url.as_ref().unwrap_or(&path), Arc::new(SystemClock)).await?;
-        self.start_up().await?;
+        if self.wants("start_up") {
+            self.start_up().await?;
+        }
         {
             let server = Server::start(self).await?;
             let work = Work::new(&store, self.socket())?;
-            self.idle(&server).await?;
-            self.first_step(&work).await?;
-            self.steps(&server, &work, 1, 1, time).await?;
-            self.steps(&server, &work, 50, self.many(), time).await?;
+            if self.wants("idle") {
+                self.idle(&server).await?;
+            }
+            if self.wants("event_to_first_step") {
+                self.first_step(&work).await?;
+            }
+            if self.wants("steps") {
+                self.steps(&server, &work, 1, 1, time).await?;
+                self.steps(&server, &work, 50, self.many(), time).await?;
+            }
         }
-        self.resume(&store).await?;
-        self.checkpoints(&store, 1, 1, time).await?;
-        self.checkpoints(&store, 50, self.many(), time).await?;
+        if self.wants("resume") {
+            self.resume(&store).await?;
+        }
+        if self.wants("checkpoints") {
+            self.checkpoints(&store, 1, 1, time).await?;
+            self.checkpoints(&store, 50, self.many(), time).await?;
+        }
         store.close().await;
         Ok(())
     }

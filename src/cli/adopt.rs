@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 use super::Exit;
 use super::args::Adopt;
 use super::error::{CliError, Doing};
-use super::headline::counted;
 use super::pick;
 use super::project::{Opened, actor};
 use crate::adapter::ArtifactStore;
@@ -22,6 +21,7 @@ use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
 use crate::domain::metric::Metrics;
 use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState};
 use crate::engine::release::PromotedByHand;
+use crate::steps::headline::counted;
 use crate::store::Store;
 
 /// The document that makes files a version.

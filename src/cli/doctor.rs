@@ -17,6 +17,7 @@ use super::registry::{self, Built};
 use crate::adapter::ArtifactStore;
 use crate::domain::id::SecretName;
 use crate::domain::workflow::StepKind;
+use crate::notify::Notifiers;
 use crate::store::Store;
 use crate::trigger::Catalog;
 
@@ -145,7 +146,7 @@ async fn adapters(opened: &Opened, checks: &mut Vec<Check>) {
             return;
         }
     };
-    let Built { stores, targets, notifiers: _, problems } =
+    let Built { stores, targets, notifiers, problems } =
         registry::build(&opened.project, &opened.secrets, &http);
     for problem in problems {
         checks.push(Check::problem(
@@ -175,6 +176,30 @@ async fn adapters(opened: &Opened, checks: &mut Vec<Check>) {
                 "check its address, its secrets and their permissions",
             ),
         });
+    }
+    if let Some(notifiers) = &notifiers {
+        check_notifiers(notifiers, checks).await;
+    }
+}
+
+async fn check_notifiers(notifiers: &Notifiers, checks: &mut Vec<Check>) {
+    for name in notifiers.names() {
+        let Some((notifier, _)) = notifiers.get(name.as_str()) else { continue };
+        let what = format!("notifiers.{name}");
+        match notifier.check().await {
+            Ok(Some(said)) => checks.push(Check::ok(what, said)),
+            Ok(None) => {
+                checks.push(Check::ok(
+                    what,
+                    format!("its settings are whole; `refit notify test {name}` tries it"),
+                ));
+            }
+            Err(error) => checks.push(Check::problem(
+                what,
+                error.to_string(),
+                "check its address, its secrets and their permissions",
+            )),
+        }
     }
 }
 

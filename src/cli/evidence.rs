@@ -8,10 +8,10 @@ use serde_json::json;
 use super::Exit;
 use super::args::Evidence;
 use super::error::{CliError, Doing};
-use super::headline::counted;
 use super::output::plain;
 use super::project::Opened;
 use crate::evidence::{BatchError, Limits, Reading, read_observations, read_truth};
+use crate::steps::headline::counted;
 use crate::store::BatchReceipt;
 
 /// `refit observe`.

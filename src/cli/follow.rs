@@ -8,12 +8,13 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::error::{CliError, Doing};
-use super::headline;
 use super::output::{Output, Paint, plain, span, time};
 use crate::clock::Clock;
 use crate::domain::id::{Epoch, RunId, StepId};
+use crate::domain::pipeline;
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
-use crate::domain::workflow::{StepKind, Workflow};
+use crate::domain::workflow::Workflow;
+use crate::steps::headline;
 use crate::store::{RunFilter, Store};
 
 /// How often the database is looked at.
@@ -135,7 +136,11 @@ impl Watch {
         self.told.insert(key.clone(), attempt.state);
         match attempt.state {
             AttemptState::Started | AttemptState::Sleeping => self.begin(key, attempt),
-            AttemptState::Succeeded | AttemptState::Failed | AttemptState::Lost | AttemptState::Skipped => {
+            AttemptState::Succeeded
+            | AttemptState::Failed
+            | AttemptState::Lost
+            | AttemptState::Skipped
+            | AttemptState::Cancelled => {
                 let bar = self.running.remove(&key).flatten();
                 let line = line(self.out, self.workflow.as_deref(), attempt, self.clock.as_ref());
                 if let Some(bar) = bar {
@@ -194,13 +199,7 @@ impl Watch {
 
 /// Steps that sleep until somebody approves.
 pub fn waits_for_approval(workflow: Option<&Workflow>, attempts: &[Attempt]) -> Vec<StepId> {
-    let asks = |attempt: &&Attempt| {
-        attempt.state == AttemptState::Sleeping
-            && workflow
-                .and_then(|workflow| workflow.step(&attempt.step))
-                .is_some_and(|step| matches!(step.kind, StepKind::Approve(_) | StepKind::Gate(_)))
-    };
-    attempts.iter().filter(asks).map(|attempt| attempt.step.clone()).collect()
+    workflow.map(|workflow| pipeline::waits_for_approval(workflow, attempts)).unwrap_or_default()
 }
 
 /// One attempt as a line: a sign, its step, how long it took, what it came to.
@@ -209,7 +208,7 @@ pub fn line(out: Output, workflow: Option<&Workflow>, attempt: &Attempt, clock: 
         AttemptState::Succeeded => ("✓", Paint::Good),
         AttemptState::Failed => ("✗", Paint::Bad),
         AttemptState::Lost => ("!", Paint::Odd),
-        AttemptState::Skipped => ("-", Paint::Dim),
+        AttemptState::Skipped | AttemptState::Cancelled => ("-", Paint::Dim),
         AttemptState::Started | AttemptState::Sleeping => ("…", Paint::Odd),
     };
     let kind = workflow.and_then(|workflow| workflow.step(&attempt.step)).map(|step| &step.kind);
@@ -227,6 +226,7 @@ pub fn line(out: Output, workflow: Option<&Workflow>, attempt: &Attempt, clock: 
             Some(until) => format!("waits, looks again at {}", time(until)),
             None => "waits".to_owned(),
         }),
+        AttemptState::Cancelled => Some("stopped: the run ended before it".to_owned()),
         AttemptState::Started => Some("runs".to_owned()),
     };
     if let Some(said) = said.filter(|said| !said.is_empty()) {

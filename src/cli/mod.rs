@@ -2,20 +2,21 @@
 //! stdout, progress and messages to stderr.
 //!
 //! * `args`: what can be typed; `project`: opening; `registry`: what names of `refit.toml` become
-//! * `output`, `error`, `headline`: how things are said; `follow`, `drive`: runs as they advance
+//! * `output`, `error`: how things are said; `follow`, `drive`: runs as they advance
 //! * the rest: a file per group of commands
 
 mod adopt;
 pub mod args;
+mod canary;
 mod demo;
 mod doctor;
 mod drive;
 mod error;
 mod evidence;
 mod follow;
-mod headline;
 mod init;
 mod model;
+mod notify;
 pub mod output;
 mod pick;
 mod project;
@@ -126,8 +127,10 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Run(command) => run::run(&open()?, &command).await,
         Command::Model(command) => model::model(&open()?, &command).await,
         Command::Status => release::status(&open()?).await,
+        Command::Notify(command) => notify::notify(open(), &command, out).await,
         Command::Promote(args) => release::promote(&open()?, &args).await,
         Command::Rollback(args) => release::rollback(&open()?, &args).await,
+        Command::Canary(command) => canary::canary(&command, open, out),
         Command::Observe(args) => evidence::observe(&open()?, &args).await,
         Command::Truth(args) => evidence::truth(&open()?, &args).await,
         Command::Migrate { shared } => server::migrate(&open()?, shared).await,

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::Exit;
 use super::args::ModelCommand;
 use super::error::{CliError, Doing};
-use super::headline::{bytes, counted, number};
 use super::output::{plain, table, time};
 use super::pick::{self, short};
 use super::project::Opened;
 use crate::domain::id::ModelName;
 use crate::domain::release::Release;
 use crate::domain::version::{VersionRecord, VersionState};
+use crate::steps::headline::{bytes, counted, number};
 use crate::store::Store;
 
 /// Metrics that a list shows of each version.

@@ -1,5 +1,6 @@
 //! Opening: find the project, read its settings, open its database.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use super::output::Output;
 use super::registry;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigError, Project};
-use crate::engine::Engine;
+use crate::domain::id::NotifierName;
+use crate::engine::{Engine, Settings};
 use crate::notify::Notifiers;
 use crate::secret::Secrets;
 use crate::steps::context::Services;
@@ -83,24 +85,30 @@ impl Opened {
             http: registry::http_client()?,
             guard: registry::guard()?,
         };
-        Ok(self.engine_of(Arc::clone(store), services))
+        Ok(self.engine_of(Arc::clone(store), services, BTreeSet::new()))
     }
 
     /// An engine with everything that `refit.toml` names.
     pub fn engine(&self, store: &Arc<dyn Store>) -> Result<(Arc<Engine>, Arc<Notifiers>), CliError> {
         let (services, notifiers) = registry::services(&self.project, &self.secrets, store.instance())?;
         make_state_dir(&self.project.state())?;
-        Ok((self.engine_of(Arc::clone(store), services), notifiers))
+        let boards = notifiers.boards();
+        Ok((self.engine_of(Arc::clone(store), services, boards), notifiers))
     }
 
-    fn engine_of(&self, store: Arc<dyn Store>, services: Services) -> Arc<Engine> {
+    fn engine_of(
+        &self,
+        store: Arc<dyn Store>,
+        services: Services,
+        boards: BTreeSet<NotifierName>,
+    ) -> Arc<Engine> {
         Engine::new(
             store,
             Arc::clone(&self.clock),
             services,
             self.project.root.clone(),
             self.project.state(),
-            self.project.settings(),
+            Settings { boards, ..self.project.settings() },
         )
     }
 

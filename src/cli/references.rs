@@ -104,7 +104,7 @@ fn mail_without_notifier(workflow: &Workflow, source: &str, project: &Project) -
     (wants_mail && !sends_mail).then(|| {
         let at = place(source, "email", "", Position { line: 1, column: 1 });
         Diagnostic::error(at, "refit.toml has no notifier that sends mail")
-            .hint("add one, such as [notifiers.mail] with kind = \"smtp\"")
+            .hint("add one, such as [notifiers.mail] with kind = \"smtp\" or \"resend\"")
     })
 }
 

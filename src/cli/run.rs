@@ -135,6 +135,9 @@ async fn show(opened: &Opened, store: &Arc<dyn Store>, reference: &str) -> Resul
                 plain(&canary.reason)
             ));
         }
+        if let Some(forecast) = canary.as_ref().and_then(|canary| canary.view().forecast) {
+            text.push_str(&format!("forecast {forecast}\n"));
+        }
         if let Some(next) = &next {
             text.push_str(&format!("\nnext     {next}\n"));
         }

@@ -71,6 +71,9 @@ pub struct RuleResult {
     pub verdict: Verdict,
     /// Whether it compares with a champion.
     pub vs_champion: bool,
+    /// The champion was measured on a holdout of its own (`holdout: stored`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_holdout: bool,
     /// The candidate's value.
     pub value: Option<f64>,
     /// The value at which the rule turns, in the metric's unit.
@@ -78,7 +81,7 @@ pub struct RuleResult {
     /// The champion's value.
     pub champion: Option<f64>,
     /// Bounds of how much worse the candidate is, as fractions of the champion's value, each
-    /// one-sided at the rule's confidence.
+    /// one-sided at the rule's confidence; the lower one, of a rule for each segment, at that of all together.
     pub interval: Option<(f64, f64)>,
     /// Rows that the values are of.
     pub n: Option<u64>,
@@ -91,7 +94,7 @@ pub fn judge(rules: &[GateRule], evidence: &Evidence<'_>) -> Vec<RuleResult> {
     let mut results = Vec::new();
     for rule in rules {
         if !rule.each_segment {
-            results.extend(judge_one(rule, None, evidence));
+            results.extend(judge_one(rule, None, 1, evidence));
             continue;
         }
         let segments = segments(evidence);
@@ -99,8 +102,9 @@ pub fn judge(rules: &[GateRule], evidence: &Evidence<'_>) -> Vec<RuleResult> {
             let unknown = Draft::new(rule, None, "each segment".to_owned());
             results.push(unknown.inconclusive("the trainer reported no segments"));
         }
+        let count = segments.len();
         for segment in segments {
-            results.extend(judge_one(rule, Some(segment), evidence));
+            results.extend(judge_one(rule, Some(segment), count, evidence));
         }
     }
     results
@@ -142,6 +146,15 @@ pub fn contradictions(claimed: &Metrics, holdout: &Holdout) -> Vec<String> {
 /// What a human should look at although it passed.
 pub fn warnings(results: &[RuleResult], better: &BTreeMap<MetricName, Better>) -> Vec<String> {
     let mut found = Vec::new();
+    let apart = results.iter().filter(|result| result.own_holdout && result.champion.is_some());
+    let apart: BTreeSet<_> = apart.map(|result| result.metric.as_str()).collect();
+    if !apart.is_empty() {
+        let metrics = apart.into_iter().collect::<Vec<_>>().join(", ");
+        found.push(format!(
+            "{metrics}: the champion was measured on another holdout, so an easier or harder one counts as a \
+             better or worse model; write the champion's predictions to $REFIT_ERRORS and leave `holdout: stored` out"
+        ));
+    }
     for result in results.iter().filter(|result| result.vs_champion && result.segment.is_none()) {
         let (Some(value), Some(champion), Some(better)) =
             (result.value, result.champion, better.get(&result.metric))
@@ -169,7 +182,12 @@ fn segments<'e>(evidence: &Evidence<'e>) -> BTreeSet<&'e str> {
 }
 
 /// A rule may have an upper bound, a lower bound and a comparison; each is judged.
-fn judge_one(rule: &GateRule, segment: Option<&str>, evidence: &Evidence<'_>) -> Vec<RuleResult> {
+fn judge_one(
+    rule: &GateRule,
+    segment: Option<&str>,
+    segments: usize,
+    evidence: &Evidence<'_>,
+) -> Vec<RuleResult> {
     let mut results = Vec::new();
     if let Some(max) = rule.max {
         let draft = Draft::new(rule, segment, format!("{} <= {}", rule.metric, number(max)));
@@ -182,6 +200,8 @@ fn judge_one(rule: &GateRule, segment: Option<&str>, evidence: &Evidence<'_>) ->
     if let Some(vs) = &rule.vs_champion {
         let mut draft = Draft::new(rule, segment, format!("{} {}", rule.metric, tolerance(vs)));
         draft.result.vs_champion = true;
+        draft.result.own_holdout = vs.stored_holdout;
+        draft.segments = segments;
         results.push(draft.relative(rule, vs, evidence));
     }
     if results.is_empty() {
@@ -208,18 +228,22 @@ enum Pair<'e> {
 /// A result that is being made.
 struct Draft {
     result: RuleResult,
+    /// That the rule judges, each by itself.
+    segments: usize,
 }
 
 impl Draft {
     fn new(rule: &GateRule, segment: Option<&str>, short: String) -> Self {
         let of = segment.map(|segment| format!(" ({segment})")).unwrap_or_default();
         Self {
+            segments: 1,
             result: RuleResult {
                 rule: format!("{short}{of}"),
                 metric: rule.metric.clone(),
                 segment: segment.map(str::to_owned),
                 verdict: Verdict::Inconclusive,
                 vs_champion: false,
+                own_holdout: false,
                 value: None,
                 limit: None,
                 champion: None,
@@ -442,7 +466,10 @@ impl Draft {
         if !(0.5..1.0).contains(&confidence) {
             return self.inconclusive(format!("{confidence} is not a confidence between 50% and 100%"));
         }
-        let Some((lower, upper)) = draws.bounds(confidence) else {
+        // To pass, every segment must hold, which needs no correction (intersection-union). To refuse, one of
+        // them is enough: Bonferroni keeps the chance that any of several is refused wrongly.
+        let to_refuse = 1.0 - (1.0 - confidence) / self.segments as f64;
+        let Some((lower, upper)) = draws.bounds(to_refuse, confidence) else {
             return self.inconclusive("there was nothing to draw from");
         };
         if lower.is_finite() && upper.is_finite() {
@@ -454,7 +481,11 @@ impl Draft {
             let sentence = format!("{sentence}; with {level} confidence {}, {over}", at_most(upper));
             self.with(Verdict::Pass, sentence)
         } else if lower > allowed {
-            let sentence = format!("{sentence}; with {level} confidence {}, {over}", at_least(lower));
+            let of = match self.segments {
+                1 => String::new(),
+                segments => format!(" over all {segments} segments"),
+            };
+            let sentence = format!("{sentence}; with {level} confidence{of} {}, {over}", at_least(lower));
             self.with(Verdict::Fail, sentence)
         } else {
             let sentence = format!(

@@ -236,6 +236,8 @@ pub enum AttemptState {
     Lost,
     /// Its `if:` was false, or a step it needs was skipped.
     Skipped,
+    /// The run ended before it did.
+    Cancelled,
 }
 
 /// What can happen to an attempt.
@@ -251,6 +253,8 @@ pub enum AttemptEvent {
     Woken,
     /// A new activation found it started by an older epoch.
     Orphaned,
+    /// The run ends.
+    Stopped,
 }
 
 /// A transition that is not in the table.
@@ -272,6 +276,9 @@ impl AttemptState {
             (AttemptState::Started, AttemptEvent::Slept) => Ok(AttemptState::Sleeping),
             (AttemptState::Started, AttemptEvent::Orphaned) => Ok(AttemptState::Lost),
             (AttemptState::Sleeping, AttemptEvent::Woken) => Ok(AttemptState::Started),
+            (AttemptState::Started | AttemptState::Sleeping, AttemptEvent::Stopped) => {
+                Ok(AttemptState::Cancelled)
+            }
             (state, event) => Err(IllegalTransition { state, event }),
         }
     }
@@ -285,6 +292,7 @@ impl AttemptState {
             AttemptState::Failed => "failed",
             AttemptState::Lost => "lost",
             AttemptState::Skipped => "skipped",
+            AttemptState::Cancelled => "cancelled",
         }
     }
 }

@@ -62,9 +62,7 @@ impl Engine {
         if may_end && Known::new(self, claim.clone()).ends_before_any_body(self.settings.crash_limit) {
             // But none of a sequence that ends: whether its body came to its end would be chance.
             let in_main = |(step, _): &(StepId, u32)| workflow.steps.iter().any(|main| &main.id == step);
-            let (ended, woken) = opening.woken.into_iter().partition(in_main);
-            opening.woken = woken;
-            opening.lost.extend::<Vec<_>>(ended);
+            (opening.cancelled, opening.woken) = opening.woken.into_iter().partition(in_main);
         }
         if run.cancel.is_some() || run.crashes >= self.settings.crash_limit {
             return opening;
@@ -76,6 +74,8 @@ impl Engine {
                 attempt.state = AttemptState::Lost;
             } else if opening.woken.iter().any(is) {
                 attempt.state = AttemptState::Started;
+            } else if opening.cancelled.iter().any(is) {
+                attempt.state = AttemptState::Cancelled;
             }
         }
         let scope = pipeline::scope(&claim.run, &attempts);

@@ -1,7 +1,9 @@
 //! One attempt of one step: its context, its timeout, its end, whatever happens in it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
@@ -43,25 +45,21 @@ pub struct Ended {
     pub result: Result<StepResult, StepError>,
 }
 
-/// Runs one attempt to its end. `stop` interrupts it; its own timeout does too.
+/// Runs one attempt to its end. `stop` interrupts it; its own timeout does too. `force`: its processes end at once.
 pub async fn run(
     engine: Arc<Engine>,
     input: Input,
     step: StepId,
     attempt: u32,
     stop: CancellationToken,
+    force: CancellationToken,
 ) -> Ended {
-    let name = step.clone();
-    // A task of its own: a panic in a body must not end the activation.
-    let task = tokio::spawn(async move { attempt_of(&engine, &input, &step, attempt, stop).await });
-    let result = match task.await {
-        Ok(result) => result,
-        Err(failed) if failed.is_panic() => Err(StepError::permanent(
-            "refit itself failed in this step (a panic; the log of the process has it)",
-        )),
-        Err(_) => Err(StepError::Interrupted),
-    };
-    Ended { step: name, attempt, result }
+    let body = attempt_of(&engine, &input, &step, attempt, stop, force);
+    // A panic in a body must not end the activation; nothing that it leaves behind is looked at again.
+    let result = AssertUnwindSafe(body).catch_unwind().await.unwrap_or_else(|_| {
+        Err(StepError::permanent("refit itself failed in this step (a panic; the log of the process has it)"))
+    });
+    Ended { step, attempt, result }
 }
 
 async fn attempt_of(
@@ -70,6 +68,7 @@ async fn attempt_of(
     step: &StepId,
     attempt: u32,
     stop: CancellationToken,
+    force: CancellationToken,
 ) -> Result<StepResult, StepError> {
     let spec = input
         .workflow
@@ -91,6 +90,7 @@ async fn attempt_of(
         scope: &input.scope,
         dirs: &dirs,
         cancel: cancel.clone(),
+        force,
         log: Arc::clone(&log) as Arc<dyn StepLog>,
         clock: Arc::clone(&engine.clock),
         services: &engine.services,
@@ -120,6 +120,8 @@ async fn timed(
 ) -> Result<StepResult, StepError> {
     let mut body = std::pin::pin!(steps::body::run(&spec.kind, ctx));
     let result = tokio::select! {
+        // The body first: most are done before they need a timer.
+        biased;
         result = &mut body => return result,
         () = tokio::time::sleep(spec.timeout) => {
             cancel.cancel();

@@ -5,8 +5,8 @@
 //! What a look learns is saved before it acts, and what it decides it decides
 //! again until it is done, so that a process may die anywhere in between. A
 //! process that was stopped and wakes up late finds the release at another
-//! generation; an older analysis that it saves over a newer one reads the same
-//! minutes again.
+//! generation; what it saves and says of its look is refused once another
+//! process looked.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use chrono::TimeDelta;
 use serde_json::{Value, json};
 
 use super::release::ReleaseError;
-use super::{Engine, notices};
+use super::{Engine, boards, notices};
 use crate::domain::Timestamp;
 use crate::domain::canary::{
     Analysis, CanaryRecord, CanaryState, Decision, ERROR_HISTORY, HISTORY, News, look,
@@ -75,13 +75,18 @@ impl Engine {
         let news = self.news(before, &release).await?;
         let looked = look(before, &news, now);
         let mut after = looked.record;
+        let mut told = vec![];
         if let Some(why) = &looked.notice {
             let todo = "Check that the app routes by the release document and reports what it serves.";
-            self.alert(before, "no-evidence", json!({"reason": why, "todo": todo})).await?;
+            told = self.alerts(before, "no-evidence", json!({"reason": why, "todo": todo})).await?;
+        }
+        if let Some(forecast) = &looked.forecast {
+            tracing::info!(canary.id = %before.id, run.id = %before.run,
+                "{} of `{}` is on canary: {forecast}", before.version, before.model);
         }
         match looked.decision {
             Decision::Continue => {
-                if self.save(before, &after).await? {
+                if self.save(before, &after, &told).await? {
                     if bake_is_over(&after, now) && !news.more {
                         self.end_bake(&after, now).await?;
                     }
@@ -99,21 +104,22 @@ impl Engine {
                     after.generation = release.generation;
                     after.reason =
                         format!("{share} of the traffic since {}", release.updated_at.format("%F %R UTC"));
-                    self.save(before, &after).await?;
+                    self.save(before, &after, &told).await?;
+                    self.went_on(before).await?;
                     self.show_or_leave(&release).await;
                 }
             }
             Decision::StopTraffic { reason } => {
-                if self.save(before, &after).await? {
-                    self.alert(before, "traffic-stopped", json!({"reason": reason})).await?;
-                    if let Some(release) = self.set_share(before, &release, BasisPoints(0), &reason).await? {
-                        self.show_or_leave(&release).await;
-                    }
+                told.extend(self.alerts(before, "traffic-stopped", json!({"reason": reason})).await?);
+                if self.save(before, &after, &told).await?
+                    && let Some(release) = self.set_share(before, &release, BasisPoints(0), &reason).await?
+                {
+                    self.show_or_leave(&release).await;
                 }
             }
             Decision::RollBack { metric: _, reason } => {
-                if self.save(before, &after).await? {
-                    self.take_back(before, release, &reason).await?;
+                if self.save(before, &after, &told).await? {
+                    self.take_back(&after, release, &reason).await?;
                 }
             }
         }
@@ -125,9 +131,15 @@ impl Engine {
         self.store.set_canary_state(canary.id, CanaryState::Promoted, None, &canary.reason, now).await
     }
 
-    /// Saves a look and tells the run of a new verdict; false when the canary was changed in between.
-    async fn save(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError> {
-        let saved = self.store.save_look(before, after).await?;
+    /// Saves a look with what it says and tells the run of a new verdict; false when it comes too late: the canary
+    /// was changed in between, or another process looks already.
+    async fn save(
+        &self,
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+        told: &[Notice],
+    ) -> Result<bool, StoreError> {
+        let saved = self.store.save_look(before, after, told).await?;
         if saved && before.verdict != after.verdict {
             let now = self.clock.now();
             self.store.signal(after.run, &SignalKind::Look, ACTOR, Some(&after.reason), now).await?;
@@ -227,7 +239,16 @@ impl Engine {
                     Err(ReleaseError::Store(error)) => return Err(error),
                     Err(error) => {
                         let facts = json!({"reason": reason, "problem": error.to_string()});
-                        return self.alert(canary, "cannot-roll-back", facts).await;
+                        let told = self.alerts(canary, "cannot-roll-back", facts).await?;
+                        let now = self.clock.now();
+                        let saved = self.save(canary, canary, &told).await?;
+                        if saved
+                            && matches!(error, ReleaseError::NothingLeft { .. })
+                            && bake_is_over(canary, now)
+                        {
+                            self.end_bake(canary, now).await?;
+                        }
+                        return Ok(());
                     }
                 },
                 CanaryState::Watching | CanaryState::Promoted | CanaryState::RolledBack => {
@@ -375,9 +396,32 @@ impl Engine {
         }
     }
 
+    /// Messages that follow the canary's run say so.
+    async fn went_on(&self, canary: &CanaryRecord) -> Result<(), StoreError> {
+        if self.settings.boards.is_empty() {
+            return Ok(());
+        }
+        let Some(run) = self.store.run(canary.run).await? else { return Ok(()) };
+        match self.workflow(&run.definition) {
+            Ok(workflow) => {
+                self.store.touch_boards(run.id, &boards::of(self, &workflow), self.clock.now()).await
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
     async fn alert(&self, canary: &CanaryRecord, key: &str, facts: Value) -> Result<(), StoreError> {
-        let key = canary_key(canary.id, key);
-        self.alert_about(&canary.model, Some(canary.run), &key, facts).await
+        let told = self.alerts(canary, key, facts).await?;
+        self.store.queue_notices(&told, self.clock.now()).await
+    }
+
+    async fn alerts(
+        &self,
+        canary: &CanaryRecord,
+        key: &str,
+        facts: Value,
+    ) -> Result<Vec<Notice>, StoreError> {
+        self.alerts_about(&canary.model, Some(canary.run), &canary_key(canary.id, key), facts).await
     }
 
     /// Alerts everybody who hears of failures of `run`; without any, the log of the process.
@@ -388,6 +432,17 @@ impl Engine {
         key: &str,
         facts: Value,
     ) -> Result<(), StoreError> {
+        let told = self.alerts_about(model, run, key, facts).await?;
+        self.store.queue_notices(&told, self.clock.now()).await
+    }
+
+    async fn alerts_about(
+        &self,
+        model: &ModelName,
+        run: Option<RunId>,
+        key: &str,
+        facts: Value,
+    ) -> Result<Vec<Notice>, StoreError> {
         let run = match run {
             Some(run) => self.store.run(run).await?,
             None => None,
@@ -409,7 +464,7 @@ impl Engine {
                 facts,
             });
         }
-        self.store.queue_notices(&queued, self.clock.now()).await
+        Ok(queued)
     }
 }
 

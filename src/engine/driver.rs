@@ -15,13 +15,11 @@ use super::activation::{Lease, renew};
 use super::body::Ended;
 use super::known::Known;
 use super::live::Nudge;
-use super::{Engine, body, notices, undo};
+use super::{Engine, boards, body, notices, undo};
 use crate::domain::Timestamp;
-use crate::domain::id::StepId;
+use crate::domain::id::{NotifierName, StepId};
 use crate::domain::pipeline::Next;
-use crate::domain::run::{
-    AttemptState, CancelRequest, FailureKind, IntentState, Outcome, RunStatus, StepFailure,
-};
+use crate::domain::run::{AttemptState, CancelRequest, IntentState, Outcome, RunStatus};
 use crate::domain::workflow::Moment;
 use crate::steps::context::{Sleep, StepError, StepResult};
 use crate::store::{Checkpoint, Claim, EndedAttempt, NewAttempt, Notice, RunState, StoreError, UndoChange};
@@ -64,6 +62,8 @@ pub(super) struct Driver<'a> {
     known: Known,
     bodies: JoinSet<Ended>,
     stop_bodies: CancellationToken,
+    /// Their processes end at once.
+    force_bodies: CancellationToken,
     stopped: Option<Stopped>,
     shutdown: &'a CancellationToken,
     nudge: Arc<Nudge>,
@@ -81,6 +81,7 @@ impl<'a> Driver<'a> {
             known: Known::new(engine, claim),
             bodies: JoinSet::new(),
             stop_bodies: CancellationToken::new(),
+            force_bodies: engine.force.child_token(),
             stopped: None,
             shutdown,
             nudge,
@@ -160,12 +161,18 @@ impl<'a> Driver<'a> {
             self.stopped = Some(why);
         }
         self.stop_bodies.cancel();
+        if why == Stopped::Fenced {
+            // Its new holder may start the same step at any moment.
+            self.force_bodies.cancel();
+        }
     }
 
     fn spawn(&mut self, attempts: Vec<(StepId, u32)>) {
         for (step, attempt) in attempts {
             let stop = self.stop_bodies.child_token();
-            self.bodies.spawn(body::run(Arc::clone(self.engine), self.known.input(), step, attempt, stop));
+            let force = self.force_bodies.child_token();
+            let (engine, input) = (Arc::clone(self.engine), self.known.input());
+            self.bodies.spawn(body::run(engine, input, step, attempt, stop, force));
         }
     }
 
@@ -174,11 +181,21 @@ impl<'a> Driver<'a> {
         if self.known.attempts.iter().any(|attempt| attempt.finished_at.is_some()) {
             return Ok(());
         }
+        let boards = self.boards();
+        if !boards.is_empty() {
+            let now = self.engine.clock.now();
+            self.engine.store.touch_boards(self.known.run.id, &boards, now).await?;
+        }
         let told = notices::about_start(self.engine, &self.known.run, &self.known.workflow).await;
         if told.is_empty() {
             return Ok(());
         }
         self.engine.store.queue_notices(&told, self.engine.clock.now()).await
+    }
+
+    /// Who follows this run with a message.
+    fn boards(&self) -> Vec<NotifierName> {
+        boards::of(self.engine, &self.known.workflow)
     }
 
     async fn about(&self, moment: Moment, step: &StepId, facts: Value) -> Vec<Notice> {
@@ -247,12 +264,7 @@ impl<'a> Driver<'a> {
                 if error == StepError::Cancelled {
                     self.refresh().await?;
                 }
-                record.state = AttemptState::Failed;
-                record.error = Some(StepFailure {
-                    kind: FailureKind::Permanent,
-                    message: "interrupted: the run was cancelled or ends".to_owned(),
-                    hint: None,
-                });
+                record.state = AttemptState::Cancelled;
             }
             Err(StepError::Failed { failure, retry_after }) => {
                 record.state = AttemptState::Failed;
@@ -268,6 +280,12 @@ impl<'a> Driver<'a> {
             self.known.end(outcome, reason);
         } else if let Some(reason) = promoted.filter(|_| !self.known.promotion_recorded()) {
             self.known.end(Outcome::Promoted, reason);
+        }
+        if self.known.ends() && record.state == AttemptState::Sleeping {
+            record.state = AttemptState::Cancelled;
+            record.wake_at = None;
+            // The end of the run is what people hear of.
+            notices.clear();
         }
         self.known.apply(&record, now);
         self.proceed(News { ended: Some(record), notices, undone: vec![] }).await
@@ -402,6 +420,9 @@ impl<'a> Driver<'a> {
         run_state: RunState,
     ) -> Result<(), StoreError> {
         let kill_all = self.known.promotion_recorded();
+        let at = self.engine.clock.now();
+        let cancelled = if self.known.ends() { self.known.unfinished() } else { vec![] };
+        self.known.cancel(&cancelled, at);
         let started =
             start.iter().map(|(step, attempt)| NewAttempt { step: step.clone(), attempt: *attempt });
         let checkpoint = Checkpoint {
@@ -410,10 +431,12 @@ impl<'a> Driver<'a> {
             ended: news.ended,
             started: started.collect(),
             skipped: skip.to_vec(),
+            cancelled,
             run_state,
             undos: UndoChange { kill_all, done: news.undone },
             notices: news.notices,
-            at: self.engine.clock.now(),
+            boards: self.boards(),
+            at,
         };
         if kill_all {
             self.known.kill_undos();

@@ -40,11 +40,13 @@ impl Engine {
             let Some(seen) = self.store.run(run).await? else { return Ok(None) };
             each(&seen);
             if seen.status == RunStatus::Finished || seen.status == RunStatus::Held || stop.is_cancelled() {
+                self.show_boards(notifiers).await?;
                 outbox::drain_once(self.store.as_ref(), notifiers, self.clock.as_ref()).await?;
                 return Ok(Some(seen));
             }
             self.activate(run, stop).await?;
             self.look_at_canaries().await?;
+            self.show_boards(notifiers).await?;
             outbox::drain_once(self.store.as_ref(), notifiers, self.clock.as_ref()).await?;
             let waits = self.store.run(run).await?.is_some_and(|run| run.status != RunStatus::Finished);
             if waits {

@@ -212,6 +212,40 @@ impl Known {
         }
     }
 
+    /// Attempts of steps that the run's end leaves where they are: asleep, or waiting to be tried again.
+    pub(super) fn unfinished(&self) -> Vec<(StepId, u32)> {
+        let in_main = |attempt: &&Attempt| self.workflow.steps.iter().any(|step| step.id == attempt.step);
+        let waits = |attempt: &&Attempt| match attempt.state {
+            AttemptState::Sleeping => true,
+            AttemptState::Failed => {
+                let newest = pipeline::latest(&self.attempts, &attempt.step);
+                attempt.wake_at.is_some() && newest.is_some_and(|newest| newest.attempt == attempt.attempt)
+            }
+            AttemptState::Started
+            | AttemptState::Succeeded
+            | AttemptState::Lost
+            | AttemptState::Skipped
+            | AttemptState::Cancelled => false,
+        };
+        let left = self.attempts.iter().filter(in_main).filter(waits);
+        left.map(|attempt| (attempt.step.clone(), attempt.attempt)).collect()
+    }
+
+    /// They ended.
+    pub(super) fn cancel(&mut self, cancelled: &[(StepId, u32)], now: Timestamp) {
+        let is_one = |attempt: &&mut Attempt| {
+            cancelled.iter().any(|(step, number)| *step == attempt.step && *number == attempt.attempt)
+        };
+        for attempt in Arc::make_mut(&mut self.attempts).iter_mut().filter(is_one) {
+            attempt.wake_at = None;
+            if attempt.state == AttemptState::Sleeping {
+                attempt.state = AttemptState::Cancelled;
+                attempt.finished_at = Some(now);
+                Arc::make_mut(&mut self.scope).set_step(attempt.step.as_str(), pipeline::shown(attempt));
+            }
+        }
+    }
+
     /// Attempts begin, and steps are skipped.
     pub(super) fn begin(&mut self, start: &[(StepId, u32)], skip: &[(StepId, String)], now: Timestamp) {
         let epoch = self.run.epoch;

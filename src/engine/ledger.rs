@@ -290,6 +290,13 @@ impl Ledger for RunLedger {
         through_outage!(self, store.set_canary_state(canary.id, state, bake_until, &canary.reason, now))
     }
 
+    async fn end_bake(&self) -> Result<Option<CanaryRecord>, StepError> {
+        let Some(canary) = self.own_canary().await? else { return Ok(None) };
+        let store = &self.engine.store;
+        let now = self.engine.clock.now();
+        through_outage!(self, store.end_bake(canary.id, now)).map(Some)
+    }
+
     async fn close_canary(&self, reason: &str) -> Result<(), StepError> {
         let Some(canary) = self.own_canary().await? else { return Ok(()) };
         let store = &self.engine.store;

@@ -8,9 +8,11 @@
 //! * `undo`: takes outside effects back, in reverse
 //! * `controller`: watches canaries; `reconcile`: compares releases with their hosts
 //! * `release`: changes of releases that no step makes: human, controller, undo
+//! * `boards`: messages that follow runs
 //! * `notices`: who is told what; `situation`: how things stand when they are told
 
 pub mod activation;
+mod boards;
 pub mod body;
 pub mod controller;
 mod driver;
@@ -26,15 +28,16 @@ mod situation;
 pub mod undo;
 pub mod worker;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::domain::id::{RunId, StepId, WorkerId};
+use crate::domain::id::{NotifierName, RunId, StepId, WorkerId};
 use crate::domain::run::Definition;
 use crate::domain::workflow::{Workflow, parse};
 use crate::steps::context::{Dirs, Services};
@@ -59,6 +62,8 @@ pub struct Settings {
     pub look_every: Duration,
     /// How people reach the server, for links in messages.
     pub public_url: Option<url::Url>,
+    /// Notifiers that keep one message a run up to date.
+    pub boards: BTreeSet<NotifierName>,
 }
 
 impl Default for Settings {
@@ -72,6 +77,7 @@ impl Default for Settings {
             labels: vec![],
             look_every: Duration::from_secs(60),
             public_url: None,
+            boards: BTreeSet::new(),
         }
     }
 }
@@ -96,6 +102,8 @@ pub struct Engine {
     parsed: Mutex<HashMap<[u8; 32], Arc<Workflow>>>,
     /// Runs that this process works on now.
     live: live::Live,
+    /// Fires when a shutdown's time is nearly over: processes of steps end at once.
+    force: CancellationToken,
 }
 
 /// More parsed workflows than this are not kept.
@@ -121,6 +129,7 @@ impl Engine {
             settings,
             parsed: Mutex::default(),
             live: live::Live::default(),
+            force: CancellationToken::new(),
         })
     }
 

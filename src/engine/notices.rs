@@ -8,7 +8,11 @@ use super::{Engine, situation};
 use crate::domain::id::StepId;
 use crate::domain::run::{Attempt, Run};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
-use crate::store::Notice;
+use crate::notify::facts::Facts;
+use crate::store::{Notice, StoreError};
+
+/// The key of what is said of a promotion, once: at the moment it is made if a bake follows, else at the run's end.
+const PROMOTED: &str = "promoted";
 
 /// Notices of `moment`, with what the steps so far say and `facts` on top.
 pub async fn about(
@@ -25,7 +29,10 @@ pub async fn about(
         return vec![];
     }
     let facts = merged(known(engine, run, workflow, attempts, moment).await, facts);
-    let key = format!("{step}/{}", word(moment));
+    let key = match moment {
+        Moment::Promoted => PROMOTED.to_owned(),
+        other => format!("{step}/{}", word(other)),
+    };
     to(run, workflow, &recipients, moment, &key, facts)
 }
 
@@ -52,7 +59,8 @@ pub async fn about_end(
         return vec![];
     }
     let facts = known(engine, run, workflow, attempts, moment).await;
-    to(run, workflow, &recipients, moment, "end", facts)
+    let key = if moment == Moment::Promoted { PROMOTED } else { "end" };
+    to(run, workflow, &recipients, moment, key, facts)
 }
 
 /// Alerts go to everybody who hears of failures, whether or not they asked for alerts.
@@ -68,6 +76,22 @@ pub async fn alert(engine: &Engine, run: &Run, workflow: &Workflow, key: &str, f
     }
     let facts = merged(known(engine, run, workflow, &[], Moment::Alert).await, facts);
     to(run, workflow, &all, Moment::Alert, key, facts)
+}
+
+/// What a message about `moment` of a run would say now.
+pub async fn facts(
+    engine: &Engine,
+    run: &Run,
+    workflow: &Workflow,
+    moment: Moment,
+) -> Result<Facts, StoreError> {
+    let attempts = engine.store.attempts(run.id).await?;
+    let mut given = match known(engine, run, workflow, &attempts, moment).await {
+        Value::Object(given) => given,
+        _ => Map::new(),
+    };
+    given.insert("workflow".to_owned(), json!(run.workflow));
+    Ok(Facts::about(&run.model, Some(run.id), moment, given))
 }
 
 /// One notice for each recipient.

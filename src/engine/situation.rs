@@ -31,6 +31,8 @@ pub(super) async fn facts(
     match release(engine, run, workflow).await {
         Ok(Some(release)) => {
             facts.insert("serving".to_owned(), json!(serving(&release)));
+            let first = moment == Moment::Promoted && release.desired.previous.is_none();
+            facts.insert("first".to_owned(), json!(first));
         }
         Ok(None) if workflow.mode == Mode::Act && champion::target(workflow).is_some() => {
             facts.insert("serving".to_owned(), json!("Nothing serves yet."));
@@ -38,7 +40,7 @@ pub(super) async fn facts(
         Ok(None) => {}
         Err(error) => unread("release", run, &error),
     }
-    match metrics(engine, run, attempts).await {
+    match metrics(engine, run, workflow, attempts).await {
         Ok(metrics) => {
             facts.insert("metrics".to_owned(), metrics);
         }
@@ -68,8 +70,10 @@ pub(super) async fn facts(
     let page =
         engine.settings.public_url.as_ref().and_then(|url| url.join(&format!("v1/runs/{}", run.id)).ok());
     if let Some(page) = page {
-        facts.insert("links".to_owned(), json!([{"label": "Run", "url": page}]));
+        facts.insert("links".to_owned(), json!([{"label": "Open the run", "url": page}]));
     }
+    let id = run.id.0.simple().to_string();
+    facts.insert("command".to_owned(), json!(format!("refit run show {}", &id[id.len() - 8..])));
     facts
 }
 
@@ -108,7 +112,12 @@ fn serving(release: &Release) -> String {
 
 /// What the trainers said beside what is known of the champion: from the gate, which scored both on
 /// the same rows, else as it was measured when the champion was made.
-async fn metrics(engine: &Engine, run: &Run, attempts: &[Attempt]) -> Result<Value, StoreError> {
+async fn metrics(
+    engine: &Engine,
+    run: &Run,
+    workflow: &Workflow,
+    attempts: &[Attempt],
+) -> Result<Value, StoreError> {
     let mut candidate: BTreeMap<MetricName, f64> = BTreeMap::new();
     for output in outputs::<RunOutput>(attempts) {
         candidate.extend(output.metrics.values);
@@ -130,9 +139,10 @@ async fn metrics(engine: &Engine, run: &Run, attempts: &[Attempt]) -> Result<Val
         let mut scored = rules.filter(|rule| &rule.metric == name && rule.segment.is_none());
         scored.find_map(|rule| rule.champion).or_else(|| stored.as_ref()?.get(name).copied())
     };
-    let rows = candidate
-        .iter()
-        .map(|(name, value)| json!({"name": name, "candidate": value, "champion": of_champion(name)}));
+    let rows = candidate.iter().map(|(name, value)| {
+        let better = workflow.metrics.get(name);
+        json!({"name": name, "candidate": value, "champion": of_champion(name), "better": better})
+    });
     Ok(rows.collect())
 }
 
@@ -148,15 +158,15 @@ fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
         Moment::Held => {
             let version = outputs::<PublishOutput>(attempts).last()?.version;
             Some(format!(
-                "The evidence does not decide. Look at it: refit run show {}. Then promote it: refit promote {version}, \
-                 or take it back: refit rollback.",
+                "The evidence does not decide. Look at it: `refit run show {}`. Then promote it: \
+                 `refit promote {version}`, or take it back: `refit rollback`.",
                 run.id
             ))
         }
         Moment::Failed => {
             let failed = attempts.iter().rev().filter(|attempt| attempt.state == AttemptState::Failed);
             let hint = failed.filter_map(|attempt| attempt.error.as_ref()?.hint.clone()).next()?;
-            Some(format!("To do: {hint}. Then start it again: refit trigger {}.", run.workflow))
+            Some(format!("To do: {hint}. Then start it again: `refit trigger {}`.", run.workflow))
         }
         Moment::Started
         | Moment::CanaryStarted

@@ -21,6 +21,9 @@ use crate::store::{OnWake, StoreError};
 /// The longest time between two looks at what is due; a wake-up that got lost waits this long.
 const REAP_EVERY: Duration = Duration::from_millis(500);
 const OUTBOX_EVERY: Duration = Duration::from_millis(500);
+const BOARDS_EVERY: Duration = Duration::from_secs(1);
+/// The part of a shutdown's grace that is kept for ending what did not end when asked.
+const FORCED_END: Duration = Duration::from_secs(2);
 const LOOK_POLL: Duration = Duration::from_secs(1);
 
 /// A process that works on runs.
@@ -78,6 +81,11 @@ impl Worker {
         loops.spawn(every(&engine, &stop, engine.settings.look_every, "releases", |engine| async move {
             engine.reconcile_releases().await.map(|_| None)
         }));
+        let followers = Arc::clone(&notifiers);
+        loops.spawn(every(&engine, &stop, BOARDS_EVERY, "boards", move |engine| {
+            let notifiers = Arc::clone(&followers);
+            async move { engine.show_boards(&notifiers).await.map(|_| None) }
+        }));
         loops.spawn(every(&engine, &stop, OUTBOX_EVERY, "outbox", move |engine| {
             let notifiers = Arc::clone(&notifiers);
             async move {
@@ -99,18 +107,26 @@ impl Worker {
     }
 
     /// Stops claiming, lets short steps finish, hands long ones over, gives the leases back; within the grace time.
+    /// No lease is given back while something of its step runs.
     pub async fn shut_down(mut self) -> Result<(), StoreError> {
         self.stop.cancel();
         self.activations.close();
         let grace = self.engine.settings.grace;
-        if tokio::time::timeout(grace, self.activations.wait()).await.is_err() {
-            tracing::warn!(
-                runs = self.engine.live_runs(),
-                "Steps did not end within {grace:?}; their runs go on in another process"
-            );
+        let last_part = (grace / 4).min(FORCED_END);
+        let mut ended = tokio::time::timeout(grace - last_part, self.activations.wait()).await.is_ok();
+        if !ended {
+            self.engine.force.cancel();
+            ended = tokio::time::timeout(last_part, self.activations.wait()).await.is_ok();
         }
         self.loops.shutdown().await;
-        self.engine.store.retire_worker(self.engine.worker).await
+        if ended {
+            return self.engine.store.retire_worker(self.engine.worker).await;
+        }
+        tracing::warn!(
+            runs = self.engine.live_runs(),
+            "Steps did not end within {grace:?}; their runs go on in another process when this one is gone"
+        );
+        Ok(())
     }
 }
 

@@ -94,7 +94,7 @@ fn check(found: u64, limit: u64, what: &'static str) -> Result<(), BatchError> {
 }
 
 /// The row is one line: its place is told already.
-fn without_place(error: &serde_json::Error) -> String {
+pub(super) fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rsplit_once(" at line ") {
         Some((what, _)) => format!("{what} (column {})", error.column()),
@@ -103,7 +103,7 @@ fn without_place(error: &serde_json::Error) -> String {
 }
 
 /// What somebody sent is not repeated at length, and never with control characters.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(LONGEST_ANSWER).collect()
 }
 

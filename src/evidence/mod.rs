@@ -4,13 +4,16 @@
 //!
 //! * `observation`: served requests, counted by version and minute on the way in
 //! * `truth`: what became known later
+//! * `minutes`: counts by minute that somebody wrote down, for a replay
 
 mod lines;
+mod minutes;
 mod observation;
 mod truth;
 
 use serde::Serialize;
 
+pub use self::minutes::{Measured, MinuteLine, read_minutes};
 pub use self::observation::read_observations;
 pub use self::truth::read_truth;
 

@@ -14,7 +14,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use super::span::Span;
 use super::succession::{Step, fingerprint, next, understood};
@@ -23,7 +22,7 @@ use crate::domain::id::{InstanceId, ModelName, SecretName};
 use crate::domain::release::{Release, ReleaseDocument};
 use crate::http_client::excerpt;
 use crate::secret::{Secret, Secrets};
-use crate::trainers::command::{Command, Finished, GuardCommand, Listener, run};
+use crate::trainers::command::{Command, Finished, GuardCommand, Listener, Stop, run};
 
 /// `kind = "command"`.
 pub const ADAPTER: Adapter<Arc<dyn Target>> = Adapter { kind: "command", build };
@@ -254,14 +253,14 @@ impl Programs {
             log: 0,
             files: None,
         };
-        let (mut printed, cancel) = (Printed::default(), CancellationToken::new());
+        let (mut printed, stop) = (Printed::default(), Stop::default());
         let finished = {
-            let running = run(&self.guard, &command, &mut printed, &cancel);
+            let running = run(&self.guard, &command, &mut printed, &stop);
             tokio::pin!(running);
             tokio::select! {
                 finished = &mut running => finished,
                 () = tokio::time::sleep(self.timeout) => {
-                    cancel.cancel();
+                    stop.ask.cancel();
                     running.await
                 }
             }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::domain::id::{ModelName, RunId, WorkflowName};
-use crate::domain::workflow::{Mode, Moment};
+use crate::domain::verdict::Verdict;
+use crate::domain::workflow::{Better, Mode, Moment};
 use crate::store::Notice;
 
 /// What a message is about.
@@ -53,10 +54,22 @@ pub struct Facts {
     pub metrics: Vec<MetricRow>,
     /// What gates and comparisons said: one sentence each.
     #[serde(default)]
-    pub verdicts: Vec<String>,
+    pub verdicts: Vec<Check>,
     /// Where to read more.
     #[serde(default)]
     pub links: Vec<Link>,
+    /// What to type to read more.
+    #[serde(default)]
+    pub command: Option<String>,
+    /// Whether it is the model's first version: there is none to go back to.
+    #[serde(default)]
+    pub first: bool,
+    /// Where a run stands, in a few words: the subject of its message while it goes on.
+    #[serde(default)]
+    pub headline: Option<String>,
+    /// The run's steps, for that message.
+    #[serde(default)]
+    pub progress: Vec<StepRow>,
     /// What cannot be put right, for alerts.
     #[serde(default)]
     pub error: Option<String>,
@@ -81,6 +94,70 @@ pub struct MetricRow {
     /// Of the champion, when there is one and it is known.
     #[serde(default)]
     pub champion: Option<f64>,
+    /// Which direction is better, where the workflow says so.
+    #[serde(default)]
+    pub better: Option<Better>,
+}
+
+/// What one rule concluded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "CheckForm")]
+pub struct Check {
+    /// Its conclusion in plain words with its numbers.
+    pub sentence: String,
+    /// Its verdict, where it has one.
+    pub verdict: Option<Verdict>,
+}
+
+/// A check as notices write it: as a sentence, or with its verdict.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum CheckForm {
+    Sentence(String),
+    Whole {
+        sentence: String,
+        #[serde(default)]
+        verdict: Option<Verdict>,
+    },
+}
+
+impl From<CheckForm> for Check {
+    fn from(form: CheckForm) -> Self {
+        match form {
+            CheckForm::Sentence(sentence) => Self { sentence, verdict: None },
+            CheckForm::Whole { sentence, verdict } => Self { sentence, verdict },
+        }
+    }
+}
+
+/// One step of a run, as its message shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRow {
+    /// The step.
+    pub step: String,
+    /// Where it stands.
+    pub state: StepMark,
+    /// What it came to, or what it waits for.
+    #[serde(default)]
+    pub said: Option<String>,
+}
+
+/// Where a step stands, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepMark {
+    /// Not begun.
+    Pending,
+    /// At work.
+    Running,
+    /// Asleep: until a time, or until somebody approves.
+    Waiting,
+    /// Done.
+    Done,
+    /// Failed, or interrupted.
+    Failed,
+    /// Left out.
+    Skipped,
 }
 
 /// An address to read more at.
@@ -96,11 +173,16 @@ impl Facts {
     /// The facts of `notice`. A key of the wrong form counts as absent: a message always goes out.
     pub fn of(notice: &Notice) -> Self {
         let given = notice.facts.as_object().cloned().unwrap_or_default();
+        Self::about(&notice.model, notice.run, notice.moment, given)
+    }
+
+    /// The facts of a moment of `model`. A key of the wrong form counts as absent.
+    pub fn about(model: &ModelName, run: Option<RunId>, moment: Moment, given: Map<String, Value>) -> Self {
         let mut facts = Self {
-            workflow: key(&given, "workflow").unwrap_or_else(|| same_name(&notice.model)),
-            model: notice.model.clone(),
-            moment: notice.moment,
-            run: notice.run.or_else(|| key(&given, "run")),
+            workflow: key(&given, "workflow").unwrap_or_else(|| same_name(model)),
+            model: model.clone(),
+            moment,
+            run: run.or_else(|| key(&given, "run")),
             mode: key(&given, "mode"),
             version: key(&given, "version"),
             champion: key(&given, "champion"),
@@ -112,6 +194,10 @@ impl Facts {
             metrics: key(&given, "metrics").unwrap_or_default(),
             verdicts: key(&given, "verdicts").unwrap_or_default(),
             links: key(&given, "links").unwrap_or_default(),
+            command: key(&given, "command"),
+            first: key(&given, "first").unwrap_or_default(),
+            headline: key(&given, "headline"),
+            progress: key(&given, "progress").unwrap_or_default(),
             error: key(&given, "error"),
             subject: key(&given, "subject"),
             message: key(&given, "message"),
@@ -136,7 +222,8 @@ impl Facts {
             let metrics = outputs.iter().rev().find_map(|output| {
                 let values = output.get("metrics")?.get("values")?.as_object()?;
                 let row = |(name, value): (&String, &Value)| {
-                    Some(MetricRow { name: name.clone(), candidate: value.as_f64()?, champion: None })
+                    let candidate = value.as_f64()?;
+                    Some(MetricRow { name: name.clone(), candidate, champion: None, better: None })
                 };
                 Some(values.iter().filter_map(row).collect::<Vec<_>>()).filter(|rows| !rows.is_empty())
             });
@@ -144,8 +231,7 @@ impl Facts {
         }
         if self.verdicts.is_empty() {
             let rules = outputs.iter().filter_map(|output| output.get("rules")?.as_array()).flatten();
-            self.verdicts =
-                rules.filter_map(|rule| Some(rule.get("sentence")?.as_str()?.to_owned())).collect();
+            self.verdicts = rules.filter_map(|rule| serde_json::from_value(rule.clone()).ok()).collect();
         }
         if self.serving.is_none() && self.moment == Moment::RolledBack {
             self.serving = self.champion.as_ref().map(|champion| format!("{champion} serves all traffic."));

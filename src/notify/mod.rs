@@ -4,25 +4,48 @@
 //! sends what is due through the notifiers of `refit.toml`, one file each.
 
 pub mod console;
+pub mod examples;
 pub mod facts;
 pub mod outbox;
+mod pace;
 pub mod render;
+pub mod resend;
 pub mod slack;
+pub mod slack_api;
 pub mod smtp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::adapter::{Adapter, AdapterError, BuildError, Deps, Notifier, build_of};
+use crate::adapter::{Adapter, AdapterError, Board, BuildError, Deps, Notifier, build_of};
 use crate::domain::id::NotifierName;
 use crate::domain::workflow::Recipient;
 use render::{Renderer, TemplateError};
 
 /// The notifiers there are.
-const ADAPTERS: &[Adapter<Arc<dyn Notifier>>] = &[console::ADAPTER, slack::ADAPTER, smtp::ADAPTER];
+const ADAPTERS: &[Adapter<Arc<dyn Notifier>>] =
+    &[console::ADAPTER, resend::ADAPTER, slack::ADAPTER, slack_api::ADAPTER, smtp::ADAPTER];
+
+/// Those that send mail: `email:` in a workflow means the one that there is.
+const MAILERS: [&str; 2] = [resend::ADAPTER.kind, smtp::ADAPTER.kind];
+
+/// A service's address without a slash at its end: its key is sent there, so it must be encrypted, unless it is here.
+fn service_url(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).map_err(|error| format!("`base_url` is not an address: {error}"))?;
+    let here = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    match url.scheme() {
+        "https" => {}
+        "http" if here => {}
+        _ => return Err("`base_url` would send the key in the clear: use https://".to_owned()),
+    }
+    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+        return Err("`base_url` is more than a host and a path".to_owned());
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
 
 /// Makes the notifier of one table `[notifiers.*]` of `refit.toml`.
 pub fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Notifier>, BuildError> {
@@ -32,7 +55,7 @@ pub fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Notifier>, BuildErro
 /// Who can be told, and in which words.
 pub struct Notifiers {
     named: BTreeMap<NotifierName, Arc<dyn Notifier>>,
-    mail: Option<Arc<dyn Notifier>>,
+    mail: Option<(NotifierName, Arc<dyn Notifier>)>,
     console: Arc<dyn Notifier>,
     renderer: Renderer,
 }
@@ -70,7 +93,8 @@ impl Notifiers {
     ) -> Result<Self, NotifiersError> {
         let (mut named, mut mail) = (BTreeMap::new(), None::<(NotifierName, Arc<dyn Notifier>)>);
         for (name, options) in tables {
-            let sends_mail = options.get("kind").and_then(Value::as_str) == Some(smtp::ADAPTER.kind);
+            let kind = options.get("kind").and_then(Value::as_str);
+            let sends_mail = kind.is_some_and(|kind| MAILERS.contains(&kind));
             let notifier =
                 build(options, deps).map_err(|cause| NotifiersError::Table { name: name.clone(), cause })?;
             if !sends_mail {
@@ -81,12 +105,40 @@ impl Notifiers {
                 mail = Some((name, notifier));
             }
         }
-        Ok(Self {
-            named,
-            mail: mail.map(|(_, notifier)| notifier),
-            console: Arc::new(console::Console),
-            renderer: Renderer::new(templates)?,
-        })
+        Ok(Self { named, mail, console: Arc::new(console::Console), renderer: Renderer::new(templates)? })
+    }
+
+    /// The notifier that `refit.toml` calls `name`, and whether it sends mail.
+    pub fn get(&self, name: &str) -> Option<(&dyn Notifier, bool)> {
+        let mailer = self.mail.as_ref().filter(|(mailer, _)| mailer.as_str() == name);
+        let other = || self.named.iter().find(|(other, _)| other.as_str() == name);
+        mailer
+            .map(|(_, notifier)| (notifier.as_ref(), true))
+            .or_else(|| other().map(|(_, notifier)| (notifier.as_ref(), false)))
+    }
+
+    /// All notifiers of `refit.toml`, by name.
+    pub fn names(&self) -> Vec<&NotifierName> {
+        let mut names: Vec<_> =
+            self.named.keys().chain(self.mail.as_ref().map(|(mailer, _)| mailer)).collect();
+        names.sort();
+        names
+    }
+
+    /// Those that keep one message a run up to date.
+    pub fn boards(&self) -> BTreeSet<NotifierName> {
+        let boards = self.named.iter().filter(|(_, notifier)| notifier.board().is_some());
+        boards.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What keeps the message about a run up to date at the notifier `name`.
+    pub fn board(&self, name: &NotifierName) -> Option<&dyn Board> {
+        self.named.get(name)?.board()
+    }
+
+    /// What makes messages of facts.
+    pub fn renderer(&self) -> &Renderer {
+        &self.renderer
     }
 
     /// How `recipient` is told, and at which addresses.
@@ -110,10 +162,10 @@ impl Notifiers {
                 }
             },
             Recipient::Email(addresses) => match &self.mail {
-                Some(notifier) => Ok((notifier.as_ref(), addresses)),
+                Some((_, notifier)) => Ok((notifier.as_ref(), addresses)),
                 None => Err(unknown(
                     "find a notifier that sends mail".to_owned(),
-                    "it has none: add one with kind = \"smtp\"".to_owned(),
+                    "it has none: add one with kind = \"smtp\" or \"resend\"".to_owned(),
                 )),
             },
         }

@@ -7,10 +7,12 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::Notifiers;
 use super::facts::Facts;
-use crate::adapter::AdapterError;
+use crate::adapter::{AdapterError, Posted};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
+use crate::domain::id::{NotifierName, RunId};
 use crate::domain::retry::RetryPolicy;
+use crate::domain::workflow::{Moment, Recipient};
 use crate::store::{OutboxEntry, Store, StoreError};
 
 /// Messages taken at once.
@@ -18,7 +20,7 @@ const BATCH: u32 = 32;
 /// Messages on their way at once.
 const AT_ONCE: usize = 8;
 /// Sending one takes no longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Nobody else takes a message meanwhile: a batch in rounds of `AT_ONCE`, and some.
 const HOLD: Duration = Duration::from_secs(60 * 32 / 8 + 60);
 /// A little over half a day in all.
@@ -49,7 +51,11 @@ async fn deliver(
     clock: &dyn Clock,
     entry: &OutboxEntry,
 ) -> Result<bool, StoreError> {
-    let Err(error) = send(notifiers, entry).await else {
+    let below = match board_of(notifiers, entry) {
+        Some((run, name)) => store.board_of(run, name).await?,
+        None => None,
+    };
+    let Err(error) = send(notifiers, entry, below.as_ref()).await else {
         store.outbox_sent(entry.id, clock.now()).await?;
         return Ok(true);
     };
@@ -75,7 +81,45 @@ fn next_attempt(entry: &OutboxEntry, error: &AdapterError, now: Timestamp, jitte
     }
 }
 
-async fn send(notifiers: &Notifiers, entry: &OutboxEntry) -> Result<(), AdapterError> {
+/// The run, and the notifier that keeps a message about it up to date, when this message belongs below that one.
+fn board_of<'a>(notifiers: &Notifiers, entry: &'a OutboxEntry) -> Option<(RunId, &'a NotifierName)> {
+    match &entry.notice.to {
+        Recipient::Slack(name) | Recipient::Webhook(name) => {
+            notifiers.board(name)?;
+            Some((entry.notice.run?, name))
+        }
+        Recipient::Email(_) | Recipient::Console => None,
+    }
+}
+
+/// Whether everybody is to see what is said below a run's message: what changed who is served, or wants a person.
+fn is_loud(moment: Moment) -> bool {
+    match moment {
+        Moment::Promoted
+        | Moment::Rejected
+        | Moment::RolledBack
+        | Moment::Held
+        | Moment::NeedsApproval
+        | Moment::Failed
+        | Moment::Message
+        | Moment::Alert => true,
+        Moment::Started | Moment::CanaryStarted | Moment::Skipped | Moment::Cancelled | Moment::Succeeded => {
+            false
+        }
+    }
+}
+
+/// Sends one message, below the run's own where that is.
+async fn send(
+    notifiers: &Notifiers,
+    entry: &OutboxEntry,
+    below: Option<&Posted>,
+) -> Result<(), AdapterError> {
+    let moment = entry.notice.moment;
+    if moment == Moment::Started && board_of(notifiers, entry).is_some() {
+        // The run's own message says it.
+        return Ok(());
+    }
     let (notifier, to) = notifiers.resolve(&entry.notice.to)?;
     let facts = Facts::of(&entry.notice);
     let rendered = notifiers.renderer.render(&entry.notice.key, &facts, to);
@@ -84,7 +128,16 @@ async fn send(notifiers: &Notifiers, entry: &OutboxEntry) -> Result<(), AdapterE
         action: "write the message".to_owned(),
         cause: error.to_string(),
     })?;
-    tokio::time::timeout(PATIENCE, notifier.send(&message)).await.unwrap_or_else(|_| {
+    let sending = match (below, notifier.board()) {
+        (Some(below), Some(board)) => board.reply(&message, below, is_loud(moment)),
+        (Some(_), None) | (None, _) => notifier.send(&message),
+    };
+    in_time(sending).await
+}
+
+/// What `sending` comes to, unless it takes too long.
+pub async fn in_time<T>(sending: impl Future<Output = Result<T, AdapterError>>) -> Result<T, AdapterError> {
+    tokio::time::timeout(PATIENCE, sending).await.unwrap_or_else(|_| {
         Err(AdapterError::Unavailable {
             service: "the notifier".to_owned(),
             cause: format!("no answer within {PATIENCE:?}"),
@@ -104,7 +157,6 @@ mod tests {
 
     use super::*;
     use crate::adapter::Deps;
-    use crate::domain::workflow::{Moment, Recipient};
     use crate::secret::{Secret, Secrets};
     use crate::store::Notice;
 
@@ -156,7 +208,7 @@ mod tests {
         let notifiers = notifiers(&server.uri());
         let slack = |name: &str| Recipient::Slack(name.parse().expect("a name"));
         for to in [slack("team"), slack("log"), Recipient::Console] {
-            send(&notifiers, &entry(to, 1)).await.expect("sent");
+            send(&notifiers, &entry(to, 1), None).await.expect("sent");
         }
         let body: serde_json::Value =
             server.received_requests().await.expect("recorded")[0].body_json().expect("JSON");
@@ -167,19 +219,20 @@ mod tests {
     async fn a_recipient_that_nobody_can_reach_is_given_up_with_those_there_are() {
         let notifiers = notifiers("http://127.0.0.1:1");
         let unknown = entry(Recipient::Slack("ops".parse().expect("a name")), 1);
-        let error = send(&notifiers, &unknown).await.expect_err("unknown");
+        let error = send(&notifiers, &unknown, None).await.expect_err("unknown");
         assert_eq!(error.to_string(), "refit.toml could not find notifier `ops`: it has log, team");
         assert_eq!(next_attempt(&unknown, &error, at(0), 0.0), None);
         let mail = entry(Recipient::Email(vec!["a@example.com".to_owned()]), 1);
-        let error = send(&notifiers, &mail).await.expect_err("no mailer");
+        let error = send(&notifiers, &mail, None).await.expect_err("no mailer");
         assert!(!error.is_transient(), "{error}");
     }
 
     #[tokio::test]
     async fn a_message_that_fails_is_tried_later_and_later_and_then_given_up() {
         let team = Recipient::Slack("team".parse().expect("a name"));
-        let error =
-            send(&notifiers("http://127.0.0.1:1"), &entry(team.clone(), 1)).await.expect_err("nobody there");
+        let error = send(&notifiers("http://127.0.0.1:1"), &entry(team.clone(), 1), None)
+            .await
+            .expect_err("nobody there");
         let next = |attempts| next_attempt(&entry(team.clone(), attempts), &error, at(0), 1.0);
         assert_eq!(next(1), Some(at(5)));
         assert_eq!(next(2), Some(at(10)));

@@ -3,17 +3,19 @@
 //!
 //! `message/<moment>.hbs` has the subject in its first line and then what is
 //! said first; `mail/layout.txt.hbs`, `mail/layout.html.hbs` and
-//! `slack/blocks.json.hbs` put that and the other facts into their forms. A
-//! name that a template uses and that is no fact is an error.
+//! `slack/blocks.json.hbs` put that and the other facts into their forms;
+//! `message/progress.hbs` and `slack/progress.json.hbs` make the message that
+//! follows a run. A name that a template uses and that is no fact is an error.
 
 use std::path::Path;
 
-use handlebars::Handlebars;
+use handlebars::{Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext};
 use serde_json::{Value, json};
 
-use super::facts::{Facts, Link};
+use super::facts::{Facts, Link, MetricRow, StepMark};
 use crate::adapter::Message;
-use crate::domain::workflow::{Mode, Moment};
+use crate::domain::verdict::Verdict;
+use crate::domain::workflow::{Better, Mode, Moment};
 
 /// Renders messages.
 pub struct Renderer {
@@ -35,6 +37,8 @@ pub struct TemplateError {
 const TEXT_LAYOUT: &str = "mail/layout.txt.hbs";
 const HTML_LAYOUT: &str = "mail/layout.html.hbs";
 const SLACK_LAYOUT: &str = "slack/blocks.json.hbs";
+const PROGRESS: &str = "message/progress.hbs";
+const PROGRESS_LAYOUT: &str = "slack/progress.json.hbs";
 
 /// Slack shows no more characters of a header, of a section's text, and of blocks.
 const SLACK_HEADER: usize = 150;
@@ -42,6 +46,8 @@ const SLACK_SECTION: usize = 3_000;
 const SLACK_BLOCKS: usize = 50;
 /// Some more characters in all blocks, and Slack refuses them (`msg_blocks_too_long`).
 const SLACK_TOTAL: usize = 10_000;
+/// Longer lines on a step make the list unreadable.
+const LONGEST_LINE: usize = 200;
 /// Mail programs show little more of a subject.
 const LONGEST_SUBJECT: usize = 150;
 
@@ -92,14 +98,34 @@ const MOMENTS: [Moment; 13] = [
     Moment::Alert,
 ];
 
-fn colour(moment: Moment) -> &'static str {
+/// How a moment looks: a word for it, its colour as text and as background, and the class that changes both in the dark.
+struct Look {
+    label: &'static str,
+    class: &'static str,
+    colour: &'static str,
+    tint: &'static str,
+    sign: &'static str,
+}
+
+fn look(moment: Moment) -> Look {
+    let good = |label| Look { label, class: "good", colour: "#18794e", tint: "#e6f6eb", sign: "✅" };
+    let bad = |label, sign| Look { label, class: "bad", colour: "#b42318", tint: "#feebec", sign };
+    let odd = |label, sign| Look { label, class: "odd", colour: "#8a4b00", tint: "#fff7c2", sign };
+    let plain = |label, sign| Look { label, class: "plain", colour: "#55595f", tint: "#f0f0f3", sign };
     match moment {
-        Moment::Promoted | Moment::Succeeded => "#18794e",
-        Moment::RolledBack | Moment::Failed | Moment::Alert => "#ce2c31",
-        Moment::Rejected | Moment::Held | Moment::NeedsApproval => "#ab6400",
-        Moment::Started | Moment::CanaryStarted | Moment::Skipped | Moment::Cancelled | Moment::Message => {
-            "#60646c"
-        }
+        Moment::Promoted => good("Promoted"),
+        Moment::Succeeded => good("Done"),
+        Moment::RolledBack => bad("Rolled back", "↩️"),
+        Moment::Failed => bad("Failed", "❌"),
+        Moment::Alert => bad("Needs you now", "🚨"),
+        Moment::Rejected => odd("Rejected", "⛔"),
+        Moment::Held => odd("Your decision", "✋"),
+        Moment::NeedsApproval => odd("Your approval", "✋"),
+        Moment::Started => plain("Under way", "🔄"),
+        Moment::CanaryStarted => plain("On canary", "🐤"),
+        Moment::Skipped => plain("Nothing to do", "⏭️"),
+        Moment::Cancelled => plain("Cancelled", "⏹️"),
+        Moment::Message => plain("Message", "💬"),
     }
 }
 
@@ -110,41 +136,108 @@ impl Renderer {
         plain.register_escape_fn(handlebars::no_escape);
         html.register_escape_fn(handlebars::html_escape);
         slack.register_escape_fn(slack_escape);
+        html.register_helper("prose", Box::new(Prose));
         for moment in MOMENTS {
             let (name, text) = of_moment(moment);
             register(&mut plain, name, text, overrides)?;
         }
+        register(&mut plain, PROGRESS, built_in!("message/progress.hbs"), overrides)?;
         register(&mut plain, TEXT_LAYOUT, built_in!("mail/layout.txt.hbs"), overrides)?;
         register(&mut html, HTML_LAYOUT, built_in!("mail/layout.html.hbs"), overrides)?;
         register(&mut slack, SLACK_LAYOUT, built_in!("slack/blocks.json.hbs"), overrides)?;
+        register(&mut slack, PROGRESS_LAYOUT, built_in!("slack/progress.json.hbs"), overrides)?;
         Ok(Self { plain, html, slack })
     }
 
-    /// The message that says `facts`; `id` is the same on every attempt.
+    /// The message that says `facts`; `id` is the same on every attempt, and so is every byte of the message.
     pub fn render(&self, id: &str, facts: &Facts, to: &[String]) -> Result<Message, TemplateError> {
         let (name, _) = of_moment(facts.moment);
+        let data = self.opened(name, facts)?;
+        let text = render(&self.plain, TEXT_LAYOUT, &data)?;
+        let html = render(&self.html, HTML_LAYOUT, &data)?;
+        Ok(Message {
+            id: id.to_owned(),
+            subject: data["subject"].as_str().unwrap_or_default().to_owned(),
+            text,
+            html: Some(html),
+            blocks: Some(self.blocks(SLACK_LAYOUT, &data)?),
+            to: to.to_vec(),
+        })
+    }
+
+    /// The message that follows a run: where it is, step by step. `facts.moment` is how it ended, or `Started`.
+    pub fn progress(&self, id: &str, facts: &Facts) -> Result<Message, TemplateError> {
+        let mut facts = facts.clone();
+        if facts.headline.is_none() {
+            let (name, _) = of_moment(facts.moment);
+            facts.headline = self.opened(name, &facts)?["subject"].as_str().map(str::to_owned);
+        }
+        let data = self.opened(PROGRESS, &facts)?;
+        let lines = |key: &str| data[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let text: Vec<&str> = lines("lead").chain(lines("progress_lines")).collect();
+        Ok(Message {
+            id: id.to_owned(),
+            subject: data["subject"].as_str().unwrap_or_default().to_owned(),
+            text: text.join("\n"),
+            html: None,
+            blocks: Some(self.blocks(PROGRESS_LAYOUT, &data)?),
+            to: vec![],
+        })
+    }
+
+    /// The data of a message with what the template `name` opens it with.
+    fn opened(&self, name: &str, facts: &Facts) -> Result<Value, TemplateError> {
         let mut data = data(facts);
         let said = render(&self.plain, name, &data)?;
         let (subject, lead) = said.split_once('\n').unwrap_or((&said, ""));
-        let subject = shorten(&one_line(subject), LONGEST_SUBJECT);
         let paragraphs: Vec<String> = lead.lines().map(printable).filter(|line| !line.is_empty()).collect();
-        data["subject"] = json!(subject);
+        data["subject"] = json!(shorten(&one_line(subject), LONGEST_SUBJECT));
         data["lead"] = json!(paragraphs);
-        let text = render(&self.plain, TEXT_LAYOUT, &data)?;
-        let html = render(&self.html, HTML_LAYOUT, &data)?;
-        let blocks = render(&self.slack, SLACK_LAYOUT, &data)?;
+        Ok(data)
+    }
+
+    fn blocks(&self, name: &str, data: &Value) -> Result<Value, TemplateError> {
+        let blocks = render(&self.slack, name, data)?;
         let blocks: Value = serde_json::from_str(&blocks).map_err(|error| TemplateError {
-            name: SLACK_LAYOUT.to_owned(),
+            name: name.to_owned(),
             problem: format!("it does not make JSON: {error}"),
         })?;
-        Ok(Message {
-            id: id.to_owned(),
-            subject,
-            text,
-            html: Some(html),
-            blocks: Some(within_limits(blocks)),
-            to: to.to_vec(),
-        })
+        Ok(within_limits(blocks))
+    }
+}
+
+/// `{{prose text}}` in HTML: the text, escaped, with what stands in backticks as code.
+struct Prose;
+
+impl HelperDef for Prose {
+    fn call<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+        out: &mut dyn Output,
+    ) -> HelperResult {
+        let text = helper.param(0).and_then(|text| text.value().as_str()).unwrap_or_default();
+        let mut parts: Vec<&str> = text.split('`').collect();
+        if parts.len().is_multiple_of(2) {
+            // A backtick without its other is one.
+            parts = vec![text];
+        }
+        for (index, part) in parts.iter().enumerate() {
+            let part = handlebars::html_escape(part);
+            if index.is_multiple_of(2) {
+                out.write(&part)?;
+            } else {
+                out.write(
+                    "<code class=\"code\" style=\"padding:1px 5px;border-radius:4px;background:#f0f0f3;\
+                    color:#1c2024;font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace\">",
+                )?;
+                out.write(&part)?;
+                out.write("</code>")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -179,16 +272,21 @@ fn render(engine: &Handlebars<'_>, name: &str, data: &Value) -> Result<String, T
 
 /// The facts as templates see them: numbers as people write them, every text without control characters.
 fn data(facts: &Facts) -> Value {
-    let metrics: Vec<Value> = facts
-        .metrics
+    let look = look(facts.moment);
+    let progress: Vec<String> = facts
+        .progress
         .iter()
         .map(|row| {
-            json!({
-                "name": row.name,
-                "candidate": number(row.candidate),
-                "champion": row.champion.map(number),
-                "change": row.champion.and_then(|champion| change(row.candidate, champion)),
-            })
+            let said = row.said.as_deref().map(|said| format!(": {}", one_line(said))).unwrap_or_default();
+            shorten(&format!("{} {}{said}", sign_of_step(row.state), row.step), LONGEST_LINE)
+        })
+        .collect();
+    let verdicts: Vec<Value> = facts
+        .verdicts
+        .iter()
+        .map(|check| {
+            let (mark, class, colour) = sign_of_verdict(check.verdict);
+            json!({"sentence": check.sentence, "mark": mark, "class": class, "colour": colour})
         })
         .collect();
     let links: Vec<&Link> = facts.links.iter().filter(|link| is_web(&link.url)).collect();
@@ -207,17 +305,103 @@ fn data(facts: &Facts) -> Value {
         "serving": facts.serving,
         "todo": facts.todo,
         "next": facts.next,
-        "metrics": metrics,
-        "verdicts": facts.verdicts,
+        "metrics": metric_rows(&facts.metrics),
+        "checked": !facts.metrics.is_empty() || !facts.verdicts.is_empty(),
+        "compared": facts.metrics.iter().any(|row| row.champion.is_some()),
+        "verdicts": verdicts,
         "links": links,
+        "command": facts.command,
+        "first": facts.first,
+        "headline": facts.headline,
+        "progress_lines": progress,
         "error": facts.error,
         "subject": facts.subject.as_deref().map(one_line),
         "message": facts.message,
         "steps": facts.steps,
-        "colour": colour(facts.moment),
+        "label": look.label,
+        "class": look.class,
+        "colour": look.colour,
+        "tint": look.tint,
+        "sign": look.sign,
         "lead": [],
     });
     clean(data)
+}
+
+/// Metrics as templates see them: values short, the change and whether it is one for the better, and all of it as a line
+/// of text whose columns stand below each other.
+fn metric_rows(metrics: &[MetricRow]) -> Vec<Value> {
+    let cells: Vec<[String; 4]> = metrics
+        .iter()
+        .map(|row| {
+            let change = row.champion.and_then(|champion| change(row.candidate, champion));
+            let tone = tone(row).map(|(word, ..)| format!(", {word}")).unwrap_or_default();
+            let change = change.map(|change| format!("{change}{tone}")).unwrap_or_default();
+            [one_line(&row.name), row.champion.map(number).unwrap_or_default(), number(row.candidate), change]
+        })
+        .collect();
+    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths = [width(0), width(1), width(2)];
+    let shown = metrics.iter().zip(&cells).map(|(row, cells)| {
+        let (word, class, colour) = tone(row).unwrap_or(("", "", "inherit"));
+        let [name, old, new, change] = cells;
+        let arrow = match (widths[1], old.is_empty()) {
+            (0, _) => "",
+            (_, true) => "   ",
+            (_, false) => "-> ",
+        };
+        let space = if widths[1] == 0 { "" } else { " " };
+        let line = format!(
+            "{name:<0$}  {old:>1$}{space}{arrow}{new:>2$}  {change}",
+            widths[0], widths[1], widths[2]
+        );
+        json!({
+            "name": row.name,
+            "candidate": number(row.candidate),
+            "champion": row.champion.map(number),
+            "change": row.champion.and_then(|champion| self::change(row.candidate, champion)),
+            "tone": word,
+            "class": class,
+            "colour": colour,
+            "line": line.trim_end(),
+        })
+    });
+    shown.collect()
+}
+
+/// Whether a metric got better, with how that looks; nothing where that is unknown or nothing changed.
+fn tone(row: &MetricRow) -> Option<(&'static str, &'static str, &'static str)> {
+    let (better, champion) = (row.better?, row.champion?);
+    let improved = match better {
+        Better::Lower => row.candidate < champion,
+        Better::Higher => row.candidate > champion,
+    };
+    (row.candidate != champion).then_some(if improved {
+        ("better", "good", "#18794e")
+    } else {
+        ("worse", "bad", "#b42318")
+    })
+}
+
+/// A verdict in the colours of the moments.
+fn sign_of_verdict(verdict: Option<Verdict>) -> (&'static str, &'static str, &'static str) {
+    match verdict {
+        Some(Verdict::Pass) => ("✓", "good", "#18794e"),
+        Some(Verdict::Fail | Verdict::Error) => ("✗", "bad", "#b42318"),
+        Some(Verdict::Inconclusive) => ("?", "odd", "#8a4b00"),
+        None => ("–", "soft", "#60646c"),
+    }
+}
+
+fn sign_of_step(mark: StepMark) -> &'static str {
+    match mark {
+        StepMark::Pending => "▫️",
+        StepMark::Running => "🔄",
+        StepMark::Waiting => "⏳",
+        StepMark::Done => "✅",
+        StepMark::Failed => "❌",
+        StepMark::Skipped => "⏭️",
+    }
 }
 
 fn clean(value: Value) -> Value {

@@ -104,6 +104,10 @@ impl Smtp {
 /// What the server's answer means: 4xx and silence may be tried again, 5xx not.
 fn meaning(error: &lettre::transport::smtp::Error) -> AdapterError {
     let (service, action, cause) = ("mail".to_owned(), "send a mail".to_owned(), excerpt(&error.to_string()));
+    if error.is_client() {
+        // Such as a server that takes no password as refit could give it: it will not another time.
+        return AdapterError::Rejected { service, action, cause };
+    }
     if !error.is_permanent() {
         return AdapterError::Unavailable { service, cause, retry_after: None };
     }

@@ -8,11 +8,11 @@ use super::context::{
 };
 use super::gate::GateOutput;
 use super::publish::PublishOutput;
-use crate::domain::id::{CanaryId, Generation, TargetName, VersionName};
+use crate::domain::id::{CanaryId, Generation, StepId, TargetName, VersionName};
 use crate::domain::release::{Assignment, CanaryServed, Release, Served};
 use crate::domain::workflow::step::{Canary, Compare, Wait};
 use crate::domain::workflow::units::BasisPoints;
-use crate::domain::workflow::{Mode, StepKind};
+use crate::domain::workflow::{Mode, StepKind, Workflow};
 
 /// How long a canary's share is valid; renewed at half of it, so that a refit
 /// that vanished cannot leave a canary out.
@@ -92,7 +92,7 @@ pub async fn run(spec: &Canary, ctx: &StepContext<'_>) -> Result<StepResult, Ste
     ctx.log.note(&format!("{}: {}", spec.target, target.traits().words()));
     target.apply(&release, ctx.services.instance).await?;
     ctx.ledger.release_applied(&spec.target, release.generation).await?;
-    let rules = compare_rules(spec, ctx);
+    let rules = compare_rules(spec, ctx.workflow);
     let canary = ctx
         .ledger
         .open_canary(CanaryOpening {
@@ -171,8 +171,8 @@ pub fn moved(refused: ReleaseRefused) -> StepError {
 }
 
 /// The rules of the workflow's one `compare`, or of the one the step names.
-fn compare_rules(spec: &Canary, ctx: &StepContext<'_>) -> Option<Compare> {
-    ctx.workflow.steps.iter().find_map(|step| match &step.kind {
+pub fn compare_rules(spec: &Canary, workflow: &Workflow) -> Option<Compare> {
+    workflow.steps.iter().find_map(|step| match &step.kind {
         StepKind::Compare(compare) if spec.compare.as_ref().is_none_or(|id| id == &step.id) => {
             Some(compare.clone())
         }
@@ -182,12 +182,17 @@ fn compare_rules(spec: &Canary, ctx: &StepContext<'_>) -> Option<Compare> {
 
 /// When the first `wait` after this step will have ended at the latest.
 fn deadline(ctx: &StepContext<'_>) -> Option<crate::domain::Timestamp> {
-    let after = ctx.workflow.steps.iter().skip_while(|step| &step.id != ctx.step).skip(1);
+    let longest = TimeDelta::from_std(longest_watch(ctx.workflow, ctx.step)?).ok()?;
+    Some(ctx.clock.now() + longest)
+}
+
+/// How long the first `wait` after the step `canary` lasts at the most: the time to decide.
+pub fn longest_watch(workflow: &Workflow, canary: &StepId) -> Option<std::time::Duration> {
+    let after = workflow.steps.iter().skip_while(|step| &step.id != canary).skip(1);
     let wait = after.into_iter().find_map(|step| match &step.kind {
         StepKind::Wait(wait) => Some(wait),
         _ => None,
     })?;
     let Wait { at_least, at_most, .. } = wait;
-    let longest = TimeDelta::from_std(at_most.unwrap_or(*at_least)).ok()?;
-    Some(ctx.clock.now() + longest)
+    Some(at_most.unwrap_or(*at_least))
 }

@@ -23,7 +23,7 @@ use crate::domain::version::{Manifest, VersionRecord};
 use crate::domain::workflow::step::{Compare, Naming, Stage};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::secret::Secrets;
-use crate::trainers::command::GuardCommand;
+use crate::trainers::command::{GuardCommand, Stop};
 
 /// What a step that did not fail gives back.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,6 +166,8 @@ pub struct StepContext<'a> {
     pub dirs: &'a Dirs,
     /// Fires when the step must stop: timeout, cancel, shutdown, lost lease.
     pub cancel: CancellationToken,
+    /// Fires when processes of the step must be gone at once: the run is another worker's any moment now.
+    pub force: CancellationToken,
     /// Where lines of log go.
     pub log: Arc<dyn StepLog>,
     /// Time.
@@ -177,6 +179,11 @@ pub struct StepContext<'a> {
 }
 
 impl StepContext<'_> {
+    /// How a command of this step is told to stop.
+    pub fn stop(&self) -> Stop {
+        Stop { ask: self.cancel.clone(), force: self.force.clone() }
+    }
+
     /// `run/step/operation`: the key of an outside effect, the same on every attempt.
     pub fn key(&self, operation: &str) -> String {
         format!("{}/{}/{operation}", self.run.id, self.step)
@@ -358,6 +365,8 @@ pub trait Ledger: Send + Sync {
     async fn canary(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError>;
     /// The watching goes on after promotion until `until`, or ends.
     async fn canary_promoted(&self, bake_until: Option<Timestamp>) -> Result<(), StepError>;
+    /// Ends the bake of this run's canary as promoted, unless the controller takes it back or is about to.
+    async fn end_bake(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError>;
     /// The canary ends: withdrawn, or its bake is over.
     async fn close_canary(&self, reason: &str) -> Result<(), StepError>;
 

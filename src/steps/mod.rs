@@ -8,6 +8,7 @@ pub mod compare;
 pub mod context;
 pub mod fetch;
 pub mod gate;
+pub mod headline;
 pub mod http;
 pub mod notify;
 pub mod promote;

@@ -21,6 +21,9 @@ use crate::domain::workflow::Moment;
 use crate::domain::workflow::step::{HoldTraffic, Promote};
 use crate::domain::workflow::units::BasisPoints;
 
+/// How long a run waits beyond its bake for the controller, which wakes it when it is done.
+const TAKING_BACK: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
+
 /// What the step kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PromoteOutput {
@@ -156,13 +159,22 @@ async fn promote(
     };
     match bake_until {
         None => Ok(StepResult::Promoted { output: to_json(output)? }),
-        Some(until) => Ok(StepResult::Sleep(Sleep {
-            until: Some(until),
-            resume: to_json(Resume::Baking { until, output })?,
-            held: false,
-            promoted: true,
-            tell: None,
-        })),
+        Some(until) => {
+            let watched = humantime::format_duration(spec.bake.unwrap_or_default());
+            let facts = json!({
+                "reason": output.reason,
+                "version": output.promoted,
+                "outcome": Outcome::Promoted,
+                "next": format!("it is watched for {watched} more; should it harm, it is rolled back at once"),
+            });
+            Ok(StepResult::Sleep(Sleep {
+                until: Some(until),
+                resume: to_json(Resume::Baking { until, output })?,
+                held: false,
+                promoted: true,
+                tell: Some((Moment::Promoted, facts)),
+            }))
+        }
     }
 }
 
@@ -193,23 +205,35 @@ async fn bake(
     output: PromoteOutput,
 ) -> Result<StepResult, StepError> {
     if let Some(canary) = canary.filter(|canary| canary.state == CanaryState::RolledBack) {
-        return Ok(StepResult::End {
-            outcome: Outcome::RolledBack,
-            reason: format!("rolled back during bake: {}", canary.reason),
-            output: json!({"promoted": null, "target": output.target, "reason": canary.reason}),
-        });
+        return Ok(rolled_back_in_bake(&output, &canary.reason));
     }
-    if ctx.clock.now() >= until {
-        ctx.ledger.canary_promoted(None).await?;
-        return Ok(StepResult::Promoted { output: to_json(output)? });
+    let now = ctx.clock.now();
+    let mut next = until;
+    if now >= until {
+        match ctx.ledger.end_bake().await?.map(|canary| (canary.state, canary.reason)) {
+            // A look found that it fails; the controller takes it back at this moment.
+            Some((CanaryState::Baking, _)) => next = now + TAKING_BACK,
+            Some((CanaryState::RolledBack, reason)) => return Ok(rolled_back_in_bake(&output, &reason)),
+            Some((CanaryState::Watching | CanaryState::Promoted, _)) | None => {
+                return Ok(StepResult::Promoted { output: to_json(output)? });
+            }
+        }
     }
     Ok(StepResult::Sleep(Sleep {
-        until: Some(until),
+        until: Some(next),
         resume: to_json(Resume::Baking { until, output })?,
         held: false,
         promoted: true,
         tell: None,
     }))
+}
+
+fn rolled_back_in_bake(output: &PromoteOutput, why: &str) -> StepResult {
+    StepResult::End {
+        outcome: Outcome::RolledBack,
+        reason: format!("rolled back during bake: {why}"),
+        output: json!({"promoted": null, "target": output.target, "reason": why}),
+    }
 }
 
 async fn hold(

@@ -99,7 +99,7 @@ pub async fn run(spec: &Run, ctx: &StepContext<'_>) -> Result<StepResult, StepEr
     let mut hearing =
         Hearing { log: Arc::clone(&ctx.log), metrics: StdoutMetrics::new(&spec.stdout_metrics) };
     let began = Instant::now();
-    let finished = command::run(guard, &command, &mut hearing, &ctx.cancel).await;
+    let finished = command::run(guard, &command, &mut hearing, &ctx.stop()).await;
     let seconds = began.elapsed().as_secs_f64();
     let finished = finished.map_err(not_run)?;
     tell(&finished, spec, ctx);

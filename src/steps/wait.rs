@@ -11,6 +11,7 @@ use super::promote::by_hand;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
 use crate::domain::expr::Expr;
+use crate::domain::workflow::StepKind;
 use crate::domain::workflow::step::Wait;
 
 /// How often a condition is looked at.
@@ -61,7 +62,8 @@ pub async fn run(spec: &Wait, ctx: &StepContext<'_>) -> Result<StepResult, StepE
     let done = |ended_by| StepResult::done(WaitOutput { since, ended_by });
     let watches = [&spec.until, &spec.abort_if].into_iter().flatten().any(|expr| expr.mentions("canary"));
     let mut scope = Cow::Borrowed(ctx.scope);
-    if ctx.latest_output::<CanaryOutput>().is_some() {
+    let has_canary = ctx.workflow.steps.iter().any(|step| matches!(step.kind, StepKind::Canary(_)));
+    if has_canary && ctx.latest_output::<CanaryOutput>().is_some() {
         match ctx.ledger.canary().await? {
             Some(canary) if canary.state != CanaryState::Watching => return done(EndedBy::CanaryEnded),
             Some(_) if by_hand(ctx.signals).is_some() => return done(EndedBy::CanaryEnded),

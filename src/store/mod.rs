@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::adapter::Posted;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryRecord;
 use crate::domain::event::Event;
@@ -31,8 +32,8 @@ pub use crate::domain::evidence::{
     EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, TruthBatch,
 };
 use crate::domain::id::{
-    CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, RunId, StepId, TargetName, VersionName,
-    WorkerId, WorkflowName,
+    CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, NotifierName, RunId, StepId, TargetName,
+    VersionName, WorkerId, WorkflowName,
 };
 use crate::domain::release::Release;
 use crate::domain::run::{Attempt, CancelRequest, Intent, Outcome, Run, SignalKind};
@@ -241,6 +242,42 @@ pub trait Store: Send + Sync + 'static {
     /// Messages about a run, oldest first.
     async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError>;
 
+    // Boards: one message a run, kept up to date.
+
+    /// The run went on: its message at each of `boards` is out of date.
+    async fn touch_boards(
+        &self,
+        run: RunId,
+        boards: &[NotifierName],
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Takes messages that are out of date, for `hold`, so that no other process rewrites them meanwhile.
+    async fn take_boards(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<BoardEntry>, StoreError>;
+    /// A message now is at `place` and says what hashes to `shows`; it is due at `again_at` if the run went on meanwhile.
+    async fn board_shown(
+        &self,
+        board: &BoardEntry,
+        place: &Posted,
+        shows: &str,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// A message was not brought up to date: tried again at `retry_at`; without one, when the run has gone on, which
+    /// is at `again_at` if it did so meanwhile.
+    async fn board_failed(
+        &self,
+        board: &BoardEntry,
+        error: &str,
+        retry_at: Option<Timestamp>,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Where the message about a run is.
+    async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError>;
+
     // Logs.
 
     /// Appends to a step's log; gives the chunk its number.
@@ -333,8 +370,17 @@ pub trait Store: Send + Sync + 'static {
     async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError>;
     /// Takes a look: compare-and-set of `next_look_at`; false when another process was first.
     async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError>;
-    /// Saves what a look found, if the canary still is in the state and stage it was read in; false when not.
-    async fn save_look(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError>;
+    /// Saves what a look found and queues what it says, in one transaction, if the canary still is in the state and
+    /// stage it was read in and nobody took a later look; false when not.
+    async fn save_look(
+        &self,
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+        notices: &[Notice],
+    ) -> Result<bool, StoreError>;
+    /// Ends a bake as promoted, unless a look has found that the version fails: then the controller takes it back.
+    /// Returns the canary as it is now.
+    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError>;
     /// Changes the state of a canary: promoted with or without bake, ended.
     async fn set_canary_state(
         &self,

@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::adapter::Posted;
 use crate::domain::Timestamp;
 use crate::domain::id::{
-    CanaryId, Epoch, Generation, ModelName, RunId, StepId, StoreName, TargetName, VersionName, WorkflowName,
+    CanaryId, Epoch, Generation, ModelName, NotifierName, RunId, StepId, StoreName, TargetName, VersionName,
+    WorkflowName,
 };
 use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::{
@@ -72,6 +74,8 @@ pub struct Opening {
     pub lost: Vec<(StepId, u32)>,
     /// Attempts that go on: `sleeping` to `started` under the new epoch.
     pub woken: Vec<(StepId, u32)>,
+    /// Attempts that end because the run does.
+    pub cancelled: Vec<(StepId, u32)>,
     /// New attempts.
     pub started: Vec<NewAttempt>,
     /// Steps that are skipped, with the reason.
@@ -108,12 +112,16 @@ pub struct Checkpoint {
     pub started: Vec<NewAttempt>,
     /// Steps that are skipped, with the reason.
     pub skipped: Vec<(StepId, String)>,
+    /// Attempts that sleep, or wait to be tried again, and end because the run does.
+    pub cancelled: Vec<(StepId, u32)>,
     /// Where the run stands then.
     pub run_state: RunState,
     /// What becomes of the undos.
     pub undos: UndoChange,
     /// Messages to queue.
     pub notices: Vec<Notice>,
+    /// Notifiers whose message about the run is out of date then.
+    pub boards: Vec<NotifierName>,
     /// When it happened.
     pub at: Timestamp,
 }
@@ -125,7 +133,7 @@ pub struct EndedAttempt {
     pub step: StepId,
     /// The attempt.
     pub attempt: u32,
-    /// `Succeeded`, `Failed` or `Sleeping`.
+    /// `Succeeded`, `Failed`, `Cancelled` or `Sleeping`.
     pub state: AttemptState,
     /// What it returned.
     pub output: Option<Value>,
@@ -208,6 +216,23 @@ pub struct OutboxEntry {
     pub dead: bool,
     /// What went wrong last.
     pub last_error: Option<String>,
+}
+
+/// A message about a run that is kept up to date, taken to be shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoardEntry {
+    /// The run.
+    pub run: RunId,
+    /// Who shows it.
+    pub notifier: NotifierName,
+    /// What it was raised to when it was taken.
+    pub revision: i64,
+    /// Where the message is, once it was posted.
+    pub place: Option<Posted>,
+    /// The hash of what the message says.
+    pub shows: Option<String>,
+    /// How often this was tried since the message was last up to date.
+    pub attempts: u32,
 }
 
 /// What renewing a lease found.

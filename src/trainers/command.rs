@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio_util::sync::CancellationToken;
 
-use super::guard::{Ended, Report, SUBCOMMAND};
+use super::guard::{ASK, Ended, Report, SUBCOMMAND};
 use super::process_tree;
 use listen::Following;
 pub use listen::{LONGEST_LINE, Listener};
@@ -51,6 +51,15 @@ impl GuardCommand {
     }
 }
 
+/// How a command is told to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Its processes get SIGTERM, and SIGKILL after its grace.
+    pub ask: CancellationToken,
+    /// Its processes get SIGKILL at once.
+    pub force: CancellationToken,
+}
+
 /// A command to be run.
 #[derive(Debug, Clone)]
 pub struct Command {
@@ -85,7 +94,7 @@ pub struct Finished {
     pub disk_full: bool,
     /// Bytes in the watched directory when they were more than allowed.
     pub files_over: Option<u64>,
-    /// Its `cancel` token fired before it ended.
+    /// It was told to stop before it ended.
     pub cancelled: bool,
 }
 
@@ -116,13 +125,13 @@ pub enum CommandError {
     Read(std::io::Error),
 }
 
-/// Runs `command` to its end, or until `cancel` fires. When it returns, and also when it is dropped
+/// Runs `command` to its end, or until `stop`. When it returns, and also when it is dropped
 /// (then a moment later), nothing of the command runs any more.
 pub async fn run(
     guard: &GuardCommand,
     command: &Command,
     listener: &mut dyn Listener,
-    cancel: &CancellationToken,
+    stop: &Stop,
 ) -> Result<Finished, CommandError> {
     let broken = |source| CommandError::Guard { program: guard.program.clone(), source };
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(broken)?;
@@ -145,7 +154,7 @@ pub async fn run(
 
     let mut following = Following::new(listener, command.log);
     let (outcome, leader) =
-        follow(&mut following, Pipes { stdout, stderr, reports }, control, command, cancel).await;
+        follow(&mut following, Pipes { stdout, stderr, reports }, control, command, stop).await;
     let finished = following.finish();
     if !matches!(outcome, Ok(Some(Report::Ended(_) | Report::CannotStart { .. }))) {
         // Without its guard the command's processes are orphans; most still carry its environment.
@@ -177,13 +186,14 @@ async fn follow(
     pipes: Pipes,
     control: tokio::net::unix::OwnedWriteHalf,
     command: &Command,
-    cancel: &CancellationToken,
+    stop: &Stop,
 ) -> (Result<Option<Report>, CommandError>, Option<i32>) {
     let Pipes { mut stdout, mut stderr, reports } = pipes;
     let mut reports = BufReader::new(reports).lines();
     let (mut out, mut err) = (vec![0; 64 * 1024], vec![0; 16 * 1024]);
     let (mut out_open, mut err_open, mut reports_open) = (true, true, true);
     let mut control = Some(control);
+    let mut asked = false;
     let mut last = None;
     let mut leader = None;
     let mut look = tokio::time::interval(SIZE_LOOK);
@@ -217,18 +227,24 @@ async fn follow(
                     give_up_at.get_or_insert_with(|| tokio::time::Instant::now() + Duration::from_secs(2));
                 }
             },
-            () = cancel.cancelled(), if control.is_some() => {
+            () = stop.force.cancelled(), if control.is_some() => {
                 following.finished.cancelled = true;
+                // The end of the socket is what a dead refit leaves, too.
                 control = None;
-                give_up_at = Some(tokio::time::Instant::now() + command.grace + GUARD_PATIENCE);
+                give_up_at = Some(tokio::time::Instant::now() + GUARD_PATIENCE);
             }
-            _ = look.tick(), if control.is_some() && command.files.is_some() => {
+            () = stop.ask.cancelled(), if !asked => {
+                following.finished.cancelled = true;
+                asked = true;
+                give_up_at = Some(ask(control.as_mut(), command.grace).await);
+            }
+            _ = look.tick(), if !asked && command.files.is_some() => {
                 if let Some((dir, limit)) = &command.files {
                     let used = size_below(dir);
                     if used > *limit {
                         following.finished.files_over = Some(used);
-                        control = None;
-                        give_up_at = Some(tokio::time::Instant::now() + command.grace + GUARD_PATIENCE);
+                        asked = true;
+                        give_up_at = Some(ask(control.as_mut(), command.grace).await);
                     }
                 }
             }
@@ -236,6 +252,18 @@ async fn follow(
         }
     }
     (Ok(last), leader)
+}
+
+/// Asks the guard to stop its command; returns when it is given up.
+async fn ask(
+    control: Option<&mut tokio::net::unix::OwnedWriteHalf>,
+    grace: Duration,
+) -> tokio::time::Instant {
+    if let Some(control) = control {
+        // A guard that does not hear it has ended.
+        let _ = control.write_all(ASK).await;
+    }
+    tokio::time::Instant::now() + grace + GUARD_PATIENCE
 }
 
 async fn read_some(pipe: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> std::io::Result<usize> {

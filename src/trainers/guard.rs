@@ -1,11 +1,11 @@
 //! `refit __guard`: the process between refit and a command.
 //!
 //! It starts the command in a session of its own and waits for its end, for a
-//! signal, or for the end of its control socket (standard input), which comes
-//! when refit asks it to stop and also when refit is killed. Then it ends every
-//! descendant (SIGTERM, grace, SIGKILL, again until none is left) and says on
-//! the socket how things went. Once refit is gone there is no grace: another
-//! process may start the same step at any moment. On Linux nothing escapes, `setsid` included; see
+//! signal, or for refit's word on its control socket (standard input). Then it
+//! ends every descendant (SIGTERM, grace, SIGKILL, again until none is left) and
+//! says on the socket how things went. The end of the socket, which comes when
+//! refit is killed and when it gives the step up, means that there is no grace:
+//! another process may start the same step at any moment. On Linux nothing escapes, `setsid` included; see
 //! `process_tree` for macOS.
 //!
 //! Memory is limited by looking: `RLIMIT_AS` limits address space, of which
@@ -17,10 +17,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use futures::FutureExt;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -29,6 +28,9 @@ use super::process_tree;
 
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "__guard";
+
+/// What refit writes on the control socket when the command is to stop; the grace begins.
+pub(super) const ASK: &[u8] = b"stop\n";
 
 /// How often memory is looked at.
 const MEMORY_LOOK: Duration = Duration::from_millis(100);
@@ -156,12 +158,14 @@ impl Main {
     }
 
     /// Ends every descendant; returns how many are left all the same.
-    async fn end_all(&mut self, grace: Duration, control: &UnixStream) -> usize {
+    async fn end_all(&mut self, mut grace: Duration, control: &mut UnixStream) -> usize {
         self.signal_all(Signal::TERM);
-        let until = Instant::now() + grace;
-        while self.living() > 0 && Instant::now() < until && !is_abandoned(control) {
-            tokio::time::sleep(END_LOOK).await;
-            self.reap();
+        let began = Instant::now();
+        while self.living() > 0 && began.elapsed() < grace {
+            tokio::select! {
+                word = word(control) => if word == Word::Over { grace = Duration::ZERO },
+                () = tokio::time::sleep(END_LOOK) => self.reap(),
+            }
         }
         let until = Instant::now() + KILL_PATIENCE;
         loop {
@@ -200,12 +204,17 @@ async fn guard(options: &Options) -> io::Result<()> {
     let _ = report(&mut control, &Report::Started { pid: main.pid.as_raw_pid() }).await;
 
     let mut ended = Ended::default();
-    let mut asked = [0_u8; 1];
+    let mut grace = options.grace;
     let mut look = tokio::time::interval(MEMORY_LOOK);
     while main.status.is_none() && ended.stopped.is_none() {
         tokio::select! {
             _ = child_ended.recv() => main.reap(),
-            _ = control.read(&mut asked) => ended.stopped = Some(Stopped::Asked),
+            word = word(&mut control) => {
+                ended.stopped = Some(Stopped::Asked);
+                if word == Word::Over {
+                    grace = Duration::ZERO;
+                }
+            }
             _ = terminate.recv() => ended.stopped = Some(Stopped::Asked),
             _ = interrupt.recv() => ended.stopped = Some(Stopped::Asked),
             _ = hang_up.recv() => ended.stopped = Some(Stopped::Asked),
@@ -220,20 +229,33 @@ async fn guard(options: &Options) -> io::Result<()> {
         }
     }
     // A process over its memory limit gets no grace: it would go on taking.
-    let grace = if ended.stopped == Some(Stopped::Memory) { Duration::ZERO } else { options.grace };
+    if ended.stopped == Some(Stopped::Memory) {
+        grace = Duration::ZERO;
+    }
     if ended.stopped.is_none() {
         ended.left_running = main.living();
     }
-    ended.survivors = main.end_all(grace, &control).await;
+    ended.survivors = main.end_all(grace, &mut control).await;
     ended.code = main.status.and_then(|status| status.exit_status());
     ended.signal = main.status.and_then(|status| status.terminating_signal());
     report(&mut control, &Report::Ended(ended)).await
 }
 
-/// Whether refit is gone; asking the guard to stop, it closes only its own half of the socket.
-fn is_abandoned(control: &UnixStream) -> bool {
-    let ready = control.ready(Interest::WRITABLE).now_or_never();
-    ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_write_closed()))
+/// What refit says on the control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// The command is to stop.
+    Stop,
+    /// refit is gone, or waits no longer.
+    Over,
+}
+
+async fn word(control: &mut UnixStream) -> Word {
+    let mut words = [0_u8; ASK.len()];
+    match control.read(&mut words).await {
+        Ok(0) | Err(_) => Word::Over,
+        Ok(_) => Word::Stop,
+    }
 }
 
 async fn report(control: &mut UnixStream, report: &Report) -> io::Result<()> {

@@ -131,8 +131,9 @@ fn the_reference_of_workflow_files_has_every_key() {
 fn links_between_the_pages_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let link = regex::Regex::new(r"\]\(([^)#: ]+)(?:#[^)]*)?\)").unwrap();
-    for page in ["README.md", "docs/workflow.md", "docs/trainer.md", "docs/operations.md", "docs/targets.md"]
-    {
+    let pages = ["workflow", "trainer", "operations", "notifications", "targets"];
+    let pages = pages.map(|page| format!("docs/{page}.md"));
+    for page in pages.iter().map(String::as_str).chain(["README.md"]) {
         let page = root.join(page);
         let text = std::fs::read_to_string(&page).unwrap();
         for hit in link.captures_iter(&text) {

@@ -66,7 +66,7 @@ def main():
         else:
             settings.update(tls_context=context, require_starttls=True)
     if options.user:
-        settings.update(authenticator=authenticate, auth_required=True, auth_require_tls=bool(options.cert))
+        settings.update(authenticator=authenticate, auth_required=True, auth_require_tls=bool(options.cert) and not options.implicit)
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

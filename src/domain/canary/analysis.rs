@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 use super::super::Timestamp;
 use super::super::evidence::{EvidenceMinute, PairedError};
 use super::super::stats::split::LOG_E_WRONG;
-use super::super::stats::{Arm, InvalidInput, SplitTest, Table};
-use super::super::workflow::step::{CompareRule, OnlineMetric};
+use super::super::stats::{InvalidInput, SplitTest, Table};
+use super::super::workflow::step::OnlineMetric;
 use super::super::workflow::units::BasisPoints;
 use super::CanaryRecord;
-use super::blocks::{Bet, Blocks, Clip};
-use super::minutes::{Arrived, Closed, Counts, Intake, LATENCY_BUCKETS, OpenTable, Side, sum};
-use super::rules::RuleTest;
+use super::blocks::{Blocks, Clip};
+use super::forecast::{Expected, Forecast};
+use super::minutes::{Arrived, Counts, Intake, LATENCY_BUCKETS, MinTable, OpenTable, Side, arm, sum};
+use super::rules::{self, RuleTest};
 
 /// How far back the stable arm is read before a canary.
 pub const HISTORY: TimeDelta = TimeDelta::hours(24);
@@ -26,6 +27,9 @@ const LATENCY_WINDOW: TimeDelta = TimeDelta::hours(1);
 const LATENCIES: u64 = 200;
 /// The share of slow requests the threshold aims at.
 const SLOW_SHARE: f64 = 0.05;
+/// What must be known of the stable version before a canary to say what the canary can show.
+const SEEN_AT_LEAST: TimeDelta = TimeDelta::hours(1);
+const REQUESTS_AT_LEAST: u64 = 20;
 /// Apps learn of a share within this time; the split is judged after it.
 const SPLIT_SETTLES: TimeDelta = TimeDelta::minutes(5);
 /// Requests expected of a canary that has not been heard of, and of one that has, at which silence is
@@ -69,6 +73,9 @@ pub struct Analysis {
     open: OpenTable,
     late: OpenTable,
     quiet: Quiet,
+    /// What the canary can show, from the traffic before it.
+    #[serde(default)]
+    pub(super) forecast: Option<String>,
 }
 
 /// A minute of the stable arm before the canary.
@@ -135,6 +142,7 @@ impl Analysis {
             open: OpenTable::default(),
             late: OpenTable::default(),
             quiet: Quiet::default(),
+            forecast: None,
         })
     }
 
@@ -239,6 +247,7 @@ impl Analysis {
                 rate.dispersion.observe(arm);
             }
         }
+        self.forecast = self.foresee(record, &history).map(|forecast| forecast.sentence());
         // The window of the history cuts its oldest block: what is left of it may be a single pair.
         let history = self.stable_blocks.close(Timestamp::MAX_UTC);
         let cut = usize::from(history.first().is_some_and(|oldest| oldest.named));
@@ -248,6 +257,30 @@ impl Analysis {
         self.clip.freeze();
         self.stable_blocks = Blocks::default();
         self.frozen = true;
+    }
+
+    /// What the canary can show at the traffic that was there before it; none when too little is known of it.
+    fn foresee(&self, record: &CanaryRecord, history: &[HistoryMinute]) -> Option<Forecast> {
+        let deadline = record.deadline?;
+        let seen = record.started_at - history.first()?.minute;
+        let requests = history.iter().fold(0_u64, |sum, minute| sum.saturating_add(minute.n));
+        let errors = history.iter().fold(0_u64, |sum, minute| sum.saturating_add(minute.errors));
+        if seen < SEEN_AT_LEAST || requests < REQUESTS_AT_LEAST {
+            return None;
+        }
+        let phi = self.tests.iter().find_map(|test| match test {
+            RuleTest::Rate(rate) => Some(rate.dispersion.phi()),
+            RuleTest::Mean(_) => None,
+        });
+        let expected = Expected {
+            requests_per_day: requests as f64 / seen.as_seconds_f64() * 86_400.0,
+            // None among so many is not none at all.
+            error_rate: (errors as f64 + 0.5) / (requests as f64 + 1.0),
+            slow_share: SLOW_SHARE,
+            dispersion: phi?.max(1.0),
+        };
+        let hours = (deadline - record.started_at).as_seconds_f64() / 3600.0;
+        Forecast::reckoned(&record.rules, &record.stages, hours, expected).ok()
     }
 
     /// A change of the share closes nothing and discards what is open: its arms are not comparable.
@@ -285,7 +318,7 @@ impl Analysis {
             self.late = OpenTable::default();
         }
         if let Some(closed) = self.open.close_together(&mut self.late) {
-            self.observe(record, &closed);
+            rules::observe(&mut self.tests, &record.rules.rules, &closed);
         }
         for (minute, canary, stable) in self.intake.retire(now) {
             if let Some(split) = &mut self.split
@@ -318,47 +351,16 @@ impl Analysis {
             }
             self.slow_above = edge(&self.stable_latency);
         }
-        let warm = arrived.minute >= record.started_at + WARM_UP;
-        for (test, rule) in self.tests.iter_mut().zip(&record.rules.rules) {
-            let RuleTest::Rate(rate) = test else { continue };
-            let (canary, stable) = match rule.metric {
-                OnlineMetric::ErrorRate => (
-                    arm(arrived.canary.n, arrived.canary.errors),
-                    arm(arrived.stable.n, arrived.stable.errors),
-                ),
-                OnlineMetric::LatencySlowShare if warm => (
-                    arm(arrived.canary.timed, arrived.canary.slow),
-                    arm(arrived.stable.timed, arrived.stable.slow),
-                ),
-                OnlineMetric::LatencySlowShare | OnlineMetric::AbsError => continue,
-            };
-            rate.see_canary(canary);
-            rate.see_stable(stable);
-        }
+        let (canary, stable) = counted(record, arrived);
+        rules::see(&mut self.tests, &record.rules.rules, canary, stable);
     }
 
     fn tabulate(&mut self, record: &CanaryRecord, arrived: &Arrived) {
-        let mut counts = arrived.clone();
-        if arrived.minute < record.started_at + WARM_UP {
-            for arm in [&mut counts.canary, &mut counts.stable] {
-                (arm.timed, arm.slow) = (0, 0);
-            }
-        }
+        let (canary, stable) = counted(record, arrived);
         let table = if arrived.late { &mut self.late } else { &mut self.open };
-        table.add(&counts);
-        if let Some(closed) = table.close(arrived.minute + TimeDelta::minutes(1)) {
-            self.observe(record, &closed);
-        }
-    }
-
-    fn observe(&mut self, record: &CanaryRecord, closed: &Closed) {
-        for (test, rule) in self.tests.iter_mut().zip(&record.rules.rules) {
-            let RuleTest::Rate(rate) = test else { continue };
-            match rule.metric {
-                OnlineMetric::ErrorRate => rate.observe(&closed.errors),
-                OnlineMetric::LatencySlowShare => rate.observe(&closed.slow),
-                OnlineMetric::AbsError => {}
-            }
+        table.add(arrived.minute, canary, stable);
+        if let Some(closed) = table.close(arrived.minute + TimeDelta::minutes(1), MinTable::default()) {
+            rules::observe(&mut self.tests, &record.rules.rules, &closed);
         }
     }
 
@@ -369,16 +371,7 @@ impl Analysis {
                 self.clip.freeze();
                 continue;
             };
-            self.bet_block(&record.rules.rules, clip, &block)?;
-        }
-        Ok(())
-    }
-
-    fn bet_block(&mut self, rules: &[CompareRule], clip: f64, block: &Bet) -> Result<(), InvalidInput> {
-        for (test, rule) in self.tests.iter_mut().zip(rules) {
-            if let RuleTest::Mean(mean) = test {
-                mean.observe(rule, clip, block)?;
-            }
+            rules::bet(&mut self.tests, &record.rules.rules, clip, &block)?;
         }
         Ok(())
     }
@@ -412,9 +405,15 @@ impl Analysis {
     }
 }
 
-fn arm(n: u64, e: u64) -> Arm {
-    // A count no table can hold is no evidence.
-    Arm::new(n, e.min(n)).unwrap_or_default()
+/// What counts of a minute: latencies of the first minutes are cold starts.
+fn counted(record: &CanaryRecord, arrived: &Arrived) -> (Counts, Counts) {
+    let (mut canary, mut stable) = (arrived.canary, arrived.stable);
+    if arrived.minute < record.started_at + WARM_UP {
+        for arm in [&mut canary, &mut stable] {
+            (arm.timed, arm.slow) = (0, 0);
+        }
+    }
+    (canary, stable)
 }
 
 fn added<'a>(minutes: impl Iterator<Item = &'a HistoryMinute>) -> Vec<u64> {

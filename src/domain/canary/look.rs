@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::super::Timestamp;
 use super::super::stats::combine::{Combined, Weighted, combine};
 use super::super::verdict::Verdict;
-use super::super::workflow::step::{CompareRule, OnlineMetric, Role};
+use super::super::workflow::step::{Compare, CompareRule, OnlineMetric, Role};
 use super::analysis::{Analysis, News};
+use super::rules::RuleTest;
 use super::{CanaryRecord, CanaryState, words};
 
 /// What one look came to.
@@ -21,6 +22,8 @@ pub struct Look {
     pub decision: Decision,
     /// To be said once: no evidence comes.
     pub notice: Option<String>,
+    /// To be said once, when the traffic before the canary is known: what the canary can show.
+    pub forecast: Option<String>,
 }
 
 /// What follows from a look.
@@ -51,7 +54,7 @@ pub enum Decision {
 pub fn look(record: &CanaryRecord, news: &News, now: Timestamp) -> Look {
     let mut after = record.clone();
     if !is_live(record) {
-        return Look { record: after, decision: Decision::Continue, notice: None };
+        return Look { record: after, decision: Decision::Continue, notice: None, forecast: None };
     }
     let read = Analysis::of(record).and_then(|mut analysis| {
         analysis.read(record, news, now).map_err(|error| error.to_string())?;
@@ -62,9 +65,11 @@ pub fn look(record: &CanaryRecord, news: &News, now: Timestamp) -> Look {
         Err(why) => {
             after.verdict = after.verdict.max(Verdict::Error);
             after.reason = format!("the analysis cannot go on: {why}");
-            return Look { record: after, decision: Decision::Continue, notice: None };
+            return Look { record: after, decision: Decision::Continue, notice: None, forecast: None };
         }
     };
+    let was_known = Analysis::of(record).is_ok_and(|before| before.frozen);
+    let forecast = analysis.forecast.clone().filter(|_| !was_known);
     let mut notice = None;
     let decision = if news.more {
         Decision::Continue
@@ -72,7 +77,7 @@ pub fn look(record: &CanaryRecord, news: &News, now: Timestamp) -> Look {
         decide(&mut after, &mut analysis, news, now, &mut notice)
     };
     after.analysis = serde_json::to_value(&analysis).unwrap_or(Value::Null);
-    Look { record: after, decision, notice }
+    Look { record: after, decision, notice, forecast }
 }
 
 fn is_live(record: &CanaryRecord) -> bool {
@@ -89,10 +94,9 @@ fn decide(
     now: Timestamp,
     notice: &mut Option<String>,
 ) -> Decision {
-    let evidence = against(&record.rules.rules, analysis);
-    let limit = -record.rules.alpha.ln();
-    if let Some((combined, index)) = evidence.filter(|(combined, _)| combined.log_e >= limit) {
-        let reason = words::against(&record.rules, index, analysis, combined.log_e);
+    let evidence = against(&record.rules.rules, &analysis.tests);
+    if let Some((combined, index)) = evidence.filter(|(combined, _)| is_worse(&record.rules, combined)) {
+        let reason = words::against(&record.rules, index, &analysis.tests, combined.log_e);
         record.verdict = Verdict::Fail;
         record.reason.clone_from(&reason);
         return Decision::RollBack { metric: record.rules.rules[index].metric, reason };
@@ -159,20 +163,30 @@ fn advance(
         let next = record.stage + 1;
         return if heard && !suspected { Decision::Shift { stage: next } } else { Decision::Continue };
     }
-    let mut gating = gating(&record.rules.rules, analysis).peekable();
-    if gating.peek().is_some() && gating.all(|(_, rule, test)| test.accepts(rule, record.rules.beta)) {
+    if is_good_enough(&record.rules, &analysis.tests) {
         record.verdict = Verdict::Pass;
-        record.reason = words::pass(record, analysis);
+        record.reason = words::pass(&record.rules, &analysis.tests);
     }
     Decision::Continue
+}
+
+/// The evidence against the canary is at its limit: it is rolled back.
+pub(super) fn is_worse(rules: &Compare, combined: &Combined) -> bool {
+    combined.log_e >= -rules.alpha.ln()
+}
+
+/// Every gating rule is shown to hold; without one nothing is shown.
+pub(super) fn is_good_enough(rules: &Compare, tests: &[RuleTest]) -> bool {
+    let mut gating = gating(&rules.rules, tests).peekable();
+    gating.peek().is_some() && gating.all(|(_, rule, test)| test.accepts(rule, rules.beta))
 }
 
 /// Rules that decide, each with its place and tests.
 pub(super) fn gating<'a>(
     rules: &'a [CompareRule],
-    analysis: &'a Analysis,
-) -> impl Iterator<Item = (usize, &'a CompareRule, &'a super::rules::RuleTest)> {
-    let all = rules.iter().zip(&analysis.tests).enumerate();
+    tests: &'a [RuleTest],
+) -> impl Iterator<Item = (usize, &'a CompareRule, &'a RuleTest)> {
+    let all = rules.iter().zip(tests).enumerate();
     all.filter(|(_, (rule, _))| rule.role == Role::Gating).map(|(index, (rule, test))| (index, rule, test))
 }
 
@@ -192,8 +206,8 @@ pub(super) fn weights(rules: &[CompareRule]) -> Vec<f64> {
 }
 
 /// The evidence of all gating rules against the canary, and the place of the rule that leads.
-pub(super) fn against(rules: &[CompareRule], analysis: &Analysis) -> Option<(Combined, usize)> {
-    let (indices, metrics): (Vec<_>, Vec<_>) = gating(rules, analysis)
+pub(super) fn against(rules: &[CompareRule], tests: &[RuleTest]) -> Option<(Combined, usize)> {
+    let (indices, metrics): (Vec<_>, Vec<_>) = gating(rules, tests)
         .zip(weights(rules))
         .map(|((index, _, test), weight)| (index, Weighted { weight, log_e: test.log_e_worse() }))
         .unzip();

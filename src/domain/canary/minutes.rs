@@ -30,8 +30,28 @@ const CLOSES_AFTER: TimeDelta = TimeDelta::seconds(60 + 90);
 const FINAL_AFTER: TimeDelta = TimeDelta::minutes(15);
 /// A table that small traffic keeps open closes after this at the latest.
 const OPEN_AT_MOST: TimeDelta = TimeDelta::hours(24);
-/// Requests that close a table: counts, never errors, so that closing says nothing of the outcome.
-const ENOUGH: (u64, u64) = (2, 10);
+
+/// Requests of both arms that close a table: counts, never errors, so that closing says nothing of the
+/// outcome. 0 and 0 closes one a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MinTable {
+    /// Of the canary.
+    pub canary: u64,
+    /// Of the stable arm.
+    pub stable: u64,
+}
+
+impl Default for MinTable {
+    fn default() -> Self {
+        Self { canary: 2, stable: 10 }
+    }
+}
+
+impl MinTable {
+    fn reached(self, table: &OpenTable) -> bool {
+        table.canary.n >= self.canary && table.stable.n >= self.stable
+    }
+}
 
 /// Requests of one arm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -85,6 +105,11 @@ impl Standing {
         };
         Counts { n: self.n, errors: self.errors.min(self.n), timed, slow }
     }
+}
+
+/// A count no table can hold is no evidence.
+pub(super) fn arm(n: u64, e: u64) -> Arm {
+    Arm::new(n, e.min(n)).unwrap_or_default()
 }
 
 pub(super) fn sum(counts: &[u64]) -> u64 {
@@ -207,10 +232,10 @@ pub(super) struct Closed {
 }
 
 impl OpenTable {
-    pub(super) fn add(&mut self, arrived: &Arrived) {
-        self.canary.add(arrived.canary);
-        self.stable.add(arrived.stable);
-        self.since.get_or_insert(arrived.minute);
+    pub(super) fn add(&mut self, minute: Timestamp, canary: Counts, stable: Counts) {
+        self.canary.add(canary);
+        self.stable.add(stable);
+        self.since.get_or_insert(minute);
     }
 
     /// Whether it holds anything from before `at`.
@@ -219,10 +244,9 @@ impl OpenTable {
     }
 
     /// The table, when it has enough requests or was open long enough at `at`.
-    pub(super) fn close(&mut self, at: Timestamp) -> Option<Closed> {
+    pub(super) fn close(&mut self, at: Timestamp, enough: MinTable) -> Option<Closed> {
         let since = self.since?;
-        let enough = self.canary.n >= ENOUGH.0 && self.stable.n >= ENOUGH.1;
-        (enough || at - since >= OPEN_AT_MOST).then(|| std::mem::take(self).closed())
+        (enough.reached(self) || at - since >= OPEN_AT_MOST).then(|| std::mem::take(self).closed())
     }
 
     /// Both as one table, when neither is enough by itself and both together are: arms that report at
@@ -231,16 +255,13 @@ impl OpenTable {
         let mut both = *self;
         both.canary.add(other.canary);
         both.stable.add(other.stable);
-        let enough = both.canary.n >= ENOUGH.0 && both.stable.n >= ENOUGH.1;
-        enough.then(|| {
+        MinTable::default().reached(&both).then(|| {
             (*self, *other) = (Self::default(), Self::default());
             both.closed()
         })
     }
 
     fn closed(self) -> Closed {
-        // A count no table can hold is no evidence.
-        let arm = |n, e: u64| Arm::new(n, e.min(n)).unwrap_or_default();
         let (c, s) = (self.canary, self.stable);
         Closed {
             errors: Table { canary: arm(c.n, c.errors), stable: arm(s.n, s.errors) },

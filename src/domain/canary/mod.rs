@@ -7,11 +7,15 @@
 //! * `minutes`: minutes become tables; `blocks`: pairs of errors become bets
 //! * `rules`: the tests of one rule; `analysis`: what was read and what is frozen
 //! * `look`: what follows; `words`: why, with numbers; `view`: what is shown
+//! * `forecast`: what a canary can show, beforehand
+//! * `replay`: the same tests and limits over minutes of a file or a simulation
 
 mod analysis;
 mod blocks;
+mod forecast;
 mod look;
 mod minutes;
+mod replay;
 mod rules;
 mod view;
 mod words;
@@ -20,8 +24,10 @@ mod words;
 mod tests;
 
 pub use self::analysis::{Analysis, ERROR_HISTORY, HISTORY, News};
+pub use self::forecast::{Equal, Expected, Forecast, RuleForecast, Worse};
 pub use self::look::{Decision, Look, look};
-pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, latency_bucket};
+pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_bucket};
+pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
 pub use self::view::{ArmView, CanaryView, RuleView};
 
 use serde::{Deserialize, Serialize};

@@ -9,6 +9,7 @@ use super::super::stats::{
 };
 use super::super::workflow::step::{CompareRule, OnlineMetric};
 use super::blocks::Bet;
+use super::minutes::{Closed, Counts, arm};
 
 /// A share of requests, compared between the arms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +118,49 @@ impl RuleTest {
             }),
         }
     }
+}
+
+/// Both arms' part of a minute: what concerns each alone.
+pub(super) fn see(tests: &mut [RuleTest], rules: &[CompareRule], canary: Counts, stable: Counts) {
+    for (test, rule) in tests.iter_mut().zip(rules) {
+        let RuleTest::Rate(rate) = test else { continue };
+        let part = |counts: Counts| match rule.metric {
+            OnlineMetric::ErrorRate => Some(arm(counts.n, counts.errors)),
+            OnlineMetric::LatencySlowShare => Some(arm(counts.timed, counts.slow)),
+            OnlineMetric::AbsError => None,
+        };
+        if let (Some(canary), Some(stable)) = (part(canary), part(stable)) {
+            rate.see_canary(canary);
+            rate.see_stable(stable);
+        }
+    }
+}
+
+/// A closed table goes into every test of a rate.
+pub(super) fn observe(tests: &mut [RuleTest], rules: &[CompareRule], closed: &Closed) {
+    for (test, rule) in tests.iter_mut().zip(rules) {
+        let RuleTest::Rate(rate) = test else { continue };
+        match rule.metric {
+            OnlineMetric::ErrorRate => rate.observe(&closed.errors),
+            OnlineMetric::LatencySlowShare => rate.observe(&closed.slow),
+            OnlineMetric::AbsError => {}
+        }
+    }
+}
+
+/// A complete block goes into every test of prediction errors.
+pub(super) fn bet(
+    tests: &mut [RuleTest],
+    rules: &[CompareRule],
+    clip: f64,
+    block: &Bet,
+) -> Result<(), InvalidInput> {
+    for (test, rule) in tests.iter_mut().zip(rules) {
+        if let RuleTest::Mean(mean) = test {
+            mean.observe(rule, clip, block)?;
+        }
+    }
+    Ok(())
 }
 
 /// The chance of accepting wrongly that each way to accept may use.

@@ -10,7 +10,9 @@ use super::*;
 use crate::domain::evidence::{EvidenceMinute, MinuteCounts, PairedError};
 use crate::domain::workflow::step::{CompareRule, OnlineMetric, Role};
 
+mod forecasts;
 mod properties;
+mod replays;
 
 fn start() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().expect("valid")

@@ -48,6 +48,9 @@ pub struct CanaryView {
     pub evidence_against: Option<f64>,
     /// At this it is rolled back: `ln(1/alpha)`.
     pub limit_against: f64,
+    /// What it can show, in a sentence, when the traffic before it was known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<String>,
     /// By rule, in the order of the file.
     pub rules: Vec<RuleView>,
 }
@@ -141,9 +144,10 @@ impl CanaryRecord {
             looked_at: analysis.and_then(|analysis| analysis.looked_at),
             deadline: self.deadline,
             evidence_against: analysis
-                .and_then(|analysis| against(&self.rules.rules, analysis))
+                .and_then(|analysis| against(&self.rules.rules, &analysis.tests))
                 .map(|(combined, _)| combined.log_e),
             limit_against: -self.rules.alpha.ln(),
+            forecast: analysis.and_then(|analysis| analysis.forecast.clone()),
             rules: analysis.map_or_else(Vec::new, |analysis| self.rule_views(analysis)),
         }
     }

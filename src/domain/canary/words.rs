@@ -16,8 +16,8 @@ fn subject(metric: OnlineMetric) -> &'static str {
 }
 
 /// Why the canary is rolled back: the rule at `index` leads.
-pub(super) fn against(rules: &Compare, index: usize, analysis: &Analysis, log_e: f64) -> String {
-    let (rule, test) = (&rules.rules[index], &analysis.tests[index]);
+pub(super) fn against(rules: &Compare, index: usize, tests: &[RuleTest], log_e: f64) -> String {
+    let (rule, test) = (&rules.rules[index], &tests[index]);
     let finding = match test {
         RuleTest::Rate(_) if test.led_by_limit() => {
             format!("above the limit of {}", percent(rule.never_above.unwrap_or_default()))
@@ -52,9 +52,9 @@ fn arms(metric: OnlineMetric, test: &RuleTest) -> String {
 }
 
 /// Why the canary passes.
-pub(super) fn pass(record: &CanaryRecord, analysis: &Analysis) -> String {
-    let beta = record.rules.beta;
-    let metrics = gating(&record.rules.rules, analysis).map(|(_, rule, test)| {
+pub(super) fn pass(rules: &Compare, tests: &[RuleTest]) -> String {
+    let beta = rules.beta;
+    let metrics = gating(&rules.rules, tests).map(|(_, rule, test)| {
         let log_e = test.log_e_non_inferior();
         let level = acceptance_level(rule, beta);
         let finding = if log_e >= -level.ln() {
@@ -82,9 +82,14 @@ pub(super) fn so_far(record: &CanaryRecord, analysis: &Analysis) -> String {
     if analysis.minutes == 0 && analysis.paired_cursor == 0 {
         return "no evidence yet".to_owned();
     }
-    let metrics = record.rules.rules.iter().zip(&analysis.tests).map(|(rule, test)| {
+    undecided(&record.rules, &analysis.tests)
+}
+
+/// The evidence of every rule, none of it enough.
+pub(super) fn undecided(rules: &Compare, tests: &[RuleTest]) -> String {
+    let metrics = rules.rules.iter().zip(tests).map(|(rule, test)| {
         let (worse, not_worse) = (test.log_e_worse(), test.log_e_non_inferior());
-        let level = acceptance_level(rule, record.rules.beta);
+        let level = acceptance_level(rule, rules.beta);
         format!(
             "{}: evidence that it is worse {}, that it is not {} of {}",
             arms(rule.metric, test),

@@ -229,9 +229,9 @@ pub(super) struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Percentile bounds, each one-sided at `confidence`. Undefined draws count against either
+    /// Percentile bounds, each one-sided at its confidence, lower and upper. Undefined draws count against either
     /// conclusion: they lie below the lower and above the upper bound.
-    pub(super) fn bounds(&self, confidence: f64) -> Option<(f64, f64)> {
+    pub(super) fn bounds(&self, lower: f64, upper: f64) -> Option<(f64, f64)> {
         let at = |undefined: f64, share: f64| {
             let mut sorted: Vec<f64> =
                 self.changes.iter().map(|change| change.unwrap_or(undefined)).collect();
@@ -242,7 +242,7 @@ impl Bootstrap {
             let place = if undefined > 0.0 { place.ceil() } else { place.floor() };
             sorted.get(place as usize).copied()
         };
-        Some((at(f64::NEG_INFINITY, 1.0 - confidence)?, at(f64::INFINITY, confidence)?))
+        Some((at(f64::NEG_INFINITY, 1.0 - lower)?, at(f64::INFINITY, upper)?))
     }
 }
 
@@ -313,7 +313,7 @@ mod tests {
         }
         let bounds = |seed| {
             let change = |candidate: f64, champion: f64| Some(candidate - champion);
-            holdout.bootstrap(Score::Mae, None, 2000, seed, change).bounds(0.95)
+            holdout.bootstrap(Score::Mae, None, 2000, seed, change).bounds(0.95, 0.95)
         };
         assert_eq!(bounds(1), bounds(1));
         // Paired: the difference is the same in every block, so there is nothing to be unsure of.

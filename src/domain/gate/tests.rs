@@ -181,6 +181,45 @@ fn each_segment_is_judged_and_none_is_not_a_pass() {
 }
 
 #[test]
+fn to_refuse_one_of_many_segments_takes_more_evidence_and_to_pass_takes_no_less() {
+    // One segment is a little worse on most days; the more there are beside it, the more it may be chance.
+    let with = |segments: usize| {
+        let mut scored = Holdout::default();
+        for day in 0..40_u32 {
+            for segment in 0..segments {
+                let swing = if day % 2 == 0 { 0.30 } else { -0.12 };
+                let error = if segment == 0 { 10.0 * (1.0 + swing) } else { 10.0 };
+                scored
+                    .row(&day.to_string(), &format!("s{segment:02}"), 0.0, error, Some(10.0))
+                    .expect("finite");
+            }
+        }
+        let rule = GateRule { vs_champion: vs(0.02, Some(0.95), false), each_segment: true, ..rule("mae") };
+        let candidate = Metrics::default();
+        let (better, champion) = (directions(), Champion::Serves { stored: None });
+        let evidence =
+            Evidence { candidate: &candidate, champion, holdout: Some(&scored), better: &better, seed: 3 };
+        judge(&[rule], &evidence)
+    };
+    let (alone, among_many) = (with(1), with(40));
+    assert_eq!(alone[0].verdict, Verdict::Fail, "{}", alone[0].sentence);
+    assert_eq!(among_many[0].verdict, Verdict::Inconclusive, "{}", among_many[0].sentence);
+    assert_eq!(alone[0].interval.map(|bounds| bounds.1), among_many[0].interval.map(|bounds| bounds.1));
+    assert!(among_many[1..].iter().all(|result| result.verdict == Verdict::Pass));
+}
+
+#[test]
+fn a_champion_of_another_holdout_is_warned_about() {
+    let candidate = metrics(&[("mae", 103.0)], None);
+    let stored = metrics(&[("mae", 100.0)], None);
+    let rule = GateRule { vs_champion: vs(0.05, None, true), ..rule("mae") };
+    let result = judged(rule, &candidate, Champion::Serves { stored: Some(&stored) }, None);
+    let found = warnings(&[result], &directions());
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("mae: the champion was measured on another holdout"), "{}", found[0]);
+}
+
+#[test]
 fn before_the_first_champion_only_rules_without_one_count() {
     let candidate = metrics(&[("mae", 10.0)], None);
     let better = directions();

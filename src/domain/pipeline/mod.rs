@@ -1,15 +1,13 @@
 //! What happens next to a run: a function of its workflow, its attempts and
 //! its ending. The engine does what is decided here, then checkpoints it.
 
-use std::collections::{HashMap, HashSet};
-
 use serde_json::{Map, Value, json};
 
 use super::Timestamp;
 use super::expr::Scope;
 use super::id::StepId;
 use super::run::{Attempt, AttemptState, Intent, IntentState, Outcome, Run};
-use super::workflow::{Step, Workflow};
+use super::workflow::{Step, StepKind, Workflow};
 
 /// What is known of a run when a decision is made.
 #[derive(Clone, Copy)]
@@ -85,6 +83,17 @@ pub fn latest<'a>(attempts: &'a [Attempt], step: &StepId) -> Option<&'a Attempt>
     attempts.iter().rev().find(|attempt| &attempt.step == step)
 }
 
+/// Steps that sleep until somebody approves.
+pub fn waits_for_approval(workflow: &Workflow, attempts: &[Attempt]) -> Vec<StepId> {
+    let asks = |attempt: &&Attempt| {
+        attempt.state == AttemptState::Sleeping
+            && workflow
+                .step(&attempt.step)
+                .is_some_and(|step| matches!(step.kind, StepKind::Approve(_) | StepKind::Gate(_)))
+    };
+    attempts.iter().filter(asks).map(|attempt| attempt.step.clone()).collect()
+}
+
 /// What a step left for itself when it last slept, also in an attempt that was lost or failed since: a wait does not
 /// begin again because a process died.
 pub fn left_by<'a>(attempts: &'a [Attempt], step: &StepId) -> Option<&'a Value> {
@@ -134,8 +143,26 @@ pub fn next(view: View<'_>, now: Timestamp) -> Next {
     Next::Finish { outcome, reason: reason.to_owned() }
 }
 
-/// The newest attempt of each step.
-type Newest<'a> = HashMap<&'a StepId, &'a Attempt>;
+/// Where the step called `id` stands in `steps`. It is sought from `near` on, where it nearly always is: to hash
+/// hundreds of names takes longer than the rest of a decision.
+fn place(steps: &[Step], id: &StepId, near: usize) -> Option<usize> {
+    let (before, after) = steps.split_at(steps.len().min(near + 1));
+    let is = |step: &Step| &step.id == id;
+    before.iter().rposition(is).or_else(|| Some(before.len() + after.iter().position(is)?))
+}
+
+/// The newest attempt of each of `steps`.
+fn newest<'a>(steps: &[Step], attempts: &'a [Attempt]) -> Vec<Option<&'a Attempt>> {
+    let mut newest = vec![None; steps.len()];
+    let mut near = 0;
+    for attempt in attempts {
+        if let Some(place) = place(steps, &attempt.step, near) {
+            newest[place] = Some(attempt);
+            near = place + 1;
+        }
+    }
+    newest
+}
 
 enum Advance {
     Go { start: Vec<(StepId, u32)>, skip: Vec<(StepId, String)> },
@@ -150,11 +177,9 @@ fn advance(view: View<'_>, steps: &[Step], strict: bool, now: Timestamp) -> Adva
     let mut skip: Vec<(StepId, String)> = vec![];
     let mut until: Option<Timestamp> = None;
     let mut waiting = false;
-    let newest: Newest<'_> = view.attempts.iter().map(|attempt| (&attempt.step, attempt)).collect();
-    let siblings: HashSet<&StepId> = steps.iter().map(|step| &step.id).collect();
-    for step in steps {
-        let last = newest.get(&step.id).copied();
-        match last.map(|attempt| (attempt, attempt.state)) {
+    let newest = newest(steps, view.attempts);
+    for (index, step) in steps.iter().enumerate() {
+        match newest[index].map(|attempt| (attempt, attempt.state)) {
             Some((_, AttemptState::Succeeded | AttemptState::Skipped)) => {}
             Some((_, AttemptState::Started)) => waiting = true,
             Some((attempt, AttemptState::Sleeping)) => {
@@ -173,8 +198,12 @@ fn advance(view: View<'_>, steps: &[Step], strict: bool, now: Timestamp) -> Adva
                 }
                 None => {}
             },
+            Some((_, AttemptState::Cancelled)) if strict => {
+                return Advance::Failed(format!("step `{}` was stopped", step.id));
+            }
+            Some((_, AttemptState::Cancelled)) => {}
             Some((attempt, AttemptState::Lost)) => start.push((step.id.clone(), attempt.attempt + 1)),
-            None => match readiness(view, &newest, step, &siblings, &skip, strict) {
+            None => match readiness(view, (steps, &newest), index, &skip, strict) {
                 Readiness::Ready => start.push((step.id.clone(), 1)),
                 Readiness::NotYet => waiting = true,
                 Readiness::Skip(reason) => skip.push((step.id.clone(), reason)),
@@ -207,24 +236,24 @@ enum Readiness {
 
 fn readiness(
     view: View<'_>,
-    newest: &Newest<'_>,
-    step: &Step,
-    siblings: &HashSet<&StepId>,
+    (steps, newest): (&[Step], &[Option<&Attempt>]),
+    index: usize,
     skipped_now: &[(StepId, String)],
     strict: bool,
 ) -> Readiness {
+    let step = &steps[index];
     for need in &step.needs {
-        if !siblings.contains(need) {
-            continue;
-        }
+        let Some(place) = place(steps, need, index) else { continue };
         if skipped_now.iter().any(|(id, _)| id == need) {
             continue;
         }
-        match newest.get(need) {
+        match newest[place] {
             Some(attempt) => match attempt.state {
                 AttemptState::Succeeded | AttemptState::Skipped => {}
                 AttemptState::Failed if !strict && attempt.wake_at.is_none() => {}
+                AttemptState::Cancelled if !strict => {}
                 AttemptState::Started
+                | AttemptState::Cancelled
                 | AttemptState::Sleeping
                 | AttemptState::Failed
                 | AttemptState::Lost => {
@@ -266,7 +295,11 @@ pub fn adopt(attempts: &[Attempt], signalled: bool, now: Timestamp) -> Adoption 
                     adoption.woken.push(id());
                 }
             }
-            AttemptState::Succeeded | AttemptState::Failed | AttemptState::Lost | AttemptState::Skipped => {}
+            AttemptState::Succeeded
+            | AttemptState::Failed
+            | AttemptState::Lost
+            | AttemptState::Skipped
+            | AttemptState::Cancelled => {}
         }
     }
     adoption

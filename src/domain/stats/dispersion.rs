@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::table::Arm;
+use super::{InvalidInput, checked};
 
 /// Tables' worth of belief that errors are independent, before any is seen.
 const PRIOR: f64 = 10.0;
@@ -22,13 +23,25 @@ pub struct Dispersion {
     previous: Option<Arm>,
     sum: f64,
     count: u64,
+    /// Known from elsewhere: nothing is learnt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    known: Option<f64>,
 }
 
 impl Dispersion {
+    /// One that is known, and that no table changes; 1 for requests that fail independently.
+    ///
+    /// # Errors
+    /// A dispersion that is not finite or below 0.
+    pub fn known(phi: f64) -> Result<Self, InvalidInput> {
+        let phi = checked("dispersion", phi, |phi| phi.is_finite() && phi >= 0.0, "0 or more")?;
+        Ok(Self { known: Some(phi), ..Self::default() })
+    }
+
     /// Adds one closed table of the stable arm. No requests change nothing, and
     /// while every request so far ended alike there is no variation to measure.
     pub fn observe(&mut self, stable: Arm) {
-        if stable.n() == 0 {
+        if stable.n() == 0 || self.known.is_some() {
             return;
         }
         self.requests = self.requests.saturating_add(stable.n());
@@ -47,7 +60,7 @@ impl Dispersion {
 
     /// Variance relative to independent requests; 1 before anything is known.
     pub fn phi(&self) -> f64 {
-        (PRIOR + self.sum) / (PRIOR + self.count as f64)
+        self.known.unwrap_or((PRIOR + self.sum) / (PRIOR + self.count as f64))
     }
 
     /// What the next table's log evidence is multiplied by: `1 / max(1, phi)`.

@@ -10,13 +10,14 @@
 //!   `interval`: the odds ratio that is shown; `dispersion`: how far to trust it
 //! * `rate_bound`: one arm alone; `acceptance`: margins in points, and the floor
 //! * `paired`, `unpaired`: prediction errors; `split`: is traffic routed as configured
-//! * `combine`: several metrics; `plan`: what a canary can show, beforehand
+//! * `combine`: several metrics; `plan`, `course`: what a canary can show, beforehand
 //!
 //! Knows nothing of rules, stages, time or verdicts. The state of every test is
 //! small, serialisable, and the same after a replay of its tables.
 
 pub mod acceptance;
 pub mod combine;
+pub mod course;
 pub mod dispersion;
 pub mod eprocess;
 pub mod interval;
@@ -32,7 +33,7 @@ mod kernel;
 mod minimum;
 
 #[cfg(test)]
-mod vectors;
+pub(crate) mod vectors;
 
 pub use self::dispersion::Dispersion;
 pub use self::eprocess::ErrorTest;

@@ -50,6 +50,16 @@ impl Traffic {
         Ok(self.detection_with(ratio, checked_level(alpha)?, nearest_weight(ratio)))
     }
 
+    /// The same where the ratio itself is asked for: with the weight of a typical one.
+    pub(super) fn typical_detection(&self, ratio: f64, alpha: f64) -> Result<Plan, InvalidInput> {
+        Ok(self.detection_with(ratio, checked_level(alpha)?, TYPICAL_WEIGHT))
+    }
+
+    /// The ratio of a canary that fails every request, or nearly.
+    pub(super) fn highest_ratio(&self) -> f64 {
+        self.stable_rate.recip().min(MAX_RATIO) * (1.0 - f64::EPSILON)
+    }
+
     /// The smallest ratio that is rolled back within `canary_requests` with 80 %
     /// chance; `None` if not even a canary that fails every request would be.
     ///
@@ -58,7 +68,7 @@ impl Traffic {
     pub fn detectable_ratio(&self, canary_requests: f64, alpha: f64) -> Result<Option<f64>, InvalidInput> {
         let alpha = checked_level(alpha)?;
         let needed = |ratio| self.detection_with(ratio, alpha, TYPICAL_WEIGHT).likely;
-        let (mut low, mut high) = (1.0, self.stable_rate.recip().min(MAX_RATIO) * (1.0 - f64::EPSILON));
+        let (mut low, mut high) = (1.0, self.highest_ratio());
         // Not `>`: requests that are no number detect nothing.
         let detected = |ratio| needed(ratio) <= canary_requests;
         if !detected(high) {
@@ -138,6 +148,23 @@ impl Plan {
             mean: threshold / nats * dispersion,
             likely: likely * dispersion,
             threshold,
+        }
+    }
+
+    /// `requests` under this plan and `more` under `next`, as one plan of the mean request of both.
+    pub(super) fn followed_by(&self, requests: f64, next: &Plan, more: f64) -> Plan {
+        let all = requests + more;
+        if all <= 0.0 {
+            return *next;
+        }
+        let mean = |one: f64, other: f64| (one * requests + other * more) / all;
+        Plan {
+            nats: mean(self.nats, next.nats),
+            variance: mean(self.variance, next.variance),
+            bound: mean(self.bound, next.bound),
+            mean: mean(self.mean, next.mean),
+            likely: mean(self.likely, next.likely),
+            threshold: self.threshold,
         }
     }
 

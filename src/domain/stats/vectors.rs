@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 /// One section of the file, row by row.
-pub(super) fn rows(section: &str) -> Vec<Value> {
+pub(crate) fn rows(section: &str) -> Vec<Value> {
     let text = include_str!("../../../tests/vectors/canary.json");
     let mut file: Value = serde_json::from_str(text).expect("the vector file is JSON");
     match file[section].take() {
@@ -15,18 +15,18 @@ pub(super) fn rows(section: &str) -> Vec<Value> {
     }
 }
 
-pub(super) fn number(row: &Value, key: &str) -> f64 {
+pub(crate) fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or_else(|| panic!("no number {key} in {row}"))
 }
 
-pub(super) fn numbers(row: &Value, key: &str) -> Vec<f64> {
+pub(crate) fn numbers(row: &Value, key: &str) -> Vec<f64> {
     let list = row[key].as_array().unwrap_or_else(|| panic!("no list {key} in {row}"));
     list.iter().map(|value| value.as_f64().expect("a number")).collect()
 }
 
 /// Equal to 1e-9 of the expected value.
 #[track_caller]
-pub(super) fn assert_close(found: f64, expected: f64, context: &Value) {
+pub(crate) fn assert_close(found: f64, expected: f64, context: &Value) {
     let tolerance = if expected == 0.0 { 1e-12 } else { 1e-9 * expected.abs() };
     assert!((found - expected).abs() <= tolerance, "found {found}, expected {expected} in {context}");
 }

@@ -349,13 +349,8 @@ fn compare(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Compare> {
 fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<CompareRule> {
     let metric: OnlineMetric = node.word("metric")?;
     let word = node.get("metric")?.text()?;
-    let default = match metric {
-        OnlineMetric::ErrorRate => 0.5,
-        OnlineMetric::LatencySlowShare => 1.0,
-        OnlineMetric::AbsError => 0.1,
-    };
-    let worse = node.percent("worse_by_at_most").unwrap_or(default);
-    if worse <= 0.0 {
+    let margin = node.percent("worse_by_at_most").map_or(CompareRule::of(metric).margin, |worse| 1.0 + worse);
+    if margin <= 1.0 {
         let message = format!("`worse_by_at_most` of `{word}` is above 0%");
         let hint = "that two versions are exactly equal can never be shown; allow a margin such as `10%`";
         diagnostics.push(Diagnostic::error(node.at, message).hint(hint));
@@ -387,15 +382,7 @@ fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> 
     }
     let weight = with.get("weights").and_then(|weights| weights.number(word));
     let role = node.word_or_default("mode");
-    Some(CompareRule {
-        at: node.at,
-        metric,
-        margin: 1.0 + worse,
-        acceptable_below,
-        never_above,
-        weight,
-        role,
-    })
+    Some(CompareRule { at: node.at, metric, margin, acceptable_below, never_above, weight, role })
 }
 
 /// `weights:` names metrics that have a rule, and shares out the whole of alpha.

@@ -424,6 +424,27 @@ pub struct CompareRule {
     pub role: Role,
 }
 
+impl CompareRule {
+    /// What is asked of a metric that is named and nothing else: a margin of 50 % for errors, 100 % for
+    /// slow requests, 10 % for prediction errors.
+    pub fn of(metric: OnlineMetric) -> Self {
+        let margin = match metric {
+            OnlineMetric::ErrorRate => 1.5,
+            OnlineMetric::LatencySlowShare => 2.0,
+            OnlineMetric::AbsError => 1.1,
+        };
+        Self {
+            at: Position::default(),
+            metric,
+            margin,
+            acceptable_below: None,
+            never_above: None,
+            weight: None,
+            role: Role::default(),
+        }
+    }
+}
+
 /// An online metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

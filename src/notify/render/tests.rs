@@ -111,11 +111,14 @@ fn slack_gets_no_more_than_it_takes() {
     let many: Vec<String> = (0..200).map(|n| format!("rule {n} holds")).collect();
     let blocks =
         message(Moment::Rejected, json!({"workflow": "w", "verdicts": many})).blocks.expect("blocks");
+    let verdicts = blocks[2]["text"]["text"].as_str().expect("a text");
+    assert!(verdicts.chars().count() <= SLACK_SECTION && verdicts.ends_with('…'), "{verdicts}");
+    let section = |text: &str| json!({"type": "section", "text": {"type": "mrkdwn", "text": text}});
+    let blocks = within_limits(json!(vec![section("x"); 60]));
     let blocks = blocks.as_array().expect("a list");
     assert_eq!(blocks.len(), SLACK_BLOCKS);
-    assert!(blocks[49].to_string().contains("more: see the run"), "{}", blocks[49]);
-    let big = vec!["y".repeat(2_900); 20];
-    let blocks = message(Moment::Rejected, json!({"workflow": "w", "verdicts": big})).blocks.expect("blocks");
+    assert!(blocks[49].to_string().contains("11 more: see the run"), "{}", blocks[49]);
+    let blocks = within_limits(json!(vec![section(&"y".repeat(2_900)); 20]));
     assert!(blocks.to_string().len() < 11_000);
 }
 
@@ -162,4 +165,37 @@ fn numbers_are_short() {
     assert_eq!(change(110.0, 100.0).as_deref(), Some("+10.0 %"));
     assert_eq!(change(-1.0, -2.0).as_deref(), Some("+50.0 %"));
     assert_eq!(change(1.0, 0.0), None);
+}
+
+#[test]
+fn examples_of_every_kind_look_as_they_should() {
+    let renderer = Renderer::new(None).expect("built-in templates");
+    for kind in crate::notify::examples::KINDS {
+        let facts = crate::notify::examples::facts(kind).expect("an example");
+        let mail = renderer.render("preview", &facts, &[]).expect("renders");
+        if !["promoted", "first_version", "rejected", "rolled_back", "held", "failed", "needs_approval"]
+            .contains(&kind)
+        {
+            continue;
+        }
+        assert_snapshot!(
+            format!("{kind}.example.txt"),
+            format!("Subject: {}\n\n{}", mail.subject, mail.text)
+        );
+        assert_snapshot!(format!("{kind}.example.html"), mail.html.expect("html"));
+    }
+    let facts = crate::notify::examples::facts("progress").expect("an example");
+    let message = renderer.progress("preview", &facts).expect("renders");
+    assert_snapshot!("progress.example.txt", format!("{}\n{}", message.subject, message.text));
+    assert_snapshot!("progress.example.slack", serde_json::to_string_pretty(&message.blocks).expect("JSON"));
+    assert_eq!(crate::notify::examples::facts("promotd"), None);
+}
+
+#[test]
+fn prose_shows_commands_as_code_and_escapes_all_of_it() {
+    let html = |reason: &str| {
+        message(Moment::Failed, json!({"workflow": "w", "reason": reason})).html.expect("html")
+    };
+    assert!(html("type `refit <x>` now").contains(">refit &lt;x&gt;</code> now"));
+    assert!(html("a ` alone & <b>").contains("a &#x60; alone &amp; &lt;b&gt;"));
 }

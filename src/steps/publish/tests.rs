@@ -100,6 +100,9 @@ impl Ledger for Names {
     async fn canary_promoted(&self, _: Option<Timestamp>) -> Result<(), StepError> {
         unused()
     }
+    async fn end_bake(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError> {
+        unused()
+    }
     async fn close_canary(&self, _: &str) -> Result<(), StepError> {
         unused()
     }
@@ -189,6 +192,7 @@ impl World {
             scope: &scope,
             dirs: &dirs,
             cancel: CancellationToken::new(),
+            force: CancellationToken::new(),
             log: Arc::new(Silent),
             clock: Arc::new(ManualClock::starting_at(now())) as Arc<dyn Clock>,
             services: &self.services,

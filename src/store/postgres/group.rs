@@ -21,26 +21,24 @@ use super::sql::{Pending, write_checkpoint};
 use super::{Connection, bound_time, push};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::domain::run::AttemptState;
+use crate::domain::run::{AttemptState, RunStatus};
 use crate::store::{Checkpoint, EndedAttempt, NewAttempt, RunState, StoreError};
 
-/// A step ended and the next begins. Values only, so that Postgres keeps the plan.
+/// A step ended and the next begins, and the run's row stays as it is, which is what nearly all checkpoints are: the
+/// fence locks the row, and writes nothing to it. Values only, so that Postgres keeps the plan.
 const WRITE_ONE: &str = "
 WITH passed AS (
-    UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $3, outcome = coalesce($4, outcome),
-        reason = coalesce($5, reason)
-    WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND EXISTS (
-        SELECT 1 FROM refit.attempts WHERE run = $1 AND step = $7 AND attempt = $8 AND state = 'started' AND epoch = $2)
-    RETURNING id
+    SELECT 1 FROM refit.runs
+    WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed
+    FOR NO KEY UPDATE
 ), ended AS (
-    UPDATE refit.attempts SET state = $9, finished_at = $10, changed_at = $6, output = $11, error = $12, resume = $13,
-        wake_at = $14
-    WHERE run = $1 AND step = $7 AND attempt = $8 AND EXISTS (SELECT 1 FROM passed)
-), begun AS (
-    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
-    SELECT id, $15, $16, 'started', $2, $6, $6 FROM passed
+    UPDATE refit.attempts SET state = $7, finished_at = $8, changed_at = $4, output = $9, error = $10, resume = $11,
+        wake_at = $12
+    WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2 AND EXISTS (SELECT 1 FROM passed)
+    RETURNING run
 )
-SELECT id FROM passed";
+INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
+SELECT run, $13, $14, 'started', $2, $4, $4 FROM ended";
 
 /// The fence first; the rest joins what passed it.
 const WRITE: &str = "
@@ -236,49 +234,53 @@ async fn write_all<'a>(
     let checkpoints: Vec<&Checkpoint> = checkpoints.collect();
     // Kept only when all went well.
     let mut connection = others.connection(held.take()).await?;
-    let passed = match alone(&checkpoints) {
-        Some((checkpoint, ended, begun)) => write_one(&mut connection, checkpoint, ended, begun).await?,
-        None => write_columns(&mut connection, &checkpoints).await?,
+    let passed = match Plain::of(&checkpoints) {
+        Some(plain) if plain.write(&mut connection).await? => vec![plain.checkpoint.run.0],
+        Some(_) | None => write_columns(&mut connection, &checkpoints).await?,
     };
     *held = Some((connection, Instant::now()));
     Ok(passed.into_iter().collect())
 }
 
 /// What `WRITE_ONE` can write.
-fn alone<'a>(checkpoints: &[&'a Checkpoint]) -> Option<(&'a Checkpoint, &'a EndedAttempt, &'a NewAttempt)> {
-    let [checkpoint] = checkpoints else { return None };
-    let [begun] = checkpoint.started.as_slice() else { return None };
-    let ended = checkpoint.ended.as_ref().filter(|_| checkpoint.skipped.is_empty())?;
-    Some((checkpoint, ended, begun))
+struct Plain<'a> {
+    checkpoint: &'a Checkpoint,
+    status: RunStatus,
+    ended: &'a EndedAttempt,
+    begun: &'a NewAttempt,
 }
 
-async fn write_one(
-    connection: &mut Connection,
-    checkpoint: &Checkpoint,
-    ended: &EndedAttempt,
-    begun: &NewAttempt,
-) -> Result<Vec<Uuid>, StoreError> {
-    let RunState::Kept { status, ending } = &checkpoint.run_state else { return Ok(vec![]) };
-    let passed = sqlx::query_scalar::<_, Uuid>(WRITE_ONE)
-        .bind(checkpoint.run.0)
-        .bind(checkpoint.epoch.0)
-        .bind(status.as_str())
-        .bind(ending.as_ref().map(|(outcome, _)| outcome.as_str()))
-        .bind(ending.as_ref().map(|(_, reason)| text(reason)))
-        .bind(checkpoint.at)
-        .bind(ended.step.as_str())
-        .bind(i64::from(ended.attempt))
-        .bind(ended.state.as_str())
-        .bind((ended.state != AttemptState::Sleeping).then_some(checkpoint.at))
-        .bind(doc_opt(ended.output.as_ref())?)
-        .bind(doc_opt(ended.error.as_ref())?)
-        .bind(doc_opt(ended.resume.as_ref())?)
-        .bind(ended.wake_at)
-        .bind(begun.step.as_str())
-        .bind(i64::from(begun.attempt))
-        .fetch_all(connection)
-        .await?;
-    Ok(passed)
+impl<'a> Plain<'a> {
+    fn of(checkpoints: &[&'a Checkpoint]) -> Option<Self> {
+        let [checkpoint] = checkpoints else { return None };
+        let RunState::Kept { status, ending: None } = checkpoint.run_state else { return None };
+        let [begun] = checkpoint.started.as_slice() else { return None };
+        let ended = checkpoint.ended.as_ref().filter(|_| checkpoint.skipped.is_empty())?;
+        Some(Self { checkpoint, status, ended, begun })
+    }
+
+    /// Whether it was written: it may be fenced, or the run's row is to be changed after all.
+    async fn write(&self, connection: &mut Connection) -> Result<bool, StoreError> {
+        let Self { checkpoint, status, ended, begun } = self;
+        let written = sqlx::query(WRITE_ONE)
+            .bind(checkpoint.run.0)
+            .bind(checkpoint.epoch.0)
+            .bind(status.as_str())
+            .bind(checkpoint.at)
+            .bind(ended.step.as_str())
+            .bind(i64::from(ended.attempt))
+            .bind(ended.state.as_str())
+            .bind((ended.state != AttemptState::Sleeping).then_some(checkpoint.at))
+            .bind(doc_opt(ended.output.as_ref())?)
+            .bind(doc_opt(ended.error.as_ref())?)
+            .bind(doc_opt(ended.resume.as_ref())?)
+            .bind(ended.wake_at)
+            .bind(begun.step.as_str())
+            .bind(i64::from(begun.attempt))
+            .execute(connection)
+            .await?;
+        Ok(written.rows_affected() == 1)
+    }
 }
 
 async fn write_columns(

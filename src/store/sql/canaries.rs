@@ -4,14 +4,16 @@
 use sqlx::types::Json;
 
 use super::super::{Connection, Row};
+use super::checkpoint::insert_notices;
 use super::rows::{self, doc, get, json, word};
 use super::signals::fence;
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::id::{CanaryId, Epoch, RunId};
-use crate::store::StoreError;
+use crate::domain::verdict::Verdict;
 use crate::store::error::unreadable;
+use crate::store::{Notice, StoreError};
 
 fn state_word(state: CanaryState) -> &'static str {
     match state {
@@ -111,12 +113,14 @@ impl SqlStore {
         &self,
         before: &CanaryRecord,
         after: &CanaryRecord,
+        notices: &[Notice],
     ) -> Result<bool, StoreError> {
-        // The time of the next look was set when this one was taken: it never goes back.
+        let mut tx = self.begin().await?;
+        // The time of the next look was set when this one was taken: another one means that a later look was.
         let saved = sqlx::query(sql!(
             "UPDATE refit.canaries SET state = $4, stage = $5, record = $6,
                  next_look_at = CASE WHEN next_look_at < $7 THEN $7 ELSE next_look_at END
-             WHERE id = $1 AND state = $2 AND stage = $3"
+             WHERE id = $1 AND state = $2 AND stage = $3 AND next_look_at = $8"
         ))
         .bind(before.id.0)
         .bind(state_word(before.state))
@@ -125,9 +129,27 @@ impl SqlStore {
         .bind(stage_number(after.stage)?)
         .bind(doc(after)?)
         .bind(after.next_look_at)
-        .execute(&self.parts.writer)
+        .bind(before.next_look_at)
+        .execute(&mut *tx)
         .await?;
-        Ok(saved.rows_affected() == 1)
+        if saved.rows_affected() == 0 {
+            return Ok(false);
+        }
+        insert_notices(&mut tx, notices, self.parts.clock.now()).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    pub(super) async fn finish_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
+        let mut tx = self.begin().await?;
+        let before = locked(&mut tx, id).await?;
+        // Of the look that found a failure and the end of the bake one comes first.
+        if before.state == CanaryState::Baking && before.verdict != Verdict::Fail {
+            end_in(&mut tx, id, CanaryState::Promoted, None, &before.reason, at).await?;
+        }
+        let after = locked(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(after)
     }
 
     pub(super) async fn change_canary(
@@ -144,6 +166,15 @@ impl SqlStore {
     }
 }
 
+async fn locked(connection: &mut Connection, id: CanaryId) -> Result<CanaryRecord, StoreError> {
+    let row = sqlx::query(sql!(concat!("SELECT * FROM refit.canaries WHERE id = $1", for_update!())))
+        .bind(id.0)
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = row else { return Err(StoreError::Broken(format!("canary {id} is not known"))) };
+    canary(&row)
+}
+
 /// Changes the state of a canary; one that ended stays as it is.
 pub(super) async fn end_in(
     connection: &mut Connection,
@@ -153,12 +184,7 @@ pub(super) async fn end_in(
     reason: &str,
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    let row = sqlx::query(sql!(concat!("SELECT * FROM refit.canaries WHERE id = $1", for_update!())))
-        .bind(id.0)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(row) = row else { return Err(StoreError::Broken(format!("canary {id} is not known"))) };
-    let mut record = canary(&row)?;
+    let mut record = locked(connection, id).await?;
     match record.state {
         CanaryState::Watching | CanaryState::Baking => {}
         CanaryState::Promoted | CanaryState::RolledBack => return Ok(()),

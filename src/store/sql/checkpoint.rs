@@ -23,6 +23,8 @@ pub(crate) fn goes_on(checkpoint: &Checkpoint) -> bool {
         && !checkpoint.undos.kill_all
         && checkpoint.undos.done.is_empty()
         && checkpoint.notices.is_empty()
+        && checkpoint.boards.is_empty()
+        && checkpoint.cancelled.is_empty()
 }
 
 /// Writes `checkpoint`, or returns `Fenced` having written nothing; returns the runs to be woken with it.
@@ -43,6 +45,7 @@ pub(crate) async fn write(
     if let Some(ended) = &checkpoint.ended {
         end_attempt(connection, run, ended, at).await?;
     }
+    cancel_attempts(connection, run, &checkpoint.cancelled, at).await?;
     let rows = NewRows { started: &checkpoint.started, skipped: &checkpoint.skipped };
     insert_attempts(connection, run, epoch, at, &rows).await?;
     if checkpoint.undos.kill_all {
@@ -59,6 +62,7 @@ pub(crate) async fn write(
             .await?;
     }
     insert_notices(connection, &checkpoint.notices, at).await?;
+    super::boards::touch(connection, run, &checkpoint.boards, at).await?;
     let mut woken = Vec::new();
     if due {
         woken.push(run);
@@ -200,6 +204,29 @@ async fn end_attempt(
     .bind(ended.wake_at)
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Ends attempts with their run: sleepers are cancelled, and one that failed is not tried again.
+pub(super) async fn cancel_attempts(
+    connection: &mut Connection,
+    run: RunId,
+    cancelled: &[(StepId, u32)],
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    for (step, attempt) in cancelled {
+        sqlx::query(sql!(
+            "UPDATE refit.attempts SET state = CASE WHEN state = 'failed' THEN 'failed' ELSE 'cancelled' END,
+                 finished_at = coalesce(finished_at, $4), changed_at = $4, wake_at = NULL
+             WHERE run = $1 AND step = $2 AND attempt = $3 AND state IN ('sleeping', 'failed')"
+        ))
+        .bind(run.0)
+        .bind(step.as_str())
+        .bind(i64::from(*attempt))
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use sqlx::types::{Json, Uuid};
 
 use super::super::{Connection, span};
-use super::checkpoint::{NewRows, insert_attempts};
+use super::checkpoint::{NewRows, cancel_attempts, insert_attempts};
 use super::queries::{attempts_in, intents_in, run_in, signals_in};
 use super::rows::{get, json_opt, text, word};
 use super::store::SqlStore;
@@ -304,7 +304,7 @@ async fn write_opening(
     for (step, attempt) in &opening.lost {
         sqlx::query(sql!(
             "UPDATE refit.attempts SET state = 'lost', finished_at = $4, changed_at = $4
-             WHERE run = $1 AND step = $2 AND attempt = $3 AND state IN ('started', 'sleeping')"
+             WHERE run = $1 AND step = $2 AND attempt = $3 AND state = 'started'"
         ))
         .bind(run.0)
         .bind(step.as_str())
@@ -313,6 +313,7 @@ async fn write_opening(
         .execute(&mut *connection)
         .await?;
     }
+    cancel_attempts(connection, run, &opening.cancelled, at).await?;
     for (step, attempt) in &opening.woken {
         sqlx::query(sql!(
             "UPDATE refit.attempts SET state = 'started', epoch = $4, wake_at = NULL, changed_at = $5

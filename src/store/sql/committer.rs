@@ -1,12 +1,13 @@
-//! Takes all checkpoints that wait and writes them together: one commit for
-//! many runs. One that comes alone is written at once.
+//! Writes checkpoints. One that comes alone is written at once, in its
+//! caller's own task. Those that come while another is written wait, and are
+//! written together: one commit for many runs.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::Pool;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::{Db, GroupWriter};
 use crate::clock::Clock;
@@ -32,70 +33,88 @@ impl Pending {
 
 /// Writes checkpoints in the order they come.
 pub(crate) struct Committer {
-    queue: Mutex<Option<mpsc::UnboundedSender<Pending>>>,
-    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    work: Arc<Work>,
+    /// Writes those that wait.
+    _task: AbortOnDropHandle<()>,
+}
+
+struct Work {
+    /// Whoever has it writes; nothing in it once the store is closed.
+    writer: tokio::sync::Mutex<Option<GroupWriter>>,
+    waiting: Mutex<Vec<Pending>>,
+    comes: Notify,
 }
 
 impl Committer {
     pub(super) fn start(pool: Pool<Db>, clock: Arc<dyn Clock>, news: watch::Sender<u64>) -> Self {
-        let (queue, waiting) = mpsc::unbounded_channel();
-        let task = tokio::spawn(run(waiting, GroupWriter::new(pool, clock, news)));
-        Self { queue: Mutex::new(Some(queue)), task: tokio::sync::Mutex::new(Some(task)) }
+        let work = Arc::new(Work {
+            writer: tokio::sync::Mutex::new(Some(GroupWriter::new(pool, clock, news))),
+            waiting: Mutex::default(),
+            comes: Notify::new(),
+        });
+        let task = tokio::spawn(Arc::clone(&work).write_what_waits());
+        Self { work, _task: AbortOnDropHandle::new(task) }
     }
 
     pub(super) async fn write(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
-        let closed = || StoreError::Away("the store is closed".to_owned());
-        {
-            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            let queue = queue.as_ref().ok_or_else(closed)?;
-            queue.send(Pending { checkpoint, answer }).map_err(|_| closed())?;
+        let pending = Pending { checkpoint, answer };
+        match self.work.writer.try_lock() {
+            Ok(mut writer) => {
+                if let Some(writer) = writer.as_mut() {
+                    writer.write(vec![pending]).await;
+                }
+            }
+            Err(_) => {
+                self.work.waiting().push(pending);
+                self.work.comes.notify_one();
+            }
         }
-        answered.await.map_err(|_| closed())?
+        answered.await.map_err(|_| StoreError::Away("the store is closed".to_owned()))?
     }
 
     /// Writes what waits, then takes no more.
     pub(super) async fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = self.task.lock().await.take()
-            && let Err(error) = task.await
-        {
-            tracing::error!(%error, "the committer ended badly");
+        let mut writer = self.work.writer.lock().await;
+        if let Some(mut writer) = writer.take() {
+            self.work.drain(&mut writer).await;
         }
     }
 }
 
-async fn run(mut waiting: mpsc::UnboundedReceiver<Pending>, mut writer: GroupWriter) {
-    // Of each run one at a time: the second one's fence needs the first one's rows.
-    let mut held_back: Vec<Pending> = Vec::new();
-    loop {
-        let mut group = Vec::new();
-        let mut runs = HashSet::new();
-        let mut later = Vec::new();
-        for pending in held_back.drain(..) {
-            sort_in(pending, &mut runs, &mut group, &mut later);
-        }
-        if group.is_empty() {
-            match waiting.recv().await {
-                Some(first) => sort_in(first, &mut runs, &mut group, &mut later),
-                None => return,
+impl Work {
+    async fn write_what_waits(self: Arc<Self>) {
+        loop {
+            self.comes.notified().await;
+            match self.writer.lock().await.as_mut() {
+                Some(writer) => self.drain(writer).await,
+                None => self.waiting().clear(),
             }
         }
-        while group.len() < LARGEST_GROUP
-            && let Ok(next) = waiting.try_recv()
-        {
-            sort_in(next, &mut runs, &mut group, &mut later);
-        }
-        held_back = later;
-        writer.write(group).await;
     }
-}
 
-fn sort_in(
-    pending: Pending,
-    runs: &mut HashSet<crate::domain::id::RunId>,
-    group: &mut Vec<Pending>,
-    later: &mut Vec<Pending>,
-) {
-    if runs.insert(pending.checkpoint.run) { group.push(pending) } else { later.push(pending) }
+    async fn drain(&self, writer: &mut GroupWriter) {
+        loop {
+            let group = self.next_group();
+            if group.is_empty() {
+                return;
+            }
+            writer.write(group).await;
+        }
+    }
+
+    /// Of each run one at a time: the second one's fence needs the first one's rows.
+    fn next_group(&self) -> Vec<Pending> {
+        let mut runs = HashSet::new();
+        let mut waiting = self.waiting();
+        let (group, later) = std::mem::take(&mut *waiting)
+            .into_iter()
+            .partition(|pending| runs.len() < LARGEST_GROUP && runs.insert(pending.checkpoint.run));
+        *waiting = later;
+        group
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Pending>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

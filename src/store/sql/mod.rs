@@ -2,6 +2,7 @@
 //! `sqlite` and once below `postgres`; the module above it gives the types and
 //! the macros for what differs.
 
+mod boards;
 mod canaries;
 pub(crate) mod checkpoint;
 mod claim;

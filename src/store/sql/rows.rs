@@ -19,6 +19,15 @@ pub(crate) fn text(text: &str) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
 }
 
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(s) => s.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(map) => map.iter().any(|(key, value)| key.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 fn without_nul(value: Value) -> Value {
     match value {
         Value::String(s) => Value::String(text(&s)),
@@ -32,7 +41,8 @@ fn without_nul(value: Value) -> Value {
 
 /// A document as it is kept.
 pub(super) fn doc<T: Serialize>(value: &T) -> Result<Json<Value>, StoreError> {
-    serde_json::to_value(value).map(|value| Json(without_nul(value))).map_err(|e| unreadable("a document", e))
+    let value = serde_json::to_value(value).map_err(|e| unreadable("a document", e))?;
+    Ok(Json(if has_nul(&value) { without_nul(value) } else { value }))
 }
 
 /// A document that may be absent.

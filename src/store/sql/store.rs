@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{BEGIN, Connection, Db, Session, push};
 use super::Committer;
+use crate::adapter::Posted;
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::event::Event;
 use crate::domain::id::{
-    CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, RunId, StepId, TargetName, VersionName,
-    WorkerId, WorkflowName,
+    CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, NotifierName, RunId, StepId, TargetName,
+    VersionName, WorkerId, WorkflowName,
 };
 use crate::domain::release::Release;
 use crate::domain::run::{Attempt, CancelRequest, Intent, Outcome, Run, SignalKind};
@@ -25,9 +26,10 @@ use crate::domain::version::{Manifest, VersionRecord, VersionState};
 use crate::store::liveness::Liveness;
 use crate::store::outage::Outage;
 use crate::store::{
-    BatchReceipt, Checkpoint, ClaimResult, EvidenceMinute, LogChunk, NewRun, Notice, ObservationBatch,
-    OnWake, OutboxEntry, PairedError, Planner, ReleaseAudit, ReleaseWrite, ReleaseWritten, Renewal,
-    Reservation, RunFilter, RunSummary, ScheduleRow, Store, StoreError, Submitted, TruthBatch, VersionNamer,
+    BatchReceipt, BoardEntry, Checkpoint, ClaimResult, EvidenceMinute, LogChunk, NewRun, Notice,
+    ObservationBatch, OnWake, OutboxEntry, PairedError, Planner, ReleaseAudit, ReleaseWrite, ReleaseWritten,
+    Renewal, Reservation, RunFilter, RunSummary, ScheduleRow, Store, StoreError, Submitted, TruthBatch,
+    VersionNamer,
 };
 
 /// What a database's `open` has made.
@@ -306,6 +308,48 @@ impl Store for SqlStore {
         self.seen(self.notices_of(run).await)
     }
 
+    async fn touch_boards(
+        &self,
+        run: RunId,
+        boards: &[NotifierName],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.seen(self.add_boards(run, boards, at).await)
+    }
+
+    async fn take_boards(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<BoardEntry>, StoreError> {
+        self.seen(self.take_due_boards(limit, hold, at).await)
+    }
+
+    async fn board_shown(
+        &self,
+        board: &BoardEntry,
+        place: &Posted,
+        shows: &str,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.seen(self.board_is_shown(board, place, shows, again_at).await)
+    }
+
+    async fn board_failed(
+        &self,
+        board: &BoardEntry,
+        error: &str,
+        retry_at: Option<Timestamp>,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.seen(self.board_is_stale(board, error, retry_at, again_at).await)
+    }
+
+    async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError> {
+        self.seen(self.board_place(run, notifier).await)
+    }
+
     async fn append_log(
         &self,
         run: RunId,
@@ -422,8 +466,17 @@ impl Store for SqlStore {
         self.seen(self.claim_look(id, read, next).await)
     }
 
-    async fn save_look(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError> {
-        self.seen(self.write_look(before, after).await)
+    async fn save_look(
+        &self,
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+        notices: &[Notice],
+    ) -> Result<bool, StoreError> {
+        self.seen(self.write_look(before, after, notices).await)
+    }
+
+    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
+        self.seen(self.finish_bake(id, at).await)
     }
 
     async fn set_canary_state(

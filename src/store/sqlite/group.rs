@@ -1,15 +1,22 @@
 //! Many checkpoints, one commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::{Value, json};
-use sqlx::SqlitePool;
-use tokio::sync::watch;
+use futures::TryStreamExt as _;
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::pool::PoolConnection;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::types::Json;
+use sqlx::{Connection as _, Executor as _, Sqlite, SqlitePool};
+use tokio::sync::{Mutex, watch};
 
 use super::sql::checkpoint::{goes_on, skip_reason};
 use super::sql::rows::{doc_opt, text, time_text};
 use super::sql::{Pending, write_checkpoint};
-use super::{BEGIN, push};
+use super::{BEGIN, Connection, push};
 use crate::clock::Clock;
 use crate::domain::id::RunId;
 use crate::domain::run::AttemptState;
@@ -17,7 +24,8 @@ use crate::store::{Checkpoint, RunState, StoreError};
 
 /// What a checkpoint that only goes on does, as a trigger of the writing connection: SQLite has no writes in a
 /// `WITH`, and a statement by itself needs no `BEGIN` and no `COMMIT`, each of which is a message to the
-/// connection's thread and back. One that is fenced aborts the statement.
+/// connection's thread and back. One that is fenced aborts the statement. The run's row is left alone where nothing in
+/// it changes: its pages would be written out with each commit.
 pub(crate) const PREPARE: &str = "
 CREATE TEMP VIEW IF NOT EXISTS checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, finished_at,
     output, error, resume, wake_at, started, skipped)
@@ -31,7 +39,7 @@ CREATE TEMP TRIGGER IF NOT EXISTS write_checkpoint INSTEAD OF INSERT ON checkpoi
     ));
     UPDATE runs SET crashes = 0, progressed = TRUE, status = NEW.status, outcome = coalesce(NEW.outcome, outcome),
         reason = coalesce(NEW.reason, reason)
-    WHERE id = NEW.run;
+    WHERE id = NEW.run AND (crashes <> 0 OR NOT progressed OR status <> NEW.status OR NEW.outcome IS NOT NULL);
     UPDATE attempts SET state = NEW.state, finished_at = NEW.finished_at, changed_at = NEW.at, output = NEW.output,
         error = NEW.error, resume = NEW.resume, wake_at = NEW.wake_at
     WHERE run = NEW.run AND step = NEW.step AND attempt = NEW.attempt;
@@ -45,6 +53,9 @@ CREATE TEMP TRIGGER IF NOT EXISTS write_checkpoint INSTEAD OF INSERT ON checkpoi
     FROM json_each(NEW.skipped);
 END";
 
+/// A checkpoint that comes alone.
+const WRITE_ONE: &str = "INSERT INTO checkpoints VALUES (unhex($1), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+
 /// One row a checkpoint.
 const WRITE: &str = "
 INSERT INTO checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, finished_at, output, error,
@@ -54,16 +65,24 @@ SELECT unhex(value ->> 'run'), value ->> 'epoch', value ->> 'status', value ->> 
     value -> 'output', value -> 'error', value -> 'resume', value ->> 'wake_at', value -> 'started', value -> 'skipped'
 FROM json_each($1)";
 
+/// The connection is kept so long for the checkpoints that follow: giving it back and taking it again costs as much as
+/// half a commit. Then whoever waits for it has its turn.
+const KEPT_FOR: Duration = Duration::from_millis(2);
+
+/// The database's one writing connection, while checkpoints have it.
+type Kept = Arc<Mutex<Option<PoolConnection<Sqlite>>>>;
+
 /// Writes groups of checkpoints.
 pub(crate) struct GroupWriter {
     pool: SqlitePool,
     clock: Arc<dyn Clock>,
     news: watch::Sender<u64>,
+    kept: Kept,
 }
 
 impl GroupWriter {
     pub(crate) fn new(pool: SqlitePool, clock: Arc<dyn Clock>, news: watch::Sender<u64>) -> Self {
-        Self { pool, clock, news }
+        Self { pool, clock, news, kept: Kept::default() }
     }
 
     /// Writes the group: those that only go on in one statement, the others in one transaction. One that is
@@ -71,50 +90,65 @@ impl GroupWriter {
     pub(crate) async fn write(&mut self, group: Vec<Pending>) {
         let (simple, complex): (Vec<_>, Vec<_>) =
             group.into_iter().partition(|pending| goes_on(&pending.checkpoint));
+        let mut kept = self.kept.lock().await;
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => match self.connection().await {
+                Ok(connection) => connection,
+                Err(error) => return answer_all(simple.into_iter().chain(complex), &error),
+            },
+        };
         if !simple.is_empty() {
-            match self.write_simple(simple.iter().map(|pending| &pending.checkpoint)).await {
+            let checkpoints: Vec<&Checkpoint> = simple.iter().map(|pending| &pending.checkpoint).collect();
+            match write_simple(&mut connection, &checkpoints).await {
                 Ok(()) => simple.into_iter().for_each(|pending| pending.answer(Ok(()))),
                 // One of them is fenced, sent again or refused: the long way finds out which.
-                Err(StoreError::Broken(_)) => self.write_complex(simple).await,
-                Err(error) => simple.into_iter().for_each(|pending| pending.answer(Err(error.same()))),
+                Err(StoreError::Broken(_)) => self.write_complex(&mut connection, simple).await,
+                Err(error) => answer_all(simple, &error),
             }
         }
         if !complex.is_empty() {
-            self.write_complex(complex).await;
+            self.write_complex(&mut connection, complex).await;
         }
+        *kept = Some(connection);
     }
 
-    async fn write_simple(
-        &self,
-        checkpoints: impl Iterator<Item = &Checkpoint> + Send,
-    ) -> Result<(), StoreError> {
-        let rows = checkpoints.map(row).collect::<Result<Vec<_>, _>>()?;
-        sqlx::query(WRITE).bind(Value::Array(rows).to_string()).execute(&self.pool).await?;
-        Ok(())
+    /// The connection, which is given back in a while, whether or not more checkpoints come.
+    async fn connection(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        let connection = self.pool.acquire().await?;
+        let kept = Arc::downgrade(&self.kept);
+        tokio::spawn(async move {
+            tokio::time::sleep(KEPT_FOR).await;
+            if let Some(kept) = kept.upgrade() {
+                kept.lock().await.take();
+            }
+        });
+        Ok(connection)
     }
 
     /// When the transaction is refused for another reason than a fence, each is written alone.
-    async fn write_complex(&self, group: Vec<Pending>) {
+    async fn write_complex(&self, connection: &mut Connection, group: Vec<Pending>) {
         let checkpoints: Vec<&Checkpoint> = group.iter().map(|pending| &pending.checkpoint).collect();
-        match self.write_all(&checkpoints).await {
+        match self.write_all(connection, &checkpoints).await {
             Ok(results) => {
                 group.into_iter().zip(results).for_each(|(pending, result)| pending.answer(result))
             }
             Err(StoreError::Broken(_)) if group.len() > 1 => {
                 for pending in group {
-                    let alone = self.write_all(&[&pending.checkpoint]).await;
+                    let alone = self.write_all(connection, &[&pending.checkpoint]).await;
                     pending.answer(alone.and_then(|mut results| results.pop().unwrap_or(Ok(()))));
                 }
             }
-            Err(error) => group.into_iter().for_each(|pending| pending.answer(Err(error.same()))),
+            Err(error) => answer_all(group, &error),
         }
     }
 
     async fn write_all(
         &self,
+        connection: &mut Connection,
         checkpoints: &[&Checkpoint],
     ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-        let mut tx = self.pool.begin_with(BEGIN).await?;
+        let mut tx = connection.begin_with(BEGIN).await?;
         let mut woken: Vec<RunId> = Vec::new();
         let mut results = Vec::with_capacity(checkpoints.len());
         for checkpoint in checkpoints {
@@ -136,49 +170,119 @@ impl GroupWriter {
     }
 }
 
-/// A checkpoint as `WRITE` reads it; what is absent is NULL.
-fn row(checkpoint: &Checkpoint) -> Result<Value, StoreError> {
-    let RunState::Kept { status, ending } = &checkpoint.run_state else {
-        return Err(StoreError::Broken("the run does not go on".to_owned()));
-    };
-    let started: Vec<Value> = checkpoint
-        .started
-        .iter()
-        .map(|new| json!({"step": new.step.as_str(), "attempt": new.attempt}))
-        .collect();
-    let skipped = checkpoint
-        .skipped
-        .iter()
-        .map(|(step, reason)| Ok(json!({"step": step.as_str(), "error": skip_reason(reason)?.0})))
-        .collect::<Result<Vec<Value>, StoreError>>()?;
-    let mut row = json!({
-        "run": checkpoint.run.0.simple().to_string(),
-        "epoch": checkpoint.epoch.0,
-        "status": status.as_str(),
-        "outcome": ending.as_ref().map(|(outcome, _)| outcome.as_str()),
-        "reason": ending.as_ref().map(|(_, reason)| text(reason)),
-        "at": time_text(checkpoint.at),
-        "started": started,
-        "skipped": skipped,
-    });
-    if let Some(ended) = &checkpoint.ended {
-        row["step"] = json!(ended.step.as_str());
-        row["attempt"] = json!(ended.attempt);
-        row["state"] = json!(ended.state.as_str());
-        row["wake_at"] = json!(ended.wake_at.map(time_text));
-        if ended.state != AttemptState::Sleeping {
-            row["finished_at"] = json!(time_text(checkpoint.at));
-        }
-        let documents = [
-            ("output", doc_opt(ended.output.as_ref())?),
-            ("error", doc_opt(ended.error.as_ref())?),
-            ("resume", doc_opt(ended.resume.as_ref())?),
-        ];
-        for (name, document) in documents {
-            if let Some(document) = document {
-                row[name] = document.0;
-            }
-        }
+fn answer_all(group: impl IntoIterator<Item = Pending>, error: &StoreError) {
+    group.into_iter().for_each(|pending| pending.answer(Err(error.same())));
+}
+
+/// Writes all of them, or none.
+async fn write_simple(connection: &mut Connection, checkpoints: &[&Checkpoint]) -> Result<(), StoreError> {
+    let rows = checkpoints.iter().map(|checkpoint| CheckpointRow::of(checkpoint));
+    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let alone = if rows.len() == 1 { rows.pop() } else { None };
+    match alone {
+        Some(row) => commit(connection, row.bound()).await,
+        None => commit(connection, sqlx::query(WRITE).bind(Json(rows))).await,
     }
-    Ok(row)
+}
+
+/// Runs a statement that commits by itself. Its result is the first that its thread tells; to wait until the thread says
+/// that no more follows is to be woken twice.
+async fn commit(
+    connection: &mut Connection,
+    statement: Query<'_, Sqlite, SqliteArguments>,
+) -> Result<(), StoreError> {
+    connection.fetch_many(statement).try_next().await?;
+    Ok(())
+}
+
+/// A row of `checkpoints`; what is absent is NULL, which a document's own null is not.
+#[derive(Serialize)]
+struct CheckpointRow<'a> {
+    run: String,
+    epoch: i64,
+    status: &'static str,
+    outcome: Option<&'static str>,
+    reason: Option<String>,
+    at: String,
+    step: Option<&'a str>,
+    attempt: Option<u32>,
+    state: Option<&'static str>,
+    finished_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<Json<Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Json<Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resume: Option<Json<Value>>,
+    wake_at: Option<String>,
+    started: Json<Vec<Started<'a>>>,
+    skipped: Json<Vec<Skipped<'a>>>,
+}
+
+#[derive(Serialize)]
+struct Started<'a> {
+    step: &'a str,
+    attempt: u32,
+}
+
+#[derive(Serialize)]
+struct Skipped<'a> {
+    step: &'a str,
+    error: Json<Value>,
+}
+
+impl<'a> CheckpointRow<'a> {
+    fn of(checkpoint: &'a Checkpoint) -> Result<Self, StoreError> {
+        let RunState::Kept { status, ending } = &checkpoint.run_state else {
+            return Err(StoreError::Broken("the run does not go on".to_owned()));
+        };
+        let ended = checkpoint.ended.as_ref();
+        let started = checkpoint.started.iter();
+        let skipped = checkpoint.skipped.iter();
+        Ok(Self {
+            run: checkpoint.run.0.simple().to_string(),
+            epoch: checkpoint.epoch.0,
+            status: status.as_str(),
+            outcome: ending.as_ref().map(|(outcome, _)| outcome.as_str()),
+            reason: ending.as_ref().map(|(_, reason)| text(reason)),
+            at: time_text(checkpoint.at),
+            step: ended.map(|ended| ended.step.as_str()),
+            attempt: ended.map(|ended| ended.attempt),
+            state: ended.map(|ended| ended.state.as_str()),
+            finished_at: ended
+                .filter(|ended| ended.state != AttemptState::Sleeping)
+                .map(|_| time_text(checkpoint.at)),
+            output: doc_opt(ended.and_then(|ended| ended.output.as_ref()))?,
+            error: doc_opt(ended.and_then(|ended| ended.error.as_ref()))?,
+            resume: doc_opt(ended.and_then(|ended| ended.resume.as_ref()))?,
+            wake_at: ended.and_then(|ended| ended.wake_at).map(time_text),
+            started: Json(
+                started.map(|new| Started { step: new.step.as_str(), attempt: new.attempt }).collect(),
+            ),
+            skipped: Json(
+                skipped
+                    .map(|(step, reason)| Ok(Skipped { step: step.as_str(), error: skip_reason(reason)? }))
+                    .collect::<Result<_, StoreError>>()?,
+            ),
+        })
+    }
+    fn bound(self) -> Query<'a, Sqlite, SqliteArguments> {
+        sqlx::query(WRITE_ONE)
+            .bind(self.run)
+            .bind(self.epoch)
+            .bind(self.status)
+            .bind(self.outcome)
+            .bind(self.reason)
+            .bind(self.at)
+            .bind(self.step)
+            .bind(self.attempt)
+            .bind(self.state)
+            .bind(self.finished_at)
+            .bind(self.output)
+            .bind(self.error)
+            .bind(self.resume)
+            .bind(self.wake_at)
+            .bind(self.started)
+            .bind(self.skipped)
+    }
 }

@@ -1,5 +1,6 @@
 //! What people read of the command line.
 
+mod canary;
 mod files;
 mod first_steps;
 mod refit;

@@ -9,21 +9,18 @@ use refit::clock::{Clock, SystemClock};
 use refit::domain::id::RunId;
 use refit::domain::release::ReleaseActor;
 use refit::domain::run::{AttemptState, Outcome, RunStatus};
-use refit::domain::workflow::Moment;
 use refit::engine::worker::Worker;
 use refit::engine::{Engine, Settings};
-use refit::notify::Notifiers;
 
 use super::on_both;
 use super::rollout::*;
-use crate::support::crash::{Crash, When};
-use crate::support::world::{World, finish, successes, turn};
+use crate::support::crash::{Crash, When, Write};
+use crate::support::world::{World, exists, finish, no_notifiers, successes, turn};
 
-/// All that can be seen of a run and of what is served. Alerts apart: what a look found missing may be said late.
+/// All that can be seen of a run and of what is served.
 async fn seen(world: &World, engine: &Arc<Engine>, run: RunId) -> String {
     let store = &engine.store;
-    let mut notices = store.outbox_of(run).await.expect("readable");
-    notices.retain(|entry| entry.notice.moment != Moment::Alert);
+    let notices = store.outbox_of(run).await.expect("readable");
     format!(
         "{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
         store.run(run).await.expect("readable"),
@@ -121,6 +118,35 @@ async fn a_process_frozen_at_any_write_of_a_promotion_wakes_up_and_changes_nothi
 }
 
 #[tokio::test]
+async fn what_a_process_frozen_in_a_look_has_to_say_is_not_said_late() {
+    let world = World::postgres().await;
+    let next = world.process(&Crash::never()).await;
+    serving(&world, &next).await;
+    let run = on_canary(&world, &next, Flow { wait: "{ for: 4d }", ..FLOW }).await;
+    // No evidence came for days: the look that finds it so is frozen before it says so.
+    world.pass(TimeDelta::days(2));
+    let crash = Crash::freeze_at(Write { name: "save_look".to_owned(), nth: 0 }, When::Before);
+    let frozen = world.process(&crash).await;
+    let looking = tokio::spawn({
+        let frozen = frozen.clone();
+        async move { frozen.look_at_canaries().await }
+    });
+    crash.is_frozen().await;
+    // Then it comes, and another process looks.
+    for _ in 0..5 {
+        a_minute(&world, &next, ("2", "1"), (0, 0)).await;
+    }
+    assert_eq!(next.look_at_canaries().await.expect("looks"), 1);
+    let before = seen(&world, &next, run).await;
+    assert!(!before.contains("no-evidence"));
+    crash.thaw();
+    looking.await.expect("no panic").expect("looks");
+    let after = seen(&world, &next, run).await;
+    assert!(after == before, "{}", difference(&before, &after));
+    leave(&frozen).await;
+}
+
+#[tokio::test]
 async fn what_a_late_process_shows_on_a_host_without_compare_and_set_is_repaired_by_one_look() {
     let world = World::postgres().await;
     world.host.forget_generations();
@@ -202,7 +228,7 @@ steps:
     for _ in 0..2 {
         let crash = Crash::never();
         let engine = world.unregistered(&crash, clock.clone(), settings.clone()).await;
-        workers.push(Worker::start(engine, Arc::new(notifiers())).await.expect("starts"));
+        workers.push(Worker::start(engine, Arc::new(no_notifiers())).await.expect("starts"));
         crashes.push(crash);
     }
     for run in &runs {
@@ -272,16 +298,6 @@ fn difference(before: &str, after: &str) -> String {
     differing.take(20).map(|(a, b)| format!("-{a}\n+{b}\n")).collect()
 }
 
-fn notifiers() -> Notifiers {
-    let deps = refit::adapter::Deps {
-        project: std::env::temp_dir(),
-        stores: Default::default(),
-        secrets: Default::default(),
-        http: reqwest::Client::new(),
-    };
-    Notifiers::build(Default::default(), None, &deps).expect("the console")
-}
-
 async fn finished(engine: &Arc<Engine>, run: RunId) {
     loop {
         let seen = engine.store.run(run).await.expect("readable").expect("a run");
@@ -289,13 +305,5 @@ async fn finished(engine: &Arc<Engine>, run: RunId) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn exists(world: &World, name: &str) {
-    let began = std::time::Instant::now();
-    while !world.path(name).exists() {
-        assert!(began.elapsed() < Duration::from_secs(30), "`{name}` never came");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

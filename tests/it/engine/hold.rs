@@ -1,17 +1,22 @@
 //! Verdicts that a human decides, and watching that goes on: hold and bake.
 
+use std::sync::Arc;
+
 use chrono::TimeDelta;
 use refit::clock::Clock;
 use refit::domain::canary::CanaryState;
+use refit::domain::id::RunId;
 use refit::domain::run::{AttemptState, Outcome, RunStatus};
+use refit::domain::verdict::Verdict;
 use refit::domain::version::VersionState;
 use refit::domain::workflow::Moment;
 use refit::domain::workflow::units::BasisPoints;
+use refit::engine::Engine;
 use refit::engine::release::PromotedByHand;
 
 use super::on_both;
 use super::rollout::*;
-use crate::support::crash::{Crash, When};
+use crate::support::crash::{Crash, When, Write};
 use crate::support::world::{World, turn};
 
 const HELD: Flow = Flow { compare: "rules: [{ metric: error_rate }], on_inconclusive: hold", ..FLOW };
@@ -171,6 +176,79 @@ async fn a_version_that_is_bad_during_its_bake_makes_room_for_the_one_before() {
         let ended = turn(&engine, run).await;
         assert_eq!((ended.status, ended.outcome), (RunStatus::Finished, Some(Outcome::RolledBack)));
         assert!(ended.reason.is_some_and(|why| why.starts_with("rolled back during bake: ")));
+    })
+    .await;
+}
+
+/// What a run said of `promoted` and `rolled_back`, in order.
+async fn told(engine: &Arc<Engine>, run: RunId) -> Vec<(Moment, Option<String>)> {
+    let told = engine.store.outbox_of(run).await.expect("readable").into_iter();
+    let told = told.filter(|entry| matches!(entry.notice.moment, Moment::Promoted | Moment::RolledBack));
+    let next = |facts: &serde_json::Value| facts["next"].as_str().map(str::to_owned);
+    told.map(|entry| (entry.notice.moment, next(&entry.notice.facts))).collect()
+}
+
+#[tokio::test]
+async fn people_hear_of_a_promotion_when_it_is_made_and_again_only_if_its_bake_takes_it_back() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = on_canary(&world, &engine, BAKES).await;
+        world.pass(TimeDelta::hours(1));
+        assert_eq!(turn(&engine, run).await.status, RunStatus::Waiting);
+        let next = "it is watched for 6h more; should it harm, it is rolled back at once".to_owned();
+        let promoted = (Moment::Promoted, Some(next));
+        assert_eq!(told(&engine, run).await, [promoted.clone()], "at once");
+        let all = engine.store.outbox_of(run).await.expect("readable");
+        let entry = all.iter().find(|entry| entry.notice.moment == Moment::Promoted).expect("there");
+        let facts = &entry.notice.facts;
+        assert_eq!(facts["version"], "2", "{facts:#}");
+        assert!(facts["serving"].as_str().is_some_and(|says| says.starts_with("2 serves all")), "{facts:#}");
+        world.pass(TimeDelta::hours(6));
+        assert_eq!(turn(&engine, run).await.status, RunStatus::Finished);
+        assert_eq!(told(&engine, run).await, [promoted.clone()], "and not again");
+
+        let run = on_canary(&world, &engine, BAKES).await;
+        world.pass(TimeDelta::hours(1));
+        assert_eq!(turn(&engine, run).await.status, RunStatus::Waiting);
+        let actor = refit::domain::release::ReleaseActor::Human { name: "ann".to_owned() };
+        engine.roll_back(&model(), &target(), None, actor, "users complain").await.expect("rolled back");
+        assert_eq!(turn(&engine, run).await.status, RunStatus::Finished);
+        assert_eq!(told(&engine, run).await, [promoted, (Moment::RolledBack, None)]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_taken_back_as_its_bake_ends_was_not_promoted() {
+    let limited = Flow {
+        compare: "rules: [{ metric: error_rate, never_above: 5% }], on_inconclusive: promote",
+        ..BAKES
+    };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = on_canary(&world, &engine, limited).await;
+        world.pass(TimeDelta::hours(1));
+        assert_eq!(turn(&engine, run).await.outcome, Some(Outcome::Promoted));
+        world.pass(TimeDelta::hours(5));
+        for _ in 0..90 {
+            a_minute(&world, &engine, ("2", "none"), (9, 0)).await;
+        }
+        // The controller has found that it fails, and is about to take it back; the bake is over.
+        let crash = Crash::freeze_at(Write { name: "save_look".to_owned(), nth: 0 }, When::After);
+        let controller = world.process(&crash).await;
+        let looking = tokio::spawn(async move { controller.look_at_canaries().await });
+        crash.is_frozen().await;
+        assert_eq!(canary(&engine, run).await.verdict, Verdict::Fail);
+        let meanwhile = turn(&engine, run).await;
+        assert_eq!(meanwhile.status, RunStatus::Waiting, "{meanwhile:?}");
+        crash.thaw();
+        looking.await.expect("no panic").expect("looks");
+        assert_eq!(shown(&world), serves("1"));
+        let ended = turn(&engine, run).await;
+        assert_eq!((ended.status, ended.outcome), (RunStatus::Finished, Some(Outcome::RolledBack)));
+        assert_eq!(state_of(&engine, "2").await, VersionState::Bad);
     })
     .await;
 }

@@ -3,11 +3,13 @@
 mod basics;
 mod cancel;
 mod crash;
+mod endings;
 mod fencing;
 mod hold;
 mod releases;
 mod rollout;
 mod secrets;
+mod shutdown;
 
 use crate::support::world::World;
 

@@ -183,6 +183,27 @@ pub fn serves(version: &str) -> (Option<String>, Option<String>) {
     (Some(version.to_owned()), None)
 }
 
+/// A minute of ten requests to the canary and thirty to the stable version, of which so many fail. Nobody looks.
+pub async fn a_minute(
+    world: &World,
+    engine: &Arc<Engine>,
+    (canary, stable): (&str, &str),
+    errors: (u32, u32),
+) {
+    let now = world.clock.now();
+    let mut lines = String::new();
+    for (version, n, e) in [(canary, 10, errors.0), (stable, 30, errors.1)] {
+        for i in 0..n {
+            let (ok, at) = (i >= e, now.timestamp());
+            lines +=
+                &format!("{{\"request_id\":\"{version}-{i}-{at}\",\"version\":\"{version}\",\"ok\":{ok}}}\n");
+        }
+    }
+    let batch = read_observations(&model(), None, lines.as_bytes(), now, &Limits::default());
+    engine.store.observe(&batch.expect("read").batch).await.expect("kept");
+    world.pass(TimeDelta::minutes(1));
+}
+
 /// Ten minutes of ten requests each to the canary and thirty to the stable version, of which so many fail.
 pub async fn traffic(
     world: &World,
@@ -191,19 +212,7 @@ pub async fn traffic(
     errors: (u32, u32),
 ) {
     for _ in 0..10 {
-        let now = world.clock.now();
-        let mut lines = String::new();
-        for (version, n, e) in [(canary, 10, errors.0), (stable, 30, errors.1)] {
-            for i in 0..n {
-                let (ok, at) = (i >= e, now.timestamp());
-                lines += &format!(
-                    "{{\"request_id\":\"{version}-{i}-{at}\",\"version\":\"{version}\",\"ok\":{ok}}}\n"
-                );
-            }
-        }
-        let batch = read_observations(&model(), None, lines.as_bytes(), now, &Limits::default());
-        engine.store.observe(&batch.expect("read").batch).await.expect("kept");
-        world.pass(TimeDelta::minutes(1));
+        a_minute(world, engine, (canary, stable), errors).await;
         engine.look_at_canaries().await.expect("looks");
     }
 }

@@ -1,5 +1,12 @@
 //! Messages on their way: a real SMTP server, Slack's webhook, the outbox.
 
+mod clients;
+mod commands;
+mod conformance;
+mod follow;
+mod resend;
+mod slack_api;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -170,13 +177,27 @@ fn tables_that_make_no_sense_are_refused_by_name() {
     };
     insta::assert_snapshot!(
         build(&[("team", json!({"kind": "slak"}))]),
-        @"[notifiers.team]: no notifier is called `slak`; there are console, slack, smtp"
+        @"[notifiers.team]: no notifier is called `slak`; there are console, resend, slack, slack-api, smtp"
     );
     insta::assert_snapshot!(
         build(&[("team", json!({"kind": "slack", "url": "NOWHERE_SET"}))]),
         @"[notifiers.team]: secret `NOWHERE_SET` is not set: put it into the environment, or name a file for it under [secrets] in refit.toml"
     );
     let mail = json!({"kind": "smtp", "url": "SMTP_URL", "from": "a@example.com"});
-    let two = build(&[("a", mail.clone()), ("b", mail)]);
+    let other = json!({"kind": "resend", "api_key": "SMTP_URL", "from": "a@example.com"});
+    let two = build(&[("a", mail), ("b", other)]);
     assert!(matches!(two, NotifiersError::TwoMailers { .. }));
+    let table = |table: Value| build(&[("x", table)]).to_string();
+    insta::assert_snapshot!(
+        table(json!({"kind": "resend", "api_key": "SMTP_URL", "from": "nobody"})),
+        @"[notifiers.x]: resend: `from` is not a mail address such as refit <refit@example.com>"
+    );
+    insta::assert_snapshot!(
+        table(json!({"kind": "slack-api", "token": "SMTP_URL", "channel": "#m", "base_url": "http://slack.com/api"})),
+        @"[notifiers.x]: slack-api: `base_url` would send the key in the clear: use https://"
+    );
+    insta::assert_snapshot!(
+        table(json!({"kind": "slack-api", "token": "SMTP_URL", "channel": " "})),
+        @"[notifiers.x]: slack-api: `channel` is empty: name one, such as \"#models\" or C0123456789"
+    );
 }

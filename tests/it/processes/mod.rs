@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 
 mod databases;
+mod file_writes;
 mod http;
 mod killed;
 mod limits;

@@ -13,6 +13,8 @@ use refit::domain::run::{Attempt, AttemptState, Outcome, Run, RunStatus};
 use refit::store::{RunFilter, Store};
 use tempfile::TempDir;
 
+use crate::support::world::copy_dir;
+
 /// Nothing that is waited for takes longer, on a busy machine either.
 const PATIENCE: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(5);
@@ -72,6 +74,14 @@ impl Project {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    /// What `self` is, again, with its SQLite database. No process may be at work on it.
+    pub fn copy(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(self.dir.path(), dir.path());
+        let database = dir.path().join(".refit/refit.db").display().to_string();
+        Self { dir, database }
     }
 
     /// The lines of a file that steps append to.
@@ -243,6 +253,11 @@ impl Process {
     pub fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// How it ended, if it did.
+    pub fn end(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Waits until it ends by itself.

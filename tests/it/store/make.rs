@@ -8,10 +8,10 @@ use refit::domain::Timestamp;
 use refit::domain::event::{Cause, Event};
 use refit::domain::id::{Epoch, EventId, RunId, StepId, WorkerId};
 use refit::domain::run::{AttemptState, Definition, Outcome, Run, RunStatus};
-use refit::domain::workflow::ConcurrencyPolicy;
+use refit::domain::workflow::{ConcurrencyPolicy, Moment, Recipient};
 use refit::store::{
-    Checkpoint, Claim, ClaimResult, EndedAttempt, NewAttempt, NewRun, Opening, RunState, Store, Submitted,
-    UndoChange,
+    Checkpoint, Claim, ClaimResult, EndedAttempt, NewAttempt, NewRun, Notice, Opening, RunState, Store,
+    Submitted, UndoChange,
 };
 use serde_json::{Value, json};
 
@@ -121,9 +121,11 @@ pub fn next_step(claim: &Claim, from: &str, to: &str, output: Value, at: Timesta
         ended: Some(succeeded(from, output)),
         started: vec![NewAttempt { step: step(to), attempt: 1 }],
         skipped: Vec::new(),
+        cancelled: Vec::new(),
         run_state: RunState::Kept { status: RunStatus::Running, ending: None },
         undos: UndoChange::default(),
         notices: Vec::new(),
+        boards: Vec::new(),
         at,
     }
 }
@@ -162,5 +164,17 @@ pub fn sleep(claim: &Claim, from: &str, wake_at: Option<Timestamp>, at: Timestam
         started: Vec::new(),
         run_state: RunState::Parked { status: RunStatus::Waiting, ending: None, wake_at },
         ..next_step(claim, from, from, json!(null), at)
+    }
+}
+
+/// A message.
+pub fn notice(key: &str, run: Option<RunId>) -> Notice {
+    Notice {
+        key: key.to_owned(),
+        run,
+        model: "race-times".parse().expect("a name"),
+        moment: Moment::Succeeded,
+        to: Recipient::Console,
+        facts: json!({"mae": 1.5}),
     }
 }

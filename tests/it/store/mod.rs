@@ -1,5 +1,6 @@
 //! What every store promises. One suite, run on SQLite and on a real Postgres.
 
+mod boards;
 mod checkpoints;
 mod claims;
 pub mod database;

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use refit::domain::workflow::{Moment, Recipient};
-use refit::store::{Checkpoint, Notice, StoreError};
-use serde_json::json;
+use refit::store::{Checkpoint, StoreError};
 
 use super::database::Database;
-use super::make::{self, claim, finish, step, worker};
+use super::make::{self, claim, finish, notice, step, worker};
 use super::on_both;
 
 on_both! {
@@ -19,17 +17,6 @@ on_both! {
 }
 
 const HOLD: Duration = Duration::from_secs(60);
-
-fn notice(key: &str, run: Option<refit::domain::id::RunId>) -> Notice {
-    Notice {
-        key: key.to_owned(),
-        run,
-        model: "race-times".parse().expect("a name"),
-        moment: Moment::Succeeded,
-        to: Recipient::Console,
-        facts: json!({"mae": 1.5}),
-    }
-}
 
 async fn a_notice_is_queued_with_its_checkpoint_or_not_at_all(db: Database) {
     let store = db.open().await;

@@ -320,12 +320,30 @@ async fn a_look_is_taken_once(db: Database) {
     );
     assert_ne!(a.expect("asked"), b.expect("asked"));
     assert!(one.live_canaries(Some(db.now())).await.expect("listed").is_empty());
+    let told = |key: &str| make::notice(key, Some(run));
     let after = CanaryRecord { analysis: json!({"rows": 7}), ..out.clone() };
-    assert!(one.save_look(&out, &after).await.expect("asked"));
+    let saved = one.save_look(&out, &after, &[told("late")]).await.expect("asked");
+    assert!(!saved, "it was read before another look was taken");
+    let out = CanaryRecord { next_look_at: next, ..out };
+    let after = CanaryRecord { next_look_at: next, ..after };
+    assert!(one.save_look(&out, &after, &[told("in time")]).await.expect("asked"));
     let saved = one.canary_of(run).await.expect("read").expect("there");
     assert_eq!((saved.analysis, saved.next_look_at), (json!({"rows": 7}), next), "the next look stands");
     one.set_canary_state(out.id, CanaryState::Baking, Some(next), "promoted", db.now())
         .await
         .expect("written");
-    assert!(!one.save_look(&out, &after).await.expect("asked"), "it moved on meanwhile");
+    let saved = one.save_look(&out, &after, &[told("too late")]).await.expect("asked");
+    assert!(!saved, "it moved on meanwhile");
+    let keys: Vec<String> =
+        one.outbox_of(run).await.expect("listed").into_iter().map(|entry| entry.notice.key).collect();
+    assert_eq!(keys, ["in time"]);
+
+    // A look that finds a failure comes before the end of the bake, or after it.
+    let baking = one.canary_of(run).await.expect("read").expect("there");
+    let failing = CanaryRecord { verdict: Verdict::Fail, ..baking.clone() };
+    assert!(one.save_look(&baking, &failing, &[]).await.expect("asked"));
+    assert_eq!(one.end_bake(out.id, next).await.expect("asked").state, CanaryState::Baking);
+    assert!(one.save_look(&failing, &baking, &[]).await.expect("asked"));
+    assert_eq!(one.end_bake(out.id, next).await.expect("asked").state, CanaryState::Promoted);
+    assert!(!one.save_look(&baking, &failing, &[]).await.expect("asked"));
 }

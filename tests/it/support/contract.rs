@@ -137,9 +137,22 @@ impl Contract {
             None if body.is_empty() => Vec::new(),
             None => vec!["a body where none is described".to_owned()],
             Some(schema) => match serde_json::from_slice::<Value>(body) {
+                // Slack refuses by a body with `ok: false` under a status of success.
+                Ok(value) if self.vendor == "slack" && value["ok"] == false => {
+                    self.refusals(operation, &value)
+                }
                 Ok(value) => complaints(schema, &value),
                 Err(error) => vec![format!("not JSON: {error}")],
             },
+        }
+    }
+}
+
+impl Contract {
+    fn refusals(&self, operation: &Operation, value: &Value) -> Vec<String> {
+        match &operation.otherwise {
+            Some(schema) => complaints(schema, value),
+            None => vec![format!("{} describes no refusal", self.vendor)],
         }
     }
 }

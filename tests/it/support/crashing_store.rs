@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use refit::adapter::Posted;
 use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, CanaryState};
 use refit::domain::event::Event;
@@ -236,6 +237,49 @@ impl Store for CrashingStore {
         self.inner.outbox_of(run).await
     }
 
+    async fn touch_boards(
+        &self,
+        run: RunId,
+        boards: &[NotifierName],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash.around("touch_boards", self.inner.touch_boards(run, boards, at)).await
+    }
+
+    async fn take_boards(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<BoardEntry>, StoreError> {
+        self.crash.around("take_boards", self.inner.take_boards(limit, hold, at)).await
+    }
+
+    async fn board_shown(
+        &self,
+        board: &BoardEntry,
+        place: &Posted,
+        shows: &str,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash.around("board_shown", self.inner.board_shown(board, place, shows, again_at)).await
+    }
+
+    async fn board_failed(
+        &self,
+        board: &BoardEntry,
+        error: &str,
+        retry_at: Option<Timestamp>,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.crash.around("board_failed", self.inner.board_failed(board, error, retry_at, again_at)).await
+    }
+
+    async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError> {
+        self.crash.alive().await;
+        self.inner.board_of(run, notifier).await
+    }
+
     async fn append_log(
         &self,
         run: RunId,
@@ -368,8 +412,17 @@ impl Store for CrashingStore {
         self.crash.around("take_look", self.inner.take_look(id, read, next)).await
     }
 
-    async fn save_look(&self, before: &CanaryRecord, after: &CanaryRecord) -> Result<bool, StoreError> {
-        self.crash.around("save_look", self.inner.save_look(before, after)).await
+    async fn save_look(
+        &self,
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+        notices: &[Notice],
+    ) -> Result<bool, StoreError> {
+        self.crash.around("save_look", self.inner.save_look(before, after, notices)).await
+    }
+
+    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
+        self.crash.around("end_bake", self.inner.end_bake(id, at)).await
     }
 
     async fn set_canary_state(

@@ -132,6 +132,7 @@ impl Bench {
             scope: &self.scope,
             dirs: &self.dirs,
             cancel: self.cancel.clone(),
+            force: CancellationToken::new(),
             log: Arc::clone(&self.log) as Arc<dyn StepLog>,
             clock: Arc::clone(&self.clock) as Arc<dyn refit::clock::Clock>,
             services: &self.services,
@@ -429,6 +430,10 @@ impl Ledger for FakeLedger {
     }
 
     async fn canary_promoted(&self, _: Option<Timestamp>) -> Result<(), StepError> {
+        not_here()
+    }
+
+    async fn end_bake(&self) -> Result<Option<refit::domain::canary::CanaryRecord>, StepError> {
         not_here()
     }
 

@@ -14,6 +14,7 @@ use refit::domain::release::{Release, ReleaseDocument};
 use refit::domain::run::{Attempt, AttemptState, Definition, Run, RunStatus};
 use refit::domain::workflow::parse;
 use refit::engine::{Engine, Settings};
+use refit::notify::Notifiers;
 use refit::secret::{Secret, Secrets};
 use refit::steps::context::Services;
 use refit::store::{Store, Submitted};
@@ -245,7 +246,7 @@ impl World {
     }
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("writable");
     for entry in std::fs::read_dir(from).expect("readable") {
         let entry = entry.expect("readable");
@@ -304,4 +305,24 @@ pub fn successes(attempts: &[Attempt]) -> BTreeMap<String, usize> {
         *counts.entry(attempt.step.to_string()).or_default() += 1;
     }
     counts
+}
+
+/// Notifiers of a project that names none.
+pub fn no_notifiers() -> Notifiers {
+    let deps = refit::adapter::Deps {
+        project: std::env::temp_dir(),
+        stores: Default::default(),
+        secrets: Default::default(),
+        http: http(),
+    };
+    Notifiers::build(Default::default(), None, &deps).expect("the console")
+}
+
+/// Waits until a step made the file `name`.
+pub async fn exists(world: &World, name: &str) {
+    let began = std::time::Instant::now();
+    while !world.path(name).exists() {
+        assert!(began.elapsed() < Duration::from_secs(30), "`{name}` never came");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -58,7 +58,7 @@ async fn the_first_version_of_a_team_is_trained_published_and_promoted() {
     let subject = format!("air-time {} was promoted", champion.version);
     assert_eq!(mails.len(), 1, "{mails:?}");
     assert_eq!((mails[0].0.as_str(), &mails[0].1), ("team@example.com", &subject));
-    assert!(mails[0].2.contains("mae: 10.38") && mails[0].2.contains("mae is 10.38"), "{}", mails[0].2);
+    assert!(mails[0].2.contains("  mae   10.38") && mails[0].2.contains("mae is 10.38"), "{}", mails[0].2);
     assert_eq!(slack.len(), 1, "{slack:?}");
     assert_eq!(slack[0].0, subject);
 }

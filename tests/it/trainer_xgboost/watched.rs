@@ -157,7 +157,10 @@ fn built(project: &Project, instance: InstanceId) -> (Services, Arc<Notifiers>) 
 
 /// What changes from run to run.
 fn filters() -> Vec<(&'static str, &'static str)> {
-    vec![(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "[id]")]
+    vec![
+        (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "[id]"),
+        (r"run show [0-9a-f]{8}\b", "run show [run]"),
+    ]
 }
 
 async fn a_first_version_then_one_that_stays_and_one_that_is_taken_back(database: Database) {
@@ -198,51 +201,59 @@ async fn a_first_version_then_one_that_stays_and_one_that_is_taken_back(database
     assert!(mails.iter().all(|(to, ..)| to == "team@example.com"));
     with_settings!({filters => filters()}, {
         assert_snapshot!(mails[0].2, @r"
-            2026-11-20 serves all traffic since 2026-11-20 02:00 UTC.
+            2026-11-20 serves all traffic since 2026-11-20 02:00 UTC. Nothing has to be done.
+
+            It is the first version of this model: there is no earlier one to go back to.
 
             Why: first version
 
-              mae: 12.55
-              r2: 0.9249
+            Checked before it serves:
+              mae   12.55
+              r2   0.9249
 
-            - mae is 12.55; at most 15 allowed
-            - r2 is 0.9249; at least 0.9 allowed
+              ✓ mae is 12.55; at most 15 allowed
+              ✓ r2 is 0.9249; at least 0.9 allowed
 
             Next: the next run is due on Sunday, 2026-11-22 02:00 UTC
 
-            Run: https://refit.example.com/v1/runs/[id]
+            Open the run: https://refit.example.com/v1/runs/[id]
+            More: refit run show [run]
             --
             run [id], workflow retrain
             ");
         assert_snapshot!(mails[1].2, @r"
             2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
 
-              mae: 10.38 (champion 12.55, -17.3 %)
-              r2: 0.9351 (champion 0.9249, +1.1 %)
+            Checked before it serves, 2026-11-20 -> 2026-11-20.2:
+              mae   12.55 ->  10.38  -17.3 %, better
+              r2   0.9249 -> 0.9351  +1.1 %, better
 
-            - mae is 10.38; at most 15 allowed
-            - r2 is 0.9351; at least 0.9 allowed
+              ✓ mae is 10.38; at most 15 allowed
+              ✓ r2 is 0.9351; at least 0.9 allowed
 
             Next: it is watched for at least 30m, at most 12h; should it harm, it is taken back at once
 
-            Run: https://refit.example.com/v1/runs/[id]
+            Open the run: https://refit.example.com/v1/runs/[id]
+            More: refit run show [run]
             --
             run [id], workflow retrain
             ");
         assert_snapshot!(mails[2].2, @r"
-            2026-11-20.2 serves all traffic since 2026-11-20 02:30 UTC.
+            2026-11-20.2 serves all traffic since 2026-11-20 02:30 UTC. Nothing has to be done.
 
             Why: canary errors 4 of 400 (1.0 %), stable 4 of 400 (1.0 %): below 5.0 %, which is acceptable
 
-              mae: 10.38 (champion 12.55, -17.3 %)
-              r2: 0.9351 (champion 0.9249, +1.1 %)
+            Checked before it serves, 2026-11-20 -> 2026-11-20.2:
+              mae   12.55 ->  10.38  -17.3 %, better
+              r2   0.9249 -> 0.9351  +1.1 %, better
 
-            - mae is 10.38; at most 15 allowed
-            - r2 is 0.9351; at least 0.9 allowed
+              ✓ mae is 10.38; at most 15 allowed
+              ✓ r2 is 0.9351; at least 0.9 allowed
 
             Next: the next run is due on Sunday, 2026-11-22 02:00 UTC
 
-            Run: https://refit.example.com/v1/runs/[id]
+            Open the run: https://refit.example.com/v1/runs/[id]
+            More: refit run show [run]
             --
             run [id], workflow retrain
             ");
@@ -251,15 +262,17 @@ async fn a_first_version_then_one_that_stays_and_one_that_is_taken_back(database
 
             Why: canary errors 40 of 200 (20.0 %), stable 2 of 200 (1.0 %): at least 3.15x the odds; evidence over 1,000,000:1, limit 50:1
 
-              mae: 9.39 (champion 10.38, -9.5 %)
-              r2: 0.9606 (champion 0.9351, +2.7 %)
+            Checked before it serves, 2026-11-20.2 -> 2026-11-20.3:
+              mae   10.38 ->   9.39  -9.5 %, better
+              r2   0.9351 -> 0.9606  +2.7 %, better
 
-            - mae is 9.39; at most 15 allowed
-            - r2 is 0.9606; at least 0.9 allowed
+              ✓ mae is 9.39; at most 15 allowed
+              ✓ r2 is 0.9606; at least 0.9 allowed
 
             Next: the next run is due on Sunday, 2026-11-22 02:00 UTC
 
-            Run: https://refit.example.com/v1/runs/[id]
+            Open the run: https://refit.example.com/v1/runs/[id]
+            More: refit run show [run]
             --
             run [id], workflow retrain
             ");
@@ -287,24 +300,29 @@ async fn what_nobody_reports_on_is_left_to_a_human(database: Database) {
 
             Why: no evidence since the canary went out at 2026-11-20 02:00 UTC
 
-            Run: https://refit.example.com/v1/runs/[id]
+            Open the run: https://refit.example.com/v1/runs/[id]
+            More: refit run show [run]
             --
             run [id], workflow retrain
             ");
         assert_snapshot!(mails[3].2, @r"
-            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest. The evidence does not decide. Look at it: refit run show [id]. Then promote it: refit promote 2026-11-20.2, or take it back: refit rollback.
+            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
+
+            The evidence does not decide. Look at it: `refit run show [id]`. Then promote it: `refit promote 2026-11-20.2`, or take it back: `refit rollback`.
 
             Why: the time to decide is over; no evidence yet
 
-              mae: 10.38 (champion 12.55, -17.3 %)
-              r2: 0.9351 (champion 0.9249, +1.1 %)
+            Checked before it serves, 2026-11-20 -> 2026-11-20.2:
+              mae   12.55 ->  10.38  -17.3 %, better
+              r2   0.9249 -> 0.9351  +1.1 %, better
 
-            - mae is 10.38; at most 15 allowed
-            - r2 is 0.9351; at least 0.9 allowed
+              ✓ mae is 10.38; at most 15 allowed
+              ✓ r2 is 0.9351; at least 0.9 allowed
 
             Next: if nobody decides until 2026-11-26 14:00 UTC, it is taken back
 
-            Run: https://refit.example.com/v1/runs/[id]
+            Open the run: https://refit.example.com/v1/runs/[id]
+            More: refit run show [run]
             --
             run [id], workflow retrain
             ");

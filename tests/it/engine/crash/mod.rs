@@ -4,6 +4,7 @@
 
 mod process;
 mod proof;
+mod twice;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -134,11 +135,17 @@ fn prepared(database: Database, story: Story, inbox: &Inbox) -> World {
     world
 }
 
-/// What there is when `story` was told, by a process that dies at a write or by one that does not, and then
-/// by one that does not.
-fn tell(prepared: &World, story: Story, crash: &Crash, inbox: &Inbox) -> (Fate, Proof) {
+/// What there is when `story` was told, by processes that die at a write, one after the other, and then, unless one
+/// of them lived, by one that does not. Whether the last of `crashes` died.
+fn tell(prepared: &World, story: Story, crashes: &[&Crash], inbox: &Inbox) -> (Fate, Proof) {
     let world = on_a_runtime(prepared.copy());
-    let fate = live(&world, story, RETRAIN, inbox, crash);
+    let mut fate = Fate::Died;
+    for crash in crashes {
+        fate = live(&world, story, RETRAIN, inbox, crash);
+        if fate == Fate::Ended {
+            break;
+        }
+    }
     if fate == Fate::Died {
         assert_eq!(live(&world, story, RETRAIN, inbox, &Crash::never()), Fate::Ended);
     }
@@ -158,7 +165,7 @@ fn every_crash(database: Database, story: Story) {
     let inbox = Inbox::open();
     let prepared = prepared(database, story, &inbox);
     let counted = Crash::never();
-    let (_, calm) = tell(&prepared, story, &counted, &inbox);
+    let (_, calm) = tell(&prepared, story, &[&counted], &inbox);
     assert_eq!(calm.outcome, Some(story.outcome()), "{calm:#?}");
     assert_eq!(calm.champions, story.champions(), "{calm:#?}");
     let mut writes = counted.trace();
@@ -177,7 +184,7 @@ fn every_crash(database: Database, story: Story) {
             scope.spawn(|| {
                 while let Some((write, when)) = crashes.get(next.fetch_add(1, Ordering::SeqCst)) {
                     let crash = Crash::at(write.clone(), *when);
-                    let told = catch_unwind(AssertUnwindSafe(|| tell(&prepared, story, &crash, &inbox)));
+                    let told = catch_unwind(AssertUnwindSafe(|| tell(&prepared, story, &[&crash], &inbox)));
                     let problem = match told {
                         Ok((Fate::Ended, _)) if !comes_by_time(write) => Some("was never reached".to_owned()),
                         Ok((_, proof)) => calm.difference(&proof),

@@ -4,6 +4,7 @@
 //! the API is judged by `tests/contracts/vercel.json`.
 
 #![allow(dead_code)]
+#![allow(clippy::result_large_err, reason = "a refusal is an answer")]
 
 mod config;
 mod project;

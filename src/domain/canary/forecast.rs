@@ -1,0 +1,478 @@
+//! What a canary can show, before it goes out: from traffic, shares, rates and
+//! rules. With much traffic by formula (`stats::course`); with little, where
+//! tables wait for requests, by playing it through with the tables and tests
+//! that will decide.
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+use statrs::distribution::{DiscreteCDF, Poisson};
+
+use chrono::TimeDelta;
+
+use super::super::Timestamp;
+use super::super::stats::course::{Course, Duration, Leg};
+use super::super::stats::plan::Traffic;
+use super::super::stats::{Arm, InvalidInput, RateBound, Table};
+use super::super::verdict::Verdict;
+use super::super::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
+use super::look::weights;
+use super::minutes::MinTable;
+use super::replay::{Replay, ReplayMinute};
+use super::rules::acceptance_level;
+
+/// A chance to conclude below this is too little.
+const HALF: f64 = 0.5;
+/// The chance at which something counts as shown.
+const LIKELY: f64 = 0.8;
+/// How much worse a canary may be that the forecast speaks of.
+const RATIOS: [f64; 5] = [1.5, 2.0, 3.0, 5.0, 10.0];
+/// Up to this many tables a canary is played through.
+const FEW_TABLES: f64 = 200.0;
+/// Times that it is: a chance of 50 % is then known to 3.5 points.
+const RUNS: usize = 200;
+const SEED: u64 = 0x7265_6669_7400_0001;
+
+/// What is expected of the app.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Expected {
+    /// Requests of both versions together.
+    pub requests_per_day: f64,
+    /// Errors per request of the stable version.
+    pub error_rate: f64,
+    /// Slow requests per request of the stable version: the threshold is set for 5 %.
+    pub slow_share: f64,
+    /// How much more errors vary than independent requests would; 1 when nothing is known.
+    pub dispersion: f64,
+}
+
+/// What a canary can show until its deadline.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Forecast {
+    /// What it stands on.
+    pub expected: Expected,
+    /// The last share of the stages.
+    pub share: f64,
+    /// The time to decide.
+    pub hours: f64,
+    /// Requests of the canary until then.
+    pub canary_requests: f64,
+    /// How long a table of evidence waits for its requests, at the first share.
+    pub table_minutes: f64,
+    /// Whether it was played through, as traffic is small; else it is a formula.
+    pub simulated: bool,
+    /// By rule on a rate, in the order of the file.
+    pub rules: Vec<RuleForecast>,
+    /// There is a rule on prediction errors, which depends on truth, not on traffic.
+    pub needs_truth: bool,
+    /// A canary that is no worse.
+    pub equal: Equal,
+    /// Canaries with more errors.
+    pub worse: Vec<Worse>,
+}
+
+/// What one rule can show.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RuleForecast {
+    /// The metric.
+    pub metric: OnlineMetric,
+    /// Whether it decides.
+    pub role: Role,
+    /// Its margin, as a ratio.
+    pub margin: f64,
+    /// The stable version's rate.
+    pub base_rate: f64,
+    /// The smallest ratio that is rolled back by the deadline with 80 % chance; none if not even a canary
+    /// that fails every request would be.
+    pub detectable_ratio: Option<f64>,
+    /// What showing an equal canary to be not worse by the margin takes on average.
+    pub to_prove: Option<Duration>,
+    /// What it takes with 80 % chance.
+    pub to_prove_likely: Option<Duration>,
+    /// The chance to show it by the deadline, or that its rate is acceptable.
+    pub chance_to_prove: f64,
+}
+
+/// What becomes of a canary that is no worse.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Equal {
+    /// It passes by the deadline.
+    pub promoted: f64,
+    /// Neither by the deadline.
+    pub inconclusive: f64,
+    /// It is rolled back all the same, at most.
+    pub rolled_back: f64,
+    /// The hours in which 8 of 10 pass; none if more than the time there is.
+    pub hours: Option<f64>,
+}
+
+/// What becomes of a canary that is worse.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Worse {
+    /// Its errors, as a ratio to the stable version's.
+    pub ratio: f64,
+    /// It fails every request.
+    pub fails_everything: bool,
+    /// It is rolled back by the deadline.
+    pub rolled_back: f64,
+    /// The hours in which 8 of 10 are; none if more than the time there is.
+    pub hours: Option<f64>,
+}
+
+impl Forecast {
+    /// What a canary with these stages shows by the rules within `hours`; played through where traffic is small.
+    ///
+    /// # Errors
+    /// A rate, share, traffic or time that has no meaning; no stages.
+    pub fn new(
+        rules: &Compare,
+        stages: &[Stage],
+        hours: f64,
+        expected: Expected,
+        min_table: MinTable,
+    ) -> Result<Self, InvalidInput> {
+        Self::of(rules, stages, hours, expected, min_table, true)
+    }
+
+    /// The same by formula alone, in no time.
+    ///
+    /// # Errors
+    /// As [`Forecast::new`].
+    pub fn reckoned(
+        rules: &Compare,
+        stages: &[Stage],
+        hours: f64,
+        expected: Expected,
+    ) -> Result<Self, InvalidInput> {
+        Self::of(rules, stages, hours, expected, MinTable::default(), false)
+    }
+
+    fn of(
+        rules: &Compare,
+        stages: &[Stage],
+        hours: f64,
+        expected: Expected,
+        min_table: MinTable,
+        play: bool,
+    ) -> Result<Self, InvalidInput> {
+        let outline = Outline { rules, stages, minutes: 60.0 * hours, expected, min_table };
+        let errors = outline.course(expected.error_rate)?;
+        let share = stages.last().map_or(0.0, |stage| stage.share.fraction());
+        let table_minutes = outline.table_minutes();
+        let mut forecast = Self {
+            expected,
+            share,
+            hours,
+            canary_requests: errors.requests(outline.minutes),
+            table_minutes,
+            simulated: play && table_minutes > 1.0 && outline.minutes / table_minutes <= FEW_TABLES,
+            rules: outline.rules()?,
+            needs_truth: rules.rules.iter().any(|rule| rule.metric == OnlineMetric::AbsError),
+            equal: Equal { promoted: 0.0, inconclusive: 1.0, rolled_back: rules.alpha, hours: None },
+            worse: vec![],
+        };
+        let everything = expected.error_rate.recip() * (1.0 - f64::EPSILON);
+        let ratios = RATIOS.into_iter().filter(|ratio| ratio * expected.error_rate < 0.9);
+        let ratios: Vec<(f64, bool)> =
+            ratios.map(|ratio| (ratio, false)).chain([(everything, true)]).collect();
+        if forecast.simulated {
+            forecast.equal = outline.play_equal()?;
+            for (ratio, fails_everything) in ratios {
+                forecast.worse.push(outline.play_worse(ratio, fails_everything)?);
+            }
+        } else {
+            forecast.equal = outline.reckon_equal(&forecast.rules);
+            for (ratio, fails_everything) in ratios {
+                forecast.worse.push(outline.reckon_worse(&errors, ratio, fails_everything)?);
+            }
+        }
+        Ok(forecast)
+    }
+
+    /// The canary will more probably stay undecided than pass.
+    pub fn is_underpowered(&self) -> bool {
+        self.equal.promoted < HALF
+    }
+
+    /// What the canary can show, in a sentence.
+    pub fn sentence(&self) -> String {
+        let Expected { requests_per_day, error_rate, .. } = self.expected;
+        let worst = self.worse.iter().find(|worse| worse.rolled_back >= LIKELY);
+        let sees = match worst {
+            Some(worse) if worse.fails_everything => "one that fails everything is rolled back".to_owned(),
+            Some(worse) => format!("one with {}x the errors is rolled back", worse.ratio),
+            None => "not even one that fails everything is surely rolled back".to_owned(),
+        };
+        let after = worst
+            .and_then(|worse| worse.hours)
+            .map(|hours| format!(", in 8 of 10 cases within {hours:.1} h"))
+            .unwrap_or_default();
+        let advice = self.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+        format!(
+            "at {requests_per_day:.0} requests a day with {:.2} % errors, a canary that is no worse passes within \
+             {:.0} h with a chance of {:.0} %; {sees}{after}{advice}",
+            100.0 * error_rate,
+            self.hours,
+            100.0 * self.equal.promoted,
+        )
+    }
+
+    /// What would help a canary that will probably stay undecided; none when there is nothing to say.
+    pub fn advice(&self) -> Option<String> {
+        if !self.is_underpowered() || self.rules.is_empty() {
+            return None;
+        }
+        let slowest = self.rules.iter().filter(|rule| rule.role == Role::Gating);
+        let needed =
+            slowest.map(|rule| rule.to_prove_likely.map(|time| time.minutes)).reduce(|a, b| Some(a?.max(b?)));
+        let time = match needed.flatten() {
+            Some(minutes) if minutes > 60.0 * self.hours && minutes < 90.0 * 1440.0 => {
+                format!("{:.0} days instead of {:.1}", (minutes / 1440.0).ceil(), self.hours / 24.0)
+            }
+            Some(_) | None => "more time".to_owned(),
+        };
+        let share = if self.share < 0.5 { "a larger share, " } else { "" };
+        Some(format!(
+            "a canary that is no worse will probably stay undecided (chance to pass {:.0} %): give it {share}{time}, \
+             a wider `worse_by_at_most`, or an `acceptable_below`",
+            100.0 * self.equal.promoted
+        ))
+    }
+}
+
+/// What a forecast is of.
+struct Outline<'o> {
+    rules: &'o Compare,
+    stages: &'o [Stage],
+    minutes: f64,
+    expected: Expected,
+    min_table: MinTable,
+}
+
+impl Outline<'_> {
+    fn per_minute(&self) -> f64 {
+        self.expected.requests_per_day / 1440.0
+    }
+
+    /// The stages' minimum times, after which a canary may pass.
+    fn earliest(&self) -> f64 {
+        self.stages.iter().map(|stage| stage.min_time.as_secs_f64() / 60.0).sum()
+    }
+
+    fn course(&self, rate: f64) -> Result<Course, InvalidInput> {
+        let leg = |stage: &Stage| {
+            let share = stage.share.fraction();
+            Ok(Leg {
+                traffic: Traffic::new(rate, share, self.expected.dispersion)?,
+                per_minute: share * self.per_minute(),
+                minutes: stage.min_time.as_secs_f64() / 60.0,
+            })
+        };
+        Course::new(self.stages.iter().map(leg).collect::<Result<_, _>>()?)
+    }
+
+    /// At least a minute, at most a day.
+    fn table_minutes(&self) -> f64 {
+        let share = self.stages.first().map_or(0.0, |stage| stage.share.fraction());
+        let wait = |requests: u64, share: f64| requests as f64 / (share * self.per_minute());
+        let longer = wait(self.min_table.canary, share).max(wait(self.min_table.stable, 1.0 - share));
+        longer.clamp(1.0, 1440.0)
+    }
+
+    fn rate(&self, metric: OnlineMetric) -> Option<f64> {
+        match metric {
+            OnlineMetric::ErrorRate => Some(self.expected.error_rate),
+            OnlineMetric::LatencySlowShare => Some(self.expected.slow_share),
+            OnlineMetric::AbsError => None,
+        }
+    }
+
+    /// The part of alpha that a rule has; all of it for one that only observes.
+    fn alpha(&self, metric: OnlineMetric) -> f64 {
+        let gating = self.rules.rules.iter().filter(|rule| rule.role == Role::Gating);
+        let mut weighted = gating.zip(weights(&self.rules.rules));
+        let weight = weighted.find(|(rule, _)| rule.metric == metric).map_or(1.0, |(_, weight)| weight);
+        self.rules.alpha * weight
+    }
+
+    fn rules(&self) -> Result<Vec<RuleForecast>, InvalidInput> {
+        let mut forecasts = vec![];
+        for rule in &self.rules.rules {
+            let Some(rate) = self.rate(rule.metric) else { continue };
+            let course = self.course(rate)?;
+            let level = acceptance_level(rule, self.rules.beta);
+            let proved = course.chance_to_prove(self.minutes, rule.margin, level)?;
+            let floor = self.chance_below_floor(rule, rate, level, course.requests(self.minutes))?;
+            forecasts.push(RuleForecast {
+                metric: rule.metric,
+                role: rule.role,
+                margin: rule.margin,
+                base_rate: rate,
+                detectable_ratio: course.detectable_ratio(self.minutes, self.alpha(rule.metric))?,
+                to_prove: course.time_to_prove(HALF, rule.margin, level)?,
+                to_prove_likely: course.time_to_prove(LIKELY, rule.margin, level)?,
+                chance_to_prove: proved.max(floor),
+            });
+        }
+        Ok(forecasts)
+    }
+
+    /// The chance that so many requests show the rate to be below the rule's floor.
+    fn chance_below_floor(
+        &self,
+        rule: &CompareRule,
+        rate: f64,
+        level: f64,
+        requests: f64,
+    ) -> Result<f64, InvalidInput> {
+        let (Some(floor), true) = (rule.acceptable_below, requests >= 1.0) else { return Ok(0.0) };
+        let exponent = self.expected.dispersion.max(1.0).recip();
+        let shows = |errors: u64| {
+            let mut bound = RateBound::default();
+            bound.observe(Arm::new(requests as u64, errors)?, exponent);
+            Ok::<_, InvalidInput>(bound.upper(level) < floor)
+        };
+        if !shows(0)? {
+            return Ok(0.0);
+        }
+        let (mut enough, mut too_many) = (0, requests as u64);
+        while too_many - enough > 1 {
+            let middle = enough + (too_many - enough) / 2;
+            if shows(middle)? { enough = middle } else { too_many = middle }
+        }
+        Ok(Poisson::new(requests * rate).map_or(0.0, |errors| errors.cdf(enough)))
+    }
+
+    /// Every gating rule must hold: at least the chance that none of them stays open.
+    fn reckon_equal(&self, rules: &[RuleForecast]) -> Equal {
+        let gating = || rules.iter().filter(|rule| rule.role == Role::Gating);
+        let open: f64 = gating().map(|rule| 1.0 - rule.chance_to_prove).sum();
+        let promoted = if gating().next().is_none() || self.earliest() > self.minutes {
+            0.0
+        } else {
+            (1.0 - open).max(0.0)
+        };
+        let slowest = gating()
+            .map(|rule| rule.to_prove_likely.map(|time| time.minutes))
+            .reduce(|a, b| Some(a?.max(b?)));
+        let minutes = slowest.flatten().map(|minutes| minutes.max(self.earliest()));
+        Equal {
+            promoted,
+            inconclusive: 1.0 - promoted,
+            rolled_back: self.rules.alpha,
+            hours: minutes.filter(|minutes| *minutes <= self.minutes).map(|minutes| minutes / 60.0),
+        }
+    }
+
+    fn reckon_worse(
+        &self,
+        errors: &Course,
+        ratio: f64,
+        fails_everything: bool,
+    ) -> Result<Worse, InvalidInput> {
+        let alpha = self.alpha(OnlineMetric::ErrorRate);
+        let time = errors.time_to_detect(LIKELY, ratio, alpha)?.map(|time| time.minutes);
+        // A look decides over whole tables.
+        let time = time.map(|minutes| (minutes / self.table_minutes()).ceil() * self.table_minutes());
+        Ok(Worse {
+            ratio,
+            fails_everything,
+            rolled_back: errors.chance_to_detect(self.minutes, ratio, alpha)?,
+            hours: time.filter(|minutes| *minutes <= self.minutes).map(|minutes| minutes / 60.0),
+        })
+    }
+
+    fn play_equal(&self) -> Result<Equal, InvalidInput> {
+        let mut ends = self.play(1.0)?;
+        let share = |verdict| ends.iter().filter(|(found, _)| *found == verdict).count() as f64 / RUNS as f64;
+        let (promoted, rolled_back) = (share(Verdict::Pass), share(Verdict::Fail));
+        let hours = within(&mut ends, Verdict::Pass, self.earliest());
+        Ok(Equal { promoted, inconclusive: 1.0 - promoted - rolled_back, rolled_back, hours })
+    }
+
+    fn play_worse(&self, ratio: f64, fails_everything: bool) -> Result<Worse, InvalidInput> {
+        let mut ends = self.play(ratio)?;
+        let rolled_back =
+            ends.iter().filter(|(found, _)| *found == Verdict::Fail).count() as f64 / RUNS as f64;
+        let hours = within(&mut ends, Verdict::Fail, 0.0);
+        Ok(Worse { ratio, fails_everything, rolled_back, hours })
+    }
+
+    /// How canaries end that have `ratio` times the errors, and after how many minutes.
+    fn play(&self, ratio: f64) -> Result<Vec<(Verdict, f64)>, InvalidInput> {
+        let rates = self.rules.rules.iter().filter(|rule| rule.metric != OnlineMetric::AbsError).cloned();
+        let rules = Compare { rules: rates.collect(), ..self.rules.clone() };
+        let start = Replay::new(rules, self.min_table, Some(self.expected.dispersion))?.without_interval();
+        (0..RUNS)
+            .map(|run| {
+                let random = Xoshiro256PlusPlus::seed_from_u64(SEED + run as u64);
+                self.play_once(start.clone(), ratio, random)
+            })
+            .collect()
+    }
+
+    /// One request after the other, at random times.
+    fn play_once(
+        &self,
+        mut replay: Replay,
+        ratio: f64,
+        mut random: Xoshiro256PlusPlus,
+    ) -> Result<(Verdict, f64), InvalidInput> {
+        let (mut at, mut ended) = (0.0, (Verdict::Inconclusive, self.minutes));
+        let mut stages = self.stages.iter().peekable();
+        let mut until = 0.0;
+        let mut share = 0.0;
+        loop {
+            at += -(1.0 - random.random::<f64>()).ln() / self.per_minute();
+            if at >= self.minutes {
+                return Ok(ended);
+            }
+            while at >= until
+                && let Some(stage) = stages.next()
+            {
+                share = stage.share.fraction();
+                replay.share_changes();
+                let last = stages.peek().is_none();
+                until = if last { f64::INFINITY } else { until + stage.min_time.as_secs_f64() / 60.0 };
+            }
+            let is_canary = random.random_bool(share);
+            let rate = self.expected.error_rate * if is_canary { ratio } else { 1.0 };
+            let one = |event: bool| Arm::new(1, u64::from(event));
+            let (error, slow) =
+                (one(random.random_bool(rate.min(1.0)))?, one(random.random_bool(self.expected.slow_share))?);
+            let table = |arm| {
+                if is_canary {
+                    Table { canary: arm, ..Table::default() }
+                } else {
+                    Table { stable: arm, ..Table::default() }
+                }
+            };
+            let since = TimeDelta::seconds((60.0 * at) as i64);
+            let minute = ReplayMinute {
+                at: Timestamp::UNIX_EPOCH + since,
+                errors: table(error),
+                slow: table(slow),
+                pairs: vec![],
+            };
+            let verdict = replay.minute(&minute)?;
+            if verdict != ended.0 {
+                ended = (verdict, at);
+            }
+            let passed = verdict == Verdict::Pass && at >= self.earliest();
+            if verdict == Verdict::Fail || passed {
+                return Ok(ended);
+            }
+        }
+    }
+}
+
+/// The hours in which 8 of 10 of all ended with `verdict`.
+fn within(ends: &mut [(Verdict, f64)], verdict: Verdict, earliest: f64) -> Option<f64> {
+    let time = |(found, minutes): &(Verdict, f64)| {
+        if *found == verdict { minutes.max(earliest) } else { f64::INFINITY }
+    };
+    ends.sort_by(|a, b| time(a).total_cmp(&time(b)));
+    let place = (LIKELY * ends.len() as f64).ceil() as usize;
+    let minutes = ends.get(place.saturating_sub(1)).map(time)?;
+    minutes.is_finite().then_some(minutes / 60.0)
+}

@@ -1,0 +1,268 @@
+//! The messages that follow runs: one a run at each notifier whose messages can be rewritten. A board says where
+//! its run is when it is shown, not when it was asked for: only the newest state is ever sent, and the run of one
+//! board is shown by one process at a time, so an older state never comes after a newer one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{Engine, situation};
+use crate::adapter::AdapterError;
+use crate::domain::Timestamp;
+use crate::domain::canary::CanaryState;
+use crate::domain::id::NotifierName;
+use crate::domain::pipeline::{latest, waits_for_approval};
+use crate::domain::retry::RetryPolicy;
+use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
+use crate::domain::workflow::{Moment, Recipient, Workflow};
+use crate::notify::Notifiers;
+use crate::notify::facts::{Facts, StepMark, StepRow};
+use crate::notify::outbox::{PATIENCE, in_time};
+use crate::steps::headline;
+use crate::steps::publish::PublishOutput;
+use crate::store::{BoardEntry, StoreError};
+
+/// Boards taken at once.
+const BATCH: u32 = 8;
+/// Boards on their way at once.
+const AT_ONCE: usize = 4;
+/// Nobody else takes a board meanwhile: a batch in rounds of `AT_ONCE`, and some.
+const HOLD: Duration = Duration::from_secs(60 * 8 / 4 + 60);
+/// A run that goes on meanwhile is shown again so much later.
+const AGAIN: chrono::TimeDelta = chrono::TimeDelta::seconds(2);
+/// About half a day in all; the newest state is worth it.
+const RETRY: RetryPolicy = RetryPolicy {
+    attempts: 150,
+    backoff: Duration::from_secs(2),
+    factor: 2.0,
+    max: Duration::from_secs(300),
+};
+
+const _: () = assert!(HOLD.as_secs() > PATIENCE.as_secs() * (BATCH as u64).div_ceil(AT_ONCE as u64));
+
+/// The notifiers that follow runs of `workflow`: those its `notify:` names, of those that can.
+pub(super) fn of(engine: &Engine, workflow: &Workflow) -> Vec<NotifierName> {
+    let mut boards = vec![];
+    for recipient in workflow.notify.iter().flat_map(|rule| &rule.to) {
+        if let Recipient::Slack(name) | Recipient::Webhook(name) = recipient
+            && engine.settings.boards.contains(name)
+            && !boards.contains(name)
+        {
+            boards.push(name.clone());
+        }
+    }
+    boards
+}
+
+impl Engine {
+    /// Brings messages about runs up to date, and returns how many were rewritten or posted.
+    ///
+    /// # Errors
+    /// The last failure of the database; a service that does not answer is tried again later.
+    pub async fn show_boards(&self, notifiers: &Notifiers) -> Result<usize, StoreError> {
+        if self.settings.boards.is_empty() {
+            return Ok(0);
+        }
+        let due = self.store.take_boards(BATCH, HOLD, self.clock.now()).await?;
+        let showing: Vec<_> = due.iter().map(|board| self.show_board(notifiers, board).boxed()).collect();
+        let shown = stream::iter(showing).buffer_unordered(AT_ONCE);
+        shown.try_fold(0, |sum, shown| async move { Ok(sum + usize::from(shown)) }).await
+    }
+
+    async fn show_board(&self, notifiers: &Notifiers, board: &BoardEntry) -> Result<bool, StoreError> {
+        let error = match self.try_to_show(notifiers, board).await? {
+            Ok(rewritten) => return Ok(rewritten),
+            Err(error) => error,
+        };
+        let now = self.clock.now();
+        let retry_at = match &error {
+            AdapterError::Unavailable { retry_after, .. } => {
+                RETRY.next_attempt(board.attempts.max(1), now, *retry_after, rand::random())
+            }
+            AdapterError::Denied { .. } | AdapterError::Rejected { .. } | AdapterError::Conflict { .. } => {
+                None
+            }
+        };
+        match retry_at {
+            Some(at) => {
+                tracing::debug!(run.id = %board.run, %at, "Message about run {} waits: {error}", board.run)
+            }
+            None => {
+                tracing::error!(run.id = %board.run, "Message about run {} is out of date until the run goes on: {error}", board.run)
+            }
+        }
+        self.store.board_failed(board, &error.to_string(), retry_at, now + AGAIN).await?;
+        Ok(false)
+    }
+
+    /// Whether the message was rewritten or posted; not when it says already what it should.
+    async fn try_to_show(
+        &self,
+        notifiers: &Notifiers,
+        board: &BoardEntry,
+    ) -> Result<Result<bool, AdapterError>, StoreError> {
+        let rejected = |action: &str, cause: String| AdapterError::Rejected {
+            service: "refit".to_owned(),
+            action: action.to_owned(),
+            cause,
+        };
+        let Some(shows) = notifiers.board(&board.notifier) else {
+            let cause = "refit.toml has no notifier of this name that can";
+            return Ok(Err(rejected(&format!("follow a run at `{}`", board.notifier), cause.to_owned())));
+        };
+        let Some(run) = self.store.run(board.run).await? else {
+            return Ok(Err(rejected("follow a run", "it is gone".to_owned())));
+        };
+        let workflow = match self.workflow(&run.definition) {
+            Ok(workflow) => workflow,
+            Err(why) => return Ok(Err(rejected("follow a run", why))),
+        };
+        let facts = self.standing(&run, &workflow).await?;
+        let id = format!("{}/board/{}", run.id, board.notifier);
+        let message = match notifiers.renderer().progress(&id, &facts) {
+            Ok(message) => message,
+            Err(error) => return Ok(Err(rejected("write the message about a run", error.to_string()))),
+        };
+        let says = json!([message.subject, message.text, message.blocks]).to_string();
+        let says: String = Sha256::digest(says).iter().map(|byte| format!("{byte:02x}")).collect();
+        let again = self.clock.now() + AGAIN;
+        if let (Some(place), Some(shown)) = (&board.place, &board.shows)
+            && *shown == says
+        {
+            self.store.board_shown(board, place, shown, again).await?;
+            return Ok(Ok(false));
+        }
+        Ok(match in_time(shows.show(&message, board.place.as_ref())).await {
+            Ok(place) => {
+                self.store.board_shown(board, &place, &says, again).await?;
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Where a run is, for the message that follows it.
+    pub async fn standing(&self, run: &Run, workflow: &Workflow) -> Result<Facts, StoreError> {
+        let attempts = &self.store.attempts(run.id).await?;
+        let version = outputs::<PublishOutput>(attempts).map(|output| output.version).last();
+        let named = version
+            .as_ref()
+            .map_or_else(|| run.model.to_string(), |version| format!("{} {version}", run.model));
+        let (moment, headline) = match (run.status, run.outcome) {
+            (RunStatus::Finished, Some(outcome)) => (Moment::of(outcome), None),
+            (RunStatus::Finished, None) => (Moment::Failed, None),
+            (RunStatus::Held, _) => (Moment::Held, None),
+            (RunStatus::Undoing, _) => {
+                (Moment::Started, Some(format!("{named}: its effects are being taken back")))
+            }
+            (RunStatus::Queued | RunStatus::Running | RunStatus::Waiting, _) => {
+                if !waits_for_approval(workflow, attempts).is_empty() {
+                    (Moment::NeedsApproval, None)
+                } else {
+                    self.under_way(run, workflow, attempts, &named).await?
+                }
+            }
+        };
+        let mut given = situation::facts(self, run, workflow, attempts, moment).await;
+        given.insert("mode".to_owned(), json!(workflow.mode));
+        given.insert("version".to_owned(), json!(version));
+        if let Some(headline) = headline {
+            given.insert("headline".to_owned(), json!(headline));
+        }
+        if run.status == RunStatus::Finished || run.status == RunStatus::Undoing {
+            given.insert("reason".to_owned(), json!(run.reason));
+        }
+        let rows: Vec<StepRow> =
+            workflow.steps.iter().map(|step| row(step, latest(attempts, &step.id))).collect();
+        given.insert("progress".to_owned(), json!(rows));
+        let steps: BTreeMap<String, Value> = attempts
+            .iter()
+            .filter_map(|attempt| Some((attempt.step.to_string(), attempt.output.clone()?)))
+            .collect();
+        given.insert("steps".to_owned(), json!(steps));
+        given.insert("workflow".to_owned(), json!(run.workflow));
+        Ok(Facts::about(&run.model, Some(run.id), moment, given))
+    }
+
+    async fn under_way(
+        &self,
+        run: &Run,
+        workflow: &Workflow,
+        attempts: &[Attempt],
+        named: &str,
+    ) -> Result<(Moment, Option<String>), StoreError> {
+        if let Some(canary) = self.store.canary_of(run.id).await? {
+            let named = format!("{} {}", run.model, canary.version);
+            match canary.state {
+                CanaryState::Watching => {
+                    let share = canary.stage_share();
+                    return Ok((Moment::CanaryStarted, Some(format!("{named} is on canary at {share}"))));
+                }
+                CanaryState::Baking => {
+                    let until = canary.bake_until.map(|until| format!(" until {}", time(until)));
+                    let headline =
+                        format!("{named} was promoted and is watched on{}", until.unwrap_or_default());
+                    return Ok((Moment::Promoted, Some(headline)));
+                }
+                CanaryState::Promoted | CanaryState::RolledBack => {}
+            }
+        }
+        let at_work = attempts.iter().rev().find(|attempt| attempt.state == AttemptState::Started);
+        let sleeps = || attempts.iter().rev().find(|attempt| attempt.state == AttemptState::Sleeping);
+        let headline = match at_work.or_else(sleeps) {
+            Some(attempt) => {
+                let steps = workflow.steps.len();
+                let place = workflow.steps.iter().position(|step| step.id == attempt.step);
+                let place =
+                    place.map(|place| format!(" (step {} of {steps})", place + 1)).unwrap_or_default();
+                format!("{named}: {} is at `{}`{place}", run.workflow, attempt.step)
+            }
+            None => format!("{named}: {} is under way", run.workflow),
+        };
+        Ok((Moment::Started, Some(headline)))
+    }
+}
+
+/// What steps returned, oldest first, as far as it is a `T`.
+fn outputs<T: serde::de::DeserializeOwned>(attempts: &[Attempt]) -> impl Iterator<Item = T> {
+    let outputs = attempts.iter().filter_map(|attempt| attempt.output.as_ref());
+    outputs.filter_map(|output| serde_json::from_value(output.clone()).ok())
+}
+
+fn row(step: &crate::domain::workflow::Step, attempt: Option<&Attempt>) -> StepRow {
+    let (state, said) = match attempt {
+        None => (StepMark::Pending, None),
+        Some(attempt) => match attempt.state {
+            AttemptState::Started => {
+                let again = (attempt.attempt > 1).then(|| format!("attempt {}", attempt.attempt));
+                (StepMark::Running, again)
+            }
+            AttemptState::Lost => (StepMark::Running, None),
+            AttemptState::Sleeping => {
+                (StepMark::Waiting, attempt.wake_at.map(|at| format!("until {} at the latest", time(at))))
+            }
+            AttemptState::Succeeded => {
+                let said = attempt.output.as_ref().map(|output| headline::of(Some(&step.kind), output));
+                (StepMark::Done, said.filter(|said| !said.is_empty()))
+            }
+            AttemptState::Failed => {
+                let why = attempt.error.as_ref().map(|error| error.message.clone());
+                match attempt.wake_at {
+                    Some(_) => (StepMark::Waiting, why.map(|why| format!("{why}; it is tried again"))),
+                    None => (StepMark::Failed, why),
+                }
+            }
+            AttemptState::Skipped | AttemptState::Cancelled => {
+                (StepMark::Skipped, attempt.error.as_ref().map(|error| error.message.clone()))
+            }
+        },
+    };
+    StepRow { step: step.id.to_string(), state, said }
+}
+
+fn time(at: Timestamp) -> String {
+    at.format("%F %H:%M UTC").to_string()
+}

@@ -1,0 +1,204 @@
+//! One message of each kind with the facts of an imagined retrain, for `refit notify preview`: what
+//! will come, before it comes.
+
+use serde_json::{Map, Value, json};
+
+use super::facts::Facts;
+use crate::domain::id::ModelName;
+use crate::domain::workflow::Moment;
+
+/// The kinds that can be shown, in the order of a run's life. `progress` is the message that follows a run.
+pub const KINDS: [&str; 15] = [
+    "started",
+    "progress",
+    "needs_approval",
+    "canary_started",
+    "promoted",
+    "first_version",
+    "rejected",
+    "rolled_back",
+    "held",
+    "failed",
+    "cancelled",
+    "skipped",
+    "succeeded",
+    "alert",
+    "message",
+];
+
+/// The facts of an example of `kind`; nothing for a word that is no kind.
+pub fn facts(kind: &str) -> Option<Facts> {
+    let (moment, own) = of(kind)?;
+    let mut facts = common();
+    for (key, value) in own.as_object().cloned().unwrap_or_default() {
+        facts.insert(key, value);
+    }
+    let model: ModelName = "race-times".parse().ok()?;
+    let run = "019a7d3c-5b7e-7c21-9d58-3f2a9c41e07b".parse().ok();
+    Some(Facts::about(&model, run, moment, facts))
+}
+
+fn common() -> Map<String, Value> {
+    let facts = json!({
+        "workflow": "retrain",
+        "mode": "act",
+        "version": "2026-11-22",
+        "champion": "2026-11-15",
+        "metrics": [
+            {"name": "mae", "candidate": 512.25, "champion": 540.0, "better": "lower"},
+            {"name": "r2", "candidate": 0.912, "champion": 0.905, "better": "higher"},
+            {"name": "rows", "candidate": 21_034.0, "champion": 20_410.0},
+        ],
+        "verdicts": [
+            {"verdict": "pass", "sentence": "mae is 512.25; at most 600 allowed"},
+            {"verdict": "pass", "sentence": "r2 is 0.912; at least 0.85 allowed"},
+        ],
+        "next": NEXT_RUN,
+        "links": [{"label": "Open the run", "url": "https://refit.example.com/v1/runs/019a7d3c-5b7e-7c21-9d58-3f2a9c41e07b"}],
+        "command": "refit run show 9c41e07b",
+    });
+    facts.as_object().cloned().unwrap_or_default()
+}
+
+const NEXT_RUN: &str = "the next run is due on Sunday, 2026-11-29 02:00 UTC";
+const STABLE: &str = "2026-11-15 serves all traffic since 2026-11-22 10:42 UTC.";
+
+fn of(kind: &str) -> Option<(Moment, Value)> {
+    let worse = json!([
+        {"name": "mae", "candidate": 648.4, "champion": 540.0, "better": "lower"},
+        {"name": "r2", "candidate": 0.87, "champion": 0.905, "better": "higher"},
+    ]);
+    Some(match kind {
+        "started" => (Moment::Started, json!({"metrics": [], "verdicts": [], "version": null, "next": null})),
+        "progress" => (
+            Moment::CanaryStarted,
+            json!({
+                "headline": "race-times 2026-11-22 is on canary at 10%",
+                "serving": "2026-11-22 serves 10% of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
+                "progress": [
+                    {"step": "data", "state": "done", "said": "21,034 rows, 3.1 MiB"},
+                    {"step": "train", "state": "done", "said": "mae 512.25, r2 0.912, 18 files, 144.0 MiB"},
+                    {"step": "gate", "state": "done", "said": "pass: mae is 512.25; at most 600 allowed"},
+                    {"step": "publish", "state": "done", "said": "2026-11-22"},
+                    {"step": "canary", "state": "done", "said": "2026-11-22 gets 10% of production"},
+                    {"step": "watch", "state": "waiting", "said": "until 2026-11-23 02:31 UTC at the latest"},
+                    {"step": "compare", "state": "pending"},
+                    {"step": "promote", "state": "pending"},
+                ],
+                "next": "it is watched for at least 1day, at most 3days; should it harm, it is taken back at once",
+            }),
+        ),
+        "needs_approval" => (
+            Moment::NeedsApproval,
+            json!({
+                "serving": "2026-11-15 serves all traffic since 2026-11-15 04:10 UTC.",
+                "todo": "Look at it and decide: `refit run approve 9c41e07b`, or `refit run reject 9c41e07b`.",
+                "next": null,
+            }),
+        ),
+        "canary_started" => (
+            Moment::CanaryStarted,
+            json!({
+                "serving": "2026-11-22 serves 10% of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
+                "next": "it is watched for at least 1day, at most 3days; should it harm, it is taken back at once",
+            }),
+        ),
+        "promoted" => (
+            Moment::Promoted,
+            json!({
+                "serving": "2026-11-22 serves all traffic since 2026-11-23 02:31 UTC.",
+                "reason": "error_rate 0.4 % of 1,024 requests, 2026-11-15 had 0.5 % of 9,180: not worse",
+            }),
+        ),
+        "first_version" => (
+            Moment::Promoted,
+            json!({
+                "serving": "2026-11-22 serves all traffic since 2026-11-22 02:31 UTC.",
+                "reason": "approved by sam",
+                "first": true,
+                "champion": null,
+                "metrics": [
+                    {"name": "mae", "candidate": 512.25, "better": "lower"},
+                    {"name": "r2", "candidate": 0.912, "better": "higher"},
+                ],
+            }),
+        ),
+        "rejected" => (
+            Moment::Rejected,
+            json!({
+                "serving": "2026-11-15 serves all traffic since 2026-11-15 04:10 UTC.",
+                "reason": "mae is 648.4; at most 600 allowed",
+                "metrics": worse,
+                "verdicts": [
+                    {"verdict": "fail", "sentence": "mae is 648.4; at most 600 allowed"},
+                    {"verdict": "pass", "sentence": "r2 is 0.87; at least 0.85 allowed"},
+                ],
+            }),
+        ),
+        "rolled_back" => (
+            Moment::RolledBack,
+            json!({
+                "serving": STABLE,
+                "reason": "error_rate 9.1 % of 231 requests; at most 5 % is acceptable, and chance explains this in less than 1 case of 1,000",
+            }),
+        ),
+        "held" => (
+            Moment::Held,
+            json!({
+                "serving": "2026-11-22 serves 10% of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
+                "todo": "The evidence does not decide. Look at it: `refit run show 9c41e07b`. Then promote it: `refit promote 2026-11-22`, or take it back: `refit rollback`.",
+                "reason": "after 3 days: error_rate 0.9 % of 212 requests, 2026-11-15 had 0.5 % of 1,930; too few to tell",
+                "next": "without a decision it is taken back on 2026-12-01 02:31 UTC",
+            }),
+        ),
+        "failed" => (
+            Moment::Failed,
+            json!({
+                "serving": "2026-11-15 serves all traffic since 2026-11-15 04:10 UTC.",
+                "todo": "To do: read its log with `refit run logs 9c41e07b`. Then start it again: `refit trigger retrain`.",
+                "reason": "step `train` failed after 3 attempts: it ended with exit code 1: MemoryError",
+                "version": null,
+                "metrics": [],
+                "verdicts": [],
+            }),
+        ),
+        "cancelled" => (
+            Moment::Cancelled,
+            json!({"serving": STABLE, "reason": "cancelled by sam: wrong data", "metrics": [], "verdicts": []}),
+        ),
+        "skipped" => (
+            Moment::Skipped,
+            json!({"reason": "no new results since 2026-11-15", "version": null, "metrics": [], "verdicts": []}),
+        ),
+        "succeeded" => (
+            Moment::Succeeded,
+            json!({
+                "mode": "advise",
+                "serving": "2026-11-15 serves all traffic since 2026-11-15 04:10 UTC.",
+                "reason": "mode is not act: 2026-11-22 was not promoted on production",
+            }),
+        ),
+        "alert" => (
+            Moment::Alert,
+            json!({
+                "serving": "2026-11-15 serves all traffic since 2026-11-15 04:10 UTC.",
+                "todo": "Check that the app routes by the release document and reports what it serves.",
+                "reason": "2026-11-22 reports nothing: 31 requests were expected in the last 2 hours",
+                "metrics": [],
+                "verdicts": [],
+                "next": null,
+            }),
+        ),
+        "message" => (
+            Moment::Message,
+            json!({
+                "subject": "Data of 21,034 results is in",
+                "message": "The retrain goes on with it.",
+                "metrics": [],
+                "verdicts": [],
+                "next": null,
+            }),
+        ),
+        _ => return None,
+    })
+}

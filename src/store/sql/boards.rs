@@ -1,0 +1,142 @@
+//! Boards: one message a run, brought up to date by one process at a time.
+
+use std::time::Duration;
+
+use super::super::{Connection, Row, span};
+use super::rows::{self, count, doc, get, json_opt, text, word};
+use super::store::SqlStore;
+use crate::adapter::Posted;
+use crate::domain::Timestamp;
+use crate::domain::id::{NotifierName, RunId};
+use crate::store::{BoardEntry, StoreError};
+
+fn entry(row: &Row) -> Result<BoardEntry, StoreError> {
+    Ok(BoardEntry {
+        run: RunId(get(row, "run")?),
+        notifier: word(row, "notifier")?,
+        revision: get(row, "revision")?,
+        place: json_opt(row, "place")?,
+        shows: get(row, "shows")?,
+        attempts: count(row, "attempts")?,
+    })
+}
+
+/// The run went on: its boards are out of date. One that somebody is at work on, or that waits to be tried
+/// again, keeps its time.
+pub(super) async fn touch(
+    connection: &mut Connection,
+    run: RunId,
+    boards: &[NotifierName],
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    for notifier in boards {
+        sqlx::query(sql!(
+            "INSERT INTO refit.boards AS b (run, notifier, revision, due_at) VALUES ($1, $2, 1, $3)
+             ON CONFLICT (run, notifier) DO UPDATE SET revision = b.revision + 1, due_at = coalesce(b.due_at, $3)"
+        ))
+        .bind(run.0)
+        .bind(notifier.as_str())
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+impl SqlStore {
+    pub(super) async fn add_boards(
+        &self,
+        run: RunId,
+        boards: &[NotifierName],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        touch(&mut tx, run, boards, at).await?;
+        Ok(tx.commit().await?)
+    }
+
+    pub(super) async fn take_due_boards(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<BoardEntry>, StoreError> {
+        let taken = sqlx::query(sql!(concat!(
+            "UPDATE refit.boards SET attempts = attempts + 1, due_at = ",
+            until!("$1", "$2"),
+            " WHERE (run, notifier) IN (
+                 SELECT run, notifier FROM refit.boards WHERE due_at <= ",
+            now!("$1"),
+            "
+                 ORDER BY due_at LIMIT $3",
+            skip_locked!(),
+            ")
+             RETURNING *"
+        )))
+        .bind(self.at(at))
+        .bind(span(at, hold))
+        .bind(i64::from(limit))
+        .fetch_all(&self.parts.writer)
+        .await?;
+        rows::all(&taken, entry)
+    }
+
+    pub(super) async fn board_is_shown(
+        &self,
+        board: &BoardEntry,
+        place: &Posted,
+        shows: &str,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query(sql!(
+            "UPDATE refit.boards SET place = $4, shows = $5, attempts = 0, last_error = NULL,
+                 due_at = CASE WHEN revision = $3 THEN NULL ELSE $6 END
+             WHERE run = $1 AND notifier = $2"
+        ))
+        .bind(board.run.0)
+        .bind(board.notifier.as_str())
+        .bind(board.revision)
+        .bind(doc(place)?)
+        .bind(shows)
+        .bind(again_at)
+        .execute(&self.parts.writer)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn board_is_stale(
+        &self,
+        board: &BoardEntry,
+        error: &str,
+        retry_at: Option<Timestamp>,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query(sql!(
+            "UPDATE refit.boards SET last_error = $4,
+                 due_at = CASE WHEN $5 IS NULL AND revision <> $3 THEN $6 ELSE $5 END
+             WHERE run = $1 AND notifier = $2"
+        ))
+        .bind(board.run.0)
+        .bind(board.notifier.as_str())
+        .bind(board.revision)
+        .bind(text(error))
+        .bind(retry_at)
+        .bind(again_at)
+        .execute(&self.parts.writer)
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn board_place(
+        &self,
+        run: RunId,
+        notifier: &NotifierName,
+    ) -> Result<Option<Posted>, StoreError> {
+        let row = sqlx::query(sql!("SELECT place FROM refit.boards WHERE run = $1 AND notifier = $2"))
+            .bind(run.0)
+            .bind(notifier.as_str())
+            .fetch_optional(&self.parts.reader)
+            .await?;
+        Ok(row.map(|row| json_opt(&row, "place")).transpose()?.flatten())
+    }
+}

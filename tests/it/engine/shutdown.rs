@@ -1,0 +1,59 @@
+//! A shutdown gives runs back, and nothing of them is left running then.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use refit::clock::SystemClock;
+use refit::domain::run::AttemptState;
+use refit::engine::Settings;
+use refit::engine::worker::Worker;
+
+use super::on_both;
+use crate::support::crash::Crash;
+use crate::support::steps::is_running;
+use crate::support::world::{World, exists, finish, no_notifiers};
+
+/// Deaf to SIGTERM, and so is what it starts in a session of its own; refit would wait for it for an hour.
+fn stubborn(mark: &str) -> String {
+    format!(
+        r#"
+name: long
+model: m
+steps:
+  - id: train
+    run: |
+      [ -e go ] && exit 0
+      trap "" TERM
+      setsid sh -c 'trap "" TERM; exec sleep 1000.{mark}' &
+      touch began; while :; do sleep 0.02; done
+    grace: 1h
+"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trainer_deaf_to_sigterm_is_dead_before_its_run_is_given_back() {
+    on_both(async |world: World| {
+        let mark = format!("{:09}", uuid::Uuid::new_v4().as_u128() % 1_000_000_000);
+        let settings = Settings { grace: Duration::from_secs(2), ..Settings::default() };
+        let engine = world.unregistered(&Crash::never(), Arc::new(SystemClock), settings).await;
+        let worker = Worker::start(engine.clone(), Arc::new(no_notifiers())).await.expect("starts");
+        let run = world.trigger(&engine, &stubborn(&mark)).await;
+        exists(&world, "began").await;
+        let began = Instant::now();
+        worker.shut_down().await.expect("in good order");
+        let running = is_running(&mark);
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        assert!(!running, "the run is anybody's, and its trainer runs");
+
+        world.write("go", "");
+        let next = world.process_with(&Crash::never(), Arc::new(SystemClock)).await;
+        let attempts = {
+            finish(&world, &next, run).await;
+            next.store.attempts(run).await.expect("readable")
+        };
+        let states: Vec<_> = attempts.iter().map(|attempt| attempt.state).collect();
+        assert_eq!(states, [AttemptState::Lost, AttemptState::Succeeded], "{attempts:#?}");
+    })
+    .await;
+}

@@ -1,0 +1,111 @@
+//! What is the Web API's own: messages that are rewritten, threads, words for errors.
+
+use std::sync::Arc;
+
+use refit::adapter::{AdapterError, Notifier};
+use serde_json::json;
+
+use super::{deps, message};
+use crate::support::slack::{CHANNEL, Slack, TOKEN};
+
+fn notifier(service: &Slack) -> Arc<dyn Notifier> {
+    let options = json!({
+        "kind": "slack-api", "token": "TOKEN", "channel": "#models",
+        "base_url": format!("{}/api", service.address),
+    });
+    refit::notify::build(options, &deps(&[("TOKEN", TOKEN.to_owned())])).expect("a notifier")
+}
+
+#[tokio::test]
+async fn a_runs_message_is_rewritten_and_answered_to() {
+    let service = Slack::start().await;
+    let slack = notifier(&service);
+    let board = slack.board().expect("it can");
+    let mut message = message();
+    let place = board.show(&message, None).await.expect("posted");
+    assert_eq!(place.channel, CHANNEL, "the id, not the name");
+    message.subject = "v2 is on canary".to_owned();
+    assert_eq!(board.show(&message, Some(&place)).await.expect("rewritten"), place);
+    board.reply(&message, &place, true).await.expect("answered");
+    board.reply(&message, &place, false).await.expect("answered");
+    let messages = service.messages();
+    assert_eq!(messages.len(), 3);
+    assert_eq!((messages[0].text.as_str(), messages[0].edits), ("v2 is on canary", 1));
+    assert_eq!(
+        messages[0].blocks,
+        message.blocks.clone().expect("blocks"),
+        "sent again, or they would vanish"
+    );
+    assert_eq!(messages[1].thread_ts.as_ref(), Some(&place.ts));
+    assert_eq!((messages[1].broadcast, messages[2].broadcast), (true, false));
+    let id = json!({"event_type": "refit_message", "event_payload": {"id": "run/end/0"}});
+    assert!(messages.iter().all(|message| message.metadata == id));
+    service.violations.assert_none();
+}
+
+#[tokio::test]
+async fn a_message_that_somebody_deleted_is_posted_anew() {
+    let service = Slack::start().await;
+    let slack = notifier(&service);
+    let board = slack.board().expect("it can");
+    let gone = board.show(&message(), None).await.expect("posted");
+    service.delete(&gone.ts);
+    // Its turn to post is a second after the last one.
+    let wait = board.show(&message(), Some(&gone)).await.expect_err("not yet");
+    assert!(matches!(wait, AdapterError::Unavailable { retry_after: Some(_), .. }), "{wait}");
+    board.reply(&message(), &gone, true).await.expect("answered");
+    let messages = service.messages();
+    assert_eq!((messages.len(), &messages[0].thread_ts), (1, &None), "beside the thread that is gone");
+    let anew = notifier(&service);
+    let anew = anew.board().expect("it can").show(&message(), Some(&gone)).await.expect("posted");
+    assert_ne!(anew, gone);
+    service.violations.assert_none();
+}
+
+#[tokio::test]
+async fn what_slack_refuses_says_what_to_do() {
+    let service = Slack::start().await;
+    let cases = [
+        (
+            json!({"error": "missing_scope", "needed": "chat:write", "provided": "users:read"}),
+            "add the scope chat:write to the app and install it again; it has users:read",
+            "denied",
+        ),
+        (json!({"error": "token_revoked"}), "set a bot token that is valid", "denied"),
+        (json!({"error": "not_in_channel"}), "type /invite @its-name in #models", "never"),
+        (json!({"error": "channel_not_found"}), "there is no #models", "never"),
+        (json!({"error": "is_archived"}), "#models is archived", "never"),
+        (json!({"error": "ratelimited"}), "ratelimited", "later"),
+        (json!({"error": "internal_error"}), "internal_error", "later"),
+        (json!({"error": "a_new_word"}), "a_new_word", "never"),
+    ];
+    for (refusal, says, when) in cases {
+        service.refuse(refusal);
+        let slack = notifier(&service);
+        for error in
+            [slack.send(&message()).await.expect_err("refused"), slack.check().await.expect_err("refused")]
+        {
+            assert!(error.to_string().contains(says), "{error}");
+            let found = match error {
+                AdapterError::Unavailable { .. } => "later",
+                AdapterError::Denied { .. } => "denied",
+                AdapterError::Rejected { .. } | AdapterError::Conflict { .. } => "never",
+            };
+            assert_eq!(found, when, "{says}");
+        }
+    }
+    service.welcome();
+    let said = notifier(&service).check().await.expect("welcome");
+    assert_eq!(said.as_deref(), Some("bot `refit` of workspace Example writes to #models"));
+}
+
+#[tokio::test]
+async fn blocks_that_slack_does_not_take_do_not_keep_a_message_back() {
+    let service = Slack::start().await;
+    let mut message = message();
+    message.blocks = Some(json!([{"type": "carousel"}]));
+    notifier(&service).send(&message).await.expect("sent");
+    let messages = service.messages();
+    assert_eq!(messages.len(), 1);
+    assert!(messages[0].text.contains("v2 serves all traffic."), "{}", messages[0].text);
+}

@@ -1,0 +1,169 @@
+//! A death before and after every call with which the program writes a file of its own: what it fetched, what a
+//! trainer left, versions, the document of the release, logs, locks. `die-at-write.c` makes the calls deadly; the
+//! writes of the database are enumerated in `engine::crash`.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use refit::domain::id::RunId;
+use refit::domain::run::{Outcome, RunStatus};
+
+use super::project::{Project, each_once, eventually};
+
+const RETRAIN: &str = r#"
+name: retrain
+model: race-times
+mode: act
+defaults: { retry: { attempts: 1 } }
+steps:
+  - id: data
+    uses: fetch
+    with: { from: { file: rows.csv }, to: rows.csv }
+    expect: { columns: { distance: string, finish_s: float }, rows: { min: 2 } }
+  - id: train
+    run: |
+      mkdir -p out && rm -f out/* && cp "$REFIT_DATA/rows.csv" out/part.csv
+      cp "$REFIT_DATA/rows.csv" "$REFIT_OUT/rows.csv"
+      printf 'block,actual,predicted\n1,2,7\n' > "$REFIT_ERRORS"
+      echo '{"mae": 5.0}' > "$REFIT_METRICS"
+      echo trained
+    metrics: { file: true }
+    outputs: { from: out, files: "*.csv", count: 1 }
+  - { id: gate, uses: gate, with: { first_version: accept, rules: [{ metric: mae, max: 10 }] } }
+  - { id: publish, uses: publish, with: { store: models, version: counter } }
+  - { id: canary, uses: canary, with: { target: production, stages: [20%], compare: compare } }
+  - { id: compare, uses: compare, with: { rules: [{ metric: error_rate }], on_inconclusive: hold } }
+  - { id: promote, uses: promote }
+"#;
+
+const REFIT: &str = r#"
+[stores.models]
+kind = "local"
+path = "models"
+
+[targets.production]
+kind = "pointer"
+path = "release.json"
+"#;
+
+const ROWS: &str = "distance,finish_s\nsprint,4000.5\nolympic,8000.25\n";
+
+/// A project whose run waits for a worker.
+fn prepared() -> (Project, RunId) {
+    let project = Project::sqlite();
+    project.write("refit.toml", REFIT);
+    project.write("rows.csv", ROWS);
+    project.write("workflows/retrain.yaml", RETRAIN);
+    let run = project.trigger("retrain");
+    (project, run)
+}
+
+const LIBRARY: &str = "die-at-write.so";
+
+/// Makes the library in `tools`.
+fn make_calls_deadly(tools: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/die-at-write.c");
+    let built = Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-o"])
+        .arg(tools.join(LIBRARY))
+        .arg(source)
+        .status()
+        .unwrap();
+    assert!(built.success(), "a C compiler is needed");
+}
+
+/// The story with a first process that dies at its call number `at`, and then another one; the call it died at, or
+/// nothing when it lived.
+async fn told(prepared: &Project, run: RunId, tools: &Path, at: usize) -> Option<String> {
+    let project = prepared.copy();
+    let mut command = project.command(&["serve", "--listen", "127.0.0.1:0"]);
+    let says = tools.join(format!("died-{at}"));
+    command.env("LD_PRELOAD", tools.join(LIBRARY)).env("DIE_AT", at.to_string()).env("DIE_SAYS", &says);
+    command.env("DIE_BELOW", project.dir.path());
+    let mut first = project.start(command);
+    let store = project.store().await;
+    let died = loop {
+        if let Some(status) = first.end() {
+            assert_eq!(status.signal(), Some(9), "call {at}: {status}\n{}", first.log());
+            break true;
+        }
+        if store.run(run).await.unwrap().is_some_and(|run| run.status == RunStatus::Finished) {
+            break false;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    };
+    store.close().await;
+    let at = if died { Some(std::fs::read_to_string(&says).unwrap()) } else { None };
+    let second = died.then(|| project.serve());
+    let (ended, attempts) = project.await_status(run, RunStatus::Finished).await;
+    assert_eq!(ended.outcome, Some(Outcome::Promoted), "{at:?}: {ended:#?}\n{attempts:#?}");
+    each_once(&attempts, &["data", "train", "gate", "publish", "canary", "compare", "promote"]);
+    whole(&project, run, at.as_deref());
+    drop(second);
+    at
+}
+
+/// What the run left is whole.
+fn whole(project: &Project, run: RunId, at: Option<&str>) {
+    let read = |path: String| {
+        std::fs::read_to_string(project.path(&path)).unwrap_or_else(|error| panic!("{at:?}: {path}: {error}"))
+    };
+    let release = eventually("the release", || {
+        serde_json::from_str::<serde_json::Value>(&read("release.json".to_owned())).ok()
+    });
+    let version = release["champion"]["version"].as_str().unwrap().to_owned();
+    assert!(release["canary"].is_null(), "{at:?}: {release}");
+    for (kept, published) in [("part.csv", "part.csv"), ("rows.csv", "rows.csv")] {
+        assert_eq!(read(format!(".refit/runs/{run}/kept/train/files/{kept}")), ROWS, "{at:?}");
+        assert_eq!(read(format!("models/race-times/{version}/{published}")), ROWS, "{at:?}");
+    }
+    assert_eq!(read(format!(".refit/runs/{run}/data/rows.csv")), ROWS, "{at:?}");
+    assert_eq!(read(format!(".refit/runs/{run}/kept/train/errors.csv")), "block,actual,predicted\n1,2,7\n");
+    let manifest = read(format!("models/race-times/{version}/manifest.json"));
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["files"].as_array().unwrap().len(),
+        2
+    );
+}
+
+#[test]
+fn a_run_ends_well_whatever_file_it_died_at() {
+    let tools = tempfile::tempdir().unwrap();
+    make_calls_deadly(tools.path());
+    let (project, run) = prepared();
+    let (next, died) = (AtomicUsize::new(1), Mutex::new(vec![]));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                // Until one lives to the end: then there is no further call to die at.
+                while let Some(call) =
+                    runtime.block_on(told(&project, run, tools.path(), next.fetch_add(1, Ordering::SeqCst)))
+                {
+                    died.lock().unwrap().push(call);
+                }
+            });
+        }
+    });
+    let died = died.into_inner().unwrap();
+    let at = |call: &str, part: &str| {
+        died.iter().filter(|line| line.starts_with(call) && line.contains(part)).count()
+    };
+    println!("{} deaths", died.len());
+    for (call, part) in [
+        ("open", "/data/"),
+        ("fsync", "/data"),
+        ("mkdir", "/attempts/"),
+        ("write", "/kept/train"),
+        ("rename", "/kept/train/files"),
+        ("open", "/logs.db"),
+        ("write", "/logs.db"),
+        ("open", "/models/"),
+        ("write", "/.release-"),
+    ] {
+        assert!(at(call, part) > 0, "nothing died at {call} of {part}:\n{}", died.concat());
+    }
+}

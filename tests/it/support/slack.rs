@@ -1,0 +1,261 @@
+//! Slack, as far as refit uses it: a channel whose messages are posted, rewritten and answered to, and a webhook.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Map, Value, json};
+
+use super::contract::{Violations, watch};
+use super::mischief::Mischief;
+
+pub const TOKEN: &str = "xoxb-test-hush-hush";
+pub const CHANNEL: &str = "C0123456789";
+/// The end of the webhook's address, which is the secret.
+pub const WEBHOOK: &str = "/services/T0/B0/hush-hush";
+
+#[derive(Clone, Default)]
+pub struct Slack {
+    state: Arc<Mutex<Workspace>>,
+    pub mischief: Mischief,
+    pub violations: Violations,
+    pub address: String,
+}
+
+/// A message as it stands in the channel.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Posted {
+    pub ts: String,
+    pub text: String,
+    pub blocks: Value,
+    pub thread_ts: Option<String>,
+    pub broadcast: bool,
+    pub metadata: Value,
+    /// How often it was rewritten.
+    pub edits: usize,
+}
+
+#[derive(Default)]
+struct Workspace {
+    messages: Vec<Posted>,
+    made: u32,
+    /// What every call is refused with.
+    refuses: Option<Value>,
+    webhook: Vec<Value>,
+}
+
+impl Slack {
+    pub async fn start() -> Self {
+        let mut slack = Self::default();
+        let api = Router::new()
+            .route("/api/chat.postMessage", post(post_message))
+            .route("/api/chat.update", post(update))
+            .route("/api/auth.test", get(auth_test))
+            .with_state(slack.clone());
+        let (watched, violations) = watch("slack", api);
+        slack.violations = violations;
+        // Not in the contract: what people read, and the webhooks.
+        let rest = Router::new()
+            .route("/api/conversations.history", post(history))
+            .route("/services/{*rest}", post(webhook))
+            .with_state(slack.clone());
+        slack.address = slack.mischief.serve(watched.merge(rest)).await;
+        slack
+    }
+
+    /// Messages in the channel, oldest first; those in threads too.
+    pub fn messages(&self) -> Vec<Posted> {
+        self.state.lock().unwrap().messages.clone()
+    }
+
+    /// Bodies that came by the webhook.
+    pub fn hooked(&self) -> Vec<Value> {
+        self.state.lock().unwrap().webhook.clone()
+    }
+
+    /// Somebody deletes a message.
+    pub fn delete(&self, ts: &str) {
+        self.state.lock().unwrap().messages.retain(|message| message.ts != ts);
+    }
+
+    /// Every call is refused with this word, and with what else Slack says then.
+    pub fn refuse(&self, with: Value) {
+        self.state.lock().unwrap().refuses = Some(with);
+    }
+
+    pub fn welcome(&self) {
+        self.state.lock().unwrap().refuses = None;
+    }
+}
+
+fn no(error: &str) -> Response {
+    Json(json!({"ok": false, "error": error})).into_response()
+}
+
+/// The arguments: JSON, or a form whose structures are JSON.
+fn arguments(headers: &HeaderMap, body: &[u8]) -> Map<String, Value> {
+    let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("application/json") {
+        return serde_json::from_slice(body).unwrap_or_default();
+    }
+    let pairs = url::form_urlencoded::parse(body).into_owned();
+    pairs
+        .map(|(key, value)| {
+            let structure = ["blocks", "metadata", "attachments"].contains(&key.as_str());
+            let parsed = structure.then(|| serde_json::from_str(&value).ok()).flatten();
+            (key, parsed.unwrap_or(Value::String(value)))
+        })
+        .collect()
+}
+
+fn refused(workspace: &Workspace, headers: &HeaderMap) -> Option<Response> {
+    let bearer = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if bearer != format!("Bearer {TOKEN}") {
+        return Some(no(if bearer.is_empty() { "not_authed" } else { "invalid_auth" }));
+    }
+    let refuses = workspace.refuses.as_ref()?;
+    let mut body = json!({"ok": false});
+    body.as_object_mut().expect("an object").extend(refuses.as_object().cloned().unwrap_or_default());
+    Some(Json(body).into_response())
+}
+
+fn text<'a>(arguments: &'a Map<String, Value>, key: &str) -> &'a str {
+    arguments.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// What Slack does not take, by its documented limits.
+fn wrong(arguments: &Map<String, Value>) -> Option<&'static str> {
+    let blocks = arguments.get("blocks").and_then(Value::as_array).cloned().unwrap_or_default();
+    if text(arguments, "text").is_empty() && blocks.is_empty() {
+        return Some("no_text");
+    }
+    if blocks.iter().map(|block| block.to_string().len()).sum::<usize>() > 13_000 {
+        return Some("msg_blocks_too_long");
+    }
+    let fits = |block: &Value| {
+        let said = block.pointer("/text/text").and_then(Value::as_str).map_or(1, |text| text.chars().count());
+        match block["type"].as_str() {
+            Some("header") => block["text"]["type"] == "plain_text" && (1..=150).contains(&said),
+            Some("section") => (1..=3_000).contains(&said),
+            Some("context") => block["elements"].as_array().is_some_and(|all| (1..=10).contains(&all.len())),
+            Some("divider") => true,
+            _ => false,
+        }
+    };
+    (blocks.len() > 50 || !blocks.iter().all(fits)).then_some("invalid_blocks")
+}
+
+async fn post_message(State(slack): State<Slack>, headers: HeaderMap, body: Bytes) -> Response {
+    let mut workspace = slack.state.lock().unwrap();
+    if let Some(refused) = refused(&workspace, &headers) {
+        return refused;
+    }
+    let arguments = arguments(&headers, &body);
+    if ![CHANNEL, "#models"].contains(&text(&arguments, "channel")) {
+        return no("channel_not_found");
+    }
+    if let Some(wrong) = wrong(&arguments) {
+        return no(wrong);
+    }
+    let thread_ts = arguments.get("thread_ts").and_then(Value::as_str).map(str::to_owned);
+    if thread_ts.as_ref().is_some_and(|ts| workspace.messages.iter().all(|message| message.ts != *ts)) {
+        return no("thread_not_found");
+    }
+    workspace.made += 1;
+    let broadcast = arguments.get("reply_broadcast").is_some_and(|loud| loud == true || loud == "true");
+    let message = Posted {
+        ts: format!("1795248000.{:06}", workspace.made),
+        text: text(&arguments, "text").to_owned(),
+        blocks: arguments.get("blocks").cloned().unwrap_or_default(),
+        thread_ts,
+        broadcast,
+        metadata: arguments.get("metadata").cloned().unwrap_or_default(),
+        edits: 0,
+    };
+    let said = json!({"type": "message", "text": message.text, "ts": message.ts, "user": "U0REFIT"});
+    let answer = json!({"ok": true, "channel": CHANNEL, "ts": message.ts, "message": said});
+    workspace.messages.push(message);
+    Json(answer).into_response()
+}
+
+async fn update(State(slack): State<Slack>, headers: HeaderMap, body: Bytes) -> Response {
+    let mut workspace = slack.state.lock().unwrap();
+    if let Some(refused) = refused(&workspace, &headers) {
+        return refused;
+    }
+    let arguments = arguments(&headers, &body);
+    // By id only: names are refused here.
+    if text(&arguments, "channel") != CHANNEL {
+        return no("channel_not_found");
+    }
+    if let Some(wrong) = wrong(&arguments) {
+        return no(wrong);
+    }
+    let ts = text(&arguments, "ts").to_owned();
+    let Some(message) = workspace.messages.iter_mut().find(|message| message.ts == ts) else {
+        return no("message_not_found");
+    };
+    message.text = text(&arguments, "text").to_owned();
+    // Sent again or gone.
+    message.blocks = arguments.get("blocks").cloned().unwrap_or_default();
+    message.edits += 1;
+    let said = json!({"text": message.text});
+    Json(json!({"ok": true, "channel": CHANNEL, "ts": ts, "text": message.text, "message": said}))
+        .into_response()
+}
+
+async fn auth_test(State(slack): State<Slack>, headers: HeaderMap) -> Response {
+    let workspace = slack.state.lock().unwrap();
+    if let Some(refused) = refused(&workspace, &headers) {
+        return refused;
+    }
+    Json(json!({
+        "ok": true, "url": "https://example.slack.com/", "team": "Example", "user": "refit",
+        "team_id": "T0EXAMPLE", "user_id": "U0REFIT", "bot_id": "B0REFIT000",
+    }))
+    .into_response()
+}
+
+async fn history(State(slack): State<Slack>, headers: HeaderMap) -> Response {
+    let workspace = slack.state.lock().unwrap();
+    if let Some(refused) = refused(&workspace, &headers) {
+        return refused;
+    }
+    let seen =
+        workspace.messages.iter().rev().filter(|message| message.thread_ts.is_none() || message.broadcast);
+    let messages: Vec<Value> = seen
+        .map(|message| {
+            json!({
+                "type": "message", "ts": message.ts, "text": message.text, "blocks": message.blocks,
+                "thread_ts": message.thread_ts, "metadata": message.metadata,
+            })
+        })
+        .collect();
+    Json(json!({"ok": true, "messages": messages, "has_more": false})).into_response()
+}
+
+async fn webhook(State(slack): State<Slack>, Path(rest): Path<String>, body: Bytes) -> Response {
+    let mut workspace = slack.state.lock().unwrap();
+    if format!("/services/{rest}") != WEBHOOK {
+        return (StatusCode::NOT_FOUND, "no_service").into_response();
+    }
+    if let Some(refuses) = &workspace.refuses {
+        return (StatusCode::FORBIDDEN, refuses["error"].as_str().unwrap_or_default().to_owned())
+            .into_response();
+    }
+    let Ok(body) = serde_json::from_slice::<Value>(&body) else {
+        return (StatusCode::BAD_REQUEST, "invalid_payload").into_response();
+    };
+    let arguments: HashMap<String, Value> =
+        body.as_object().cloned().unwrap_or_default().into_iter().collect();
+    if let Some(wrong) = wrong(&arguments.into_iter().collect()) {
+        return (StatusCode::BAD_REQUEST, wrong).into_response();
+    }
+    workspace.webhook.push(body);
+    "ok".into_response()
+}
