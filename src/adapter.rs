@@ -94,6 +94,26 @@ pub struct TargetTraits {
     pub instant: bool,
     /// Apps see `valid_until`: a canary ends by itself when refit is gone.
     pub expires: bool,
+    /// About how long one change takes until it is served.
+    pub takes: Duration,
+}
+
+impl TargetTraits {
+    /// What a plan and the start of a canary say of it, in one line.
+    pub fn words(&self) -> String {
+        let takes = match self.takes.as_secs() {
+            0 => "a change is served at once".to_owned(),
+            seconds @ 1..120 => format!("a change is served in about {seconds} s"),
+            seconds => format!("a change is served in about {} min", seconds.div_ceil(60)),
+        };
+        let slow = if self.instant { "" } else { ", a rollback too" };
+        let ends = if self.expires {
+            "a canary ends by itself if refit is gone"
+        } else {
+            "a canary stays out if refit is gone"
+        };
+        format!("{takes}{slow}; {ends}")
+    }
 }
 
 /// What a host shows.

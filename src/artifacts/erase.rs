@@ -91,8 +91,8 @@ async fn files(store: &ArtifactStore, record: &VersionRecord, place: &Path) -> R
     let mut erased = Erased::default();
     let mut paths = vec![];
     for file in files {
-        paths.push(object_below(store, place, &file.path)?);
-        erased.bytes += file.size;
+        paths.push(object_below(store, place, file.stored_path())?);
+        erased.bytes += file.stored.as_ref().map_or(file.size, |stored| stored.size);
     }
     erased.objects = delete_all(store, paths).await?;
     Ok(erased)

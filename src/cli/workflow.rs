@@ -1,5 +1,6 @@
 //! `validate`, `plan`, `schema`: workflow files before they run.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -8,12 +9,13 @@ use super::Exit;
 use super::error::CliError;
 use super::output::{Output, Paint, plain, table, time};
 use super::project::{Opened, shown};
-use super::references;
+use super::{references, registry};
 use crate::clock::Clock;
+use crate::domain::id::TargetName;
 use crate::domain::workflow::plan::outline;
 use crate::domain::workflow::trigger::CatchUp;
 use crate::domain::workflow::units::format_duration;
-use crate::domain::workflow::{Diagnostic, Mode, Severity, Workflow, schema};
+use crate::domain::workflow::{Diagnostic, Mode, Severity, StepKind, Workflow, schema};
 use crate::trigger::catalog::{FileError, load_file, workflow_files};
 use crate::trigger::{Loaded, schedule};
 
@@ -185,6 +187,7 @@ pub fn plan(opened: &Opened, name: &str) -> Result<Exit, CliError> {
     let workflow = &loaded.workflow;
     let lines = outline(workflow);
     let starts = starts(workflow, opened.clock.as_ref());
+    let targets = targets(opened, workflow);
     let steps: Vec<Value> = lines
         .iter()
         .map(|line| {
@@ -193,7 +196,7 @@ pub fn plan(opened: &Opened, name: &str) -> Result<Exit, CliError> {
         .collect();
     let value = json!({
         "workflow": workflow.name, "model": workflow.model, "mode": workflow.mode, "file": loaded.definition.path,
-        "starts": starts, "steps": steps, "warnings": loaded.warnings.iter().map(|item| item.message.clone()).collect::<Vec<_>>(),
+        "starts": starts, "targets": targets, "steps": steps, "warnings": loaded.warnings.iter().map(|item| item.message.clone()).collect::<Vec<_>>(),
     });
     opened.out.result(&value, || {
         let mode = match workflow.mode {
@@ -207,6 +210,9 @@ pub fn plan(opened: &Opened, name: &str) -> Result<Exit, CliError> {
         );
         for start in &starts {
             text.push_str(&format!("start  {start}\n"));
+        }
+        for (target, words) in &targets {
+            text.push_str(&format!("target {target}: {words}\n"));
         }
         text.push('\n');
         let rows = lines.iter().enumerate().map(|(index, line)| {
@@ -242,6 +248,26 @@ pub fn plan(opened: &Opened, name: &str) -> Result<Exit, CliError> {
         opened.out.note(&warning.render(&loaded.definition.path, &loaded.definition.source));
     }
     Ok(Exit::Ok)
+}
+
+/// What the targets of a workflow's canaries can do: how long a change takes is said before it is made.
+fn targets(opened: &Opened, workflow: &Workflow) -> BTreeMap<TargetName, String> {
+    let named = workflow.steps.iter().filter_map(|step| match &step.kind {
+        StepKind::Canary(canary) => Some(canary.target.clone()),
+        _ => None,
+    });
+    let named: BTreeSet<TargetName> = named.collect();
+    let Ok(http) = registry::http_client() else { return BTreeMap::new() };
+    let built = registry::build(&opened.project, &opened.secrets, &http);
+    let words = |name: &TargetName| match built.targets.get(name) {
+        Some(target) => target.traits().words(),
+        None => {
+            let table = format!("targets.{name}");
+            let problem = built.problems.iter().find(|problem| problem.table == table);
+            problem.map_or_else(|| "it is not in refit.toml".to_owned(), |problem| problem.cause.clone())
+        }
+    };
+    named.into_iter().map(|name| (name.clone(), words(&name))).collect()
 }
 
 /// What starts the workflow, in plain words.

@@ -371,15 +371,29 @@ impl Engine {
         let until = now + CANARY_VALIDITY;
         served.valid_until = until;
         let Some(host) = self.services.targets.get(&release.target) else { return Ok(()) };
-        if let Err(error) = host.apply(&renewed, self.services.instance).await {
+        // A host that does not show how long has nothing to be told.
+        if host.traits().expires
+            && let Err(error) = host.apply(&renewed, self.services.instance).await
+        {
             tracing::warn!(canary.id = %canary.id, "The validity of a canary could not be renewed: {error}");
             return Ok(());
         }
         self.store.extend_canary_validity(&canary.model, &canary.target, release.generation, until).await
     }
 
-    /// Shows a release; when its host is away, the reconciler shows it later.
-    async fn show_or_leave(&self, release: &Release) {
+    /// Shows a release; when its host is away, the reconciler shows it later. A host that takes minutes
+    /// does so while other canaries are looked at.
+    async fn show_or_leave(self: &Arc<Self>, release: &Release) {
+        let instant = self.services.targets.get(&release.target).is_none_or(|host| host.traits().instant);
+        if instant {
+            self.show_or_log(release).await;
+        } else {
+            let (engine, release) = (Arc::clone(self), release.clone());
+            tokio::spawn(async move { engine.show_or_log(&release).await });
+        }
+    }
+
+    async fn show_or_log(&self, release: &Release) {
         if let Err(error) = self.show(release).await {
             tracing::warn!(model = %release.model, target = %release.target,
                 "Release {} of `{}` is decided but not shown yet: {error}", release.generation, release.model);

@@ -11,19 +11,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::succession::{Step, fingerprint, next, understood};
+use crate::adapter::{
+    Adapter, AdapterError, ArtifactStore, BuildError, Deps, Observed, Target, TargetTraits, options_of,
+};
+use crate::domain::id::{InstanceId, ModelName, StoreName};
+use crate::domain::release::Release;
+use crate::http_client::excerpt;
 use async_trait::async_trait;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
-
-use crate::adapter::{
-    Adapter, AdapterError, ArtifactStore, BuildError, Deps, Observed, Target, TargetTraits, options_of,
-};
-use crate::domain::id::{InstanceId, ModelName, StoreName};
-use crate::domain::release::{Release, ReleaseDocument};
-use crate::http_client::excerpt;
 
 /// `kind = "pointer"`.
 pub const ADAPTER: Adapter<Arc<dyn Target>> = Adapter { kind: "pointer", build };
@@ -86,18 +85,10 @@ enum Place {
     },
 }
 
-/// Whether a document may be written over what is there.
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Write,
-    /// It is there already.
-    Done,
-}
-
 #[async_trait]
 impl Target for Pointer {
     fn traits(&self) -> TargetTraits {
-        TargetTraits { instant: true, expires: true }
+        TargetTraits { instant: true, expires: true, takes: Duration::ZERO }
     }
 
     async fn read(&self, model: &ModelName) -> Result<Option<Observed>, AdapterError> {
@@ -105,13 +96,15 @@ impl Target for Pointer {
             Place::File(pattern) => {
                 let path = file_of(pattern, model)?;
                 let bytes = blocking(move || read_file(&path)).await?;
-                bytes.map(|bytes| self.observed(model, &bytes, hash(&bytes))).transpose()
+                bytes.map(|bytes| self.observed(model, &bytes, fingerprint(&bytes))).transpose()
             }
             Place::Object { store, object } => {
                 let at = object_of(store, object, model)?;
                 let found = read_object(store, &at).await?;
                 found
-                    .map(|(bytes, etag)| self.observed(model, &bytes, etag.unwrap_or_else(|| hash(&bytes))))
+                    .map(|(bytes, etag)| {
+                        self.observed(model, &bytes, etag.unwrap_or_else(|| fingerprint(&bytes)))
+                    })
                     .transpose()
             }
         }
@@ -222,58 +215,6 @@ impl Pointer {
             return Err(self.rejected("read the release", cause));
         }
         Ok(Observed { document, fingerprint })
-    }
-}
-
-fn understood(label: &str, bytes: &[u8]) -> Result<ReleaseDocument, AdapterError> {
-    serde_json::from_slice(bytes).map_err(|error| AdapterError::Conflict {
-        service: label.to_owned(),
-        cause: format!("it is no release document ({error}); move it away if it is not needed"),
-    })
-}
-
-/// Whether `new` may take the place of what is there.
-fn next(
-    label: &str,
-    take_over: bool,
-    there: Option<&[u8]>,
-    new: &ReleaseDocument,
-) -> Result<Step, AdapterError> {
-    let Some(there) = there else { return Ok(Step::Write) };
-    let there = understood(label, there)?;
-    let conflict = |cause: String| Err(AdapterError::Conflict { service: label.to_owned(), cause });
-    if there.model != new.model {
-        return conflict(format!(
-            "it is a release of `{}`: give each model a place, by {{model}}",
-            there.model
-        ));
-    }
-    if there.instance != new.instance {
-        if take_over {
-            return Ok(Step::Write);
-        }
-        return conflict(format!(
-            "refit instance {} wrote it; set `take_over = true` once that one no longer runs",
-            there.instance
-        ));
-    }
-    if there.generation > new.generation {
-        return conflict(format!("it shows generation {}, newer than {}", there.generation, new.generation));
-    }
-    if there.generation < new.generation {
-        return Ok(Step::Write);
-    }
-    // One generation is one assignment; only the canary's validity is renewed within it, and only forward.
-    let (mut renewed, mut renews) = (there.clone(), false);
-    renewed.updated_at = new.updated_at;
-    if let (Some(canary), Some(newer)) = (&mut renewed.canary, &new.canary) {
-        renews = newer.valid_until > canary.valid_until;
-        canary.valid_until = newer.valid_until;
-    }
-    match (&renewed == new, renews) {
-        (false, _) => conflict(format!("somebody changed it by hand since generation {}", there.generation)),
-        (true, true) => Ok(Step::Write),
-        (true, false) => Ok(Step::Done),
     }
 }
 
@@ -400,10 +341,6 @@ fn object_error(store: &ArtifactStore, action: &str, error: object_store::Error)
         }
         _ => AdapterError::Rejected { service, action, cause },
     }
-}
-
-fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Runs `work` where it may block.

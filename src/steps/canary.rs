@@ -89,6 +89,7 @@ pub async fn run(spec: &Canary, ctx: &StepContext<'_>) -> Result<StepResult, Ste
         manifest_sha256: published.manifest_sha256.clone(),
     };
     let release = set_canary(spec, ctx, &current, champion.clone(), served, first.share).await?;
+    ctx.log.note(&format!("{}: {}", spec.target, target.traits().words()));
     target.apply(&release, ctx.services.instance).await?;
     ctx.ledger.release_applied(&spec.target, release.generation).await?;
     let rules = compare_rules(spec, ctx.workflow);

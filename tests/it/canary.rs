@@ -58,7 +58,7 @@ impl Host {
 #[async_trait]
 impl Target for Host {
     fn traits(&self) -> TargetTraits {
-        TargetTraits { instant: true, expires: true }
+        TargetTraits { instant: true, expires: true, takes: Duration::ZERO }
     }
 
     async fn read(&self, _: &ModelName) -> Result<Option<Observed>, AdapterError> {

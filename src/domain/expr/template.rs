@@ -77,6 +77,23 @@ impl Template {
     /// Its text with every `${{ }}` replaced. Null, lists and maps have no text
     /// of their own and are errors.
     pub fn render(&self, scope: &Scope) -> Result<String, ExprError> {
+        self.render_escaped(scope, &str::to_owned)
+    }
+
+    /// Its value: of a text that is one `${{ }}` and nothing else, whatever that is, with its type; else its text.
+    pub fn value(&self, scope: &Scope) -> Result<Value, ExprError> {
+        match self.parts.as_slice() {
+            [Part::Expr(expr)] => expr.evaluate(scope),
+            _ => self.render(scope).map(Value::String),
+        }
+    }
+
+    /// Its text with every `${{ }}` replaced by what `escape` makes of the text there.
+    pub fn render_escaped(
+        &self,
+        scope: &Scope,
+        escape: &dyn Fn(&str) -> String,
+    ) -> Result<String, ExprError> {
         let mut text = String::with_capacity(self.source.len());
         for part in &self.parts {
             match part {
@@ -87,9 +104,9 @@ impl Template {
                         cause: cause.to_owned(),
                     };
                     match expr.evaluate(scope)? {
-                        Value::String(value) => text.push_str(&value),
+                        Value::String(value) => text.push_str(&escape(&value)),
                         Value::Bool(value) => text.push_str(if value { "true" } else { "false" }),
-                        Value::Number(value) => text.push_str(&value.to_string()),
+                        Value::Number(value) => text.push_str(&escape(&value.to_string())),
                         Value::Null => return Err(refuse("is null, which has no text")),
                         Value::Array(_) => return Err(refuse("is a list, which has no text")),
                         Value::Object(_) => {

@@ -195,6 +195,7 @@ fn plan_says_what_would_happen() {
             mode   advise: it does everything but change what is served
             start  at `0 2 * * 0` UTC: [time], [time], [time]; of missed ticks, the latest is made up for
             start  by `refit trigger retrain [-i reason=manual]`
+            target production: a change is served at once; a canary ends by itself if refit is gone
 
             #  STEP     KIND     WHAT
             1  data     fetch    fetches data/deliveries.csv into deliveries.csv and checks: 5 columns, at least 300 rows, at least 90% of the last fetch, at most 1% of `minutes` empty

@@ -1,6 +1,9 @@
 //! Targets: one suite, which every target passes.
 
+mod own_host;
 mod suite;
+mod vercel;
+mod vercel_config;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,14 +28,14 @@ async fn a_pointer_file() {
     suite::exercise(|name| {
         let path = format!("public/{name}/{{model}}.json");
         let file = dir.path().join(format!("public/{name}/race-times.json"));
-        Host {
-            target: pointer(dir.path(), json!({"kind": "pointer", "path": path})),
-            taking_over: pointer(dir.path(), json!({"kind": "pointer", "path": path, "take_over": true})),
-            overwrite: Box::new(move |text| {
+        Host::local(
+            pointer(dir.path(), json!({"kind": "pointer", "path": path})),
+            pointer(dir.path(), json!({"kind": "pointer", "path": path, "take_over": true})),
+            move |text| {
                 std::fs::write(&file, text).expect("written");
                 Box::pin(async {})
-            }),
-        }
+            },
+        )
     })
     .await;
 }
@@ -46,16 +49,16 @@ async fn a_pointer_object_in_a_real_s3_server() {
         deps.stores = Arc::new(BTreeMap::from([("models".parse().expect("a name"), store.clone())]));
         let build = |options| hosting::build(options, &deps).expect("a target");
         let at = store.prefix.clone().join("race-times").join("release.json");
-        Host {
-            target: build(json!({"kind": "pointer", "store": "models"})),
-            taking_over: build(json!({"kind": "pointer", "store": "models", "take_over": true})),
-            overwrite: Box::new(move |text| {
+        Host::local(
+            build(json!({"kind": "pointer", "store": "models"})),
+            build(json!({"kind": "pointer", "store": "models", "take_over": true})),
+            move |text| {
                 let (objects, at) = (store.objects.clone(), at.clone());
                 Box::pin(async move {
                     objects.put(&at, PutPayload::from(text)).await.expect("written");
                 })
-            }),
-        }
+            },
+        )
     })
     .await;
 }
@@ -93,7 +96,7 @@ fn settings_that_make_no_sense_are_refused() {
         Ok(_) => panic!("built"),
         Err(error) => error,
     };
-    insta::assert_snapshot!(build(json!({"kind": "vercell"})), @"no target is called `vercell`; there are pointer");
+    insta::assert_snapshot!(build(json!({"kind": "vercell"})), @"no target is called `vercell`; there are pointer, vercel-config, vercel, http, command");
     insta::assert_snapshot!(
         build(json!({"kind": "pointer"})),
         @"pointer: it needs either `path`, or `store` and perhaps `object`"

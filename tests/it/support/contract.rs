@@ -263,6 +263,8 @@ fn complaints(schema: &Validator, value: &Value) -> Vec<String> {
 enum Side {
     /// refit's: a field that is not described is a mistake.
     Request,
+    /// refit's, in a condition on an object that is described above it.
+    Condition,
     /// The vendor's.
     Answer,
 }
@@ -281,8 +283,17 @@ fn translated(schema: &Value, side: Side) -> Value {
     match schema {
         Value::Array(items) => items.iter().map(|item| translated(item, side)).collect(),
         Value::Object(fields) => {
-            let mut fields: Map<String, Value> =
-                fields.iter().map(|(key, value)| (key.clone(), translated(value, side))).collect();
+            let described = fields.get("properties").is_some_and(Value::is_object);
+            let inner = |key: &str| match side {
+                Side::Request if described && ["allOf", "anyOf", "oneOf"].contains(&key) => Side::Condition,
+                side => side,
+            };
+            let translated = |(key, value): (&String, &Value)| (key.clone(), translated(value, inner(key)));
+            let mut fields: Map<String, Value> = fields.iter().map(translated).collect();
+            // Of an answer `oneOf` lists shapes that overlap: the larger one has the fields of the smaller, too.
+            if let (Side::Answer, Some(shapes)) = (side, fields.remove("oneOf")) {
+                fields.insert("anyOf".to_owned(), shapes);
+            }
             let combined = ["allOf", "anyOf", "oneOf", "additionalProperties"];
             let alone = !combined.iter().any(|key| fields.contains_key(*key));
             if side == Side::Request && alone && fields.get("properties").is_some_and(Value::is_object) {
@@ -332,8 +343,15 @@ impl Violations {
 /// before the emulator sees it, and each violation is kept for the test.
 pub fn watch(vendor: &'static str, emulator: Router) -> (Router, Violations) {
     let violations = Violations::default();
-    let state = (Arc::new(Contract::of(vendor)), violations.clone());
+    let state = (shared(vendor), violations.clone());
     (emulator.layer(from_fn_with_state(state, judge)), violations)
+}
+
+/// The contract of `vendor`, read once.
+fn shared(vendor: &'static str) -> Arc<Contract> {
+    static READ: Mutex<BTreeMap<&str, Arc<Contract>>> = Mutex::new(BTreeMap::new());
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(read.entry(vendor).or_insert_with(|| Arc::new(Contract::of(vendor))))
 }
 
 async fn judge(
