@@ -381,25 +381,6 @@ impl Engine {
         self.store.extend_canary_validity(&canary.model, &canary.target, release.generation, until).await
     }
 
-    /// Shows a release; when its host is away, the reconciler shows it later. A host that takes minutes
-    /// does so while other canaries are looked at.
-    async fn show_or_leave(self: &Arc<Self>, release: &Release) {
-        let instant = self.services.targets.get(&release.target).is_none_or(|host| host.traits().instant);
-        if instant {
-            self.show_or_log(release).await;
-        } else {
-            let (engine, release) = (Arc::clone(self), release.clone());
-            tokio::spawn(async move { engine.show_or_log(&release).await });
-        }
-    }
-
-    async fn show_or_log(&self, release: &Release) {
-        if let Err(error) = self.show(release).await {
-            tracing::warn!(model = %release.model, target = %release.target,
-                "Release {} of `{}` is decided but not shown yet: {error}", release.generation, release.model);
-        }
-    }
-
     /// Messages that follow the canary's run say so.
     async fn went_on(&self, canary: &CanaryRecord) -> Result<(), StoreError> {
         if self.settings.boards.is_empty() {

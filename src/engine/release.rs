@@ -390,6 +390,25 @@ impl Engine {
         Ok(baking.map(|canary| canary.id))
     }
 
+    /// Shows a release; when its host is away, the reconciler shows it later. A host that takes minutes
+    /// does so while other canaries are looked at.
+    pub(super) async fn show_or_leave(self: &Arc<Self>, release: &Release) {
+        let instant = self.services.targets.get(&release.target).is_none_or(|host| host.traits().instant);
+        if instant {
+            self.show_or_log(release).await;
+        } else {
+            let (engine, release) = (Arc::clone(self), release.clone());
+            tokio::spawn(async move { engine.show_or_log(&release).await });
+        }
+    }
+
+    async fn show_or_log(&self, release: &Release) {
+        if let Err(error) = self.show(release).await {
+            tracing::warn!(model = %release.model, target = %release.target,
+                "Release {} of `{}` is decided but not shown yet: {error}", release.generation, release.model);
+        }
+    }
+
     /// Makes the host show a release, and records that it does.
     pub async fn show(&self, release: &Release) -> Result<(), ReleaseError> {
         let host = self

@@ -291,7 +291,9 @@ fn translated(schema: &Value, side: Side) -> Value {
             let translated = |(key, value): (&String, &Value)| (key.clone(), translated(value, inner(key)));
             let mut fields: Map<String, Value> = fields.iter().map(translated).collect();
             // Of an answer `oneOf` lists shapes that overlap: the larger one has the fields of the smaller, too.
-            if let (Side::Answer, Some(shapes)) = (side, fields.remove("oneOf")) {
+            if side == Side::Answer
+                && let Some(shapes) = fields.remove("oneOf")
+            {
                 fields.insert("anyOf".to_owned(), shapes);
             }
             let combined = ["allOf", "anyOf", "oneOf", "additionalProperties"];
