@@ -1,13 +1,18 @@
 //! What can be typed.
 
+mod canary;
+mod model;
+mod notify;
+
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-use crate::domain::canary::MinTable;
+pub use canary::{CanaryCommand, CanaryPlan, Levels, Replay};
+pub use model::{Change, ModelCommand, OneVersion};
+pub use notify::{Channel, NotifyCommand, NotifyTest, Preview};
+
 use crate::domain::id::{ModelName, RunId, StepId, TargetName, VersionName};
-use crate::domain::workflow::units::{self, BasisPoints};
 
 /// Retrain a model, check it, put it on canary, promote it or roll it back: durably.
 #[derive(Debug, Parser)]
@@ -292,150 +297,6 @@ pub struct Answer {
     pub reason: Option<String>,
 }
 
-/// `refit model`.
-#[derive(Debug, Subcommand)]
-pub enum ModelCommand {
-    /// List versions, newest first
-    Ls {
-        /// Of this model.
-        model: Option<ModelName>,
-    },
-    /// Show one version: files, metrics, where it came from, who changed what
-    #[command(allow_missing_positional = true)]
-    Show(OneVersion),
-    /// Compare two versions: metrics, files, where they came from
-    Diff {
-        /// The version, or `champion`, `canary`, `previous`.
-        one: String,
-        /// The other one; the champion when not given.
-        #[arg(default_value = "champion")]
-        other: String,
-        /// The model; the only one when not given.
-        #[arg(long)]
-        model: Option<ModelName>,
-    },
-    /// Read every file of a version and compare it with the manifest
-    #[command(allow_missing_positional = true)]
-    Verify(OneVersion),
-    /// Download a version to a directory, verified, whole or not at all
-    #[command(allow_missing_positional = true)]
-    Pull {
-        /// Which.
-        #[command(flatten)]
-        which: OneVersion,
-        /// The directory; it must not be there, be empty, or have the same files. `./VERSION` when not given.
-        #[arg(long, value_name = "DIR")]
-        to: Option<PathBuf>,
-    },
-    /// Write a model card: what the version is, how it was judged, where it came from (Markdown)
-    #[command(allow_missing_positional = true)]
-    Card {
-        /// Which.
-        #[command(flatten)]
-        which: OneVersion,
-        /// A file to write; stdout when not given.
-        #[arg(long, value_name = "FILE")]
-        to: Option<PathBuf>,
-    },
-    /// Keep a version whatever its age
-    #[command(allow_missing_positional = true)]
-    Pin(Change),
-    /// Take a pin off
-    #[command(allow_missing_positional = true)]
-    Unpin(Change),
-    /// Mark a version bad, so that no rollback chooses it, or good again
-    #[command(allow_missing_positional = true)]
-    Mark {
-        /// Which.
-        #[command(flatten)]
-        change: Change,
-        /// No rollback chooses it.
-        #[arg(long, conflicts_with = "good", required_unless_present = "good")]
-        bad: bool,
-        /// A rollback may choose it again.
-        #[arg(long)]
-        good: bool,
-    },
-    /// Who changed what, when and why: releases, pins, marks, deletions
-    History {
-        /// Of this model.
-        model: Option<ModelName>,
-        /// How many changes.
-        #[arg(long, default_value_t = 50)]
-        limit: u32,
-    },
-}
-
-/// A version of a model.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct OneVersion {
-    /// The model; the only one when not given.
-    pub model: Option<ModelName>,
-    /// The version, or `champion`, `canary`, `previous`.
-    #[arg(required = true)]
-    pub version: String,
-}
-
-/// A change of a version.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct Change {
-    /// Which.
-    #[command(flatten)]
-    pub which: OneVersion,
-    /// Why, for the history.
-    #[arg(long)]
-    pub why: Option<String>,
-}
-
-/// `refit notify`.
-#[derive(Debug, Subcommand)]
-pub enum NotifyCommand {
-    /// Show messages, with example facts or those of a run
-    Preview(Preview),
-    /// Send a test message through a notifier of refit.toml
-    Test(NotifyTest),
-}
-
-/// `refit notify preview`.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct Preview {
-    /// The kind, such as `promoted` or `rolled_back`; all kinds when not given.
-    pub kind: Option<String>,
-    /// The form.
-    #[arg(long, value_enum, default_value_t = Channel::Mail)]
-    pub channel: Channel,
-    /// With the facts of this run: an id, the beginning or end of one, or `last`.
-    #[arg(long)]
-    pub run: Option<String>,
-    /// Write files here.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Write files and open the first.
-    #[arg(long, conflicts_with = "out")]
-    pub open: bool,
-}
-
-/// The form of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Channel {
-    /// Text and HTML.
-    Mail,
-    /// Slack's blocks.
-    Slack,
-    /// The log.
-    Console,
-}
-
-/// `refit notify test`.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct NotifyTest {
-    /// The notifier, as refit.toml calls it.
-    pub name: String,
-    /// A mail address to send to; may be given several times. Those of the first workflow that names any when not given.
-    #[arg(long)]
-    pub to: Vec<String>,
-}
-
 /// Which release a command is about.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Which {
@@ -474,140 +335,6 @@ pub struct Rollback {
     /// Which release.
     #[command(flatten)]
     pub which: Which,
-}
-
-/// `refit canary`.
-#[derive(Debug, Subcommand)]
-pub enum CanaryCommand {
-    /// Say beforehand what a canary can show, and how long it takes
-    Plan(CanaryPlan),
-    /// Decide over minutes of a file: one line of evidence a minute (NDJSON), then the decision
-    #[command(after_help = REPLAY_FORM)]
-    Replay(Replay),
-}
-
-const REPLAY_FORM: &str = r#"A line is a minute:
-  {"t":"2026-03-01T12:00:00Z","canary":{"n":10,"e":1},"stable":{"n":90,"e":2}}
-n requests, e of them errors; t may also count minutes, or be Unix time. An arm may have
-`slow` (requests slower than a threshold; `timed`: of how many, all when absent), a line
-`pairs` ([[canary, stable], …] absolute prediction errors): if one line has them, all do."#;
-
-/// `refit canary plan`.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct CanaryPlan {
-    /// Takes stages, rules and the time to decide from this workflow; options say otherwise.
-    pub workflow: Option<String>,
-    /// Requests of both versions together: `1000/d`, `40/h`, `100/m`, `5/s`.
-    #[arg(long, value_name = "N/UNIT", value_parser = traffic)]
-    pub traffic: f64,
-    /// Errors of the stable version: `2%`.
-    #[arg(long, value_name = "PERCENT", value_parser = rate)]
-    pub base_rate: f64,
-    /// Slow requests of the stable version, for a rule on latency.
-    #[arg(long, value_name = "PERCENT", value_parser = rate, default_value = "5%")]
-    pub slow_share: f64,
-    /// Traffic of the canary [10% without a workflow].
-    #[arg(long, value_name = "PERCENT", value_parser = units::parse_share)]
-    pub share: Option<BasisPoints>,
-    /// The time to decide: `24h`, `7d` [24h without a workflow].
-    #[arg(long = "for", value_name = "TIME", value_parser = units::parse_duration)]
-    pub time: Option<Duration>,
-    /// An error rate that is acceptable whatever the stable version's is.
-    #[arg(long, value_name = "PERCENT", value_parser = rate)]
-    pub acceptable_below: Option<f64>,
-    /// How canaries are judged.
-    #[command(flatten)]
-    pub levels: Levels,
-    /// Over-dispersion of errors; 1: none, 5: they come in clusters of about three.
-    #[arg(long, value_name = "PHI", value_parser = dispersion, default_value = "1")]
-    pub phi: f64,
-}
-
-/// Requests a day.
-fn traffic(text: &str) -> Result<f64, String> {
-    const FORM: &str = "write a number and a time, such as `1000/d`, `40/h`, `100/m` or `5/s`";
-    let (number, unit) = text.split_once('/').ok_or(FORM)?;
-    let a_day = match unit {
-        "d" | "day" => 1.0,
-        "h" | "hour" => 24.0,
-        "m" | "min" => 1440.0,
-        "s" => 86_400.0,
-        _ => return Err(FORM.to_owned()),
-    };
-    let number = finite(number).map_err(|_| FORM)?;
-    if number > 0.0 && number < 1e12 { Ok(number * a_day) } else { Err(FORM.to_owned()) }
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate = finite(text)?;
-    if rate > 0.0 && rate < 1.0 {
-        Ok(rate)
-    } else {
-        Err("write a percentage above 0% and below 100%, such as `2%`".to_owned())
-    }
-}
-
-/// `refit canary replay`.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct Replay {
-    /// A file of minutes; stdin when `-`.
-    pub file: PathBuf,
-    /// How canaries are judged.
-    #[command(flatten)]
-    pub levels: Levels,
-    /// Over-dispersion of errors, when it is known; 1: none. Learnt from the stable arm when not given.
-    #[arg(long, value_name = "PHI", value_parser = dispersion)]
-    pub phi: Option<f64>,
-}
-
-/// How canaries are judged.
-#[derive(Debug, Clone, ClapArgs)]
-pub struct Levels {
-    /// The chance of ever rolling back a canary that is not worse, at most.
-    #[arg(long, value_parser = chance)]
-    pub alpha: Option<f64>,
-    /// The chance of ever promoting a canary that is worse by the margin, at most.
-    #[arg(long, value_parser = chance)]
-    pub beta: Option<f64>,
-    /// How much worse is too much, as a ratio of errors: `1.5`, or `50%` worse.
-    #[arg(long, value_name = "RATIO", value_parser = margin)]
-    pub margin: Option<f64>,
-    /// Requests that a table of evidence waits for, of the canary and of the stable arm; `0,0`: plain minutes.
-    #[arg(long, value_name = "C,S", value_parser = min_table)]
-    pub min_table: Option<MinTable>,
-}
-
-fn finite(text: &str) -> Result<f64, String> {
-    let (digits, scale) = match text.strip_suffix('%') {
-        Some(percent) => (percent, 100.0),
-        None => (text, 1.0),
-    };
-    let number = digits.parse::<f64>().ok().filter(|number| number.is_finite());
-    number.map(|number| number / scale).ok_or_else(|| format!("`{text}` is not a number"))
-}
-
-fn chance(text: &str) -> Result<f64, String> {
-    let chance = finite(text)?;
-    if chance > 0.0 && chance < 0.5 { Ok(chance) } else { Err("it is above 0 and below 0.5".to_owned()) }
-}
-
-fn margin(text: &str) -> Result<f64, String> {
-    let number = finite(text.strip_suffix('x').unwrap_or(text))?;
-    let ratio = if text.ends_with('%') { 1.0 + number } else { number };
-    let valid = ratio > 1.0 && ratio <= 1000.0;
-    valid.then_some(ratio).ok_or_else(|| "write a ratio above 1, such as `1.5`, or `50%`".to_owned())
-}
-
-fn dispersion(text: &str) -> Result<f64, String> {
-    let phi = finite(text)?;
-    if phi >= 0.0 { Ok(phi) } else { Err("it is 0 or more".to_owned()) }
-}
-
-fn min_table(text: &str) -> Result<MinTable, String> {
-    let counts = text.split_once(',').and_then(|(canary, stable)| {
-        Some(MinTable { canary: canary.trim().parse().ok()?, stable: stable.trim().parse().ok()? })
-    });
-    counts.ok_or_else(|| "write two counts, such as `2,10`".to_owned())
 }
 
 /// `refit observe` and `refit truth`.

@@ -5,6 +5,7 @@
 //! champion never pass.
 
 mod holdout;
+mod warnings;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use holdout::{Arm, Score};
 pub use holdout::{Holdout, RowError};
+pub use warnings::{contradictions, warnings};
 use words::{at_least, at_most, in_words, number, percent, tolerance};
 
 use super::id::MetricName;
@@ -25,10 +27,6 @@ use super::workflow::step::{GateRule, VsChampion};
 const RESAMPLES: usize = 2_000;
 /// Fewer blocks say nothing of how blocks differ.
 const FEWEST_BLOCKS: usize = 10;
-/// A claim may differ by rounding.
-const CLAIM_TOLERANCE: f64 = 0.01;
-/// Better than the champion by more than this is more often a leak than a success.
-const TOO_GOOD: f64 = 0.5;
 
 /// What a gate looks at.
 #[derive(Debug, Clone, Copy)]
@@ -115,65 +113,6 @@ pub fn judge(rules: &[GateRule], evidence: &Evidence<'_>) -> Vec<RuleResult> {
 pub fn verdict(results: &[RuleResult], first_version: bool) -> Verdict {
     let counting = results.iter().filter(|result| !(first_version && result.vs_champion));
     overall(counting.map(|result| result.verdict))
-}
-
-/// What a trainer claims and its own holdout contradicts, in plain words.
-pub fn contradictions(claimed: &Metrics, holdout: &Holdout) -> Vec<String> {
-    let whole = claimed.values.iter().map(|(name, value)| (None, name, *value));
-    let by_segment = claimed.segments.iter().flat_map(|(segment, metrics)| {
-        metrics.values.iter().map(move |(name, value)| (Some(segment.as_str()), name, *value))
-    });
-    let mut found = Vec::new();
-    for (segment, name, claim) in whole.chain(by_segment) {
-        let Some(score) = Score::named(name) else { continue };
-        let Some(actual) = holdout.score(score, segment, Arm::Candidate) else { continue };
-        // R² near zero would make any rounding a contradiction.
-        let scale = if score == Score::R2 { actual.abs().max(1.0) } else { actual.abs() };
-        let agrees = (claim - actual).abs() <= CLAIM_TOLERANCE * scale;
-        if !agrees {
-            let of = segment.map(|segment| format!(" of segment `{segment}`")).unwrap_or_default();
-            found.push(format!(
-                "the trainer reports {name}{of} {}, but its $REFIT_ERRORS give {} over {} rows",
-                number(claim),
-                number(actual),
-                holdout.rows(segment)
-            ));
-        }
-    }
-    found
-}
-
-/// What a human should look at although it passed.
-pub fn warnings(results: &[RuleResult], better: &BTreeMap<MetricName, Better>) -> Vec<String> {
-    let mut found = Vec::new();
-    let apart = results.iter().filter(|result| result.own_holdout && result.champion.is_some());
-    let apart: BTreeSet<_> = apart.map(|result| result.metric.as_str()).collect();
-    if !apart.is_empty() {
-        let metrics = apart.into_iter().collect::<Vec<_>>().join(", ");
-        found.push(format!(
-            "{metrics}: the champion was measured on another holdout, so an easier or harder one counts as a \
-             better or worse model; write the champion's predictions to $REFIT_ERRORS and leave `holdout: stored` out"
-        ));
-    }
-    for result in results.iter().filter(|result| result.vs_champion && result.segment.is_none()) {
-        let (Some(value), Some(champion), Some(better)) =
-            (result.value, result.champion, better.get(&result.metric))
-        else {
-            continue;
-        };
-        let Some(worse) = worse_by(value, champion, *better) else { continue };
-        if worse < -TOO_GOOD {
-            found.push(format!(
-                "{} is {} better than the champion's ({} to {}): too good to be true? \
-                 Look for rows of the holdout in the training data",
-                result.metric,
-                percent(-worse),
-                number(champion),
-                number(value)
-            ));
-        }
-    }
-    found
 }
 
 fn segments<'e>(evidence: &Evidence<'e>) -> BTreeSet<&'e str> {

@@ -8,18 +8,18 @@ import { load, predict } from "./xgboost.mjs";
 const KEPT = 3;
 const loading = new Map();
 
-/** `{cold, legs(distance, values)}` of a version; loaded once, whoever asks. */
+/** `{cold, legs(distance, values)}` of a version; loaded once, whoever asks. Cold: it had to be waited for. */
 export async function model(version) {
   const key = `${version.version} ${version.base_url}`;
   let found = loading.get(key);
-  const cold = !found;
   if (!found) {
-    found = read(version);
+    found = { models: read(version), loaded: false };
     loading.set(key, found);
-    found.catch(() => loading.delete(key)); // tried again by the next request
+    found.models.then(() => (found.loaded = true), () => loading.delete(key)); // tried again by the next request
     for (const old of [...loading.keys()].slice(0, -KEPT)) loading.delete(old);
   }
-  const models = await found;
+  const cold = !found.loaded; // also whoever came while it was loaded had to wait
+  const models = await found.models;
   return { cold, legs: (distance, values) => legs(models, distance, values) };
 }
 

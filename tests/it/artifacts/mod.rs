@@ -148,7 +148,7 @@ fn settings_that_make_no_sense_are_refused_by_name() {
     insta::assert_snapshot!(build(json!({"dir": "x"})), @"`kind` is missing: one of local, s3, vercel-blob");
     insta::assert_snapshot!(
         build(json!({"kind": "local", "pth": "x"})),
-        @"local: unknown field `pth`, expected `path` or `public_url`"
+        @"local: unknown field `pth`, expected one of `path`, `public_url`, `gzip`"
     );
     let half = json!({"kind": "s3", "bucket": "b", "access_key_id": "S3_ID"});
     assert!(matches!(build(half), BuildError::Options { kind: "s3", .. }));

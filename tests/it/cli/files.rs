@@ -313,13 +313,16 @@ fn help_is_one_screen() {
           plan      Say step by step what a workflow would do
           schema    Print the JSON Schema of workflow files
           doctor    Check the database, stores, targets and secrets
+          eject     Leave refit: withdraw canaries, write a last release document, say what replaces it
           trigger   Start a run of a workflow
           event     Send and read events
           run       Look at runs and steer them
           model     Look at versions of models
           status    What serves, what is on canary, what runs, what is due next
+          notify    Look at messages before they come, and try notifiers
           promote   Make a version the one that serves everybody
           rollback  Drop the canary, or go back to an older version
+          canary    Say what a canary can show, and decide over minutes that are past
           observe   Report served predictions (NDJSON)
           truth     Report what turned out to be true (NDJSON)
           gc        Delete what nothing needs: old versions, half uploads, files of finished runs, old evidence

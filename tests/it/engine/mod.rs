@@ -2,7 +2,7 @@
 
 mod basics;
 mod cancel;
-mod crash;
+pub mod crash;
 mod endings;
 mod fencing;
 mod hold;

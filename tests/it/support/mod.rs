@@ -5,6 +5,7 @@ pub mod crash;
 pub mod crashing_store;
 pub mod faults;
 pub mod faulty_server;
+pub mod instance;
 pub mod mischief;
 pub mod node;
 pub mod python;

@@ -1,78 +1,34 @@
 //! Three retrains on a virtual clock: the first version, one whose canary is
 //! promoted, one whose canary is rolled back.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
-
 use chrono::TimeDelta;
 use insta::{assert_snapshot, with_settings};
-use refit::adapter::Deps;
-use refit::clock::{Clock as _, ManualClock};
-use refit::config::Project;
-use refit::domain::id::{InstanceId, RunId};
+use refit::clock::Clock as _;
+use refit::domain::id::RunId;
 use refit::domain::run::{Outcome, Run, RunStatus};
-use refit::engine::{Engine, Settings};
-use refit::http::{self, Server};
-use refit::notify::{Notifiers, outbox};
-use refit::steps::context::Services;
-use refit::store::Submitted;
-use refit::trigger::{Catalog, schedule, trigger};
 use serde_json::json;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::shop::Shop;
 use crate::store::database::Database;
 use crate::store::on_both;
-use crate::support::steps::guard;
-use crate::support::world::turn;
+use crate::support::instance::Instance;
 
 /// One process of refit in the shop, and the app that reports to it.
 struct Refit {
     shop: Shop,
-    engine: Arc<Engine>,
-    notifiers: Arc<Notifiers>,
-    clock: Arc<ManualClock>,
-    address: SocketAddr,
-    _stop: tokio_util::sync::DropGuard,
+    instance: Instance,
     reports: u32,
 }
 
 impl Refit {
     async fn on(database: &Database) -> Self {
         let shop = Shop::new().await;
-        let store = database.open().await;
-        let project = Project::find(shop.root()).expect("a project");
-        let (services, notifiers) = built(&project, store.instance());
-        let settings = Settings { grace: Duration::from_secs(2), ..project.settings() };
-        let clock = database.clock.clone();
-        let engine =
-            Engine::new(store, clock.clone(), services, project.root.clone(), project.state(), settings);
-        engine.store.register_worker(engine.worker, &[], clock.now()).await.expect("registers");
-        let catalog = Arc::new(Catalog::load(&project.root));
-        assert!(catalog.errors.is_empty(), "{:?}", catalog.errors);
-        schedule::sync(&engine, &catalog).await.expect("schedules");
-
-        let (_, working) = watch::channel(true);
-        let listen = http::Settings { listen: "127.0.0.1:0".parse().expect("an address"), public_url: None };
-        let source = Arc::new(move || Arc::clone(&catalog));
-        let server = Server::bind(Arc::clone(&engine), source, &listen, working).await.expect("binds");
-        let address = server.address().expect("an address");
-        let stop = CancellationToken::new();
-        tokio::spawn(server.run(stop.clone()));
-        Self { shop, engine, notifiers, clock, address, _stop: stop.drop_guard(), reports: 0 }
+        let instance = Instance::on(shop.root(), &database.url, database.clock.clone()).await;
+        Self { shop, instance, reports: 0 }
     }
 
     async fn retrain(&self, weeks: &str) -> RunId {
-        let catalog = Catalog::load(self.shop.root());
-        let loaded = catalog.get("retrain").expect("the workflow");
-        let inputs = [("weeks".to_owned(), weeks.to_owned())];
-        match trigger(&self.engine, loaded, &inputs, "sam").await.expect("triggered") {
-            Submitted::Made(run) => run,
-            other => panic!("{other:?}"),
-        }
+        self.instance.retrain(&[("weeks", weeks)]).await
     }
 
     /// The app's minute: 200 requests to each version that the release document names, `errors` of the canary's fail.
@@ -85,13 +41,13 @@ impl Refit {
             for i in 0..200 {
                 let row = json!({
                     "request_id": format!("{}-{version}-{i}", self.reports), "version": version, "ok": i >= failing,
-                    "latency_ms": 12, "at": self.clock.now(),
+                    "latency_ms": 12, "at": self.instance.clock.now(),
                 });
                 lines += &format!("{row}\n");
             }
         }
         self.reports += 1;
-        let url = format!("http://{}/v1/models/air-time/observations", self.address);
+        let url = format!("http://{}/v1/models/air-time/observations", self.instance.address);
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         let answer = client.post(url).body(lines).send().await.expect("refit answers");
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap_or_default());
@@ -100,59 +56,27 @@ impl Refit {
     /// Works on the run, a minute a turn, with an app whose canary fails `errors` of 200 requests.
     async fn finish(&mut self, run: RunId, errors: u32) -> Run {
         for _ in 0..24 * 60 {
-            let seen = turn(&self.engine, run).await;
-            let clock = self.clock.as_ref();
-            outbox::drain_once(self.engine.store.as_ref(), &self.notifiers, clock).await.expect("sent");
+            let seen = self.instance.turn(run).await;
             if seen.status == RunStatus::Finished {
                 return seen;
             }
             self.report(errors).await;
-            self.clock.advance(TimeDelta::minutes(1));
+            self.instance.clock.advance(TimeDelta::minutes(1));
         }
-        let attempts = self.engine.store.attempts(run).await.expect("readable");
+        let attempts = self.instance.engine.store.attempts(run).await.expect("readable");
         panic!("the run did not end within a day: {attempts:#?}");
     }
 
     /// Works on the run, half an hour a turn, with an app that reports nothing.
     async fn hold(&mut self, run: RunId) {
         for _ in 0..2 * 24 {
-            let seen = turn(&self.engine, run).await;
-            let clock = self.clock.as_ref();
-            outbox::drain_once(self.engine.store.as_ref(), &self.notifiers, clock).await.expect("sent");
-            if seen.status == RunStatus::Held {
+            if self.instance.turn(run).await.status == RunStatus::Held {
                 return;
             }
-            self.clock.advance(TimeDelta::minutes(30));
+            self.instance.clock.advance(TimeDelta::minutes(30));
         }
         panic!("the run was not held within a day");
     }
-}
-
-/// Everything that `refit.toml` names.
-fn built(project: &Project, instance: InstanceId) -> (Services, Arc<Notifiers>) {
-    let options = |table: &toml::Table| serde_json::to_value(table).expect("JSON");
-    let (file, secrets) = (&project.file, project.secrets());
-    let http = refit::http_client::build().expect("a client");
-    let mut deps = Deps {
-        project: project.root.clone(),
-        secrets: secrets.clone(),
-        http: http.clone(),
-        stores: Arc::default(),
-    };
-    let stores = file.stores.iter().map(|(name, table)| {
-        (name.clone(), refit::artifacts::build(options(table), &deps).expect("a store"))
-    });
-    let stores: Arc<BTreeMap<_, _>> = Arc::new(stores.collect());
-    deps.stores = Arc::clone(&stores);
-    let targets = file
-        .targets
-        .iter()
-        .map(|(name, table)| (name.clone(), refit::hosting::build(options(table), &deps).expect("a target")));
-    let targets = Arc::new(targets.collect());
-    let notifiers = file.notifiers.iter().map(|(name, table)| (name.clone(), options(table)));
-    let notifiers = Notifiers::build(notifiers.collect(), None, &deps).expect("notifiers");
-    let services = Services { instance, stores, targets, secrets, http, guard: guard() };
-    (services, Arc::new(notifiers))
 }
 
 /// What changes from run to run.

@@ -2,7 +2,7 @@
 //! makes, in the database, on the host and in the artifact store; the next
 //! process finds what is there, and ends the run as if nothing had happened.
 
-mod process;
+pub mod process;
 mod proof;
 mod twice;
 
