@@ -26,14 +26,18 @@ const QUICK: &[(&str, &str)] = &[
     ("require_approval", "accept"),
     ("rows: { min: 5000, vs_previous: { min: 95% } }", "rows: { min: 10 }"),
     (
-        "-m research.scripts.train_models --distances=sprint,olympic,70.3,140.6",
-        "-c \"print('MAE: 400\\nR²: 0.95')\"",
+        "run: python3 -m research.scripts.train_models --distances=sprint,olympic,70.3,140.6",
+        r#"run: "printf 'MAE: 400\nR²: 0.95\n'""#,
     ),
     (
         "run: python3 -m research.scripts.export_artifacts --input-dir=research/models --output-dir=apps/web/src/data/ml-models",
-        "run: for name in sprint olympic long; do echo \"{\\\"model\\\": $$}\" > \"$REFIT_OUT/$name.json\"; done",
+        r#"run: 'out=apps/web/src/data/ml-models; mkdir -p $out; for name in sprint olympic long; do echo "{\"model\": $$}" > $out/$name.json; done'"#,
     ),
-    ("from: apps/web/src/data/ml-models, files: \"*.json\", count: 18", "files: \"*.json\", count: 3"),
+    ("count: 18", "count: 3"),
+    (
+        "        - { metric: latency_slow_share, acceptable_below: 10% }   # slow: as 5 % of today's answers are\n",
+        "",
+    ),
     ("for: 24h", "for: 10m"),
     ("bake: 6h", "bake: 10m"),
     ("[rolled_back, failed], email", "[promoted, rolled_back, failed], email"),
@@ -171,7 +175,9 @@ fn each_death_has_no_effect_but_a_pause(on_postgres: bool) {
     outside.block_on(undisturbed.prove());
     drop_world(undisturbed);
     let requests = counting.trace();
-    assert!(requests.len() > 30, "{requests:#?}");
+    for vendor in ["blob", "vercel", "resend", "slack"] {
+        assert!(requests.iter().any(|request| request.name.starts_with(vendor)), "{vendor}: {requests:#?}");
+    }
 
     let deaths: Vec<(Write, When)> = requests
         .iter()

@@ -113,14 +113,18 @@ impl Place {
         std::fs::write(&toml, text + &secrets).expect("written");
 
         let python = format!("run: {} -m", python::venv().join("bin/python").display());
-        let mut all = vec![("mode: advise", "mode: act"), ("run: python3 -m", python.as_str())];
+        self.edit("workflows/retrain.yaml", changes);
+        let mut all = vec![("mode: advise", "mode: act")];
+        if std::fs::read_to_string(self.root().join("workflows/retrain.yaml")).unwrap().contains("python3 -m")
+        {
+            all.push(("run: python3 -m", python.as_str()));
+        }
         if !on_postgres {
             all.push((
                 "from: { postgres: { url: \"${{ secrets.APP_DATABASE_URL }}\", query_file: sql/results.sql } }",
                 "from: { sqlite: { path: app.db, query_file: sql/results.sql } }",
             ));
         }
-        all.extend(changes);
         self.edit("workflows/retrain.yaml", &all);
     }
 
