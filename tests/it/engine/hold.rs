@@ -198,7 +198,7 @@ async fn people_hear_of_a_promotion_when_it_is_made_and_again_only_if_its_bake_t
         assert_eq!(turn(&engine, run).await.status, RunStatus::Waiting);
         let next = "it is watched for 6h more; should it harm, it is rolled back at once".to_owned();
         let promoted = (Moment::Promoted, Some(next));
-        assert_eq!(told(&engine, run).await, [promoted.clone()], "at once");
+        assert_eq!(told(&engine, run).await, std::slice::from_ref(&promoted), "at once");
         let all = engine.store.outbox_of(run).await.expect("readable");
         let entry = all.iter().find(|entry| entry.notice.moment == Moment::Promoted).expect("there");
         let facts = &entry.notice.facts;
@@ -206,7 +206,7 @@ async fn people_hear_of_a_promotion_when_it_is_made_and_again_only_if_its_bake_t
         assert!(facts["serving"].as_str().is_some_and(|says| says.starts_with("2 serves all")), "{facts:#}");
         world.pass(TimeDelta::hours(6));
         assert_eq!(turn(&engine, run).await.status, RunStatus::Finished);
-        assert_eq!(told(&engine, run).await, [promoted.clone()], "and not again");
+        assert_eq!(told(&engine, run).await, std::slice::from_ref(&promoted), "and not again");
 
         let run = on_canary(&world, &engine, BAKES).await;
         world.pass(TimeDelta::hours(1));

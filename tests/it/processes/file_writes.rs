@@ -152,7 +152,6 @@ fn a_run_ends_well_whatever_file_it_died_at() {
     let at = |call: &str, part: &str| {
         died.iter().filter(|line| line.starts_with(call) && line.contains(part)).count()
     };
-    println!("{} deaths", died.len());
     for (call, part) in [
         ("open", "/data/"),
         ("fsync", "/data"),

@@ -35,7 +35,7 @@ const QUICK: &[(&str, &str)] = &[
     ),
     ("count: 18", "count: 3"),
     (
-        "        - { metric: latency_slow_share, acceptable_below: 10% }   # slow: as 5 % of today's answers are\n",
+        "        - { metric: latency_slow_share, acceptable_below: 15% }   # slow: as 5 % of today's answers are\n",
         "",
     ),
     ("for: 24h", "for: 10m"),

@@ -1,6 +1,7 @@
 //! `examples/raceday` as its team would run it: their trainers, their table, their app.
 #![cfg(target_os = "linux")]
 
+use refit::clock::{Clock as _, SystemClock};
 use refit::domain::run::{Outcome, RunStatus};
 use serde_json::{Value, json};
 
@@ -30,7 +31,7 @@ async fn a_retrain_is_served_and_a_canary_that_errs_costs_nobody_an_answer() {
     team.project.trigger("retrain");
     let canary = team.canary();
     // Its document is too old for the app by then: it asks for the new one, and waits.
-    let later = chrono::Utc::now() + chrono::TimeDelta::seconds(80);
+    let later = SystemClock.now() + chrono::TimeDelta::seconds(80);
     app.post("/api/switches", json!({"now": later})).await;
     app.post("/api/switches", json!({"version": canary, "how": "errs"})).await;
     for n in 0..60 {

@@ -4,8 +4,6 @@
 //! query parameter or field, on what is missing, and on a wrong type. Answers
 //! that any service may give and few describe (429 and 5xx) pass without a body check.
 
-#![allow(dead_code)]
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;

@@ -2,8 +2,6 @@
 //! and cuts, tears, delays or replaces answers, or stops the caller's world
 //! right before or after a request.
 
-#![allow(dead_code)]
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -131,11 +129,6 @@ impl Server {
     pub fn fault_after(&self, after: usize, fault: Fault) {
         let number = self.count() + after;
         self.shared.faults.lock().unwrap().insert(number, fault);
-    }
-
-    /// `fault` for the next request whose first line begins with `line`: `POST /v13/deployments`.
-    pub fn fault_on(&self, line: &str, fault: Fault) {
-        self.shared.on.lock().unwrap().push((line.to_owned(), fault));
     }
 
     /// Forgets the faults that have not happened.

@@ -3,7 +3,6 @@
 //! included, and the app that is deployed there. Every request and answer of
 //! the API is judged by `tests/contracts/vercel.json`.
 
-#![allow(dead_code)]
 #![allow(clippy::result_large_err, reason = "a refusal is an answer")]
 
 mod config;
