@@ -5,6 +5,7 @@
 mod app;
 mod door;
 mod killed;
+mod modes;
 mod place;
 mod program;
 mod stories;
