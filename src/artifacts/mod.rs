@@ -5,6 +5,7 @@
 //! written only where none is; the manifest is written last. No manifest, no
 //! version: nothing else here ever lists or reads a place without one.
 
+mod buffers;
 mod compress;
 pub mod erase;
 pub mod local;
