@@ -129,6 +129,49 @@ fn whole(project: &Project, run: RunId, at: Option<&str>) {
     );
 }
 
+/// A project with a run that ended, whose files nothing needs any more, and one that waits for a worker.
+async fn collectable() -> (Project, [RunId; 2]) {
+    let (project, ended) = prepared();
+    project.write("refit.toml", &format!("{REFIT}\n[retention]\nrun_files = \"0s\"\n"));
+    let server = project.serve();
+    let (run, _) = project.await_status(ended, RunStatus::Finished).await;
+    assert_eq!(run.outcome, Some(Outcome::Promoted), "{run:#?}");
+    drop(server);
+    let waits = project.trigger("retrain");
+    project.write(&format!(".refit/runs/{waits}/data/rows.csv"), ROWS);
+    (project, [ended, waits])
+}
+
+/// `gc` dies at its call number `at`, and is started again; the call it died at, or nothing when it lived.
+fn collected(prepared: &Project, [ended, waits]: [RunId; 2], tools: &Path, at: usize) -> Option<String> {
+    let project = prepared.copy();
+    let says = tools.join(format!("gc-died-{at}"));
+    let mut first = project.command(&["gc", "--yes"]);
+    first.env("LD_PRELOAD", tools.join(LIBRARY)).env("DIE_AT", at.to_string()).env("DIE_SAYS", &says);
+    let done = first.env("DIE_BELOW", project.dir.path()).output().unwrap();
+    let died = done.status.signal() == Some(9);
+    assert!(died || done.status.success(), "call {at}: {}", String::from_utf8_lossy(&done.stderr));
+    project.says(&["gc", "--yes"]);
+    assert!(!project.path(&format!(".refit/runs/{ended}")).exists(), "call {at}: its files are left");
+    let waiting = project.path(&format!(".refit/runs/{waits}/data/rows.csv"));
+    assert_eq!(std::fs::read_to_string(waiting).unwrap(), ROWS, "call {at}");
+    project.says(&["model", "verify", "race-times", "1"]);
+    died.then(|| std::fs::read_to_string(&says).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_that_died_at_any_file_is_ended_by_the_next_one() {
+    let tools = tempfile::tempdir().unwrap();
+    make_calls_deadly(tools.path());
+    let (project, runs) = collectable().await;
+    let mut died = vec![];
+    while let Some(call) = collected(&project, runs, tools.path(), died.len() + 1) {
+        died.push(call);
+    }
+    let removed = died.iter().filter(|call| call.starts_with("remove") && call.contains("/.refit/runs/"));
+    assert!(removed.count() > 5, "files and directories of the run: {}", died.concat());
+}
+
 #[test]
 fn a_run_ends_well_whatever_file_it_died_at() {
     let tools = tempfile::tempdir().unwrap();
