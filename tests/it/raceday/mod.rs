@@ -8,5 +8,6 @@ mod killed;
 mod modes;
 mod place;
 mod program;
+mod secrets;
 mod stories;
 mod team;
