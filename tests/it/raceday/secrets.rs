@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use chrono::TimeDelta;
-use refit::clock::{Clock as _, ManualClock};
+use refit::clock::ManualClock;
 use refit::domain::run::{Outcome, Run, RunStatus};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -16,7 +16,7 @@ use crate::support::faults::{self, Rule};
 use crate::support::instance::Instance;
 use crate::support::vercel_blob::VercelBlob;
 use crate::support::world::start;
-use crate::support::{faulty_server, mischief, resend, slack, vercel};
+use crate::support::{faulty_server, resend, slack, vercel};
 
 /// What is written to the log.
 #[derive(Clone, Default)]
@@ -99,8 +99,8 @@ fn echoes(place: &Place, status: u16) {
     let code: &'static str = format!("you_sent_{}", VercelBlob::token()).leak();
     place.blob.fault(Rule::on(faults::Fault::Refused(status, code), |call| call.op.writes()).once());
     place.vercel.server.fault_after(0, faulty_server::Fault::Answer(status, vec![], said("vercel")));
-    place.resend.mischief.next(mischief::Fault::Answer(status, vec![], said("resend").leak()));
-    place.slack.mischief.next(mischief::Fault::Answer(status, vec![], said("slack").leak()));
+    place.resend.server.next(faulty_server::Fault::Answer(status, vec![], said("resend")));
+    place.slack.server.next(faulty_server::Fault::Answer(status, vec![], said("slack")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,8 +123,8 @@ async fn a_token_is_in_no_log_error_database_message_or_address() {
     assert_eq!(first.outcome, Some(Outcome::Promoted), "{:?}", first.reason);
     place.blob.fault(Rule::on(faults::Fault::CutAfter, |call| call.op.writes()).once());
     place.vercel.server.fault_after(0, faulty_server::Fault::Cut);
-    place.resend.mischief.next(mischief::Fault::Cut);
-    place.slack.mischief.next(mischief::Fault::Torn);
+    place.resend.server.next(faulty_server::Fault::Cut);
+    place.slack.server.next(faulty_server::Fault::Torn);
 
     // What does not: nobody may do anything any more.
     for status in [401, 403] {
@@ -161,7 +161,7 @@ async fn a_token_is_in_no_log_error_database_message_or_address() {
     errors.iter().for_each(|error| look("an error", error.clone()));
     place.resend.mails().iter().for_each(|mail| look("a mail", mail.to_string()));
     place.slack.messages().iter().for_each(|message| look("a message", format!("{message:?}")));
-    let seen = place.resend.mischief.seen().into_iter().chain(place.slack.mischief.seen());
+    let seen = place.resend.server.seen().into_iter().chain(place.slack.server.seen());
     seen.for_each(|seen| look("a request", format!("{} {}", seen.line, seen.body)));
     place.vercel.server.asked().into_iter().for_each(|line| look("an address", line));
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
@@ -172,8 +172,8 @@ async fn a_token_is_in_no_log_error_database_message_or_address() {
     assert!(log.contains(" TRACE ") && log.contains(" DEBUG "), "{} bytes of log", log.len());
     let masked = errors.iter().filter(|error| error.contains("***")).count();
     assert!(masked > 2, "{masked} of {errors:#?}");
-    assert!(!place.resend.mails().is_empty(), "{:?}", place.resend.mischief.seen());
-    assert!(!place.slack.messages().is_empty(), "{:?}", place.slack.mischief.seen());
+    assert!(!place.resend.mails().is_empty(), "{:?}", place.resend.server.seen());
+    assert!(!place.slack.messages().is_empty(), "{:?}", place.slack.server.seen());
 }
 
 /// The part of `text` around a leak.
