@@ -14,7 +14,7 @@ use super::release::Back;
 use super::reread::Choice;
 use super::retention::Deletion;
 use super::{Engine, notices};
-use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::canary::{CanaryRecord, CanaryState, Looks};
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
@@ -120,6 +120,10 @@ impl RunLedger {
 
 #[async_trait]
 impl Ledger for RunLedger {
+    fn looks(&self) -> Looks {
+        self.engine.settings.looks
+    }
+
     async fn intend(&self, operation: &str, detail: Value, undo: Option<Undo>) -> Result<Intent, StepError> {
         let intent = self.intent(operation, self.engine.services.secrets.mask_json(detail), undo);
         let store = &self.engine.store;
