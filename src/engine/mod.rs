@@ -26,6 +26,7 @@ pub mod log;
 pub mod notices;
 pub mod reconcile;
 pub mod release;
+pub mod reread;
 pub mod retention;
 mod situation;
 pub mod tick;
