@@ -94,6 +94,8 @@ pub enum Command {
     /// Look at runs and steer them
     #[command(subcommand)]
     Run(RunCommand),
+    /// Write what a run decided, on which evidence, and what that does not promise
+    Receipt(Receipt),
     /// Look at versions of models
     #[command(subcommand)]
     Model(ModelCommand),
@@ -295,6 +297,20 @@ pub struct Answer {
     /// Why.
     #[arg(long)]
     pub reason: Option<String>,
+}
+
+/// `refit receipt`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Receipt {
+    /// A run, the beginning or end of its id, or `last`.
+    #[arg(default_value = "last")]
+    pub run: String,
+    /// A page for a browser; Markdown when not given.
+    #[arg(long)]
+    pub html: bool,
+    /// A file to write; stdout when not given.
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
 }
 
 /// Which release a command is about.

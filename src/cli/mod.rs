@@ -23,6 +23,7 @@ mod notify;
 pub mod output;
 mod pick;
 mod project;
+mod receipt;
 mod references;
 mod registry;
 mod release;
@@ -129,6 +130,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Trigger(args) => trigger::trigger(&open()?, &args).await,
         Command::Event(command) => trigger::event(&open()?, &command).await,
         Command::Run(command) => run::run(&open()?, &command).await,
+        Command::Receipt(args) => receipt::receipt(&open()?, &args).await,
         Command::Model(command) => model::model(&open()?, &command).await,
         Command::Status => release::status(&open()?).await,
         Command::Notify(command) => notify::notify(open(), &command, out).await,

@@ -317,6 +317,7 @@ fn help_is_one_screen() {
           trigger   Start a run of a workflow
           event     Send and read events
           run       Look at runs and steer them
+          receipt   Write what a run decided, on which evidence, and what that does not promise
           model     Look at versions of models
           status    What serves, what is on canary, what runs, what is due next
           notify    Look at messages before they come, and try notifiers
