@@ -3,6 +3,7 @@
 mod canary;
 mod model;
 mod notify;
+mod simulate;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 pub use canary::{CanaryCommand, CanaryPlan, Levels, Replay};
 pub use model::{Change, ModelCommand, OneVersion};
 pub use notify::{Channel, NotifyCommand, NotifyTest, Preview};
+pub use simulate::{Simulate, fraction};
 
 use crate::domain::id::{ModelName, RunId, StepId, TargetName, VersionName};
 
@@ -88,6 +90,8 @@ pub enum Command {
     Eject,
     /// Start a run of a workflow
     Trigger(Trigger),
+    /// Replay past weeks under other rules: which thresholds would have decided well
+    Simulate(Simulate),
     /// Send and read events
     #[command(subcommand)]
     Event(EventCommand),

@@ -30,6 +30,7 @@ mod release;
 mod run;
 mod server;
 mod signals;
+mod simulate;
 mod socket;
 mod trigger;
 mod workflow;
@@ -128,6 +129,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Doctor => doctor::run(open(), out).await,
         Command::Eject => eject::run(&open()?).await,
         Command::Trigger(args) => trigger::trigger(&open()?, &args).await,
+        Command::Simulate(args) => simulate::simulate(&open()?, &args).await,
         Command::Event(command) => trigger::event(&open()?, &command).await,
         Command::Run(command) => run::run(&open()?, &command).await,
         Command::Receipt(args) => receipt::receipt(&open()?, &args).await,

@@ -17,6 +17,7 @@ pub mod release;
 pub mod retention;
 pub mod retry;
 pub mod run;
+pub mod simulate;
 pub mod stats;
 pub mod verdict;
 pub mod version;

@@ -315,6 +315,7 @@ fn help_is_one_screen() {
           doctor    Check the database, stores, targets and secrets
           eject     Leave refit: withdraw canaries, write a last release document, say what replaces it
           trigger   Start a run of a workflow
+          simulate  Replay past weeks under other rules: which thresholds would have decided well
           event     Send and read events
           run       Look at runs and steer them
           receipt   Write what a run decided, on which evidence, and what that does not promise
