@@ -32,6 +32,7 @@ mod server;
 mod signals;
 mod simulate;
 mod socket;
+mod tick;
 mod trigger;
 mod workflow;
 
@@ -145,6 +146,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Migrate { shared } => server::migrate(&open()?, shared).await,
         Command::Serve { listen } => server::serve(&open()?, listen).await,
         Command::Worker => server::worker(&open()?).await,
+        Command::Tick => tick::tick(&open()?).await,
     }
 }
 

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::domain::Timestamp;
-use crate::domain::canary::CanaryRecord;
+use crate::domain::canary::{CanaryRecord, Looks};
 use crate::domain::id::{CanaryId, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Intent, Undo};
@@ -89,6 +89,9 @@ impl Ledger for PastLedger {
     }
     async fn roll_back(&self, _: &TargetName, _: Option<&VersionName>) -> Result<Release, StepError> {
         refused()
+    }
+    fn looks(&self) -> Looks {
+        Looks::Apart(None)
     }
     async fn open_canary(&self, _: CanaryOpening) -> Result<CanaryId, StepError> {
         refused()

@@ -19,6 +19,7 @@ mod play;
 mod replay;
 mod rules;
 mod view;
+mod watch;
 mod words;
 
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use self::look::{Decision, Look, look};
 pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_bucket};
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
 pub use self::view::{ArmView, CanaryView, RuleView};
+pub use self::watch::Looks;
 pub use self::words::RuleWords;
 
 use serde::{Deserialize, Serialize};

@@ -7,7 +7,7 @@ use refit::domain::id::RunId;
 use refit::domain::receipt::{Decision, Receipt};
 use refit::domain::run::{Outcome, RunStatus};
 use refit::engine::Engine;
-use refit::http::{Server, Settings};
+use refit::http::{Server, Settings, Working};
 use refit::receipt::{self, page::Pages};
 use refit::store::RunFilter;
 use refit::trigger::Catalog;
@@ -91,7 +91,7 @@ async fn a_receipt_is_asked_for_over_http_in_the_form_that_is_wanted() {
     let runs = engine.store.runs(&RunFilter { limit: 10, ..RunFilter::default() }).await.expect("readable");
     let undecided = runs.iter().find(|other| other.id != run).expect("the run that only published").id;
 
-    let (_, working) = watch::channel(true);
+    let (_, working) = watch::channel(Working::Yes);
     let settings = Settings { listen: "127.0.0.1:0".parse().expect("an address"), public_url: None };
     let catalog = Arc::new(Catalog::load(world.root.path()));
     let server =
