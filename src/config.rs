@@ -230,6 +230,11 @@ impl Project {
         crate::secret::Secrets::new(files.collect())
     }
 
+    /// Templates that replace built-in ones.
+    pub fn templates(&self) -> Option<PathBuf> {
+        self.file.templates.dir.as_ref().map(|dir| self.root.join(dir))
+    }
+
     /// How this project's workers work.
     pub fn settings(&self) -> crate::engine::Settings {
         let worker = &self.file.worker;
@@ -239,6 +244,7 @@ impl Project {
             labels: worker.labels.clone(),
             public_url: self.file.server.public_url.clone(),
             ages: self.file.retention.ages(),
+            templates: self.templates(),
             grace: worker.grace_seconds.map_or(defaults.grace, Duration::from_secs),
             ..defaults
         }

@@ -7,6 +7,8 @@
 //! * `evidence`: what apps report, read from text
 //! * `store`: what must survive a crash, one trait, two databases
 //! * `artifacts`, `hosting`, `notify`, `trainers`: the outside, one file each, behind `adapter`
+//! * `simulate`: past weeks, replayed under other rules
+//! * `receipt`: what was decided on which evidence, as a page
 //! * `http`, `cli`: the ways in
 //! * `clock`, `secret`, `config`, `http_client`: time, secrets, settings and HTTP enter here
 
@@ -23,7 +25,9 @@ pub mod hosting;
 pub mod http;
 pub mod http_client;
 pub mod notify;
+pub mod receipt;
 pub mod secret;
+pub mod simulate;
 pub mod steps;
 pub mod store;
 pub mod trainers;

@@ -3,6 +3,7 @@
 mod canary;
 mod model;
 mod notify;
+mod simulate;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 pub use canary::{CanaryCommand, CanaryPlan, Levels, Replay};
 pub use model::{Change, ModelCommand, OneVersion};
 pub use notify::{Channel, NotifyCommand, NotifyTest, Preview};
+pub use simulate::{Simulate, fraction};
 
 use crate::domain::id::{ModelName, RunId, StepId, TargetName, VersionName};
 
@@ -88,12 +90,16 @@ pub enum Command {
     Eject,
     /// Start a run of a workflow
     Trigger(Trigger),
+    /// Replay past weeks under other rules: which thresholds would have decided well
+    Simulate(Simulate),
     /// Send and read events
     #[command(subcommand)]
     Event(EventCommand),
     /// Look at runs and steer them
     #[command(subcommand)]
     Run(RunCommand),
+    /// Write what a run decided, on which evidence, and what that does not promise
+    Receipt(Receipt),
     /// Look at versions of models
     #[command(subcommand)]
     Model(ModelCommand),
@@ -297,6 +303,20 @@ pub struct Answer {
     /// Why.
     #[arg(long)]
     pub reason: Option<String>,
+}
+
+/// `refit receipt`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Receipt {
+    /// A run, the beginning or end of its id, or `last`.
+    #[arg(default_value = "last")]
+    pub run: String,
+    /// A page for a browser; Markdown when not given.
+    #[arg(long)]
+    pub html: bool,
+    /// A file to write; stdout when not given.
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
 }
 
 /// Which release a command is about.

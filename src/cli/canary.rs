@@ -206,9 +206,14 @@ fn shown(forecast: &Forecast, rules: &Compare) -> String {
     );
     if forecast.table_minutes > 1.0 {
         text.push_str(&format!(
-            "a table of evidence waits for its requests for about {}{}\n",
+            "a table of evidence waits for its requests for about {}\n",
             hours(forecast.table_minutes / 60.0),
-            if forecast.simulated { "; played through 200 times with these tables" } else { "" },
+        ));
+    }
+    if let (Some(runs), Some(precision)) = (forecast.runs, forecast.precision) {
+        text.push_str(&format!(
+            "played through {runs} times with such tables: chances are right to {:.0} points\n",
+            100.0 * precision
         ));
     }
     text.push('\n');

@@ -23,12 +23,14 @@ mod notify;
 pub mod output;
 mod pick;
 mod project;
+mod receipt;
 mod references;
 mod registry;
 mod release;
 mod run;
 mod server;
 mod signals;
+mod simulate;
 mod socket;
 mod tick;
 mod trigger;
@@ -128,8 +130,10 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Doctor => doctor::run(open(), out).await,
         Command::Eject => eject::run(&open()?).await,
         Command::Trigger(args) => trigger::trigger(&open()?, &args).await,
+        Command::Simulate(args) => simulate::simulate(&open()?, &args).await,
         Command::Event(command) => trigger::event(&open()?, &command).await,
         Command::Run(command) => run::run(&open()?, &command).await,
+        Command::Receipt(args) => receipt::receipt(&open()?, &args).await,
         Command::Model(command) => model::model(&open()?, &command).await,
         Command::Status => release::status(&open()?).await,
         Command::Notify(command) => notify::notify(open(), &command, out).await,

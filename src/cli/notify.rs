@@ -101,7 +101,7 @@ fn known_kind(kind: &str) -> Result<&'static str, CliError> {
 }
 
 fn renderer(project: &Project) -> Result<Renderer, CliError> {
-    let templates = project.file.templates.dir.as_ref().map(|dir| project.root.join(dir));
+    let templates = project.templates();
     Renderer::new(templates.as_deref()).map_err(|error| {
         CliError::usage(error.to_string()).hint("mend the file in the directory that [templates] names")
     })

@@ -120,7 +120,7 @@ pub fn build(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Bu
     }
     let tables: Result<BTreeMap<_, _>, String> =
         project.file.notifiers.iter().map(|(name, table)| Ok((name.clone(), options(table)?))).collect();
-    let templates = project.file.templates.dir.as_ref().map(|dir| project.root.join(dir));
+    let templates = project.templates();
     let notifiers = tables.and_then(|tables| {
         Notifiers::build(tables, templates.as_deref(), &deps).map_err(|error| error.to_string())
     });

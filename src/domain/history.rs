@@ -1,5 +1,7 @@
 //! Who changed what of a model, when and why.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
@@ -62,6 +64,38 @@ impl Change {
                 let canary = assignment.canary.as_ref().map(|canary| &canary.served.version);
                 let previous = assignment.previous.as_ref().map(|served| &served.version);
                 [champion, canary, previous].into_iter().flatten().any(|named| named == version)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    /// In a few words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Release { target, generation, assignment } => {
+                write!(f, "{target} serves ")?;
+                match &assignment.champion {
+                    Some(champion) => write!(f, "{}", champion.version)?,
+                    None => f.write_str("nothing")?,
+                }
+                if let Some(canary) = &assignment.canary {
+                    write!(f, ", {} to {}", canary.basis_points, canary.served.version)?;
+                }
+                write!(f, " (generation {generation})")
+            }
+            Change::Version { version, action } => {
+                let word = match action {
+                    VersionAction::Sealed => "sealed",
+                    VersionAction::Adopted => "adopted",
+                    VersionAction::Pinned => "pinned",
+                    VersionAction::Unpinned => "unpinned",
+                    VersionAction::MarkedBad => "marked bad",
+                    VersionAction::MarkedGood => "marked good",
+                    VersionAction::Deleting => "to be deleted",
+                    VersionAction::Deleted => "deleted",
+                };
+                write!(f, "{version} {word}")
             }
         }
     }

@@ -74,6 +74,8 @@ pub struct Settings {
     pub boards: BTreeSet<NotifierName>,
     /// How long things are kept that nothing needs any more.
     pub ages: crate::domain::retention::Ages,
+    /// Templates that replace built-in ones.
+    pub templates: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -90,6 +92,7 @@ impl Default for Settings {
             public_url: None,
             boards: BTreeSet::new(),
             ages: crate::domain::retention::Ages::default(),
+            templates: None,
         }
     }
 }

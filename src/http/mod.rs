@@ -11,6 +11,7 @@ mod events;
 mod evidence;
 mod health;
 mod models;
+mod receipts;
 mod request;
 mod runs;
 
@@ -204,6 +205,7 @@ fn app(api: Arc<Api>, access: Access) -> Router {
         .route("/v1/events", get(events::list).post(events::send))
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{id}", get(runs::show))
+        .route("/v1/runs/{id}/receipt", get(receipts::show))
         .route("/v1/models/{model}/release", get(models::release))
         .layer(from_fn_with_state(ANSWER_TIME, in_time));
     guarded(quick.merge(evidence).with_state(api), access)

@@ -12,7 +12,7 @@ use super::request::{Asked, Page, limit, parsed};
 use crate::domain::Timestamp;
 use crate::domain::event::Cause;
 use crate::domain::id::{ModelName, RunId, WorkflowName};
-use crate::domain::run::{Attempt, CancelRequest, Outcome, RunStatus};
+use crate::domain::run::{Attempt, CancelRequest, Outcome, Run, RunStatus};
 use crate::store::{RunFilter, RunSummary};
 
 #[derive(Deserialize)]
@@ -59,19 +59,22 @@ pub(super) struct Shown {
     attempts: Vec<Attempt>,
 }
 
+/// The run that a path names.
+pub(super) async fn find(api: &Api, id: &str) -> Result<Run, ApiError> {
+    let id: RunId = parsed(id)?;
+    let run = api.engine.store.run(id).await?;
+    run.ok_or_else(|| {
+        ApiError::not_found(format!("there is no run {id}"), "`GET /v1/runs` lists those there are")
+    })
+}
+
 /// `GET /v1/runs/{id}`.
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
 ) -> Result<Json<Shown>, ApiError> {
-    let id: RunId = parsed(&id)?;
-    let Some(run) = api.engine.store.run(id).await? else {
-        return Err(ApiError::not_found(
-            format!("there is no run {id}"),
-            "`GET /v1/runs` lists those there are",
-        ));
-    };
-    let attempts = api.engine.store.attempts(id).await?;
+    let run = find(&api, &id).await?;
+    let attempts = api.engine.store.attempts(run.id).await?;
     Ok(Json(Shown {
         id: run.id,
         workflow: run.workflow,

@@ -241,13 +241,13 @@ impl HelperDef for Prose {
     }
 }
 
-fn engine() -> Handlebars<'static> {
+pub(crate) fn engine() -> Handlebars<'static> {
     let mut engine = Handlebars::new();
     engine.set_strict_mode(true);
     engine
 }
 
-fn register(
+pub(crate) fn register(
     engine: &mut Handlebars<'static>,
     name: &str,
     built_in: &str,
@@ -264,7 +264,7 @@ fn register(
     engine.register_template_string(name, text).map_err(|error| failed(error.to_string()))
 }
 
-fn render(engine: &Handlebars<'_>, name: &str, data: &Value) -> Result<String, TemplateError> {
+pub(crate) fn render(engine: &Handlebars<'_>, name: &str, data: &Value) -> Result<String, TemplateError> {
     engine
         .render(name, data)
         .map_err(|error| TemplateError { name: name.to_owned(), problem: error.to_string() })
@@ -405,7 +405,7 @@ fn sign_of_step(mark: StepMark) -> &'static str {
     }
 }
 
-fn clean(value: Value) -> Value {
+pub(crate) fn clean(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(text.lines().map(printable).collect::<Vec<_>>().join("\n")),
         Value::Array(items) => items.into_iter().map(clean).collect(),
@@ -444,7 +444,7 @@ fn shorten(text: &str, most: usize) -> String {
 }
 
 /// A number in at most five significant digits.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return format!("{value}");
     }

@@ -1,7 +1,7 @@
 //! `uses: gate`: gathers what the trainer said, what it left and what serves
 //! now, and lets `domain::gate` judge.
 
-mod errors_file;
+pub(crate) mod errors_file;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
 use super::run::{ErrorsFile, RunOutput, champion};
 use crate::domain::gate::{self, Champion, Evidence, Holdout, RuleResult};
-use crate::domain::id::{Generation, VersionName};
+use crate::domain::id::{Generation, RunId, StepId, VersionName};
 use crate::domain::metric::Metrics;
-use crate::domain::run::{Outcome, SignalKind};
+use crate::domain::run::{Attempt, Outcome, SignalKind};
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::Moment;
 use crate::domain::workflow::step::{FirstVersion, Gate, OnInconclusiveGate};
@@ -44,7 +44,7 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
         })?;
         return answered(output, ctx);
     }
-    let (candidate, errors) = gather(ctx)?;
+    let (candidate, errors) = gather(ctx.history)?;
     let holdout = match errors {
         Some(errors) => Some(read_holdout(errors).await?),
         None => None,
@@ -63,7 +63,8 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
         Some(version) => ctx.ledger.version(version).await?.and_then(|record| record.manifest),
         None => None,
     };
-    let (rules, better, seed) = (spec.rules.clone(), ctx.workflow.metrics.clone(), seed(ctx));
+    let (rules, better, seed) =
+        (spec.rules.clone(), ctx.workflow.metrics.clone(), seed_of(ctx.run.id, ctx.step));
     let exists = champion.is_some();
     // A bootstrap takes its time, and other steps share this thread.
     let judged = tokio::task::spawn_blocking(move || {
@@ -165,11 +166,11 @@ fn answered(mut output: GateOutput, ctx: &StepContext<'_>) -> Result<StepResult,
 }
 
 /// What the run's commands said of the candidate, later ones over earlier ones, and the latest `$REFIT_ERRORS`.
-fn gather(ctx: &StepContext<'_>) -> Result<(Metrics, Option<ErrorsFile>), StepError> {
+pub(crate) fn gather(history: &[Attempt]) -> Result<(Metrics, Option<ErrorsFile>), StepError> {
     let mut metrics = Metrics::default();
     let mut errors = None;
     let mut commands = 0;
-    for output in ctx.history.iter().filter_map(|attempt| attempt.output.as_ref()) {
+    for output in history.iter().filter_map(|attempt| attempt.output.as_ref()) {
         let Ok(output) = serde_json::from_value::<RunOutput>(output.clone()) else { continue };
         commands += 1;
         metrics.values.extend(output.metrics.values);
@@ -192,7 +193,7 @@ async fn read_holdout(errors: ErrorsFile) -> Result<Holdout, StepError> {
 }
 
 /// The same draws on every attempt and every replay of this step.
-fn seed(ctx: &StepContext<'_>) -> u64 {
-    let digest = Sha256::digest(format!("{}/{}", ctx.run.id, ctx.step));
+pub(crate) fn seed_of(run: RunId, step: &StepId) -> u64 {
+    let digest = Sha256::digest(format!("{run}/{step}"));
     digest.iter().take(8).fold(0, |seed, byte| (seed << 8) | u64::from(*byte))
 }

@@ -14,6 +14,7 @@ mod layers;
 mod notify;
 mod processes;
 mod raceday;
+mod simulate;
 mod steps;
 mod store;
 mod support;

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::super::output::{plain, time};
-use super::changes::{described, who};
+use super::changes::who;
 use crate::domain::canary::CanaryRecord;
 use crate::domain::history::HistoryEntry;
 use crate::domain::version::VersionRecord;
+use crate::receipt::page::markdown_text as escaped;
 use crate::steps::headline::{bytes, number};
 
 /// What a card tells.
@@ -70,7 +71,7 @@ impl Card<'_> {
         if !self.history.is_empty() {
             text.push_str("\n## History\n\n| when | what | who | why |\n|---|---|---|---|\n");
             for entry in self.history {
-                let (what, by) = (described(&entry.change), who(&entry.by.actor));
+                let (what, by) = (entry.change.to_string(), who(&entry.by.actor));
                 row(&mut text, &[&time(entry.by.at), &what, &by, &entry.by.reason]);
             }
         }
@@ -137,30 +138,4 @@ fn row(text: &mut String, cells: &[&str]) {
 
 fn code(text: &str) -> String {
     format!("`{}`", plain(text).replace(['`', '\n'], ""))
-}
-
-/// Text of trainers and files as text, never as markup.
-fn escaped(text: &str) -> String {
-    let mut safe = String::new();
-    for c in plain(text).chars() {
-        match c {
-            '\n' | '\r' => safe.push(' '),
-            '|' | '<' | '>' | '[' | ']' | '`' | '*' | '\\' | '#' | '!' => {
-                safe.push('\\');
-                safe.push(c);
-            }
-            c => safe.push(c),
-        }
-    }
-    safe
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escaped;
-
-    #[test]
-    fn what_a_trainer_says_is_no_markup() {
-        assert_eq!(escaped("a|b\n<img src=x> [x](y)"), r"a\|b \<img src=x\> \[x\](y)");
-    }
 }

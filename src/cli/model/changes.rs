@@ -11,9 +11,9 @@ use super::super::output::{plain, table, time};
 use super::super::pick::short;
 use super::super::project::{Opened, actor};
 use super::which;
-use crate::domain::history::{Change, ChangedBy, HistoryEntry, VersionAction};
+use crate::domain::history::{ChangedBy, HistoryEntry};
 use crate::domain::id::ModelName;
-use crate::domain::release::{Assignment, ReleaseActor};
+use crate::domain::release::ReleaseActor;
 use crate::domain::version::VersionRecord;
 use crate::store::{Marked, Store};
 
@@ -108,42 +108,12 @@ pub fn changes(entries: &[HistoryEntry], with_model: bool) -> String {
         if with_model {
             row.push(entry.model.to_string());
         }
-        row.extend([described(&entry.change), who(&entry.by.actor), plain(&entry.by.reason)]);
+        row.extend([entry.change.to_string(), who(&entry.by.actor), plain(&entry.by.reason)]);
         row
     });
     let header: &[&str] =
         if with_model { &["WHEN", "MODEL", "WHAT", "WHO", "WHY"] } else { &["WHEN", "WHAT", "WHO", "WHY"] };
     table(header, rows)
-}
-
-/// A change in a few words.
-pub fn described(change: &Change) -> String {
-    match change {
-        Change::Release { target, generation, assignment } => {
-            format!("{target} serves {} (generation {generation})", serves(assignment))
-        }
-        Change::Version { version, action } => format!(
-            "{version} {}",
-            match action {
-                VersionAction::Sealed => "sealed",
-                VersionAction::Adopted => "adopted",
-                VersionAction::Pinned => "pinned",
-                VersionAction::Unpinned => "unpinned",
-                VersionAction::MarkedBad => "marked bad",
-                VersionAction::MarkedGood => "marked good",
-                VersionAction::Deleting => "to be deleted",
-                VersionAction::Deleted => "deleted",
-            }
-        ),
-    }
-}
-
-fn serves(assignment: &Assignment) -> String {
-    let champion = assignment.champion.as_ref().map_or("nothing".to_owned(), |it| it.version.to_string());
-    match &assignment.canary {
-        Some(canary) => format!("{champion}, {} to {}", canary.basis_points, canary.served.version),
-        None => champion,
-    }
 }
 
 /// Who made a change.

@@ -3,22 +3,17 @@
 //! tables wait for requests, by playing it through with the tables and tests
 //! that will decide.
 
-use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use statrs::distribution::{DiscreteCDF, Poisson};
 
-use chrono::TimeDelta;
-
-use super::super::Timestamp;
 use super::super::stats::course::{Course, Duration, Leg};
 use super::super::stats::plan::Traffic;
-use super::super::stats::{Arm, InvalidInput, RateBound, Table};
+use super::super::stats::{Arm, InvalidInput, RateBound};
 use super::super::verdict::Verdict;
 use super::super::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
 use super::look::weights;
 use super::minutes::MinTable;
-use super::replay::{Replay, ReplayMinute};
+use super::play::{self, End, Play};
 use super::rules::acceptance_level;
 
 /// A chance to conclude below this is too little.
@@ -27,11 +22,6 @@ const HALF: f64 = 0.5;
 const LIKELY: f64 = 0.8;
 /// How much worse a canary may be that the forecast speaks of.
 const RATIOS: [f64; 5] = [1.5, 2.0, 3.0, 5.0, 10.0];
-/// Up to this many tables a canary is played through.
-const FEW_TABLES: f64 = 200.0;
-/// Times that it is: a chance of 50 % is then known to 3.5 points.
-const RUNS: usize = 200;
-const SEED: u64 = 0x7265_6669_7400_0001;
 
 /// What is expected of the app.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -61,6 +51,12 @@ pub struct Forecast {
     pub table_minutes: f64,
     /// Whether it was played through, as traffic is small; else it is a formula.
     pub simulated: bool,
+    /// Times each canary was played through; none of a formula.
+    pub runs: Option<u32>,
+    /// How far a chance may be off, in 19 of 20 cases, for having been played so many times.
+    pub precision: Option<f64>,
+    /// Tables of evidence that were judged for it.
+    pub judged: u64,
     /// By rule on a rate, in the order of the file.
     pub rules: Vec<RuleForecast>,
     /// There is a rule on prediction errors, which depends on truth, not on traffic.
@@ -165,7 +161,10 @@ impl Forecast {
             hours,
             canary_requests: errors.requests(outline.minutes),
             table_minutes,
-            simulated: play && table_minutes > 1.0 && outline.minutes / table_minutes <= FEW_TABLES,
+            simulated: false,
+            runs: None,
+            precision: None,
+            judged: 0,
             rules: outline.rules()?,
             needs_truth: rules.rules.iter().any(|rule| rule.metric == OnlineMetric::AbsError),
             equal: Equal { promoted: 0.0, inconclusive: 1.0, rolled_back: rules.alpha, hours: None },
@@ -175,17 +174,28 @@ impl Forecast {
         let ratios = RATIOS.into_iter().filter(|ratio| ratio * expected.error_rate < 0.9);
         let ratios: Vec<(f64, bool)> =
             ratios.map(|ratio| (ratio, false)).chain([(everything, true)]).collect();
-        if forecast.simulated {
-            forecast.equal = outline.play_equal()?;
-            for (ratio, fails_everything) in ratios {
-                forecast.worse.push(outline.play_worse(ratio, fails_everything)?);
-            }
-        } else {
+        let cases = 1 + ratios.len();
+        let play = play
+            .then(|| Play::of(rules, stages, outline.minutes, expected, min_table, cases))
+            .transpose()?
+            .flatten();
+        let Some(mut play) = play else {
             forecast.equal = outline.reckon_equal(&forecast.rules);
             for (ratio, fails_everything) in ratios {
                 forecast.worse.push(outline.reckon_worse(&errors, ratio, fails_everything)?);
             }
+            return Ok(forecast);
+        };
+        let earliest = outline.earliest();
+        forecast.equal = played_equal(play.all(1.0, earliest)?, earliest);
+        for (ratio, fails_everything) in ratios {
+            let ends = play.all(ratio, earliest)?;
+            forecast.worse.push(Worse { ratio, fails_everything, ..played_worse(ends) });
         }
+        forecast.simulated = true;
+        forecast.runs = Some(play.runs);
+        forecast.precision = Some(f64::from(play.runs).sqrt().recip());
+        forecast.judged = play.judged;
         Ok(forecast)
     }
 
@@ -274,9 +284,7 @@ impl Outline<'_> {
     /// At least a minute, at most a day.
     fn table_minutes(&self) -> f64 {
         let share = self.stages.first().map_or(0.0, |stage| stage.share.fraction());
-        let wait = |requests: u64, share: f64| requests as f64 / (share * self.per_minute());
-        let longer = wait(self.min_table.canary, share).max(wait(self.min_table.stable, 1.0 - share));
-        longer.clamp(1.0, 1440.0)
+        play::table_minutes(share, self.per_minute(), self.min_table)
     }
 
     fn rate(&self, metric: OnlineMetric) -> Option<f64> {
@@ -330,7 +338,7 @@ impl Outline<'_> {
         let shows = |errors: u64| {
             let mut bound = RateBound::default();
             bound.observe(Arm::new(requests as u64, errors)?, exponent);
-            Ok::<_, InvalidInput>(bound.upper(level) < floor)
+            Ok::<_, InvalidInput>(bound.is_below(floor, level))
         };
         if !shows(0)? {
             return Ok(0.0);
@@ -381,94 +389,27 @@ impl Outline<'_> {
             hours: time.filter(|minutes| *minutes <= self.minutes).map(|minutes| minutes / 60.0),
         })
     }
+}
 
-    fn play_equal(&self) -> Result<Equal, InvalidInput> {
-        let mut ends = self.play(1.0)?;
-        let share = |verdict| ends.iter().filter(|(found, _)| *found == verdict).count() as f64 / RUNS as f64;
-        let (promoted, rolled_back) = (share(Verdict::Pass), share(Verdict::Fail));
-        let hours = within(&mut ends, Verdict::Pass, self.earliest());
-        Ok(Equal { promoted, inconclusive: 1.0 - promoted - rolled_back, rolled_back, hours })
-    }
+fn share(ends: &[End], verdict: Verdict) -> f64 {
+    ends.iter().filter(|(found, _)| *found == verdict).count() as f64 / ends.len() as f64
+}
 
-    fn play_worse(&self, ratio: f64, fails_everything: bool) -> Result<Worse, InvalidInput> {
-        let mut ends = self.play(ratio)?;
-        let rolled_back =
-            ends.iter().filter(|(found, _)| *found == Verdict::Fail).count() as f64 / RUNS as f64;
-        let hours = within(&mut ends, Verdict::Fail, 0.0);
-        Ok(Worse { ratio, fails_everything, rolled_back, hours })
-    }
+fn played_equal(mut ends: Vec<End>, earliest: f64) -> Equal {
+    let (promoted, rolled_back) = (share(&ends, Verdict::Pass), share(&ends, Verdict::Fail));
+    let hours = within(&mut ends, Verdict::Pass, earliest);
+    Equal { promoted, inconclusive: 1.0 - promoted - rolled_back, rolled_back, hours }
+}
 
-    /// How canaries end that have `ratio` times the errors, and after how many minutes.
-    fn play(&self, ratio: f64) -> Result<Vec<(Verdict, f64)>, InvalidInput> {
-        let rates = self.rules.rules.iter().filter(|rule| rule.metric != OnlineMetric::AbsError).cloned();
-        let rules = Compare { rules: rates.collect(), ..self.rules.clone() };
-        let start = Replay::new(rules, self.min_table, Some(self.expected.dispersion))?.without_interval();
-        (0..RUNS)
-            .map(|run| {
-                let random = Xoshiro256PlusPlus::seed_from_u64(SEED + run as u64);
-                self.play_once(start.clone(), ratio, random)
-            })
-            .collect()
-    }
-
-    /// One request after the other, at random times.
-    fn play_once(
-        &self,
-        mut replay: Replay,
-        ratio: f64,
-        mut random: Xoshiro256PlusPlus,
-    ) -> Result<(Verdict, f64), InvalidInput> {
-        let (mut at, mut ended) = (0.0, (Verdict::Inconclusive, self.minutes));
-        let mut stages = self.stages.iter().peekable();
-        let mut until = 0.0;
-        let mut share = 0.0;
-        loop {
-            at += -(1.0 - random.random::<f64>()).ln() / self.per_minute();
-            if at >= self.minutes {
-                return Ok(ended);
-            }
-            while at >= until
-                && let Some(stage) = stages.next()
-            {
-                share = stage.share.fraction();
-                replay.share_changes();
-                let last = stages.peek().is_none();
-                until = if last { f64::INFINITY } else { until + stage.min_time.as_secs_f64() / 60.0 };
-            }
-            let is_canary = random.random_bool(share);
-            let rate = self.expected.error_rate * if is_canary { ratio } else { 1.0 };
-            let one = |event: bool| Arm::new(1, u64::from(event));
-            let (error, slow) =
-                (one(random.random_bool(rate.min(1.0)))?, one(random.random_bool(self.expected.slow_share))?);
-            let table = |arm| {
-                if is_canary {
-                    Table { canary: arm, ..Table::default() }
-                } else {
-                    Table { stable: arm, ..Table::default() }
-                }
-            };
-            let since = TimeDelta::seconds((60.0 * at) as i64);
-            let minute = ReplayMinute {
-                at: Timestamp::UNIX_EPOCH + since,
-                errors: table(error),
-                slow: table(slow),
-                pairs: vec![],
-            };
-            let verdict = replay.minute(&minute)?;
-            if verdict != ended.0 {
-                ended = (verdict, at);
-            }
-            let passed = verdict == Verdict::Pass && at >= self.earliest();
-            if verdict == Verdict::Fail || passed {
-                return Ok(ended);
-            }
-        }
-    }
+fn played_worse(mut ends: Vec<End>) -> Worse {
+    let rolled_back = share(&ends, Verdict::Fail);
+    let hours = within(&mut ends, Verdict::Fail, 0.0);
+    Worse { ratio: 1.0, fails_everything: false, rolled_back, hours }
 }
 
 /// The hours in which 8 of 10 of all ended with `verdict`.
-fn within(ends: &mut [(Verdict, f64)], verdict: Verdict, earliest: f64) -> Option<f64> {
-    let time = |(found, minutes): &(Verdict, f64)| {
+fn within(ends: &mut [End], verdict: Verdict, earliest: f64) -> Option<f64> {
+    let time = |(found, minutes): &End| {
         if *found == verdict { minutes.max(earliest) } else { f64::INFINITY }
     };
     ends.sort_by(|a, b| time(a).total_cmp(&time(b)));

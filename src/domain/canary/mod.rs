@@ -7,7 +7,7 @@
 //! * `minutes`: minutes become tables; `blocks`: pairs of errors become bets
 //! * `rules`: the tests of one rule; `analysis`: what was read and what is frozen
 //! * `look`: what follows; `words`: why, with numbers; `view`: what is shown
-//! * `forecast`: what a canary can show, beforehand
+//! * `forecast`: what a canary can show, beforehand; `play`: by playing it through
 //! * `replay`: the same tests and limits over minutes of a file or a simulation
 
 mod analysis;
@@ -15,6 +15,7 @@ mod blocks;
 mod forecast;
 mod look;
 mod minutes;
+mod play;
 mod replay;
 mod rules;
 mod view;
@@ -31,6 +32,7 @@ pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_buc
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
 pub use self::view::{ArmView, CanaryView, RuleView};
 pub use self::watch::Looks;
+pub use self::words::RuleWords;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

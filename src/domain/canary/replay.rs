@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use serde::Serialize;
 
 use super::super::Timestamp;
-use super::super::stats::{Dispersion, InvalidInput, Table};
+use super::super::stats::{Dispersion, InvalidInput, Table, checked};
 use super::super::verdict::Verdict;
 use super::super::workflow::step::{Compare, OnlineMetric};
 use super::blocks::{Bet, Clip};
@@ -144,17 +144,41 @@ impl Replay {
             rules::observe(&mut self.tests, &self.rules.rules, &closed);
         }
         for (canary, stable) in &minute.pairs {
-            let bet = Bet { canary: *canary, stable: *stable, pairs: 1, named: false };
-            match self.clip.bound() {
-                Some(clip) => rules::bet(&mut self.tests, &self.rules.rules, clip, &bet)?,
-                None => {
-                    self.clip.learn(&bet);
-                    self.clip.freeze();
-                }
-            }
+            self.bet(&Bet { canary: *canary, stable: *stable, pairs: 1, named: false })?;
         }
         self.decide(minute.at);
         Ok(self.verdict)
+    }
+
+    /// A block of the stable version's errors before the canary: their scale is learnt from its mean.
+    pub fn learn_block(&mut self, mean_error: f64) {
+        self.clip.learn(&Bet { canary: mean_error, stable: mean_error, pairs: 1, named: true });
+    }
+
+    /// The mean errors of one block, canary and stable: one bet, and a decision.
+    ///
+    /// # Errors
+    /// A mean that is negative or not a number; nothing was added then.
+    pub fn block(&mut self, at: Timestamp, (canary, stable): (f64, f64)) -> Result<Verdict, InvalidInput> {
+        for value in [canary, stable] {
+            checked("prediction error", value, |error| error >= 0.0, "0 or more")?;
+        }
+        // Whatever was learnt before is all there is.
+        self.clip.freeze();
+        self.bet(&Bet { canary, stable, pairs: 1, named: true })?;
+        self.decide(at);
+        Ok(self.verdict)
+    }
+
+    fn bet(&mut self, bet: &Bet) -> Result<(), InvalidInput> {
+        match self.clip.bound() {
+            Some(clip) => rules::bet(&mut self.tests, &self.rules.rules, clip, bet),
+            None => {
+                self.clip.learn(bet);
+                self.clip.freeze();
+                Ok(())
+            }
+        }
     }
 
     fn decide(&mut self, at: Timestamp) {

@@ -1,10 +1,12 @@
 //! Why, in plain words with numbers.
 
+use super::super::stats::interval::{ODDS_RATIO_MAX, ODDS_RATIO_MIN};
 use super::super::workflow::step::{Compare, OnlineMetric};
 use super::CanaryRecord;
 use super::analysis::Analysis;
 use super::look::gating;
 use super::rules::{RuleTest, acceptance_level};
+use super::view::{ArmView, RuleView};
 
 /// What is counted, as the subject of a sentence.
 fn subject(metric: OnlineMetric) -> &'static str {
@@ -130,6 +132,51 @@ pub(super) fn no_data(record: &CanaryRecord, analysis: &Analysis) -> String {
     match analysis.newest {
         None => format!("no evidence since the canary went out at {}", record.started_at.format("%F %R UTC")),
         Some(newest) => format!("no evidence since {}", newest.format("%F %R UTC")),
+    }
+}
+
+/// The evidence on one rule as people read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleWords {
+    /// What the version on canary did.
+    pub canary: String,
+    /// What the one beside it did.
+    pub stable: String,
+    /// The odds ratios that are not ruled out; none for prediction errors.
+    pub interval: Option<String>,
+    /// Evidence that it is worse, and what rolls it back alone; no limit for a rule that only observes.
+    pub worse: (String, Option<String>),
+    /// Evidence that it is not worse by the margin, and what shows it.
+    pub not_worse: (String, String),
+    /// The margin.
+    pub margin: String,
+}
+
+impl RuleView {
+    /// In words; `limit_against` is that of all rules together.
+    pub fn words(&self, limit_against: f64) -> RuleWords {
+        let arm = |arm: &ArmView| match (arm.events, arm.value) {
+            (Some(events), _) => share((arm.n, events)),
+            (None, Some(value)) => format!("{} over {} blocks", number(value), count(arm.n)),
+            (None, None) => "nothing known".to_owned(),
+        };
+        RuleWords {
+            canary: arm(&self.canary),
+            stable: arm(&self.stable),
+            interval: self.odds_ratio.map(|(lower, upper)| {
+                let lower = if lower <= ODDS_RATIO_MIN { "0x".to_owned() } else { times(lower) };
+                let upper = if upper >= ODDS_RATIO_MAX { "any amount".to_owned() } else { times(upper) };
+                format!("{lower} to {upper}")
+            }),
+            worse: (odds(self.log_e_worse), self.limit_alone(limit_against).map(odds)),
+            not_worse: (odds(self.log_e_not_worse), odds(self.limit_not_worse)),
+            margin: times(self.margin),
+        }
+    }
+
+    /// The evidence of this rule that rolls back when no other rule speaks; none of one that only observes.
+    pub fn limit_alone(&self, limit_against: f64) -> Option<f64> {
+        self.weight.map(|weight| limit_against - weight.ln())
     }
 }
 

@@ -17,7 +17,7 @@ pub fn within_points(test: &ErrorTest, stable: &RateBound, points: f64, beta: f6
 /// Is the canary's rate shown to be below `floor`? The only way to accept
 /// a canary when neither arm has an error.
 pub fn below_floor(canary: &RateBound, floor: f64, beta: f64) -> bool {
-    canary.upper(beta) < floor
+    canary.is_below(floor, beta)
 }
 
 /// The smallest odds ratio that `points` more can mean at a stable rate of at most `upper`.

@@ -93,7 +93,7 @@ pub enum InvalidInput {
 }
 
 /// `value`, if `valid`; the range is named in the error.
-fn checked(
+pub(super) fn checked(
     name: &'static str,
     value: f64,
     valid: impl FnOnce(f64) -> bool,

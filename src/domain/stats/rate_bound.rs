@@ -45,22 +45,29 @@ impl RateBound {
     /// `mean_theta[theta^S exp((1 - theta) L)] = 1 / alpha`.
     pub fn upper(&self, alpha: f64) -> f64 {
         let Tally { requests, errors } = self.0;
-        let limit = -alpha.ln();
-        let ruled_out = |expected: f64| {
-            let weight = (THETA.len() as f64).recip();
-            log_mixture(THETA.iter().map(|t| (weight, errors * t.ln() + (1.0 - t) * expected))) >= limit
-        };
         // No arm expects more errors than it has requests.
-        if !ruled_out(requests) {
+        if !self.rules_out(requests, alpha) {
             return 1.0;
         }
         // The evidence grows on the right of the errors seen, and below them there is none.
         let (mut low, mut high) = (errors, requests);
         for _ in 0..200 {
             let middle = 0.5 * (low + high);
-            if ruled_out(middle) { high = middle } else { low = middle }
+            if self.rules_out(middle, alpha) { high = middle } else { low = middle }
         }
         high / requests
+    }
+
+    /// Whether the bound at level `alpha` is below `rate`, without looking for the bound.
+    pub fn is_below(&self, rate: f64, alpha: f64) -> bool {
+        self.rules_out(self.0.requests * rate.min(1.0), alpha)
+    }
+
+    /// Whether so many expected errors, or more, are ruled out.
+    fn rules_out(&self, expected: f64, alpha: f64) -> bool {
+        let weight = (THETA.len() as f64).recip();
+        let terms = THETA.iter().map(|t| (weight, self.0.errors * t.ln() + (1.0 - t) * expected));
+        log_mixture(terms) >= -alpha.ln()
     }
 }
 
@@ -113,6 +120,20 @@ mod tests {
                 let upper = bound.upper(number(row, "alpha"));
                 assert_close(upper, number(row, "rate_U"), row);
                 assert_close(upper * number(row, "n"), number(row, "Lambda_U"), row);
+            }
+        }
+    }
+
+    #[test]
+    fn to_be_below_a_rate_is_to_have_a_bound_below_it() {
+        for (n, e) in [(10, 0), (1000, 0), (1000, 7), (1000, 1000), (0, 0)] {
+            let mut bound = RateBound::default();
+            bound.observe(arm(n, e), 0.8);
+            for alpha in [0.0, 1e-6, 0.05, 0.3, f64::NAN] {
+                let upper = bound.upper(alpha);
+                for rate in [0.001, 0.004, 0.0061, 0.02, 0.5, 0.99, upper * 0.999, (upper * 1.001).min(1.0)] {
+                    assert_eq!(bound.is_below(rate, alpha), upper < rate, "{n} {e} {alpha} {rate} {upper}");
+                }
             }
         }
     }

@@ -57,7 +57,25 @@ impl Places {
     }
 }
 
+/// One row of `$REFIT_ERRORS`.
+pub(crate) struct Row<'r> {
+    pub(crate) block: &'r str,
+    segment: &'r str,
+    pub(crate) actual: f64,
+    predicted: f64,
+    pub(crate) champion: Option<f64>,
+}
+
+/// The holdout as a gate looks at it.
 pub(super) fn read(errors: &ErrorsFile) -> Result<Holdout, String> {
+    read_each(errors, |_| Ok(()))
+}
+
+/// The same; `each` sees every row.
+pub(crate) fn read_each(
+    errors: &ErrorsFile,
+    mut each: impl FnMut(&Row<'_>) -> Result<(), String>,
+) -> Result<Holdout, String> {
     let file = File::open(&errors.path)
         .map_err(|error| format!("it cannot be opened at {}: {error}", errors.path.display()))?;
     let row_start = std::cell::Cell::new(0);
@@ -73,7 +91,12 @@ pub(super) fn read(errors: &ErrorsFile) -> Result<Holdout, String> {
     row_start.set(reader.position().byte());
     while reader.read_byte_record(&mut record).map_err(form)? {
         let line = record.position().map_or(0, csv::Position::line);
-        row(&mut holdout, &places, &record).map_err(|problem| format!("line {line}: {problem}"))?;
+        let added = row(&places, &record).and_then(|row| {
+            let Row { block, segment, actual, predicted, champion } = row;
+            holdout.row(block, segment, actual, predicted, champion).map_err(|error| error.to_string())?;
+            each(&row)
+        });
+        added.map_err(|problem| format!("line {line}: {problem}"))?;
         row_start.set(reader.position().byte());
     }
     if holdout.rows(None) == 0 {
@@ -87,7 +110,7 @@ pub(super) fn read(errors: &ErrorsFile) -> Result<Holdout, String> {
     Ok(holdout)
 }
 
-fn row(holdout: &mut Holdout, places: &Places, record: &ByteRecord) -> Result<(), String> {
+fn row<'r>(places: &Places, record: &'r ByteRecord) -> Result<Row<'r>, String> {
     let text = |place: usize| {
         let cell = record.get(place).unwrap_or_default().trim_ascii();
         std::str::from_utf8(cell).map_err(|_| "it is not UTF-8".to_owned())
@@ -106,7 +129,7 @@ fn row(holdout: &mut Holdout, places: &Places, record: &ByteRecord) -> Result<()
         Some(_) | None => None,
     };
     let (actual, predicted) = (number(places.actual, "actual")?, number(places.predicted, "predicted")?);
-    holdout.row(block, segment, actual, predicted, champion).map_err(|error| error.to_string())
+    Ok(Row { block, segment, actual, predicted, champion })
 }
 
 #[cfg(test)]

@@ -315,8 +315,10 @@ fn help_is_one_screen() {
           doctor    Check the database, stores, targets and secrets
           eject     Leave refit: withdraw canaries, write a last release document, say what replaces it
           trigger   Start a run of a workflow
+          simulate  Replay past weeks under other rules: which thresholds would have decided well
           event     Send and read events
           run       Look at runs and steer them
+          receipt   Write what a run decided, on which evidence, and what that does not promise
           model     Look at versions of models
           status    What serves, what is on canary, what runs, what is due next
           notify    Look at messages before they come, and try notifiers

@@ -6,6 +6,7 @@ pub mod crash;
 mod endings;
 mod fencing;
 mod hold;
+mod receipts;
 mod releases;
 mod retention;
 mod rollout;

@@ -56,3 +56,22 @@ fn a_canary_says_what_it_can_show_once_the_traffic_before_it_is_known() {
     assert_eq!(again.forecast, None);
     assert!(again.record.view().forecast.is_some());
 }
+
+#[test]
+fn playing_a_canary_through_is_bounded_work_whatever_the_traffic() {
+    let mut rules = errors().rules;
+    rules.rules[0].acceptable_below = Some(0.05);
+    rules.rules.push(CompareRule::of(OnlineMetric::LatencySlowShare));
+    let stage =
+        |share, hours: u64| Stage { share: BasisPoints(share), min_time: Duration::from_secs(3600 * hours) };
+    for (stages, hours, per_day) in [
+        (vec![stage(1000, 0)], 72.0, 1000.0),
+        (vec![stage(100, 0)], 720.0, 5000.0),
+        // Few tables at the first share, ever so many at the last.
+        (vec![stage(1, 1), stage(5000, 0)], 24.0, 144_000.0),
+    ] {
+        let expected = Expected { slow_share: 0.01, ..expected(per_day, 0.001) };
+        let forecast = Forecast::new(&rules, &stages, hours, expected, MinTable::default()).expect("valid");
+        assert!(forecast.judged <= 200_000, "{stages:?}: {}", forecast.judged);
+    }
+}

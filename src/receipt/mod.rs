@@ -1,0 +1,201 @@
+//! Receipts: what a run decided and on which evidence, gathered from what the
+//! database kept. `page` writes it for people.
+
+pub mod page;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::artifacts::source::hex;
+use crate::domain::Timestamp;
+use crate::domain::history::{self, HistoryEntry};
+use crate::domain::id::{RunId, StepId, VersionName};
+use crate::domain::receipt::{
+    CanaryFacts, Change, DataFacts, Decision, GateFacts, Person, Receipt, Reproduce, TrainingFacts,
+};
+use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
+use crate::domain::workflow::{Mode, Workflow, parse};
+use crate::engine::definition_hash;
+use crate::steps::approve::ApproveOutput;
+use crate::steps::fetch::FetchOutput;
+use crate::steps::gate::{self, GateOutput};
+use crate::steps::publish::PublishOutput;
+use crate::steps::run::{RunOutput, champion};
+use crate::store::{Store, StoreError};
+
+/// Changes of a model that are looked through for those of one version.
+const CHANGES: u32 = 500;
+
+/// The receipt of `run`; none when it decided nothing.
+///
+/// # Errors
+/// The database is away.
+pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreError> {
+    let canary = store.canary_of(run.id).await?;
+    let Some(decision) = Decision::of(run, canary.as_ref()) else { return Ok(None) };
+    let attempts = store.attempts(run.id).await?;
+    let definition = &run.definition;
+    // Checked before the run was made; one that another version of refit made may be unreadable.
+    let workflow = parse(&definition.path, &definition.source, &definition.files)
+        .map_or_else(|_| Workflow::empty(&run.workflow, &run.model), |(workflow, _)| workflow);
+    let published = outputs::<PublishOutput>(&attempts).last().map(|(_, output)| output);
+    let version = published.as_ref().map(|published| published.version.clone());
+    let gates: Vec<(StepId, GateOutput)> = outputs(&attempts).collect();
+    let compared_with = canary.as_ref().map(|canary| canary.champion.clone());
+    let mut receipt = Receipt {
+        decision,
+        headline: Receipt::headline_of(decision, version.as_ref(), &run.model),
+        reason: reason(run, canary.as_ref().map(|canary| canary.reason.as_str())),
+        decided_at: decided_at(run, &attempts),
+        run: run.id,
+        began_at: run.created_at,
+        started_by: run.cause.actor.clone(),
+        workflow: run.workflow.clone(),
+        mode: workflow.mode,
+        model: run.model.clone(),
+        champion: compared_with.or_else(|| gates.last().and_then(|(_, gate)| gate.champion.clone())),
+        target: champion::target(&workflow).cloned(),
+        data: outputs(&attempts).map(data).collect(),
+        training: outputs(&attempts)
+            .filter(|(_, output): &(_, RunOutput)| output.metrics != Default::default())
+            .map(training)
+            .collect(),
+        people: people(&attempts, &gates),
+        gates: gates.into_iter().map(|(step, output)| gate_facts(run.id, step, output)).collect(),
+        canary: canary.as_ref().map(|canary| CanaryFacts {
+            view: canary.view(),
+            alpha: canary.rules.alpha,
+            beta: canary.rules.beta,
+            ended_at: canary.ended_at,
+        }),
+        changes: match &version {
+            Some(version) => changes(&store.history(Some(&run.model), CHANGES).await?, version, run),
+            None => vec![],
+        },
+        limits: vec![],
+        reproduce: Reproduce {
+            workflow_file: definition.path.clone(),
+            configuration_sha256: hex(&definition_hash(definition)),
+            manifest_sha256: published.map(|published| published.manifest_sha256),
+            provenance: provenance(store, run, version.as_ref()).await?,
+            commands: commands(run.id, version.as_ref(), &run.workflow.to_string()),
+        },
+        version,
+    };
+    if receipt.mode != Mode::Act {
+        receipt.limits.push("refit only advised: no target was touched.".to_owned());
+    }
+    let limits = receipt.limits_of();
+    receipt.limits.extend(limits);
+    Ok(Some(receipt))
+}
+
+/// What steps returned, oldest first, as far as it is a `T`.
+fn outputs<T: DeserializeOwned>(attempts: &[Attempt]) -> impl Iterator<Item = (StepId, T)> {
+    attempts.iter().filter_map(|attempt| {
+        let output = serde_json::from_value(attempt.output.clone()?).ok()?;
+        Some((attempt.step.clone(), output))
+    })
+}
+
+fn reason(run: &Run, canary: Option<&str>) -> String {
+    // A run that is not over has said nothing yet; its canary has.
+    run.reason.as_deref().or(canary).unwrap_or("nothing was said").to_owned()
+}
+
+/// The end of the run; for one that goes on, when the step began that decided.
+fn decided_at(run: &Run, attempts: &[Attempt]) -> Option<Timestamp> {
+    let last = attempts.iter().rev().find(|attempt| attempt.state == AttemptState::Sleeping);
+    match run.status {
+        RunStatus::Finished => run.finished_at,
+        RunStatus::Queued
+        | RunStatus::Running
+        | RunStatus::Waiting
+        | RunStatus::Held
+        | RunStatus::Undoing => last.map(|attempt| attempt.started_at),
+    }
+}
+
+fn data((step, output): (StepId, FetchOutput)) -> DataFacts {
+    let violations = output.violations.into_iter().chain(output.stale).collect();
+    DataFacts { step, rows: output.rows, sha256: output.sha256, violations }
+}
+
+fn training((step, output): (StepId, RunOutput)) -> TrainingFacts {
+    let errors_sha256 = output.errors.map(|errors| errors.sha256);
+    TrainingFacts { step, seconds: output.seconds, metrics: output.metrics, errors_sha256 }
+}
+
+fn gate_facts(run: RunId, step: StepId, output: GateOutput) -> GateFacts {
+    let seed = gate::seed_of(run, &step);
+    GateFacts { step, verdict: output.verdict, rules: output.rules, warnings: output.warnings, seed }
+}
+
+fn people(attempts: &[Attempt], gates: &[(StepId, GateOutput)]) -> Vec<Person> {
+    let of_gates = gates.iter().filter_map(|(step, gate)| {
+        let name = gate.approved_by.clone()?;
+        let answered = attempts.iter().rev().find(|attempt| &attempt.step == step);
+        let at = answered.and_then(|attempt| attempt.finished_at);
+        Some(Person { name, did: "approved".to_owned(), step: step.clone(), at, reason: None })
+    });
+    let of_steps = outputs::<ApproveOutput>(attempts).map(|(step, output)| Person {
+        name: output.approved_by,
+        did: "approved".to_owned(),
+        step,
+        at: Some(output.approved_at),
+        reason: output.reason,
+    });
+    let refused = outputs::<Value>(attempts).filter_map(|(step, output)| {
+        let name = output.get("rejected_by")?.as_str()?.to_owned();
+        let at = output.get("rejected_at").and_then(|at| serde_json::from_value(at.clone()).ok());
+        Some(Person { name, did: "rejected".to_owned(), step, at, reason: None })
+    });
+    of_gates.chain(of_steps).chain(refused).collect()
+}
+
+/// Changes that concern the version while its run went on, oldest first: also the one that took it off a release.
+fn changes(history: &[HistoryEntry], version: &VersionName, run: &Run) -> Vec<Change> {
+    let (mut changes, mut carried) = (vec![], false);
+    for entry in history.iter().rev() {
+        let concerns = entry.change.concerns(version);
+        let ends = match &entry.change {
+            history::Change::Release { .. } => std::mem::replace(&mut carried, concerns),
+            history::Change::Version { .. } => false,
+        };
+        let meanwhile =
+            entry.by.at >= run.created_at && run.finished_at.is_none_or(|finished| entry.by.at <= finished);
+        if meanwhile && (concerns || ends) {
+            changes.push(Change {
+                at: entry.by.at,
+                what: entry.change.to_string(),
+                who: entry.by.actor.to_string(),
+                why: entry.by.reason.clone(),
+            });
+        }
+    }
+    changes
+}
+
+async fn provenance(
+    store: &dyn Store,
+    run: &Run,
+    version: Option<&VersionName>,
+) -> Result<Value, StoreError> {
+    let Some(version) = version else { return Ok(Value::Null) };
+    let record = store.version(&run.model, version).await?;
+    let mut provenance = record.and_then(|record| record.manifest).map_or(Value::Null, |it| it.provenance);
+    if let Some(facts) = provenance.as_object_mut() {
+        // The receipt has the whole of it.
+        facts.remove("verdicts");
+    }
+    Ok(provenance)
+}
+
+fn commands(run: RunId, version: Option<&VersionName>, workflow: &str) -> Vec<String> {
+    let mut commands = vec![format!("refit run show {run} --json"), format!("refit run logs {run}")];
+    if let Some(version) = version {
+        commands.extend([format!("refit model card {version}"), format!("refit model verify {version}")]);
+    }
+    commands.push(format!("refit plan {workflow}"));
+    commands
+}

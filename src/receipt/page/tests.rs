@@ -1,0 +1,222 @@
+use insta::assert_snapshot;
+
+use super::*;
+use crate::domain::canary::{ArmView, CanaryState, CanaryView};
+use crate::domain::id::CanaryId;
+use crate::domain::metric::Metrics;
+use crate::domain::receipt::{Change, DataFacts, Person, Reproduce, TrainingFacts};
+use crate::domain::workflow::Mode;
+use crate::domain::workflow::step::OnlineMetric;
+use crate::domain::workflow::units::BasisPoints;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().expect("a time")
+}
+
+fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().expect("a name")
+}
+
+fn sha(letter: char) -> String {
+    letter.to_string().repeat(64)
+}
+
+/// A version whose errors rose tenfold on canary.
+fn rolled_back() -> Receipt {
+    let rule = |rule: &str, sentence: &str| RuleResult {
+        rule: rule.to_owned(),
+        metric: name("mae"),
+        segment: None,
+        verdict: Verdict::Pass,
+        vs_champion: false,
+        own_holdout: false,
+        value: Some(512.25),
+        limit: Some(600.0),
+        champion: None,
+        interval: None,
+        n: Some(21_034),
+        sentence: sentence.to_owned(),
+    };
+    let arm = |n, events| ArmView { n, events: Some(events), value: Some(events as f64 / n as f64) };
+    let errors = RuleView {
+        metric: OnlineMetric::ErrorRate,
+        role: Role::Gating,
+        weight: Some(1.0),
+        canary: arm(231, 21),
+        stable: arm(2079, 18),
+        log_e_worse: 9.3,
+        log_e_not_worse: -4.1,
+        limit_not_worse: 20f64.ln(),
+        margin: 1.5,
+        odds_ratio: Some((4.2, 31.5)),
+        dispersion: Some(1.0),
+        slow_above_ms: None,
+        clip: None,
+        accepted: false,
+    };
+    let run = name("019a0000-0000-7000-8000-000000000001");
+    let reason = "canary errors 21 of 231 (9.1 %), stable 18 of 2,079 (0.9 %): at least 4.2x the odds";
+    let mut receipt = Receipt {
+        decision: Decision::RolledBack,
+        headline: "2026-11-22 of race-times was rolled back".to_owned(),
+        reason: reason.to_owned(),
+        decided_at: Some(at("2026-11-22T05:40:00Z")),
+        run,
+        began_at: at("2026-11-22T02:00:00Z"),
+        started_by: "schedule".to_owned(),
+        workflow: name("retrain"),
+        mode: Mode::Act,
+        model: name("race-times"),
+        version: Some(name("2026-11-22")),
+        champion: Some(name("2026-11-15")),
+        target: Some(name("production")),
+        data: vec![DataFacts { step: name("data"), rows: 184_210, sha256: sha('d'), violations: vec![] }],
+        training: vec![TrainingFacts {
+            step: name("train"),
+            seconds: 81.0,
+            metrics: Metrics {
+                values: [(name("mae"), 512.25), (name("r2"), 0.912)].into(),
+                ..Metrics::default()
+            },
+            errors_sha256: Some(sha('e')),
+        }],
+        gates: vec![GateFacts {
+            step: name("gate"),
+            verdict: Verdict::Pass,
+            rules: vec![
+                rule("mae <= 600", "mae is 512.25; at most 600 allowed"),
+                RuleResult {
+                    vs_champion: true,
+                    champion: Some(540.0),
+                    interval: Some((-0.081, -0.022)),
+                    ..rule(
+                        "mae may be worse than the champion by 2%",
+                        "mae is 512.25, the champion's 540: 5.1% better",
+                    )
+                },
+            ],
+            warnings: vec!["mae: a jump of this size is rare: look for a leak".to_owned()],
+            seed: 42,
+        }],
+        canary: Some(CanaryFacts {
+            view: CanaryView {
+                id: CanaryId::generate(),
+                run,
+                target: name("production"),
+                version: name("2026-11-22"),
+                champion: name("2026-11-15"),
+                state: CanaryState::RolledBack,
+                verdict: Verdict::Fail,
+                reason: reason.to_owned(),
+                stage: 0,
+                stages: 1,
+                share: BasisPoints(1000),
+                started_at: at("2026-11-22T02:31:00Z"),
+                looked_at: Some(at("2026-11-22T05:40:00Z")),
+                deadline: Some(at("2026-11-25T02:31:00Z")),
+                evidence_against: Some(9.3),
+                limit_against: 50f64.ln(),
+                forecast: None,
+                rules: vec![errors],
+            },
+            alpha: 0.02,
+            beta: 0.05,
+            ended_at: Some(at("2026-11-22T05:40:00Z")),
+        }),
+        people: vec![Person {
+            name: "sam".to_owned(),
+            did: "approved".to_owned(),
+            step: name("ask"),
+            at: Some(at("2026-11-22T02:30:00Z")),
+            reason: Some("looks right".to_owned()),
+        }],
+        changes: vec![Change {
+            at: at("2026-11-22T05:40:00Z"),
+            what: "production serves 2026-11-15 (generation 5)".to_owned(),
+            who: "refit".to_owned(),
+            why: reason.to_owned(),
+        }],
+        limits: vec![],
+        reproduce: Reproduce {
+            workflow_file: "workflows/retrain.yaml".to_owned(),
+            configuration_sha256: sha('c'),
+            manifest_sha256: Some(sha('f')),
+            provenance: json!({
+                "git": {"commit": "3f2a9c4", "dirty": false}, "command": "python3 train.py",
+                "interpreter": null, "data": {"rows": 184_210},
+            }),
+            commands: vec!["refit model verify 2026-11-22".to_owned()],
+        },
+    };
+    receipt.limits = receipt.limits_of();
+    receipt
+}
+
+fn pages() -> Pages {
+    Pages::new(None).expect("built-in templates")
+}
+
+#[test]
+fn a_receipt_in_markdown_says_what_was_compared_and_what_it_does_not_promise() {
+    assert_snapshot!("rolled_back.md", pages().markdown(&rolled_back()).expect("renders"));
+}
+
+#[test]
+fn a_receipt_in_html_draws_the_limits() {
+    assert_snapshot!("rolled_back.html", pages().html(&rolled_back()).expect("renders"));
+}
+
+#[test]
+fn a_rejection_before_anything_was_trained_has_a_page_too() {
+    let mut receipt = Receipt {
+        decision: Decision::Rejected,
+        version: None,
+        champion: None,
+        training: vec![],
+        gates: vec![],
+        canary: None,
+        people: vec![],
+        changes: vec![],
+        headline: Receipt::headline_of(Decision::Rejected, None, &name("race-times")),
+        ..rolled_back()
+    };
+    receipt.data[0].violations = vec!["finish_s: 2.1% are empty; 1% allowed".to_owned()];
+    let page = pages().markdown(&receipt).expect("renders");
+    assert!(page.starts_with("# A new version of race-times was rejected\n"), "{page}");
+    assert!(page.contains("not as expected:** finish_s: 2.1% are empty"), "{page}");
+    pages().html(&receipt).expect("renders");
+}
+
+#[test]
+fn hostile_text_stays_text() {
+    let hostile = "x\r\n# Promoted\n<script>alert(1)</script> [y](javascript:z) | ` \u{202e} {{headline}}";
+    let mut receipt = rolled_back();
+    receipt.reason = hostile.to_owned();
+    receipt.started_by = hostile.to_owned();
+    receipt.gates[0].rules[0].sentence = hostile.to_owned();
+    receipt.gates[0].warnings = vec![hostile.to_owned()];
+    receipt.data[0].violations = vec![hostile.to_owned()];
+    receipt.people[0].name = hostile.to_owned();
+    receipt.people[0].reason = Some(hostile.to_owned());
+    receipt.changes[0].why = hostile.to_owned();
+    receipt.reproduce.provenance = json!({hostile: hostile});
+    let html = pages().html(&receipt).expect("renders");
+    assert!(!html.contains("<script") && !html.contains('\u{202e}'), "{html}");
+    let markdown = pages().markdown(&receipt).expect("renders");
+    let unescaped = markdown.replace(r"\<", "").replace(r"\[", "");
+    assert!(!unescaped.contains("<script") && !unescaped.contains("[y") && !unescaped.contains('\u{202e}'));
+    assert_eq!(markdown.lines().filter(|line| line.starts_with("# ")).count(), 1, "{markdown}");
+}
+
+#[test]
+fn a_directory_replaces_a_page_and_a_wrong_one_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("receipt")).expect("made");
+    let path = dir.path().join("receipt/page.md.hbs");
+    std::fs::write(&path, "{{label}}: {{reason}}\n").expect("written");
+    let pages = Pages::new(Some(dir.path())).expect("parses");
+    assert!(pages.markdown(&rolled_back()).expect("renders").starts_with("Rolled back: canary errors 21"));
+    std::fs::write(&path, "{{because}}").expect("written");
+    let error = Pages::new(Some(dir.path())).expect("parses").markdown(&rolled_back()).expect_err("no fact");
+    assert!(error.to_string().contains("receipt/page.md.hbs") && error.to_string().contains("because"));
+}

@@ -1,0 +1,352 @@
+//! One training: the workflow's own commands on the data of one week. What it
+//! left is kept under a name made of all it depends on, written whole or not at
+//! all: a process that was killed finds it again, and never half of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use super::Simulation;
+use super::data::Weeks;
+use super::ledger::{NoLog, PastLedger};
+use crate::adapter::Deps;
+use crate::artifacts::source::hex;
+use crate::clock::{Clock, ManualClock, SystemClock};
+use crate::domain::Timestamp;
+use crate::domain::event::{Cause, Event};
+use crate::domain::id::{Epoch, EventId, InstanceId, RunId, StepId, StoreName, VersionName};
+use crate::domain::metric::Metrics;
+use crate::domain::pipeline;
+use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
+use crate::domain::simulate::{Block, Scores, Week};
+use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState};
+use crate::domain::workflow::{Step, StepKind, step};
+use crate::steps::context::{Dirs, Services, StepContext, StepError, StepResult};
+use crate::steps::gate::{self, errors_file};
+use crate::steps::run::{ErrorsFile, RunOutput};
+use crate::steps::{fetch, run};
+
+/// The store that models of a simulation are said to be in; their files are at hand.
+const STORE: &str = "simulated";
+
+/// What a training left.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) metrics: Metrics,
+    /// It was finished before.
+    pub(super) found: bool,
+    key: String,
+    dir: PathBuf,
+    errors: Option<ErrorsFile>,
+    version: VersionRecord,
+}
+
+/// The file that says that all others are there.
+#[derive(Serialize, Deserialize)]
+struct Finished {
+    metrics: Metrics,
+    errors: Option<ErrorsFile>,
+    files: Vec<ManifestFile>,
+}
+
+/// Where and when a step runs.
+pub(super) struct At<'a> {
+    pub(super) data: PathBuf,
+    /// Its output a week before.
+    pub(super) previous: Option<Value>,
+    /// The time it is told; the real one when absent.
+    pub(super) now: Option<Timestamp>,
+    pub(super) history: &'a [Attempt],
+}
+
+/// What a simulation runs.
+pub(super) enum Body<'b> {
+    Fetch(&'b step::Fetch),
+    /// In a project of its own, with files of its own, beside a champion.
+    Run(&'b Step, &'b step::Run, &'b Place<'b>),
+}
+
+/// Where a training works.
+pub(super) struct Place<'p> {
+    project: &'p Path,
+    task: &'p Path,
+    champion: Option<&'p Kept>,
+}
+
+/// Runs one step's body, in a world where nothing can be changed.
+pub(super) async fn body(
+    simulation: &Simulation,
+    step: &StepId,
+    at: At<'_>,
+    body: Body<'_>,
+) -> Result<StepResult, StepError> {
+    let clock: Arc<dyn Clock> = match at.now {
+        Some(now) => Arc::new(ManualClock::starting_at(now)),
+        None => Arc::new(SystemClock),
+    };
+    let place = if let Body::Run(_, _, place) = &body { Some(*place) } else { None };
+    let champion = place.and_then(|place| place.champion);
+    let task = place.map_or(at.data.as_path(), |place| place.task);
+    let dirs = Dirs {
+        project: place.map_or(simulation.project.clone(), |place| place.project.to_owned()),
+        data: at.data.clone(),
+        attempt: task.join("attempt"),
+        kept: task.join("kept"),
+        versions: champion.map_or_else(|| task.join("versions"), |kept| kept.dir.join("versions")),
+    };
+    let run = a_run(simulation, clock.now());
+    let ledger = PastLedger { champion: champion.map(|kept| kept.version.clone()), previous: at.previous };
+    let services = services(simulation)?;
+    let cancel = simulation.stop.child_token();
+    let ctx = StepContext {
+        run: &run,
+        workflow: &simulation.workflow,
+        step,
+        attempt: 1,
+        resume: None,
+        history: at.history,
+        signals: &[],
+        scope: &pipeline::scope(&run, at.history),
+        dirs: &dirs,
+        cancel: cancel.clone(),
+        force: CancellationToken::new(),
+        log: Arc::new(NoLog),
+        clock,
+        services: &services,
+        ledger: &ledger,
+    };
+    match body {
+        Body::Fetch(spec) => fetch::run(spec, &ctx).await,
+        Body::Run(step, spec, _) => {
+            let mut running = std::pin::pin!(run::run(spec, &ctx));
+            tokio::select! {
+                biased;
+                result = &mut running => result,
+                () = tokio::time::sleep(step.timeout) => {
+                    cancel.cancel();
+                    let _stopped = running.await;
+                    Err(StepError::permanent(format!("it took longer than {:?}", step.timeout)))
+                }
+            }
+        }
+    }
+}
+
+fn services(simulation: &Simulation) -> Result<Services, StepError> {
+    let own = &simulation.services;
+    let deps = Deps {
+        project: simulation.dir.clone(),
+        secrets: own.secrets.clone(),
+        http: own.http.clone(),
+        stores: Arc::default(),
+    };
+    let store = crate::artifacts::build(json!({"kind": "local", "path": "models"}), &deps)
+        .map_err(|error| StepError::permanent(error.to_string()))?;
+    let name: StoreName = STORE.parse().map_err(|error| StepError::permanent(format!("{error}")))?;
+    Ok(Services { stores: Arc::new([(name, store)].into()), ..own.clone() })
+}
+
+fn a_run(simulation: &Simulation, now: Timestamp) -> Run {
+    let event = Event {
+        id: EventId::generate(),
+        name: "refit/simulate".to_owned(),
+        data: Value::Null,
+        source: "simulate".to_owned(),
+        dedup_key: None,
+        received_at: now,
+    };
+    Run {
+        id: RunId::generate(),
+        workflow: simulation.workflow.name.clone(),
+        model: simulation.workflow.model.clone(),
+        definition: simulation.definition.clone(),
+        cause: Cause { event, inputs: simulation.inputs.clone(), actor: "simulate".to_owned() },
+        status: RunStatus::Running,
+        outcome: None,
+        reason: None,
+        epoch: Epoch(0),
+        crashes: 0,
+        cancel: None,
+        committed: false,
+        concurrency_key: String::new(),
+        created_at: now,
+        finished_at: None,
+    }
+}
+
+/// Trains on the data of `week` beside `champion`, in the project `project`, unless that was done before.
+pub(super) async fn train(
+    simulation: &Simulation,
+    weeks: &Weeks,
+    week: Week,
+    champion: Option<&Kept>,
+    project: &Path,
+) -> Result<Kept, String> {
+    let key = key(simulation, weeks, week, champion);
+    let dir = simulation.dir.join("trained").join(&key);
+    let name = weeks.name(week);
+    if let Some(found) = finished(&dir) {
+        return kept(simulation, found, (key, dir), &name, true);
+    }
+    let io = |error: std::io::Error| format!("{}: {error}", dir.display());
+    // What a process that was killed left of it.
+    match std::fs::remove_dir_all(&dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
+    }
+    std::fs::create_dir_all(&dir).map_err(io)?;
+    let mut history: Vec<Attempt> = weeks
+        .outputs(week)
+        .iter()
+        .filter_map(|(step, output)| {
+            Some(succeeded(step, serde_json::to_value(output).ok()?, weeks.end(week)))
+        })
+        .collect();
+    let before_gate =
+        simulation.workflow.steps.iter().take_while(|step| !matches!(step.kind, StepKind::Gate(_)));
+    let place = Place { project, task: &dir, champion };
+    let (mut files, mut from) = (vec![], None);
+    for step in before_gate {
+        let StepKind::Run(spec) = &step.kind else { continue };
+        let data = weeks.dir(week).to_owned();
+        let at = At { data, previous: None, now: Some(weeks.end(week)), history: &history };
+        let result = body(simulation, &step.id, at, Body::Run(step, spec, &place)).await;
+        let output = match result.map_err(|error| format!("step `{}`: {error}", step.id))? {
+            StepResult::Done { output } => output,
+            StepResult::Promoted { .. } | StepResult::Sleep(_) | StepResult::End { .. } => {
+                return Err(format!("step `{}` did not end as a command does", step.id));
+            }
+        };
+        if let Ok(left) = serde_json::from_value::<RunOutput>(output.clone())
+            && !left.files.is_empty()
+        {
+            (files, from) = (left.files, Some(left.dir));
+        }
+        history.push(succeeded(&step.id, output, weeks.end(week)));
+    }
+    let (metrics, errors) = gate::gather(&history).map_err(|error| error.to_string())?;
+    match from {
+        // Only a model's own training is loaded again.
+        Some(from) if champion.is_none() => {
+            let to = dir.join("versions").join(simulation.workflow.model.as_str()).join(&name);
+            copy(&from, &to, &files).map_err(io)?;
+        }
+        Some(_) | None => {}
+    }
+    let finished = Finished { metrics, errors, files };
+    write_finished(&dir, &finished).map_err(io)?;
+    kept(simulation, finished, (key, dir.clone()), &name, false)
+}
+
+fn succeeded(step: &StepId, output: Value, at: Timestamp) -> Attempt {
+    let started = Attempt::started(step.clone(), 1, Epoch(0), at);
+    Attempt { state: AttemptState::Succeeded, output: Some(output), finished_at: Some(at), ..started }
+}
+
+/// What a training depends on: the workflow, its inputs, the rows, the champion it is scored beside.
+fn key(simulation: &Simulation, weeks: &Weeks, week: Week, champion: Option<&Kept>) -> String {
+    let rows: Vec<_> = weeks.outputs(week).iter().map(|(step, output)| (step, &output.sha256)).collect();
+    let all = json!({
+        "source": simulation.definition.source,
+        "files": simulation.definition.files,
+        "inputs": simulation.inputs,
+        "week": weeks.name(week),
+        "rows": rows,
+        "champion": champion.map(|kept| &kept.key),
+    });
+    hex(&Sha256::digest(all.to_string()))[..32].to_owned()
+}
+
+fn copy(from: &Path, to: &Path, files: &[ManifestFile]) -> std::io::Result<()> {
+    for file in files {
+        let target = to.join(&file.path);
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::copy(from.join(&file.path), target)?;
+    }
+    Ok(())
+}
+
+/// A training that was moved away from, or cleared in part, is none.
+fn finished(dir: &Path) -> Option<Finished> {
+    let finished: Finished = serde_json::from_slice(&std::fs::read(dir.join("finished.json")).ok()?).ok()?;
+    finished.errors.as_ref().is_none_or(|errors| errors.path.is_file()).then_some(finished)
+}
+
+/// Last of all, and whole: what is there is finished.
+fn write_finished(dir: &Path, finished: &Finished) -> std::io::Result<()> {
+    let (draft, name) = (dir.join("finished.draft"), dir.join("finished.json"));
+    std::fs::write(&draft, serde_json::to_vec(finished)?)?;
+    std::fs::File::open(&draft)?.sync_all()?;
+    std::fs::rename(draft, name)
+}
+
+fn kept(
+    simulation: &Simulation,
+    finished: Finished,
+    (key, dir): (String, PathBuf),
+    name: &str,
+    found: bool,
+) -> Result<Kept, String> {
+    let model = &simulation.workflow.model;
+    let version: VersionName = name.parse().map_err(|error| format!("{error}"))?;
+    let store = STORE.parse().map_err(|error| format!("{error}"))?;
+    let at = Timestamp::UNIX_EPOCH;
+    let manifest = Manifest {
+        schema: 1,
+        model: model.clone(),
+        version: version.clone(),
+        instance: InstanceId::generate(),
+        run: None,
+        sealed_at: at,
+        files: finished.files,
+        metrics: finished.metrics.clone(),
+        provenance: Value::Null,
+    };
+    let version = VersionRecord {
+        model: model.clone(),
+        name: version,
+        store,
+        state: VersionState::Sealed,
+        run: None,
+        place: None,
+        base_url: String::new(),
+        manifest_sha256: String::new(),
+        manifest: Some(manifest),
+        created_at: at,
+    };
+    Ok(Kept { metrics: finished.metrics, found, key, dir, errors: finished.errors, version })
+}
+
+impl Kept {
+    /// The holdout, and the errors of the champion it was scored beside.
+    pub(super) async fn scores(self) -> Result<Scores, String> {
+        let errors = self.errors.ok_or(
+            "the trainer wrote no $REFIT_ERRORS with `champion_predicted`: past weeks cannot be scored (docs/trainer.md)",
+        )?;
+        tokio::task::spawn_blocking(move || read(&errors)).await.map_err(|error| error.to_string())?
+    }
+}
+
+fn read(errors: &ErrorsFile) -> Result<Scores, String> {
+    let mut blocks: Vec<Block> = vec![];
+    let holdout = errors_file::read_each(errors, |row| {
+        let Some(predicted) = row.champion else {
+            return Err("`champion_predicted` is empty, though there is a champion".to_owned());
+        };
+        let error = (predicted - row.actual).abs();
+        match blocks.iter_mut().rev().find(|block| block.name == row.block) {
+            Some(block) => block.errors.push(error),
+            None => blocks.push(Block { name: row.block.to_owned(), errors: vec![error] }),
+        }
+        Ok(())
+    });
+    let holdout = holdout.map_err(|problem| format!("$REFIT_ERRORS is not valid: {problem}"))?;
+    Ok(Scores { holdout, blocks })
+}

@@ -1,0 +1,114 @@
+//! Past weeks of real flights, retrained and decided on again.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use refit::demo::flights::Flights;
+use refit::demo::project;
+use serde_json::Value;
+
+const POLICIES: &str = r#"
+[[policy]]
+name = "any"
+worse_by_at_most = "900%"
+canary = false
+
+[[policy]]
+name = "must be twice as good"
+worse_by_at_most = "-50%"
+"#;
+
+/// The flights of eight weeks, the sixth of which is that of the blizzard.
+fn flights() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    project::unpack(dir.path()).expect("unpacked");
+    Flights::embedded()
+        .expect("flights")
+        .write(1..=8, &dir.path().join("export/flights.csv"))
+        .expect("written");
+    std::fs::write(dir.path().join("policies.toml"), POLICIES).expect("written");
+    dir
+}
+
+fn simulate(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_refit"));
+    let words = "simulate retrain --last 4w --until 2013-02-26 -i family=route-mean --cut data=date \
+                 --cut week=data.date:7d --policies policies.toml --horizon 2w --jobs 2 --json";
+    command.current_dir(dir).args(words.split_whitespace()).env_remove("REFIT_DATABASE_URL");
+    command
+}
+
+fn finished(dir: &Path) -> usize {
+    let trained = std::fs::read_dir(dir.join(".refit/simulate/retrain/trained"));
+    let trained = trained.into_iter().flatten().flatten();
+    trained.filter(|entry| entry.path().join("finished.json").exists()).count()
+}
+
+fn kill_when_one_is_finished(mut child: Child, dir: &Path) {
+    let began = Instant::now();
+    while finished(dir) == 0 {
+        assert!(began.elapsed() < Duration::from_secs(120), "no training ever finished");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+}
+
+fn result(dir: &Path) -> Value {
+    let output = simulate(dir).output().expect("runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{stderr}"))
+}
+
+#[test]
+fn weeks_are_replayed_and_what_was_trained_before_a_kill_is_not_trained_again() {
+    let dir = flights();
+    let child = simulate(dir.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    kill_when_one_is_finished(child, dir.path());
+    let first = result(dir.path());
+    assert!(first["found"].as_u64() >= Some(1), "{first:#}");
+    let weeks = serde_json::json!(["2013-02-05", "2013-02-12", "2013-02-19", "2013-02-26"]);
+    assert_eq!(first["weeks"], weeks);
+
+    let policy = |name: &str| {
+        let all = first["policies"].as_array().expect("a list");
+        all.iter()
+            .find(|row| row["policy"] == name)
+            .unwrap_or_else(|| panic!("no `{name}`: {first:#}"))
+            .clone()
+    };
+    let (any, strict) = (policy("any"), policy("must be twice as good"));
+    // The blizzard's data is refused by everybody, and never trained on for a release.
+    let blizzard = &any["decisions"][0];
+    assert_eq!((&blizzard["candidate"], &blizzard["ending"]), (&"2013-02-12".into(), &"rejected".into()));
+    assert!(blizzard["reason"].as_str().expect("why").contains("air_time"), "{blizzard}");
+    assert_eq!(any["decisions"][1]["ending"], "promoted");
+    assert_eq!(strict["decisions"][1]["ending"], "rejected");
+    let (never, best) = (policy("never"), policy("best in hindsight"));
+    assert_eq!(strict["error"], never["error"], "what is never promoted never serves");
+    assert!(best["error"].as_f64() <= never["error"].as_f64() && best["regret"] == 0.0, "{best}");
+
+    let again = result(dir.path());
+    assert_eq!((again["trained"].as_u64(), &again["policies"]), (Some(0), &first["policies"]));
+}
+
+#[test]
+fn what_cannot_be_replayed_says_what_to_do() {
+    let dir = flights();
+    let said = |words: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refit"));
+        command.current_dir(dir.path()).arg("simulate").arg("retrain").args(words.split_whitespace());
+        let output = command.env_remove("REFIT_DATABASE_URL").output().expect("runs");
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(said("--last 4w").contains("say `--cut data=COLUMN`"), "{}", said("--last 4w"));
+    assert!(said("--last soon").contains("whole weeks"));
+    assert!(said("--last 4w --cut data=day --cut week=data.date").contains("no column `day`"));
+    std::fs::write(dir.path().join("wrong.toml"), "[[policy]]\nname = \"x\"\nalpha = \"2\"\n")
+        .expect("written");
+    let told = said("--last 4w --policies wrong.toml");
+    assert!(told.contains("policy `x`: alpha: write a percentage"), "{told}");
+}
