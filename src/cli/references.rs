@@ -67,6 +67,7 @@ fn references(workflow: &Workflow) -> Vec<Reference<'_>> {
             }
             StepKind::Fetch(_)
             | StepKind::Run(_)
+            | StepKind::Evaluate(_)
             | StepKind::Gate(_)
             | StepKind::Wait(_)
             | StepKind::Approve(_)

@@ -8,6 +8,7 @@ pub async fn run(kind: &StepKind, ctx: &StepContext<'_>) -> Result<StepResult, S
     match kind {
         StepKind::Fetch(spec) => super::fetch::run(spec, ctx).await,
         StepKind::Run(spec) => super::run::run(spec, ctx).await,
+        StepKind::Evaluate(spec) => super::evaluate::run(spec, ctx).await,
         StepKind::Gate(spec) => super::gate::run(spec, ctx).await,
         StepKind::Publish(spec) => super::publish::run(spec, ctx).await,
         StepKind::Canary(spec) => super::canary::run(spec, ctx).await,

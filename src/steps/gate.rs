@@ -1,13 +1,13 @@
 //! `uses: gate`: gathers what the trainer said, what it left and what serves
 //! now, and lets `domain::gate` judge.
 
-mod errors_file;
-
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
+use super::errors_file;
+use super::evaluate::EvaluateOutput;
 use super::run::{ErrorsFile, RunOutput, champion};
 use crate::domain::gate::{self, Champion, Evidence, Holdout, RuleResult};
 use crate::domain::id::{Generation, VersionName};
@@ -44,13 +44,15 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
         })?;
         return answered(output, ctx);
     }
-    let (candidate, errors) = gather(ctx)?;
+    let Gathered { said, errors, evaluated } = gather(ctx)?;
     let holdout = match errors {
         Some(errors) => Some(read_holdout(errors).await?),
         None => None,
     };
     if let Some(holdout) = &holdout {
-        let found = gate::contradictions(&candidate, holdout);
+        // What a trainer says of another holdout is not contradicted by the rows of `evaluate`.
+        let claims = if evaluated.is_some() { &Metrics::default() } else { &said };
+        let found = gate::contradictions(claims, holdout);
         if !found.is_empty() {
             return Err(StepError::permanent(found.join("; ")));
         }
@@ -63,16 +65,26 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
         Some(version) => ctx.ledger.version(version).await?.and_then(|record| record.manifest),
         None => None,
     };
+    if let Some(evaluated) = evaluated.as_ref().filter(|evaluated| evaluated.champion != champion) {
+        return Err(champion_changed(evaluated, champion.as_ref()));
+    }
     let (rules, better, seed) = (spec.rules.clone(), ctx.workflow.metrics.clone(), seed(ctx));
     let exists = champion.is_some();
     // A bootstrap takes its time, and other steps share this thread.
     let judged = tokio::task::spawn_blocking(move || {
         let stored = stored.as_ref().map(|manifest| &manifest.metrics);
-        let champion = if exists { Champion::Serves { stored } } else { Champion::Absent };
+        let beside = evaluated.as_ref().and_then(|evaluated| evaluated.champion_metrics.as_ref());
+        let champion = if exists { Champion::Serves { stored, evaluated: beside } } else { Champion::Absent };
+        let mut candidate = said.clone();
+        let mut warnings = vec![];
+        if let Some(evaluated) = &evaluated {
+            add(&mut candidate, evaluated.metrics.clone());
+            warnings = gate::optimism(&said, &evaluated.metrics, &better);
+        }
         let evidence =
             Evidence { candidate: &candidate, champion, holdout: holdout.as_ref(), better: &better, seed };
         let rules = gate::judge(&rules, &evidence);
-        let warnings = gate::warnings(&rules, &better);
+        warnings.extend(gate::warnings(&rules, &better));
         (rules, warnings)
     });
     let (rules, warnings) = judged.await.map_err(|error| StepError::permanent(error.to_string()))?;
@@ -164,24 +176,53 @@ fn answered(mut output: GateOutput, ctx: &StepContext<'_>) -> Result<StepResult,
     }
 }
 
-/// What the run's commands said of the candidate, later ones over earlier ones, and the latest `$REFIT_ERRORS`.
-fn gather(ctx: &StepContext<'_>) -> Result<(Metrics, Option<ErrorsFile>), StepError> {
-    let mut metrics = Metrics::default();
-    let mut errors = None;
+/// What is known of the candidate.
+struct Gathered {
+    /// What the run's commands said of it, later ones over earlier ones.
+    said: Metrics,
+    /// The latest scored rows.
+    errors: Option<ErrorsFile>,
+    /// What the latest `evaluate` step found.
+    evaluated: Option<EvaluateOutput>,
+}
+
+fn gather(ctx: &StepContext<'_>) -> Result<Gathered, StepError> {
+    let mut found = Gathered { said: Metrics::default(), errors: None, evaluated: None };
     let mut commands = 0;
     for output in ctx.history.iter().filter_map(|attempt| attempt.output.as_ref()) {
-        let Ok(output) = serde_json::from_value::<RunOutput>(output.clone()) else { continue };
-        commands += 1;
-        metrics.values.extend(output.metrics.values);
-        metrics.n = output.metrics.n.or(metrics.n);
-        metrics.segments.extend(output.metrics.segments);
-        errors = output.errors.or(errors);
+        if let Ok(output) = RunOutput::deserialize(output) {
+            commands += 1;
+            add(&mut found.said, output.metrics);
+            found.errors = output.errors.or(found.errors);
+        } else if let Ok(output) = EvaluateOutput::deserialize(output) {
+            commands += 1;
+            // Also when it left none: the trainer's rows are of other predictions of the champion.
+            found.errors.clone_from(&output.errors);
+            found.evaluated = Some(output);
+        }
     }
     if commands == 0 {
         return Err(StepError::permanent("there is no `run` step before the gate that could have trained")
             .hint("put the gate after the step that trains"));
     }
-    Ok((metrics, errors))
+    Ok(found)
+}
+
+/// Puts what was said later over what was said before.
+fn add(metrics: &mut Metrics, later: Metrics) {
+    metrics.values.extend(later.values);
+    metrics.n = later.n.or(metrics.n);
+    metrics.segments.extend(later.segments);
+}
+
+fn champion_changed(evaluated: &EvaluateOutput, serves: Option<&VersionName>) -> StepError {
+    let name = |version: Option<&VersionName>| version.map_or("nothing".to_owned(), ToString::to_string);
+    StepError::permanent(format!(
+        "champion changed: the candidate was scored beside {}, but {} serves now",
+        name(evaluated.champion.as_ref()),
+        name(serves)
+    ))
+    .hint("trigger the workflow again: it will be compared with the new champion")
 }
 
 async fn read_holdout(errors: ErrorsFile) -> Result<Holdout, StepError> {

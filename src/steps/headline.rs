@@ -10,6 +10,7 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
     match kind {
         Some(StepKind::Fetch(_)) => fetch(output),
         Some(StepKind::Run(_)) => run(output),
+        Some(StepKind::Evaluate(_)) => evaluate(output),
         Some(StepKind::Gate(_)) => gate(output),
         Some(StepKind::Publish(_)) => joined([word(output, "version"), files(output)]),
         Some(StepKind::Canary(_)) => canary(output),
@@ -51,6 +52,11 @@ fn run(output: &Value) -> String {
         Some(format!("{name} {shown}"))
     });
     joined(metrics.chain([files(output)]))
+}
+
+fn evaluate(output: &Value) -> String {
+    let champion = word(output, "champion").map(|version| format!("beside champion {version}"));
+    joined([Some(run(output)).filter(|metrics| !metrics.is_empty()), champion])
 }
 
 fn gate(output: &Value) -> String {

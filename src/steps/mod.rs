@@ -6,6 +6,8 @@ pub mod body;
 pub mod canary;
 pub mod compare;
 pub mod context;
+mod errors_file;
+pub mod evaluate;
 pub mod fetch;
 pub mod gate;
 pub mod headline;

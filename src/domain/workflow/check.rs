@@ -301,6 +301,7 @@ fn after_failure(kind: &StepKind, at: Position, diagnostics: &mut Vec<Diagnostic
     match kind {
         StepKind::Run(_) | StepKind::Rollback(_) | StepKind::Notify(_) | StepKind::Http(_) => {}
         StepKind::Fetch(_)
+        | StepKind::Evaluate(_)
         | StepKind::Gate(_)
         | StepKind::Publish(_)
         | StepKind::Canary(_)

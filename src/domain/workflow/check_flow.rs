@@ -7,6 +7,7 @@ use super::decode::Draft;
 use super::diagnostic::Diagnostic;
 use super::step::{Canary, Expectations, Gate, Run, StepKind};
 use crate::domain::expr::nearest;
+use crate::domain::id::StepId;
 
 /// The steps as far as they could be read, by number.
 struct Flow<'f> {
@@ -21,11 +22,8 @@ impl<'f> Flow<'f> {
         self.steps.iter().filter(move |(other, _)| self.order.precedes(*other, index)).map(|(_, step)| *step)
     }
 
-    fn runs_before(&self, index: usize) -> impl Iterator<Item = &'f Run> {
-        self.before(index).filter_map(|step| {
-            let StepKind::Run(run) = &step.kind else { return None };
-            Some(run)
-        })
+    fn commands_before(&self, index: usize) -> impl Iterator<Item = &'f Run> {
+        self.before(index).filter_map(|step| step.kind.command())
     }
 
     fn drafts_before(&self, index: usize) -> impl Iterator<Item = &'f Draft<'f>> {
@@ -66,16 +64,15 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                         ),
                     );
                 }
-                if let Some(from) = &publish.from
-                    && flow.sound_before(index)
-                    && !flow.before(index).any(|other| &other.id == from && other.kind.word() == "run")
-                {
-                    let diagnostic = Diagnostic::error(
-                        step.at,
-                        format!("`from: {from}` is no `run` step before `{}`", step.id),
-                    );
-                    diagnostics.push(diagnostic.hint("name the step whose files are published"));
+                from_run(&flow, index, step, publish.from.as_ref(), "published", diagnostics);
+            }
+            StepKind::Evaluate(evaluate) => {
+                if !flow.kind_before(index, "run") {
+                    let diagnostic =
+                        Diagnostic::error(step.at, format!("`{}` has nothing to score", step.id));
+                    diagnostics.push(diagnostic.hint("put it after the `run` step that trains"));
                 }
+                from_run(&flow, index, step, evaluate.from.as_ref(), "scored", diagnostics);
             }
             StepKind::Canary(canary) => rules_of(&flow, index, step, canary, diagnostics),
             StepKind::Wait(wait) => {
@@ -136,13 +133,33 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
     side_by_side(&flow, diagnostics);
 }
 
+/// A step that is named for its files is a `run` step before this one.
+fn from_run(
+    flow: &Flow<'_>,
+    index: usize,
+    step: &Step,
+    from: Option<&StepId>,
+    done: &str,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let Some(from) = from.filter(|_| flow.sound_before(index)) else { return };
+    if !flow.before(index).any(|other| &other.id == from && other.kind.word() == "run") {
+        let message = format!("`from: {from}` is no `run` step before `{}`", step.id);
+        let hint = format!("name the step whose files are {done}");
+        diagnostics.push(Diagnostic::error(step.at, message).hint(hint));
+    }
+}
+
 /// Every rule of a gate is on a metric that some command gives.
 fn fed(file: &File<'_>, flow: &Flow<'_>, index: usize, gate: &Gate, diagnostics: &mut Vec<Diagnostic>) {
-    let runs: Vec<&Run> = flow.runs_before(index).collect();
+    let runs: Vec<&Run> = flow.commands_before(index).collect();
     let sound = flow.sound_before(index);
     let from_file = runs.iter().any(|run| run.metrics_file);
-    let printed: Vec<&str> =
-        runs.iter().flat_map(|run| run.stdout_metrics.keys()).map(|metric| metric.as_str()).collect();
+    let evaluated = flow.kind_before(index, "evaluate");
+    let printed = runs.iter().flat_map(|run| run.stdout_metrics.keys()).map(|metric| metric.as_str());
+    // What refit computes itself from the rows of a scoring command.
+    let scored = ["mae", "rmse", "r2"].into_iter().filter(|_| evaluated);
+    let printed: Vec<&str> = printed.chain(scored).collect();
     for rule in &gate.rules {
         let metric = rule.metric.as_str();
         if sound && !from_file && !printed.contains(&metric) {
@@ -166,7 +183,7 @@ fn fed(file: &File<'_>, flow: &Flow<'_>, index: usize, gate: &Gate, diagnostics:
                 )),
             );
         }
-        if sound && !from_file && (rule.each_segment || rule.min_rows.is_some()) {
+        if sound && !from_file && !evaluated && (rule.each_segment || rule.min_rows.is_some()) {
             let key = if rule.each_segment { "each" } else { "min_rows" };
             let message =
                 format!("`{key}` needs a metrics file: what a command prints has no segments and no rows");

@@ -9,9 +9,9 @@ use super::diagnostic::Diagnostic;
 use super::node::Node;
 use super::shape;
 use super::step::{
-    Approve, Canary, Compare, CompareRule, Expectations, Fetch, Gate, GateRule, Http, Limits, Newest, Notify,
-    OnlineMetric, Outputs, Promote, Publish, Rollback, RowBounds, Run, Source, Stage, StdoutMetric, StepKind,
-    VsChampion, Wait, WhenUnderpowered,
+    Approve, Canary, Compare, CompareRule, Evaluate, Expectations, Fetch, Gate, GateRule, Http, Limits,
+    Newest, Notify, OnlineMetric, Outputs, Promote, Publish, Rollback, RowBounds, Run, Source, Stage,
+    StdoutMetric, StepKind, VsChampion, Wait, WhenUnderpowered,
 };
 use super::units::{self, format_duration};
 use crate::domain::id::MetricName;
@@ -42,6 +42,11 @@ pub(super) fn kind(
             from: source(with.get("from")?, files, diagnostics)?,
             to: with.text_of("to")?,
             expect: node.get("expect").map(|expect| expectations(expect, diagnostics)).unwrap_or_default(),
+        }),
+        "evaluate" => StepKind::Evaluate(Evaluate {
+            command: run(with, diagnostics)?,
+            from: with.parsed("from"),
+            holdout: with.text_of("holdout"),
         }),
         "gate" => StepKind::Gate(Gate {
             first_version: with.word_or_default("first_version"),

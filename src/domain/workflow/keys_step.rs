@@ -1,12 +1,13 @@
 //! The keys of steps, by kind.
 
 use super::keys::{KEEP, OPEN_ROOTS, RECIPIENTS, STEP_ROOTS, WATCH_ROOTS, words};
+use super::keys_command::{EVALUATE, RUN_STEP};
 use super::shape::{Key, Object, Shape, key};
 
-const SECRET_TEXT: Shape = Shape::Template(STEP_ROOTS);
+pub(super) const SECRET_TEXT: Shape = Shape::Template(STEP_ROOTS);
 const OPEN_TEXT: Shape = Shape::Template(OPEN_ROOTS);
 
-const COMMON: &[Key] = &[
+pub(super) const COMMON: &[Key] = &[
     key("id", Shape::Name, "Its name in `needs` and `steps.<id>`; its kind when absent."),
     key("name", Shape::Text, "What people read."),
     key(
@@ -22,22 +23,23 @@ const USES: &[Key] = &[key(
     "uses",
     Shape::Words {
         now: &[
-            "fetch", "gate", "publish", "canary", "wait", "approve", "compare", "promote", "rollback",
-            "notify", "http",
+            "fetch", "evaluate", "gate", "publish", "canary", "wait", "approve", "compare", "promote",
+            "rollback", "notify", "http",
         ],
         later: LATER_KINDS,
     },
     "The kind of step.",
 )];
-const TIMEOUT: &[Key] = &[key("timeout", Shape::Duration, "No attempt takes longer.")];
+pub(super) const TIMEOUT: &[Key] = &[key("timeout", Shape::Duration, "No attempt takes longer.")];
 
 /// Kinds of steps that later versions know.
-pub(super) const LATER_KINDS: &[&str] = &["evaluate", "shadow", "dispatch", "load"];
+pub(super) const LATER_KINDS: &[&str] = &["shadow", "dispatch", "load"];
 
 /// Every kind of step, by the word after `uses:`; `run` has none.
 pub(super) static STEPS: &[(&str, &Object)] = &[
     ("run", &RUN_STEP),
     ("fetch", &FETCH_STEP),
+    ("evaluate", &EVALUATE_STEP),
     ("gate", &GATE_STEP),
     ("publish", &PUBLISH_STEP),
     ("canary", &CANARY_STEP),
@@ -71,73 +73,6 @@ pub(super) static RETRY: Object = Object {
         key("backoff", Shape::Duration, "Delay after the first failure; 10s when absent."),
         key("factor", Shape::Number, "What each further delay is multiplied by; 2 when absent."),
         key("max", Shape::Duration, "No delay is longer; 5m when absent."),
-    ]],
-};
-
-static RUN_STEP: Object = Object {
-    name: "run_step",
-    doc: "Any command; a trainer is one with `metrics` or `outputs`.",
-    one_of: &[],
-    keys: &[
-        COMMON,
-        TIMEOUT,
-        &[
-            key("run", Shape::Command, "The command line, given to `sh -c`. Values reach it through `env`.")
-                .required(),
-            key("working_dir", Shape::RelativePath, "Where it runs, relative to the project."),
-            key("env", Shape::MapOf(&SECRET_TEXT), "What it sees beside a clean environment."),
-            key("limits", Shape::Object(&LIMITS), "What it may use."),
-            key("grace", Shape::Duration, "Time between SIGTERM and SIGKILL; 10s when absent."),
-            key("metrics", Shape::Object(&RUN_METRICS), "How its metrics are read."),
-            key("outputs", Shape::Object(&OUTPUTS), "Files it leaves outside `$REFIT_OUT`."),
-        ],
-    ],
-};
-
-static LIMITS: Object = Object {
-    name: "limits",
-    doc: "What a command may use.",
-    one_of: &[],
-    keys: &[&[
-        key("memory", Shape::Size, "Memory of the whole process tree."),
-        key("log", Shape::Size, "Log that is kept; 64MiB when absent."),
-        key("output", Shape::Size, "Files it may leave as artifacts."),
-    ]],
-};
-
-static RUN_METRICS: Object = Object {
-    name: "run_metrics",
-    doc: "How the metrics of a command are read.",
-    one_of: &[],
-    keys: &[&[
-        key("stdout", Shape::MapOf(&Shape::Object(&STDOUT_METRIC)), "Read from what it prints, by metric."),
-        key("file", Shape::Boolean, "Whether it must write `$REFIT_METRICS`."),
-    ]],
-};
-
-static STDOUT_METRIC: Object = Object {
-    name: "stdout_metric",
-    doc: "A metric read from what a command prints.",
-    one_of: &[],
-    keys: &[&[
-        key("pattern", Shape::Pattern, "A regular expression with exactly one group, the number.").required(),
-        key(
-            "pick",
-            words(&["first", "last", "max", "min", "mean"]),
-            "Which of several matches counts; several without it are an error.",
-        ),
-    ]],
-};
-
-static OUTPUTS: Object = Object {
-    name: "outputs",
-    doc: "Files a command leaves outside `$REFIT_OUT`.",
-    one_of: &[],
-    keys: &[&[
-        key("from", Shape::RelativePath, "The directory, relative to the project.").required(),
-        key("files", Shape::Text, "A glob over file names; `*` when absent."),
-        key("count", Shape::Integer(1, 100_000), "Exactly this many."),
-        key("max_total", Shape::Size, "At most this much together."),
     ]],
 };
 
@@ -243,6 +178,9 @@ static NEWEST: Object = Object {
         key("on_stale", words(&["fail", "skip"]), "What a greater age means; `fail` when absent."),
     ]],
 };
+
+step!(EVALUATE_STEP, "evaluate", "Scores candidate and champion on the same rows.",
+    with: key("with", Shape::Object(&EVALUATE), "How they are scored.").required(), also: TIMEOUT);
 
 step!(GATE_STEP, "gate", "The offline check.", with: key("with", Shape::Object(&GATE), "Its rules.").required(), also: TIMEOUT);
 

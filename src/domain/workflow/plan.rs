@@ -39,6 +39,10 @@ fn describe(step: &Step, mode: Mode) -> String {
     let text = match &step.kind {
         StepKind::Fetch(it) => fetch(it),
         StepKind::Run(it) => run(it, step),
+        StepKind::Evaluate(it) => {
+            let on = it.holdout.as_ref().map(|file| format!(" on `{file}`")).unwrap_or_default();
+            format!("{}, once for the candidate and once for the champion{on}", run(&it.command, step))
+        }
         StepKind::Gate(it) => gate(it),
         StepKind::Publish(it) => publish(it),
         StepKind::Canary(it) => canary(it),

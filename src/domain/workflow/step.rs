@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::Recipient;
 use crate::domain::expr::Template;
 
-pub use command::{Limits, Outputs, Pick, Run, StdoutMetric};
+pub use command::{Evaluate, Limits, Outputs, Pick, Run, StdoutMetric};
 pub use compare::{Compare, CompareRule, HoldTraffic, OnInconclusive, OnlineMetric, Role, WhenUnderpowered};
 pub use data::{ColumnType, Expectations, Fetch, Newest, OnStale, RowBounds, Source};
 pub use gate::{FirstVersion, Gate, GateRule, OnInconclusiveGate, VsChampion};
@@ -25,6 +25,8 @@ pub enum StepKind {
     Fetch(Fetch),
     /// `run:`.
     Run(Run),
+    /// `uses: evaluate`.
+    Evaluate(Evaluate),
     /// `uses: gate`.
     Gate(Gate),
     /// `uses: publish`.
@@ -48,11 +50,31 @@ pub enum StepKind {
 }
 
 impl StepKind {
+    /// The command it runs, if it runs one.
+    pub fn command(&self) -> Option<&Run> {
+        match self {
+            StepKind::Run(run) => Some(run),
+            StepKind::Evaluate(evaluate) => Some(&evaluate.command),
+            StepKind::Fetch(_)
+            | StepKind::Gate(_)
+            | StepKind::Publish(_)
+            | StepKind::Canary(_)
+            | StepKind::Wait(_)
+            | StepKind::Approve(_)
+            | StepKind::Compare(_)
+            | StepKind::Promote(_)
+            | StepKind::Rollback(_)
+            | StepKind::Notify(_)
+            | StepKind::Http(_) => None,
+        }
+    }
+
     /// The word after `uses:`, or `run`.
     pub fn word(&self) -> &'static str {
         match self {
             StepKind::Fetch(_) => "fetch",
             StepKind::Run(_) => "run",
+            StepKind::Evaluate(_) => "evaluate",
             StepKind::Gate(_) => "gate",
             StepKind::Publish(_) => "publish",
             StepKind::Canary(_) => "canary",

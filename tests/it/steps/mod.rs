@@ -1,5 +1,6 @@
 //! Bodies of steps, with real processes, files and servers.
 
+mod evaluate;
 mod fetch;
 mod gate;
 mod http;

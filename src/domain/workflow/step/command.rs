@@ -1,4 +1,4 @@
-//! Options of commands: `run`.
+//! Options of commands: `run`, and `evaluate`, which runs one on two versions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::expr::Template;
-use crate::domain::id::MetricName;
+use crate::domain::id::{MetricName, StepId};
 
 /// `run:`: any command; a trainer is one with `metrics` or `outputs`.
 #[derive(Debug, Clone)]
@@ -76,4 +76,15 @@ pub struct Outputs {
     pub count: Option<u64>,
     /// At most this many bytes together.
     pub max_total: Option<u64>,
+}
+
+/// `uses: evaluate`: one scoring command on candidate and champion, over the same rows.
+#[derive(Debug, Clone)]
+pub struct Evaluate {
+    /// The scoring command, run once for each version; it has no `outputs`.
+    pub command: Run,
+    /// The step whose files are the candidate; the last one that has some when absent.
+    pub from: Option<StepId>,
+    /// The file with the rows: one that a `fetch` step wrote, else one of the candidate's files.
+    pub holdout: Option<String>,
 }

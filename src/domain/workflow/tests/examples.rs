@@ -116,7 +116,8 @@ fn every_key_is_read() {
     more None ["data"] None 1200s ["gpu"] 5x1s Expectations { columns: [], rows: RowBounds { min: None, max: None, min_vs_previous: None }, newest: None, null_rate: [], unique: [] }
     lite None ["more"] None 1200s ["gpu"] 5x1s Expectations { columns: [], rows: RowBounds { min: None, max: None, min_vs_previous: None }, newest: None, null_rate: [], unique: [] }
     train None ["lite"] None 1200s [] 5x1s "./train \"$X\"" Some("research") [("X", "${{ steps.data.rows }}"), ("Y", "5")] Limits { memory: Some(4294967296), log: Some(1048576), output: Some(1000000000) } 30s [("mae", Some(Mean))] true Some(Outputs { from: "out", files: "*.json", count: Some(18), max_total: Some(419430400) })
-    gate None ["train"] None 1200s [] 5x1s Accept Continue [("mae", Some(600.0), Some(0.0), None, false, None), ("mae", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: Some(0.95), stored_holdout: false }), false, None), ("r2", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: None, stored_holdout: true }), true, Some(150))]
+    evaluate None ["train"] None 3600s [] 5x1s Some(StepId("train")) Some("r.csv") "./score \"$Z\"" Some("research") [("Z", "1")] Limits { memory: Some(1073741824), log: None, output: None } 20s [("auc", None)] true None
+    gate None ["evaluate"] None 1200s [] 5x1s Accept Continue [("mae", Some(600.0), Some(0.0), None, false, None), ("mae", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: Some(0.95), stored_holdout: false }), false, None), ("r2", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: None, stored_holdout: true }), true, Some(150))]
     publish None ["gate"] None 1200s [] 5x1s Publish { store: StoreName("models"), version: Semver, from: Some(StepId("train")), keep_latest: Some(3) }
     canary None ["publish"] None 1200s [] 5x1s Canary { target: TargetName("prod"), stages: [Stage { share: BasisPoints(100), min_time: 0ns }, Stage { share: BasisPoints(1000), min_time: 3600s }], compare: Some(StepId("compare")), max_look_gap: Some(900s) }
     wait None ["canary"] None 1200s [] 5x1s 3600s Some("canary.verdict == 'pass'") Some(86400s) Some("canary.verdict in ['fail', 'error']")
@@ -126,6 +127,16 @@ fn every_key_is_read() {
     http None ["promote"] None 1200s [] 5x1s POST https://example.com/hook ["a"] Some("{\"m\": \"${{ model }}\"}") [200, 204]
     notify None ["http"] None 1200s [] 5x1s [Slack(NotifierName("team")), Email(["a@example.com"]), Webhook(NotifierName("hook")), Console] s ${{ steps.train }}${{ event.data.x }}
     "#);
+}
+
+fn shown_command(f: &mut std::fmt::Formatter<'_>, it: &Run) -> std::fmt::Result {
+    let env: Vec<(&String, &str)> = it.env.iter().map(|(name, value)| (name, value.source())).collect();
+    let picks: Vec<_> = it.stdout_metrics.iter().map(|(name, it)| (name.as_str(), it.pick)).collect();
+    write!(
+        f,
+        "{:?} {:?} {env:?} {:?} {:?} {picks:?} {} {:?}",
+        it.command, it.working_dir, it.limits, it.grace, it.metrics_file, it.outputs
+    )
 }
 
 /// A step without its places and expression trees.
@@ -143,16 +154,10 @@ impl std::fmt::Debug for Shown<'_> {
         )?;
         match kind {
             StepKind::Fetch(it) => write!(f, "{:?}", it.expect),
-            StepKind::Run(it) => {
-                let env: Vec<(&String, &str)> =
-                    it.env.iter().map(|(name, value)| (name, value.source())).collect();
-                let picks: Vec<_> =
-                    it.stdout_metrics.iter().map(|(name, it)| (name.as_str(), it.pick)).collect();
-                write!(
-                    f,
-                    "{:?} {:?} {env:?} {:?} {:?} {picks:?} {} {:?}",
-                    it.command, it.working_dir, it.limits, it.grace, it.metrics_file, it.outputs
-                )
+            StepKind::Run(it) => shown_command(f, it),
+            StepKind::Evaluate(it) => {
+                write!(f, "{:?} {:?} ", it.from, it.holdout)?;
+                shown_command(f, &it.command)
             }
             StepKind::Gate(it) => write!(
                 f,

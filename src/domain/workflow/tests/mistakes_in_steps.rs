@@ -39,6 +39,14 @@ fn mistakes_in_steps() {
         ),
         ("gate-nothing", "- { id: g, uses: gate, with: { rules: [{ metric: mae, max: 3 }] } }"),
         (
+            "evaluate",
+            "- { id: e, uses: evaluate, with: { run: 'score ${{ model }}', holdout: ../x, env: { REFIT_MODEL: a } } }\n- { id: f, uses: evaluate, run: x, with: { run: x } }\n- { id: g, uses: evaluate, with: { command: x } }\n- { id: t, run: x }\n- { id: h, uses: evaluate, with: { run: x, from: e, outputs: { from: o } } }",
+        ),
+        (
+            "evaluate-2",
+            "- { id: t, run: x }\n- { id: e, uses: evaluate, with: { run: x, from: tt } }\n- { id: g, uses: gate, with: { rules: [{ metric: mae, max: 3, min_rows: 5 }, { metric: auc, max: 3 }] } }",
+        ),
+        (
             "query",
             "- { id: d, uses: fetch, with: { to: a.csv, from: { sqlite: { path: a.db } } } }\n- { id: e, uses: fetch, with: { to: a.csv, from: { postgres: { url: x, query_file: q.sql } } } }\n- { id: f, uses: fetch, with: { to: a.csv, from: { sqlite: { path: a.db, query: 'select ${{ model }}' } } } }",
         ),
@@ -142,6 +150,18 @@ fn mistakes_in_steps() {
     5:222 error: no `mae` is at least 3 and at most 2 (swap `min` and `max`)
     [gate-nothing]
     4:42 error: nothing gives the metric `mae` (add `metrics: { stdout: { mae: { pattern: '…' } } }` or `metrics: { file: true }` to the trainer)
+    [evaluate]
+    4:5 error: `e` has nothing to score (put it after the `run` step that trains)
+    4:43 error: no expression is allowed inside `run` (give the value to the command through `env:` and write `"$NAME"` in it)
+    4:74 error: `holdout` cannot be `../x` (write a path inside the project, without `..` and a leading `/`)
+    4:100 error: `REFIT_MODEL` is refit's own (names that begin with `REFIT_` are set by refit)
+    5:14 error: step `f` has both `run` and `uses` (a step does one thing; make two of it)
+    6:36 error: `with` has no `run` (add `run:` (the command line, given to `sh -c`))
+    6:38 error: unknown key `command` in `with` (keys are: run, working_dir, env, limits, grace, metrics, holdout, from)
+    8:55 error: unknown key `outputs` in `with` (keys are: run, working_dir, env, limits, grace, metrics, holdout, from)
+    [evaluate-2]
+    5:5 error: `from: tt` is no `run` step before `e` (name the step whose files are scored)
+    6:80 error: nothing gives the metric `auc` (steps before it give: mae, rmse, r2)
     [query]
     4:62 error: `sqlite` needs exactly one of `query`, `query_file`
     5:86 error: `q.sql` cannot be read (paths are relative to the project, not to this file)
@@ -178,7 +198,7 @@ fn mistakes_in_steps() {
     4:32 error: this step waits for nothing (add `for: 24h`, or `until:` with a condition and `at_most`)
     4:32 warning: `at_most` has no effect without `until` (remove it, or add `until`)
     5:32 error: `at_most: 1h` is shorter than `for: 3h` (raise `at_most`)
-    5:81 error: unknown key `timeout` in step `b` (`timeout` is a key of `run`, `fetch`, `gate`, `publish`, `canary`, `compare`, `promote`, `rollback`, `notify`, `http` steps)
+    5:81 error: unknown key `timeout` in step `b` (`timeout` is a key of `run`, `fetch`, `evaluate`, `gate`, `publish`, `canary`, `compare`, `promote`, `rollback`, `notify`, `http` steps)
     [compare]
     4:5 error: `compare` has no canary to compare (put it after a `canary` step)
     4:49 error: `replay` is not available yet in this version of refit (choose one of: hold)
