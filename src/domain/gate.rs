@@ -5,6 +5,7 @@
 //! champion never pass.
 
 mod holdout;
+mod time_order;
 mod warnings;
 mod words;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use holdout::{Arm, Score};
 pub use holdout::{Holdout, RowError};
+pub use time_order::{DataSpan, random_split};
 pub use warnings::{contradictions, optimism, warnings};
 use words::{at_least, at_most, in_words, number, percent, tolerance};
 

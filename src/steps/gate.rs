@@ -8,14 +8,16 @@ use sha2::{Digest, Sha256};
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
 use super::errors_file;
 use super::evaluate::EvaluateOutput;
+use super::fetch::FetchOutput;
 use super::run::{ErrorsFile, RunOutput, champion};
-use crate::domain::gate::{self, Champion, Evidence, Holdout, RuleResult};
+use crate::domain::expect::parse_timestamp;
+use crate::domain::gate::{self, Champion, DataSpan, Evidence, Holdout, RuleResult};
 use crate::domain::id::{Generation, VersionName};
 use crate::domain::metric::Metrics;
 use crate::domain::run::{Outcome, SignalKind};
 use crate::domain::verdict::Verdict;
-use crate::domain::workflow::Moment;
 use crate::domain::workflow::step::{FirstVersion, Gate, OnInconclusiveGate};
+use crate::domain::workflow::{Moment, StepKind};
 
 /// What a gate saw and concluded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +70,7 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
     if let Some(evaluated) = evaluated.as_ref().filter(|evaluated| evaluated.champion != champion) {
         return Err(champion_changed(evaluated, champion.as_ref()));
     }
+    let fetched = data_span(ctx);
     let (rules, better, seed) = (spec.rules.clone(), ctx.workflow.metrics.clone(), seed(ctx));
     let exists = champion.is_some();
     // A bootstrap takes its time, and other steps share this thread.
@@ -85,6 +88,8 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
             Evidence { candidate: &candidate, champion, holdout: holdout.as_ref(), better: &better, seed };
         let rules = gate::judge(&rules, &evidence);
         warnings.extend(gate::warnings(&rules, &better));
+        warnings
+            .extend(holdout.as_ref().zip(fetched.as_ref()).and_then(|(h, data)| gate::random_split(h, data)));
         (rules, warnings)
     });
     let (rules, warnings) = judged.await.map_err(|error| StepError::permanent(error.to_string()))?;
@@ -213,6 +218,23 @@ fn add(metrics: &mut Metrics, later: Metrics) {
     metrics.values.extend(later.values);
     metrics.n = later.n.or(metrics.n);
     metrics.segments.extend(later.segments);
+}
+
+/// The time that the latest fetched rows are of: by the column that is to be new, else by the only one with times.
+fn data_span(ctx: &StepContext<'_>) -> Option<DataSpan> {
+    let (step, data) = ctx.latest_output::<FetchOutput>()?;
+    let newest = ctx.workflow.step(step).and_then(|step| match &step.kind {
+        StepKind::Fetch(fetch) => fetch.expect.newest.as_ref().map(|newest| newest.column.as_str()),
+        _ => None,
+    });
+    let times = || data.columns.iter().filter(|column| column.min.is_some() && column.max.is_some());
+    let column = match newest {
+        Some(name) => times().find(|column| column.name == name)?,
+        None => times().next().filter(|_| times().count() == 1)?,
+    };
+    let (first, last) = (column.min.as_deref()?, column.max.as_deref()?);
+    let (first, last) = (parse_timestamp(first)?, parse_timestamp(last)?);
+    Some(DataSpan { column: column.name.clone(), first, last, rows: data.rows })
 }
 
 fn champion_changed(evaluated: &EvaluateOutput, serves: Option<&VersionName>) -> StepError {

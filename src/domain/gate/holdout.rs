@@ -181,6 +181,12 @@ impl Holdout {
         self.total(segment).n as u64
     }
 
+    /// Names of the blocks, with their rows.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (&str, u64)> {
+        let rows = |block: &BTreeMap<String, Sums>| block.values().map(|sums| sums.n).sum::<f64>() as u64;
+        self.blocks.iter().map(move |(name, block)| (name.as_str(), rows(block)))
+    }
+
     /// Rows that the champion predicted, too.
     pub(super) fn champion_rows(&self, segment: Option<&str>) -> u64 {
         self.total(segment).champion_n as u64
