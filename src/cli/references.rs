@@ -70,6 +70,7 @@ fn references(workflow: &Workflow) -> Vec<Reference<'_>> {
             | StepKind::Evaluate(_)
             | StepKind::Gate(_)
             | StepKind::Wait(_)
+            | StepKind::Shadow(_)
             | StepKind::Approve(_)
             | StepKind::Compare(_)
             | StepKind::Http(_) => {}

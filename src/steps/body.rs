@@ -13,6 +13,7 @@ pub async fn run(kind: &StepKind, ctx: &StepContext<'_>) -> Result<StepResult, S
         StepKind::Publish(spec) => super::publish::run(spec, ctx).await,
         StepKind::Canary(spec) => super::canary::run(spec, ctx).await,
         StepKind::Wait(spec) => super::wait::run(spec, ctx).await,
+        StepKind::Shadow(spec) => super::shadow::run(spec, ctx).await,
         StepKind::Approve(spec) => super::approve::run(spec, ctx).await,
         StepKind::Compare(spec) => super::compare::run(spec, ctx).await,
         StepKind::Promote(spec) => super::promote::run(spec, ctx).await,

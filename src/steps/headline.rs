@@ -19,6 +19,11 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
             Some(by) => format!("ended by {}", by.replace('_', " ")),
             None => String::new(),
         },
+        Some(StepKind::Shadow(_)) => {
+            let rows = output.get("rows").and_then(Value::as_u64).map(|rows| counted(rows, "row"));
+            let by = word(output, "ended_by").map(|by| format!("ended by {}", by.replace('_', " ")));
+            joined([rows, by])
+        }
         Some(StepKind::Approve(_)) => {
             let by = word(output, "approved_by").map(|who| format!("approved by {who}"));
             joined([by, word(output, "rejected_by").map(|who| format!("rejected by {who}"))])

@@ -17,4 +17,5 @@ pub mod promote;
 pub mod publish;
 pub mod rollback;
 pub mod run;
+pub mod shadow;
 pub mod wait;

@@ -103,7 +103,7 @@ fn read_limited(path: &Path) -> Result<Option<String>, String> {
 }
 
 /// The size of a regular file; a link or a pipe of that name is refused, it could lead anywhere.
-fn regular_size(path: &Path, shown: &str) -> Result<Option<u64>, String> {
+pub(super) fn regular_size(path: &Path, shown: &str) -> Result<Option<u64>, String> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(found.len())),
         Ok(_) => Err(format!("{shown} is not a regular file")),

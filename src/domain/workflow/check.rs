@@ -306,6 +306,7 @@ fn after_failure(kind: &StepKind, at: Position, diagnostics: &mut Vec<Diagnostic
         | StepKind::Publish(_)
         | StepKind::Canary(_)
         | StepKind::Wait(_)
+        | StepKind::Shadow(_)
         | StepKind::Approve(_)
         | StepKind::Compare(_)
         | StepKind::Promote(_) => {

@@ -5,7 +5,7 @@ use super::Step;
 use super::check::{File, Order};
 use super::decode::Draft;
 use super::diagnostic::Diagnostic;
-use super::step::{Canary, Expectations, Gate, Run, StepKind};
+use super::step::{Canary, Compare, Expectations, Gate, OnlineMetric, Run, StepKind, Wait, WhenUnderpowered};
 use crate::domain::expr::nearest;
 use crate::domain::id::StepId;
 
@@ -75,18 +75,22 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                 from_run(&flow, index, step, evaluate.from.as_ref(), "scored", diagnostics);
             }
             StepKind::Canary(canary) => rules_of(&flow, index, step, canary, diagnostics),
-            StepKind::Wait(wait) => {
-                let asks = [&wait.until, &wait.abort_if].into_iter().flatten();
-                let canary = asks.flat_map(|expr| expr.references()).any(|path| path.root() == "canary");
-                if canary && !flow.kind_before(index, "canary") {
-                    let diagnostic = Diagnostic::error(
-                        step.at,
-                        format!("`{}` asks for `canary`, and none is out by then", step.id),
-                    );
-                    diagnostics.push(diagnostic.hint("put it after a `canary` step"));
-                }
+            StepKind::Wait(wait) => watches(&flow, index, step, wait, diagnostics),
+            StepKind::Shadow(shadow) => {
+                watches(&flow, index, step, &shadow.wait, diagnostics);
+                pairs_count(&flow, index, step, diagnostics);
             }
-            StepKind::Compare(_) => {
+            StepKind::Compare(compare) => {
+                let replays = compare.when_underpowered == WhenUnderpowered::Replay;
+                if replays && !flow.drafts.iter().any(|draft| draft.kind.is_none_or(|kind| kind == "shadow"))
+                {
+                    let message =
+                        format!("`{}` replays inputs, and there is no command to do it with", step.id);
+                    let diagnostic = Diagnostic::warning(step.at, message);
+                    diagnostics.push(diagnostic.hint(
+                        "add a `shadow` step with a predict command; without one a human is asked at once",
+                    ));
+                }
                 if !flow.kind_before(index, "canary") {
                     let diagnostic =
                         Diagnostic::error(step.at, format!("`{}` has no canary to compare", step.id));
@@ -114,7 +118,7 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                     diagnostics
                         .push(diagnostic.hint("remove `target`; the canary's is meant when it is absent"));
                 }
-                if !flow.kind_before(index, "wait") && !flow.kind_before(index, "approve") {
+                if !["wait", "shadow", "approve"].iter().any(|word| flow.kind_before(index, word)) {
                     let message = format!("nothing waits between the canary and `{}`", step.id);
                     let diagnostic = Diagnostic::warning(step.at, message);
                     diagnostics.push(
@@ -131,6 +135,35 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
         }
     }
     side_by_side(&flow, diagnostics);
+}
+
+/// A wait for something of a canary has one to watch.
+fn watches(flow: &Flow<'_>, index: usize, step: &Step, wait: &Wait, diagnostics: &mut Vec<Diagnostic>) {
+    let asks = [&wait.until, &wait.abort_if].into_iter().flatten();
+    let canary = asks.flat_map(|expr| expr.references()).any(|path| path.root() == "canary");
+    if canary && !flow.kind_before(index, "canary") {
+        let diagnostic =
+            Diagnostic::error(step.at, format!("`{}` asks for `canary`, and none is out by then", step.id));
+        diagnostics.push(diagnostic.hint("put it after a `canary` step"));
+    }
+}
+
+/// What a shadow step finds is evidence of a canary, for a rule on prediction errors.
+fn pairs_count(flow: &Flow<'_>, index: usize, step: &Step, diagnostics: &mut Vec<Diagnostic>) {
+    if !flow.kind_before(index, "canary") {
+        let diagnostic = Diagnostic::error(step.at, format!("`{}` has no canary to score", step.id));
+        diagnostics.push(diagnostic.hint("put it after a `canary` step"));
+    }
+    let mut compares = flow.steps.iter().filter_map(|(_, other)| {
+        let StepKind::Compare(compare) = &other.kind else { return None };
+        Some(compare)
+    });
+    let counts = |compare: &Compare| compare.rules.iter().any(|rule| rule.metric == OnlineMetric::AbsError);
+    if flow.drafts.iter().all(|draft| draft.sound) && !compares.any(counts) {
+        let message = format!("no rule looks at the prediction errors that `{}` finds", step.id);
+        let diagnostic = Diagnostic::warning(step.at, message);
+        diagnostics.push(diagnostic.hint("add a rule on `abs_error` to `compare`"));
+    }
 }
 
 /// A step that is named for its files is a `run` step before this one.

@@ -1,7 +1,7 @@
 //! The keys of steps that run commands.
 
 use super::keys::words;
-use super::keys_step::{COMMON, SECRET_TEXT, TIMEOUT};
+use super::keys_step::{COMMON, SECRET_TEXT, SOURCE, TIMEOUT, WAITS};
 use super::shape::{Key, Object, Shape, key};
 
 /// What every command is told.
@@ -94,5 +94,24 @@ pub(super) static EVALUATE: Object = Object {
                 "The step whose files are the candidate; the last one that has some when absent.",
             ),
         ],
+    ],
+};
+
+pub(super) static SHADOW: Object = Object {
+    name: "shadow",
+    doc: "A predict command, run on the candidate and on the champion; at least `for`, then until `until`, at most `at_most`.",
+    one_of: &[],
+    keys: &[
+        COMMAND,
+        &[
+            key(
+                "from",
+                Shape::Object(&SOURCE),
+                "Where the rows come from, with the columns `id`, `at`, `actual` and perhaps `block`.",
+            )
+            .required(),
+            key("every", Shape::Duration, "How often new rows are looked for; 1h when absent."),
+        ],
+        WAITS,
     ],
 };

@@ -1,7 +1,7 @@
 //! The keys of steps, by kind.
 
 use super::keys::{KEEP, OPEN_ROOTS, RECIPIENTS, STEP_ROOTS, WATCH_ROOTS, words};
-use super::keys_command::{EVALUATE, RUN_STEP};
+use super::keys_command::{EVALUATE, RUN_STEP, SHADOW};
 use super::shape::{Key, Object, Shape, key};
 
 pub(super) const SECRET_TEXT: Shape = Shape::Template(STEP_ROOTS);
@@ -23,8 +23,8 @@ const USES: &[Key] = &[key(
     "uses",
     Shape::Words {
         now: &[
-            "fetch", "evaluate", "gate", "publish", "canary", "wait", "approve", "compare", "promote",
-            "rollback", "notify", "http",
+            "fetch", "evaluate", "gate", "publish", "canary", "wait", "shadow", "approve", "compare",
+            "promote", "rollback", "notify", "http",
         ],
         later: LATER_KINDS,
     },
@@ -33,7 +33,7 @@ const USES: &[Key] = &[key(
 pub(super) const TIMEOUT: &[Key] = &[key("timeout", Shape::Duration, "No attempt takes longer.")];
 
 /// Kinds of steps that later versions know.
-pub(super) const LATER_KINDS: &[&str] = &["shadow", "dispatch", "load"];
+pub(super) const LATER_KINDS: &[&str] = &["dispatch", "load"];
 
 /// Every kind of step, by the word after `uses:`; `run` has none.
 pub(super) static STEPS: &[(&str, &Object)] = &[
@@ -44,6 +44,7 @@ pub(super) static STEPS: &[(&str, &Object)] = &[
     ("publish", &PUBLISH_STEP),
     ("canary", &CANARY_STEP),
     ("wait", &WAIT_STEP),
+    ("shadow", &SHADOW_STEP),
     ("approve", &APPROVE_STEP),
     ("compare", &COMPARE_STEP),
     ("promote", &PROMOTE_STEP),
@@ -92,7 +93,7 @@ static FETCH: Object = Object {
     ]],
 };
 
-static SOURCE: Object = Object {
+pub(super) static SOURCE: Object = Object {
     name: "source",
     doc: "Where rows come from; exactly one.",
     one_of: &["file", "http", "postgres", "sqlite"],
@@ -284,13 +285,18 @@ static WAIT: Object = Object {
     name: "wait",
     doc: "At least `for`, then until `until`, at most `at_most`.",
     one_of: &[],
-    keys: &[&[
-        key("for", Shape::Duration, "At least this long."),
-        key("until", Shape::Condition(WATCH_ROOTS), "Then until this is true."),
-        key("at_most", Shape::Duration, "At most this long in all."),
-        key("abort_if", Shape::Condition(WATCH_ROOTS), "The run fails as soon as this is true."),
-    ]],
+    keys: &[WAITS],
 };
+
+pub(super) const WAITS: &[Key] = &[
+    key("for", Shape::Duration, "At least this long."),
+    key("until", Shape::Condition(WATCH_ROOTS), "Then until this is true."),
+    key("at_most", Shape::Duration, "At most this long in all."),
+    key("abort_if", Shape::Condition(WATCH_ROOTS), "The run fails as soon as this is true."),
+];
+
+step!(SHADOW_STEP, "shadow", "Runs candidate and champion on rows as their truth arrives, whoever served them.",
+    with: key("with", Shape::Object(&SHADOW), "How, and how long.").required(), also: TIMEOUT);
 
 step!(APPROVE_STEP, "approve", "A human decides.", with: key("with", Shape::Object(&APPROVE), "What they read."));
 
@@ -319,8 +325,8 @@ static COMPARE: Object = Object {
         ),
         key(
             "when_underpowered",
-            Shape::Words { now: &["hold"], later: &["replay", "approve"] },
-            "What happens when the canary will probably not conclude; `hold` when absent: it starts, and an inconclusive end follows `on_inconclusive`.",
+            words(&["replay", "approve", "hold"]),
+            "What happens before a canary that will probably not conclude. `hold`: it starts, and an inconclusive end follows `on_inconclusive`. `approve`: a human decides whether it starts. `replay`: the same, after the last 1,000 logged inputs went through both versions with the `shadow` command; a candidate that is worse on them is rejected. `replay` when absent beside a `shadow` step, else `hold`.",
         ),
         key("hold_for", Shape::Duration, "A held canary is rolled back after this; 6d when absent."),
         key(

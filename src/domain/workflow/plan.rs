@@ -47,6 +47,12 @@ fn describe(step: &Step, mode: Mode) -> String {
         StepKind::Publish(it) => publish(it),
         StepKind::Canary(it) => canary(it),
         StepKind::Wait(it) => wait(it),
+        StepKind::Shadow(it) => format!(
+            "every {} {} for champion and candidate on rows whose truth arrived; {}",
+            format_duration(it.every),
+            run(&it.command, step),
+            wait(&it.wait)
+        ),
         StepKind::Approve(it) => approve(it),
         StepKind::Compare(it) => compare(it),
         StepKind::Promote(it) => {

@@ -16,7 +16,7 @@ pub use command::{Evaluate, Limits, Outputs, Pick, Run, StdoutMetric};
 pub use compare::{Compare, CompareRule, HoldTraffic, OnInconclusive, OnlineMetric, Role, WhenUnderpowered};
 pub use data::{ColumnType, Expectations, Fetch, Newest, OnStale, RowBounds, Source};
 pub use gate::{FirstVersion, Gate, GateRule, OnInconclusiveGate, VsChampion};
-pub use release::{Canary, Naming, Promote, Publish, Rollback, Stage, Wait};
+pub use release::{Canary, Naming, Promote, Publish, Rollback, Shadow, Stage, Wait};
 
 /// What a step does. A new kind is a new variant, and the compiler names every place that must know it.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub enum StepKind {
     Canary(Canary),
     /// `uses: wait`.
     Wait(Wait),
+    /// `uses: shadow`.
+    Shadow(Shadow),
     /// `uses: approve`.
     Approve(Approve),
     /// `uses: compare`.
@@ -50,11 +52,32 @@ pub enum StepKind {
 }
 
 impl StepKind {
+    /// How long it waits, if it waits for a time or a condition.
+    pub fn wait(&self) -> Option<&Wait> {
+        match self {
+            StepKind::Wait(wait) => Some(wait),
+            StepKind::Shadow(shadow) => Some(&shadow.wait),
+            StepKind::Fetch(_)
+            | StepKind::Run(_)
+            | StepKind::Evaluate(_)
+            | StepKind::Gate(_)
+            | StepKind::Publish(_)
+            | StepKind::Canary(_)
+            | StepKind::Approve(_)
+            | StepKind::Compare(_)
+            | StepKind::Promote(_)
+            | StepKind::Rollback(_)
+            | StepKind::Notify(_)
+            | StepKind::Http(_) => None,
+        }
+    }
+
     /// The command it runs, if it runs one.
     pub fn command(&self) -> Option<&Run> {
         match self {
             StepKind::Run(run) => Some(run),
             StepKind::Evaluate(evaluate) => Some(&evaluate.command),
+            StepKind::Shadow(shadow) => Some(&shadow.command),
             StepKind::Fetch(_)
             | StepKind::Gate(_)
             | StepKind::Publish(_)
@@ -79,6 +102,7 @@ impl StepKind {
             StepKind::Publish(_) => "publish",
             StepKind::Canary(_) => "canary",
             StepKind::Wait(_) => "wait",
+            StepKind::Shadow(_) => "shadow",
             StepKind::Approve(_) => "approve",
             StepKind::Compare(_) => "compare",
             StepKind::Promote(_) => "promote",

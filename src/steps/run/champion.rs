@@ -51,7 +51,11 @@ pub(in crate::steps) async fn files(
 
 /// The directory with the files of a sealed version, verified and not to be written to; `who` is what
 /// messages call it.
-async fn files_of(ctx: &StepContext<'_>, version: &VersionName, who: &str) -> Result<PathBuf, StepError> {
+pub(in crate::steps) async fn files_of(
+    ctx: &StepContext<'_>,
+    version: &VersionName,
+    who: &str,
+) -> Result<PathBuf, StepError> {
     let record = ctx.ledger.version(version).await?;
     let Some((record, manifest)) = record.and_then(|record| Some((record.clone(), record.manifest?))) else {
         return Err(StepError::permanent(format!(

@@ -5,4 +5,5 @@ mod fetch;
 mod gate;
 mod http;
 mod processes;
+mod shadow;
 mod trainer;

@@ -13,7 +13,8 @@ pub struct Compare {
     pub rules: Vec<CompareRule>,
     /// The deadline came and nothing is decided.
     pub on_inconclusive: OnInconclusive,
-    /// What happens when the plan says that the canary will probably not conclude.
+    /// What happens when the plan says that the canary will probably not conclude; after `parse`, where the file does
+    /// not say, `Replay` in a workflow with a `shadow` step and else `Hold`.
     pub when_underpowered: WhenUnderpowered,
     /// A held canary is rolled back after this.
     pub hold_for: Duration,
@@ -80,6 +81,16 @@ impl CompareRule {
     }
 }
 
+impl CompareRule {
+    /// Whether its metric is a share of requests: it has evidence only where traffic is.
+    pub fn is_on_requests(&self) -> bool {
+        match self.metric {
+            OnlineMetric::ErrorRate | OnlineMetric::LatencySlowShare => true,
+            OnlineMetric::AbsError => false,
+        }
+    }
+}
+
 /// An online metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -120,6 +131,9 @@ pub enum OnInconclusive {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenUnderpowered {
+    /// The last logged inputs are run through both versions with the `shadow` command; then a human approves
+    /// before it starts.
+    Replay,
     /// A human approves before it starts.
     Approve,
     /// It starts; an inconclusive end follows `on_inconclusive`.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::super::units::BasisPoints;
+use super::{Run, Source};
 use crate::domain::expr::{Expr, Template};
 use crate::domain::id::{StepId, StoreName, TargetName};
 
@@ -68,6 +69,19 @@ pub struct Wait {
     pub at_most: Option<Duration>,
     /// The run fails as soon as this is true.
     pub abort_if: Option<Expr>,
+}
+
+/// `uses: shadow`: both versions on rows whose truth arrived, until the wait is over.
+#[derive(Debug, Clone)]
+pub struct Shadow {
+    /// The predict command, run once for each version; it has neither `metrics` nor `outputs`.
+    pub command: Run,
+    /// Where the rows come from: `id`, `at` and `actual`, perhaps `block`, and what the command needs.
+    pub rows: Source,
+    /// How often they are read.
+    pub every: Duration,
+    /// How long this goes on.
+    pub wait: Wait,
 }
 
 /// `uses: promote`: the verdict decides: promote, roll back or hold.

@@ -145,7 +145,7 @@ fn what_is_not_available_yet_is_said_and_not_ignored() {
     8: `drift` is not available yet in this version of refit
     9: `decay` is not available yet in this version of refit
     14: `sql` is not available yet in this version of refit
-    55: `replay` is not available yet in this version of refit
+    48: `compare` replays inputs, and there is no command to do it with
     "#);
 }
 

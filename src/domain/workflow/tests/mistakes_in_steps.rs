@@ -4,7 +4,7 @@ use super::*;
 fn mistakes_in_steps() {
     let steps: &[(&str, &str)] = &[
         ("unknown-kind", "- { id: a, uses: fetsch }"),
-        ("later-kind", "- { id: a, uses: shadow }"),
+        ("later-kind", "- { id: a, uses: load }"),
         ("neither", "- { id: a, rnu: x }"),
         ("both", "- { id: a, run: x, uses: gate }"),
         ("key-of-another-kind", "- { id: a, uses: publish, outputs: { from: x }, store: models }"),
@@ -47,6 +47,10 @@ fn mistakes_in_steps() {
             "- { id: t, run: x }\n- { id: e, uses: evaluate, with: { run: x, from: tt } }\n- { id: g, uses: gate, with: { rules: [{ metric: mae, max: 3, min_rows: 5 }, { metric: auc, max: 3 }] } }",
         ),
         (
+            "shadow",
+            "- { id: s, uses: shadow, with: { run: x, from: { file: a.csv, sqlite: { path: a } }, every: 5s, until: 'canary.verdict == 1', metrics: { file: true } } }\n- { id: t, uses: shadow, with: { run: x, for: 1h } }",
+        ),
+        (
             "query",
             "- { id: d, uses: fetch, with: { to: a.csv, from: { sqlite: { path: a.db } } } }\n- { id: e, uses: fetch, with: { to: a.csv, from: { postgres: { url: x, query_file: q.sql } } } }\n- { id: f, uses: fetch, with: { to: a.csv, from: { sqlite: { path: a.db, query: 'select ${{ model }}' } } } }",
         ),
@@ -86,7 +90,7 @@ fn mistakes_in_steps() {
     [unknown-kind]
     4:20 error: there is no kind of step `fetsch` (did you mean `fetch`?)
     [later-kind]
-    4:20 error: `uses: shadow` is not available yet in this version of refit (remove this step)
+    4:20 error: `uses: load` is not available yet in this version of refit (remove this step)
     [neither]
     4:5 error: step `a` has neither `run` nor `uses` (did you mean `run` instead of `rnu`?)
     [both]
@@ -162,6 +166,15 @@ fn mistakes_in_steps() {
     [evaluate-2]
     5:5 error: `from: tt` is no `run` step before `e` (name the step whose files are scored)
     6:80 error: nothing gives the metric `auc` (steps before it give: mae, rmse, r2)
+    [shadow]
+    4:5 error: `s` asks for `canary`, and none is out by then (put it after a `canary` step)
+    4:5 error: `s` has no canary to score (put it after a `canary` step)
+    4:34 warning: this step may wait for ever: `until` has no `at_most` (add `at_most: 72h`; what is undecided then follows `on_inconclusive`)
+    4:50 error: `from` needs exactly one of `file`, `http`, `postgres`, `sqlite` (remove the others)
+    4:73 error: `sqlite` needs exactly one of `query`, `query_file`
+    4:95 error: `every` is at least a minute (canaries are looked at every minute; what comes oftener is not seen)
+    4:129 error: unknown key `metrics` in `with` (keys are: run, working_dir, env, limits, grace, from, every, for, until, at_most, abort_if)
+    5:34 error: `with` has no `from` (add `from:` (where the rows come from, with the columns `id`, `at`, `actual` and perhaps `block`))
     [query]
     4:62 error: `sqlite` needs exactly one of `query`, `query_file`
     5:86 error: `q.sql` cannot be read (paths are relative to the project, not to this file)
@@ -198,10 +211,10 @@ fn mistakes_in_steps() {
     4:32 error: this step waits for nothing (add `for: 24h`, or `until:` with a condition and `at_most`)
     4:32 warning: `at_most` has no effect without `until` (remove it, or add `until`)
     5:32 error: `at_most: 1h` is shorter than `for: 3h` (raise `at_most`)
-    5:81 error: unknown key `timeout` in step `b` (`timeout` is a key of `run`, `fetch`, `evaluate`, `gate`, `publish`, `canary`, `compare`, `promote`, `rollback`, `notify`, `http` steps)
+    5:81 error: unknown key `timeout` in step `b` (`timeout` is a key of `run`, `fetch`, `evaluate`, `gate`, `publish`, `canary`, `shadow`, `compare`, `promote`, `rollback`, `notify`, `http` steps)
     [compare]
     4:5 error: `compare` has no canary to compare (put it after a `canary` step)
-    4:49 error: `replay` is not available yet in this version of refit (choose one of: hold)
+    4:5 warning: `compare` replays inputs, and there is no command to do it with (add a `shadow` step with a predict command; without one a human is asked at once)
     4:64 error: `alpha` is a probability above 0 and below 0.5
     4:115 error: `worse_by_at_most` cannot be `0.5pp` (differences in points (`pp`) are not available yet in this version of refit; write a percentage of the other value)
     4:134 error: `metric` cannot be `errors` (choose one of: error_rate, latency_slow_share, abs_error)
@@ -256,6 +269,11 @@ fn mistakes_of_a_canary() {
             "- { id: t2, run: x, runs_on: gpu, needs: [] }\n- { id: publish, needs: [train, t2],",
         ),
         ("from", "{ store: s }", "{ store: s, from: trian }"),
+        (
+            "shadow-without-a-rule",
+            "uses: wait, with: { for: 1h }",
+            "uses: shadow, with: { run: predict, from: { file: rows.csv }, for: 1h }",
+        ),
     ];
     let said: Vec<String> = changes
         .iter()
@@ -285,5 +303,7 @@ fn mistakes_of_a_canary() {
     5:5 error: `train` and `t2` run side by side on workers with different labels (one worker runs all branches; give both the same `runs_on`, or one after the other by `needs`)
     [from]
     5:5 error: `from: trian` is no `run` step before `publish` (name the step whose files are published)
+    [shadow-without-a-rule]
+    7:5 warning: no rule looks at the prediction errors that `wait` finds (add a rule on `abs_error` to `compare`)
     "#);
 }
