@@ -14,7 +14,7 @@ use super::body::Input;
 use super::release::Back;
 use super::retention::Deletion;
 use super::{Engine, notices};
-use crate::domain::canary::{CanaryRecord, CanaryState, Foreseen};
+use crate::domain::canary::{CanaryRecord, CanaryState, Foreseen, Looks};
 use crate::domain::evidence::ScoredRows;
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
@@ -153,6 +153,10 @@ impl RunLedger {
 
 #[async_trait]
 impl Ledger for RunLedger {
+    fn looks(&self) -> Looks {
+        self.engine.settings.looks
+    }
+
     async fn intend(&self, operation: &str, detail: Value, undo: Option<Undo>) -> Result<Intent, StepError> {
         let intent = self.intent(operation, self.engine.services.secrets.mask_json(detail), undo);
         let store = &self.engine.store;

@@ -20,6 +20,7 @@ mod paired;
 mod replay;
 mod rules;
 mod view;
+mod watch;
 mod words;
 
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_buc
 pub use self::paired::{PairedErrors, paired_errors};
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
 pub use self::view::{ArmView, CanaryView, RuleView};
+pub use self::watch::Looks;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use refit::adapter::ArtifactStore;
 use refit::clock::ManualClock;
 use refit::domain::Timestamp;
-use refit::domain::canary::{CanaryRecord, Foreseen};
+use refit::domain::canary::{CanaryRecord, Foreseen, Looks};
 use refit::domain::event::{Cause, Event};
 use refit::domain::evidence::{ScoredRow, ScoredRows};
 use refit::domain::expr::{Scope, Template};
@@ -372,6 +372,10 @@ fn not_here<T>() -> Result<T, StepError> {
 
 #[async_trait]
 impl Ledger for FakeLedger {
+    fn looks(&self) -> Looks {
+        Looks::Live
+    }
+
     async fn keep_latest(&self, _: &StoreName, _: u32) -> Result<Vec<String>, StepError> {
         not_here()
     }
