@@ -16,7 +16,6 @@ use super::references;
 use super::registry::{self, Built};
 use crate::adapter::{ArtifactStore, PublicBase};
 use crate::domain::id::SecretName;
-use crate::domain::workflow::StepKind;
 use crate::notify::Notifiers;
 use crate::store::Store;
 use crate::trigger::Catalog;
@@ -259,11 +258,11 @@ fn named(text: &str) -> Vec<SecretName> {
 
 /// Python, when a step calls it.
 async fn python(catalog: &Catalog) -> Option<Check> {
-    let wanted =
-        catalog.workflows().iter().flat_map(|loaded| &loaded.workflow.steps).any(|step| match &step.kind {
-            StepKind::Run(run) => run.command.contains("python3"),
-            _ => false,
-        });
+    let wanted = catalog
+        .workflows()
+        .iter()
+        .flat_map(|loaded| &loaded.workflow.steps)
+        .any(|step| step.kind.command().is_some_and(|run| run.command.contains("python3")));
     if !wanted {
         return None;
     }

@@ -13,7 +13,6 @@ use super::release::confirm;
 use crate::domain::id::{RunId, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::RunStatus;
-use crate::domain::workflow::StepKind;
 use crate::engine::Engine;
 use crate::store::{RunFilter, Store};
 use crate::trigger::Loaded;
@@ -141,12 +140,7 @@ fn schedules(loaded: &Loaded) -> Vec<String> {
 
 fn commands(loaded: &Loaded) -> Vec<&str> {
     let steps = &loaded.workflow.steps;
-    steps
-        .iter()
-        .filter_map(
-            |step| if let StepKind::Run(run) = &step.kind { Some(run.command.as_str()) } else { None },
-        )
-        .collect()
+    steps.iter().filter_map(|step| Some(step.kind.command()?.command.as_str())).collect()
 }
 
 fn farewell(store: &Arc<dyn Store>, alive: u32) -> String {

@@ -67,8 +67,10 @@ fn references(workflow: &Workflow) -> Vec<Reference<'_>> {
             }
             StepKind::Fetch(_)
             | StepKind::Run(_)
+            | StepKind::Evaluate(_)
             | StepKind::Gate(_)
             | StepKind::Wait(_)
+            | StepKind::Shadow(_)
             | StepKind::Approve(_)
             | StepKind::Compare(_)
             | StepKind::Http(_) => {}

@@ -91,3 +91,29 @@ pub struct TruthBatch {
     /// When it was received.
     pub at: Timestamp,
 }
+
+/// Errors of both versions on rows that one command predicted with each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredRows {
+    /// The version that is compared with.
+    pub stable: VersionName,
+    /// The version on canary.
+    pub canary: VersionName,
+    /// The rows; one that was scored before with these versions changes nothing.
+    pub rows: Vec<ScoredRow>,
+    /// When they were scored.
+    pub at: Timestamp,
+}
+
+/// A row that both versions predicted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredRow {
+    /// Its id.
+    pub id: String,
+    /// One block is one bet.
+    pub block: Option<String>,
+    /// |prediction - truth| of the version that is compared with.
+    pub stable: f64,
+    /// |prediction - truth| of the version on canary.
+    pub canary: f64,
+}

@@ -358,7 +358,8 @@ fn parse_date(cell: &str) -> Option<Timestamp> {
     Some(date.and_hms_opt(0, 0, 0)?.and_utc())
 }
 
-fn parse_timestamp(cell: &str) -> Option<Timestamp> {
+/// A cell with a date or a time; a date is its beginning, a time without a zone is UTC.
+pub fn parse_timestamp(cell: &str) -> Option<Timestamp> {
     if let Ok(moment) = DateTime::parse_from_rfc3339(cell) {
         return Some(moment.to_utc());
     }

@@ -5,6 +5,7 @@
 //! champion never pass.
 
 mod holdout;
+mod time_order;
 mod warnings;
 mod words;
 
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use holdout::{Arm, Score};
 pub use holdout::{Holdout, RowError};
-pub use warnings::{contradictions, warnings};
+pub use time_order::{DataSpan, random_split};
+pub use warnings::{contradictions, optimism, warnings};
 use words::{at_least, at_most, in_words, number, percent, tolerance};
 
 use super::id::MetricName;
@@ -52,6 +54,8 @@ pub enum Champion<'e> {
     Serves {
         /// Absent when its manifest has none.
         stored: Option<&'e Metrics>,
+        /// What an `evaluate` step found of it on the rows of the candidate.
+        evaluated: Option<&'e Metrics>,
     },
 }
 
@@ -160,6 +164,8 @@ enum Bound {
 enum Pair<'e> {
     /// Both were scored on the rows of one holdout.
     Scored(&'e Holdout, Score),
+    /// One scoring command said both, of the same rows, but left no rows.
+    Evaluated(&'e Metrics),
     /// Each is what its own trainer said.
     Stored,
 }
@@ -277,14 +283,14 @@ impl Draft {
             return self.with(Verdict::Error, sentence);
         };
         let claimed = self.read_value(evidence);
-        let stored = match evidence.champion {
+        let (stored, evaluated) = match evidence.champion {
             Champion::Absent => return self.inconclusive("there is no champion yet"),
-            Champion::Serves { stored } => stored,
+            Champion::Serves { stored, evaluated } => (stored, evaluated),
         };
         if let Err(missing) = claimed {
             return self.with(Verdict::Fail, missing);
         }
-        let pair = match self.pair(vs, evidence) {
+        let pair = match self.pair(vs, evidence, evaluated) {
             Ok(pair) => pair,
             Err(why) => return self.inconclusive(why),
         };
@@ -308,6 +314,7 @@ impl Draft {
         };
         let on = match &pair {
             Pair::Scored(..) => format!(" on the same {} rows", self.result.n.unwrap_or_default()),
+            Pair::Evaluated(_) => " on the same rows".to_owned(),
             Pair::Stored => " on its own holdout".to_owned(),
         };
         let sentence = format!(
@@ -323,8 +330,8 @@ impl Draft {
                 let verdict = if worse <= allowed { Verdict::Pass } else { Verdict::Fail };
                 self.with(verdict, sentence)
             }
-            (Some(_), Pair::Stored) => {
-                self.inconclusive("a confidence needs both scored on one holdout ($REFIT_ERRORS)")
+            (Some(_), Pair::Stored | Pair::Evaluated(_)) => {
+                self.inconclusive("a confidence needs the rows on which both were scored ($REFIT_ERRORS)")
             }
             (Some(confidence), Pair::Scored(holdout, score)) => {
                 self.confident(holdout, score, (confidence, allowed), (better, evidence.seed), &sentence)
@@ -332,24 +339,31 @@ impl Draft {
         }
     }
 
-    fn pair<'e>(&self, vs: &VsChampion, evidence: &Evidence<'e>) -> Result<Pair<'e>, String> {
+    fn pair<'e>(
+        &self,
+        vs: &VsChampion,
+        evidence: &Evidence<'e>,
+        evaluated: Option<&'e Metrics>,
+    ) -> Result<Pair<'e>, String> {
         if vs.stored_holdout {
             return Ok(Pair::Stored);
         }
         let metric = &self.result.metric;
-        let Some(score) = Score::named(metric) else {
+        if let (Some(score), Some(holdout)) = (Score::named(metric), evidence.holdout) {
+            return Ok(Pair::Scored(holdout, score));
+        }
+        let said = evaluated.filter(|metrics| value_in(metrics, self.segment(), metric).is_some());
+        if let Some(metrics) = said {
+            return Ok(Pair::Evaluated(metrics));
+        }
+        if Score::named(metric).is_none() {
             return Err(format!(
-                "{metric} cannot be computed from $REFIT_ERRORS (mae, rmse and r2 can); `holdout: stored` \
-                 compares with what the champion's trainer said"
+                "{metric} cannot be computed from $REFIT_ERRORS (mae, rmse and r2 can); an `evaluate` step whose \
+                 command reports it compares both, and `holdout: stored` compares with what the champion's trainer said"
             ));
-        };
-        let Some(holdout) = evidence.holdout else {
-            return Err(
-                "candidate and champion were not scored on one holdout: the trainer wrote no $REFIT_ERRORS"
-                    .to_owned(),
-            );
-        };
-        Ok(Pair::Scored(holdout, score))
+        }
+        Err("candidate and champion were not scored on one holdout: the trainer wrote no $REFIT_ERRORS"
+            .to_owned())
     }
 
     fn read_pair(&mut self, pair: &Pair<'_>, stored: Option<&Metrics>) -> Result<(), String> {
@@ -371,12 +385,12 @@ impl Draft {
                 self.result.value = Some(candidate);
                 self.result.champion = Some(champion);
             }
+            Pair::Evaluated(metrics) => {
+                self.result.champion = value_in(metrics, segment, &self.result.metric);
+            }
             Pair::Stored => {
-                let values = stored.and_then(|stored| match segment {
-                    None => Some(&stored.values),
-                    Some(segment) => stored.segments.get(segment).map(|metrics| &metrics.values),
-                });
-                let champion = values.and_then(|values| values.get(&self.result.metric)).copied();
+                let metric = &self.result.metric;
+                let champion = stored.and_then(|stored| value_in(stored, segment, metric));
                 self.result.champion = champion.filter(|champion| champion.is_finite());
                 if self.result.champion.is_none() {
                     return Err("the champion's manifest does not have it".to_owned());
@@ -435,6 +449,15 @@ impl Draft {
             self.with(Verdict::Inconclusive, sentence)
         }
     }
+}
+
+/// A metric of all rows, or of a segment.
+fn value_in(metrics: &Metrics, segment: Option<&str>, metric: &MetricName) -> Option<f64> {
+    let values = match segment {
+        None => &metrics.values,
+        Some(segment) => &metrics.segments.get(segment)?.values,
+    };
+    values.get(metric).copied()
 }
 
 /// By which fraction of the champion's value the candidate is worse; negative when it is better.

@@ -83,7 +83,7 @@ impl Engine {
         }
         if let Some(forecast) = &looked.forecast {
             tracing::info!(canary.id = %before.id, run.id = %before.run,
-                "{} of `{}` is on canary: {forecast}", before.version, before.model);
+                "{} of `{}` is on canary: {}", before.version, before.model, forecast.sentence);
         }
         match looked.decision {
             Decision::Continue => {
@@ -149,7 +149,7 @@ impl Engine {
     }
 
     /// What is new since the last look, in pages and at most [`PAGE`] of them.
-    async fn news(&self, canary: &CanaryRecord, release: &Release) -> Result<News, StoreError> {
+    pub(super) async fn news(&self, canary: &CanaryRecord, release: &Release) -> Result<News, StoreError> {
         // An analysis that cannot be read is answered by `look`; nothing is read for it.
         let Ok(analysis) = Analysis::of(canary) else { return Ok(News::default()) };
         let (limit, pages) = PAGE;

@@ -2,6 +2,7 @@
 //! one step. An outage of the database is waited through, until the step is
 //! told to stop.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::release::Back;
 use super::reread::Choice;
 use super::retention::Deletion;
 use super::{Engine, notices};
-use crate::domain::canary::{CanaryRecord, CanaryState, Looks};
+use crate::domain::canary::{CanaryRecord, CanaryState, Foreseen, Looks};
+use crate::domain::evidence::ScoredRows;
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
@@ -28,6 +30,9 @@ use crate::steps::context::{
     CanaryOpening, Ledger, ReleaseChange, ReleaseChangeKind, ReleaseRefused, StepError,
 };
 use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, StoreError};
+
+/// Rows that are read at once.
+const PAGE: u32 = 2000;
 
 /// The ledger of one attempt.
 pub struct RunLedger {
@@ -109,6 +114,35 @@ impl RunLedger {
             .hint(format!("wait for it, or end it with `refit run cancel {owner}`"))),
             // Its run is gone; what it left is taken over.
             (_, canary) => Ok(canary.map(|canary| (canary.id, "its run is gone".to_owned()))),
+        }
+    }
+
+    /// A canary of this run that goes out now.
+    fn canary_of(&self, opening: CanaryOpening) -> CanaryRecord {
+        let now = self.engine.clock.now();
+        let look = chrono::TimeDelta::from_std(self.engine.settings.look_every)
+            .unwrap_or(chrono::TimeDelta::minutes(1));
+        CanaryRecord {
+            id: CanaryId::generate(),
+            run: self.run.id,
+            model: self.run.model.clone(),
+            target: opening.target,
+            version: opening.version,
+            champion: opening.champion,
+            generation: opening.generation,
+            stages: opening.stages,
+            stage: 0,
+            stage_since: now,
+            rules: opening.rules,
+            started_at: now,
+            deadline: opening.deadline,
+            state: CanaryState::Watching,
+            bake_until: None,
+            verdict: Verdict::Inconclusive,
+            reason: "no evidence yet".to_owned(),
+            analysis: Value::Null,
+            next_look_at: now + look,
+            ended_at: None,
         }
     }
 
@@ -285,38 +319,41 @@ impl Ledger for RunLedger {
         Ok(release)
     }
 
+    async fn foresee(&self, opening: &CanaryOpening) -> Result<Option<Foreseen>, StepError> {
+        let (store, engine) = (&self.engine.store, &self.engine);
+        let release = through_outage!(self, store.release(&self.run.model, &opening.target))?;
+        let Some(release) = release else { return Ok(None) };
+        through_outage!(self, engine.foresee(self.canary_of(opening.clone()), &release))
+    }
+
     async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError> {
-        let now = self.engine.clock.now();
-        let look = chrono::TimeDelta::from_std(self.engine.settings.look_every)
-            .unwrap_or(chrono::TimeDelta::minutes(1));
-        let record = CanaryRecord {
-            id: CanaryId::generate(),
-            run: self.run.id,
-            model: self.run.model.clone(),
-            target: opening.target,
-            version: opening.version,
-            champion: opening.champion,
-            generation: opening.generation,
-            stages: opening.stages,
-            stage: 0,
-            stage_since: now,
-            rules: opening.rules,
-            started_at: now,
-            deadline: opening.deadline,
-            state: CanaryState::Watching,
-            bake_until: None,
-            verdict: Verdict::Inconclusive,
-            reason: "no evidence yet".to_owned(),
-            analysis: Value::Null,
-            next_look_at: now + look,
-            ended_at: None,
-        };
+        let record = self.canary_of(opening);
         let store = &self.engine.store;
         Ok(through_outage!(self, store.open_canary(self.epoch, &record))?.id)
     }
 
     async fn canary(&self) -> Result<Option<CanaryRecord>, StepError> {
         self.own_canary().await
+    }
+
+    async fn scored(&self, stable: &VersionName, canary: &VersionName) -> Result<HashSet<String>, StepError> {
+        let store = &self.engine.store;
+        let (mut known, mut cursor) = (HashSet::new(), 0);
+        loop {
+            let model = &self.run.model;
+            let page = through_outage!(self, store.paired_errors(model, canary, stable, cursor, PAGE))?;
+            cursor = page.iter().map(|pair| pair.seq).fold(cursor, i64::max);
+            let is_last = page.len() < PAGE as usize;
+            known.extend(page.into_iter().map(|pair| pair.request_id));
+            if is_last {
+                return Ok(known);
+            }
+        }
+    }
+
+    async fn add_scored(&self, scored: &ScoredRows) -> Result<u64, StepError> {
+        let store = &self.engine.store;
+        through_outage!(self, store.add_scored(self.run.id, self.epoch, &self.run.model, scored))
     }
 
     async fn canary_promoted(&self, bake_until: Option<crate::domain::Timestamp>) -> Result<(), StepError> {

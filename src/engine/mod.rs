@@ -19,6 +19,7 @@ pub mod body;
 pub mod controller;
 mod driver;
 pub mod follow;
+mod foresight;
 mod known;
 pub mod ledger;
 pub mod live;

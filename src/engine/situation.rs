@@ -215,10 +215,7 @@ fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
 /// How long a canary is watched before it is decided on.
 fn watching(workflow: &Workflow) -> Option<String> {
     let canary = workflow.steps.iter().position(|step| matches!(step.kind, StepKind::Canary(_)))?;
-    let wait = workflow.steps.iter().skip(canary).find_map(|step| match &step.kind {
-        StepKind::Wait(wait) => Some(wait),
-        _ => None,
-    })?;
+    let wait = workflow.steps.iter().skip(canary).find_map(|step| step.kind.wait())?;
     let longest = wait.at_most.map(|most| format!(", at most {}", humantime::format_duration(most)));
     Some(format!(
         "it is watched for at least {}{}; should it harm, it is taken back at once",

@@ -1,11 +1,14 @@
 //! What the steps of a simulation see: a release that says who the champion
 //! is, and nothing that could be changed.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::domain::Timestamp;
-use crate::domain::canary::{CanaryRecord, Looks};
+use crate::domain::canary::{CanaryRecord, Foreseen, Looks};
+use crate::domain::evidence::ScoredRows;
 use crate::domain::id::{CanaryId, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Intent, Undo};
@@ -61,6 +64,16 @@ impl Ledger for PastLedger {
 
     async fn previous_output(&self, _: &StepId) -> Result<Option<Value>, StepError> {
         Ok(self.previous.clone())
+    }
+
+    async fn foresee(&self, _: &CanaryOpening) -> Result<Option<Foreseen>, StepError> {
+        Ok(None)
+    }
+    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<HashSet<String>, StepError> {
+        Ok(HashSet::new())
+    }
+    async fn add_scored(&self, _: &ScoredRows) -> Result<u64, StepError> {
+        refused()
     }
 
     async fn intend(&self, _: &str, _: Value, _: Option<Undo>) -> Result<Intent, StepError> {

@@ -203,6 +203,14 @@ impl Simulation {
         if !trains {
             return wrong("the workflow has no `run` step that could be replayed");
         }
+        let is_evaluate = |step: &&Step| matches!(step.kind, StepKind::Evaluate(_));
+        if let Some(step) = self.workflow.steps.iter().find(is_evaluate) {
+            return wrong(&format!(
+                "step `{}` scores both versions, which past weeks cannot be replayed through: a trainer that writes \
+                 `champion_predicted` into $REFIT_ERRORS can (docs/trainer.md)",
+                step.id
+            ));
+        }
         if self.weeks < 3 {
             return wrong(
                 "at least three weeks are needed: one to begin with, one to decide in, one to judge by",

@@ -26,7 +26,7 @@ use crate::domain::simulate::{Block, Scores, Week};
 use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState};
 use crate::domain::workflow::{Step, StepKind, step};
 use crate::steps::context::{Dirs, Services, StepContext, StepError, StepResult};
-use crate::steps::gate::{self, errors_file};
+use crate::steps::{errors_file, gate};
 use crate::steps::run::{ErrorsFile, RunOutput};
 use crate::steps::{fetch, run};
 
@@ -229,7 +229,8 @@ pub(super) async fn train(
         }
         history.push(succeeded(&step.id, output, weeks.end(week)));
     }
-    let (metrics, errors) = gate::gather(&history).map_err(|error| error.to_string())?;
+    let gate::Gathered { said: metrics, errors, evaluated: _ } =
+        gate::gather(&history).map_err(|error| error.to_string())?;
     match from {
         // Only a model's own training is loaded again.
         Some(from) if champion.is_none() => {
@@ -343,7 +344,7 @@ fn read(errors: &ErrorsFile) -> Result<Scores, String> {
         let error = (predicted - row.actual).abs();
         match blocks.iter_mut().rev().find(|block| block.name == row.block) {
             Some(block) => block.errors.push(error),
-            None => blocks.push(Block { name: row.block.to_owned(), errors: vec![error] }),
+            None => blocks.push(Block { name: row.block.clone(), errors: vec![error] }),
         }
         Ok(())
     });

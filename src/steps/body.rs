@@ -8,10 +8,12 @@ pub async fn run(kind: &StepKind, ctx: &StepContext<'_>) -> Result<StepResult, S
     match kind {
         StepKind::Fetch(spec) => super::fetch::run(spec, ctx).await,
         StepKind::Run(spec) => super::run::run(spec, ctx).await,
+        StepKind::Evaluate(spec) => super::evaluate::run(spec, ctx).await,
         StepKind::Gate(spec) => super::gate::run(spec, ctx).await,
         StepKind::Publish(spec) => super::publish::run(spec, ctx).await,
         StepKind::Canary(spec) => super::canary::run(spec, ctx).await,
         StepKind::Wait(spec) => super::wait::run(spec, ctx).await,
+        StepKind::Shadow(spec) => super::shadow::run(spec, ctx).await,
         StepKind::Approve(spec) => super::approve::run(spec, ctx).await,
         StepKind::Compare(spec) => super::compare::run(spec, ctx).await,
         StepKind::Promote(spec) => super::promote::run(spec, ctx).await,

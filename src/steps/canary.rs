@@ -1,5 +1,7 @@
 //! `uses: canary`: a share of traffic for the version, owned by this run.
 
+mod underpowered;
+
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +85,21 @@ pub async fn run(spec: &Canary, ctx: &StepContext<'_>) -> Result<StepResult, Ste
     }
     check_champion(ctx, &champion)?;
     check_watch(spec, ctx)?;
+    let rules = compare_rules(spec, ctx.workflow);
+    let opening = CanaryOpening {
+        target: spec.target.clone(),
+        version: published.version.clone(),
+        champion: champion.version.clone(),
+        generation: current.generation,
+        stages: spec.stages.clone(),
+        deadline: rules.as_ref().and(deadline(ctx)),
+        rules: rules.unwrap_or_else(Compare::without_rules),
+    };
+    // Once an earlier attempt sent it out, nobody is asked whether it should.
+    let is_out = current.owner == Some(ctx.run.id) && current.desired.canary.is_some();
+    if !is_out && let Some(waits) = underpowered::before_start(&opening, ctx).await? {
+        return Ok(waits);
+    }
 
     let served = Served {
         version: published.version.clone(),
@@ -93,19 +110,7 @@ pub async fn run(spec: &Canary, ctx: &StepContext<'_>) -> Result<StepResult, Ste
     ctx.log.note(&format!("{}: {}", spec.target, target.traits().words()));
     target.apply(&release, ctx.services.instance).await?;
     ctx.ledger.release_applied(&spec.target, release.generation).await?;
-    let rules = compare_rules(spec, ctx.workflow);
-    let canary = ctx
-        .ledger
-        .open_canary(CanaryOpening {
-            target: spec.target.clone(),
-            version: published.version.clone(),
-            champion: champion.version.clone(),
-            generation: release.generation,
-            stages: spec.stages.clone(),
-            deadline: rules.as_ref().and(deadline(ctx)),
-            rules: rules.unwrap_or_else(Compare::without_rules),
-        })
-        .await?;
+    let canary = ctx.ledger.open_canary(CanaryOpening { generation: release.generation, ..opening }).await?;
     output.rollout = Rollout::OnCanary;
     output.generation = Some(release.generation);
     output.canary = Some(canary);
@@ -193,19 +198,15 @@ pub fn compare_rules(spec: &Canary, workflow: &Workflow) -> Option<Compare> {
     })
 }
 
-/// When the first `wait` after this step will have ended at the latest.
+/// When the first `wait` or `shadow` after this step will have ended at the latest.
 fn deadline(ctx: &StepContext<'_>) -> Option<crate::domain::Timestamp> {
     let longest = TimeDelta::from_std(longest_watch(ctx.workflow, ctx.step)?).ok()?;
     Some(ctx.clock.now() + longest)
 }
 
-/// How long the first `wait` after the step `canary` lasts at the most: the time to decide.
+/// How long the first `wait` or `shadow` after the step `canary` lasts at the most: the time to decide.
 pub fn longest_watch(workflow: &Workflow, canary: &StepId) -> Option<std::time::Duration> {
     let after = workflow.steps.iter().skip_while(|step| &step.id != canary).skip(1);
-    let wait = after.into_iter().find_map(|step| match &step.kind {
-        StepKind::Wait(wait) => Some(wait),
-        _ => None,
-    })?;
-    let Wait { at_least, at_most, .. } = wait;
+    let Wait { at_least, at_most, .. } = after.into_iter().find_map(|step| step.kind.wait())?;
     Some(at_most.unwrap_or(*at_least))
 }

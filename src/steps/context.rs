@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::adapter::{AdapterError, ArtifactStore, Target};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::domain::canary::Looks;
+use crate::domain::canary::{Foreseen, Looks};
+use crate::domain::evidence::ScoredRows;
 use crate::domain::expr::{Scope, Template};
 use crate::domain::id::{CanaryId, Generation, InstanceId, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release};
@@ -365,10 +366,20 @@ pub trait Ledger: Send + Sync {
     /// Returns the release once it is decided; the caller applies it.
     async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError>;
 
+    /// What such a canary could show if it went out now; none when too little is known of the traffic.
+    async fn foresee(&self, opening: &CanaryOpening) -> Result<Option<Foreseen>, StepError>;
     /// Begins to watch; the same canary on every attempt of this step.
     async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError>;
     /// What is known of this run's canary.
     async fn canary(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError>;
+    /// Ids of the rows of which the evidence has a pair of errors of these versions.
+    async fn scored(
+        &self,
+        stable: &VersionName,
+        canary: &VersionName,
+    ) -> Result<std::collections::HashSet<String>, StepError>;
+    /// Adds pairs of errors to the evidence, each row once; returns how many were new.
+    async fn add_scored(&self, scored: &ScoredRows) -> Result<u64, StepError>;
     /// The watching goes on after promotion until `until`, or ends.
     async fn canary_promoted(&self, bake_until: Option<Timestamp>) -> Result<(), StepError>;
     /// Ends the bake of this run's canary as promoted, unless the controller takes it back or is about to.

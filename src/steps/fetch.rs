@@ -7,7 +7,7 @@ mod ingest;
 mod postgres;
 mod sqlite;
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::context::{StepContext, StepError, StepResult, to_json};
 use crate::domain::expect::ColumnFacts;
 use crate::domain::run::Outcome;
-use crate::domain::workflow::step::{Fetch, OnStale, Source};
+use crate::domain::workflow::step::{Expectations, Fetch, OnStale, Source};
 use ingest::{Ingested, Job};
 
 /// What was fetched.
@@ -63,24 +63,41 @@ pub async fn run(spec: &Fetch, ctx: &StepContext<'_>) -> Result<StepResult, Step
     let to = plain_path(&spec.to)?;
     let previous = ctx.ledger.previous_output(ctx.step).await?;
     let previous: Option<FetchOutput> = previous.and_then(|output| serde_json::from_value(output).ok());
-    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     let job = Job {
         target: ctx.dirs.data.join(to),
         expect: spec.expect.clone(),
         previous_rows: previous.map(|output| output.rows),
         now: ctx.clock.now(),
     };
+    let ingested = bring(&spec.from, ctx, job).await?;
+    conclude(spec, ctx, ingested)
+}
+
+/// Rows of a source into the file `target`, without any check but that they are CSV.
+pub(super) async fn rows_into(
+    from: &Source,
+    target: PathBuf,
+    ctx: &StepContext<'_>,
+) -> Result<(), StepError> {
+    let shown = target.display().to_string();
+    let expect = Expectations::default();
+    let job = Job { target, expect, previous_rows: None, now: ctx.clock.now() };
+    let ingested = bring(from, ctx, job).await?;
+    ingested.file.keep().map_err(|error| StepError::transient(format!("cannot write {shown}: {error}")))
+}
+
+async fn bring(from: &Source, ctx: &StepContext<'_>, job: Job) -> Result<Ingested, StepError> {
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     let reader = tokio::task::spawn_blocking(move || ingest::ingest(&job, receiver));
     let sent = tokio::select! {
-        sent = send(&spec.from, ctx, Sink(sender)) => sent,
+        sent = send(from, ctx, Sink(sender)) => sent,
         // The sender is dropped: the reader finds the end, and its file is not kept.
         () = ctx.cancel.cancelled() => Err(StepError::Interrupted),
     };
     let read = reader.await.map_err(|error| StepError::transient(format!("reading broke off: {error}")))?;
     // A source that failed explains more than the reader that then missed the rest.
     sent?;
-    let ingested = read.map_err(|error| masked(error, ctx))?;
-    conclude(spec, ctx, ingested)
+    read.map_err(|error| masked(error, ctx))
 }
 
 async fn send(from: &Source, ctx: &StepContext<'_>, sink: Sink) -> Result<(), StepError> {

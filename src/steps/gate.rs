@@ -1,21 +1,23 @@
 //! `uses: gate`: gathers what the trainer said, what it left and what serves
 //! now, and lets `domain::gate` judge.
 
-pub(crate) mod errors_file;
-
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
+use super::errors_file;
+use super::evaluate::EvaluateOutput;
+use super::fetch::FetchOutput;
 use super::run::{ErrorsFile, RunOutput, champion};
-use crate::domain::gate::{self, Champion, Evidence, Holdout, RuleResult};
+use crate::domain::expect::parse_timestamp;
+use crate::domain::gate::{self, Champion, DataSpan, Evidence, Holdout, RuleResult};
 use crate::domain::id::{Generation, RunId, StepId, VersionName};
 use crate::domain::metric::Metrics;
 use crate::domain::run::{Attempt, Outcome, SignalKind};
 use crate::domain::verdict::Verdict;
-use crate::domain::workflow::Moment;
 use crate::domain::workflow::step::{FirstVersion, Gate, OnInconclusiveGate};
+use crate::domain::workflow::{Moment, StepKind};
 
 /// What a gate saw and concluded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,13 +46,15 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
         })?;
         return answered(output, ctx);
     }
-    let (candidate, errors) = gather(ctx.history)?;
+    let Gathered { said, errors, evaluated } = gather(ctx.history)?;
     let holdout = match errors {
         Some(errors) => Some(read_holdout(errors).await?),
         None => None,
     };
     if let Some(holdout) = &holdout {
-        let found = gate::contradictions(&candidate, holdout);
+        // What a trainer says of another holdout is not contradicted by the rows of `evaluate`.
+        let claims = if evaluated.is_some() { &Metrics::default() } else { &said };
+        let found = gate::contradictions(claims, holdout);
         if !found.is_empty() {
             return Err(StepError::permanent(found.join("; ")));
         }
@@ -63,17 +67,29 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
         Some(version) => ctx.ledger.version(version).await?.and_then(|record| record.manifest),
         None => None,
     };
-    let (rules, better, seed) =
-        (spec.rules.clone(), ctx.workflow.metrics.clone(), seed_of(ctx.run.id, ctx.step));
+    if let Some(evaluated) = evaluated.as_ref().filter(|evaluated| evaluated.champion != champion) {
+        return Err(champion_changed(evaluated, champion.as_ref()));
+    }
+    let fetched = data_span(ctx);
+    let (rules, better, seed) = (spec.rules.clone(), ctx.workflow.metrics.clone(), seed_of(ctx.run.id, ctx.step));
     let exists = champion.is_some();
     // A bootstrap takes its time, and other steps share this thread.
     let judged = tokio::task::spawn_blocking(move || {
         let stored = stored.as_ref().map(|manifest| &manifest.metrics);
-        let champion = if exists { Champion::Serves { stored } } else { Champion::Absent };
+        let beside = evaluated.as_ref().and_then(|evaluated| evaluated.champion_metrics.as_ref());
+        let champion = if exists { Champion::Serves { stored, evaluated: beside } } else { Champion::Absent };
+        let mut candidate = said.clone();
+        let mut warnings = vec![];
+        if let Some(evaluated) = &evaluated {
+            add(&mut candidate, evaluated.metrics.clone());
+            warnings = gate::optimism(&said, &evaluated.metrics, &better);
+        }
         let evidence =
             Evidence { candidate: &candidate, champion, holdout: holdout.as_ref(), better: &better, seed };
         let rules = gate::judge(&rules, &evidence);
-        let warnings = gate::warnings(&rules, &better);
+        warnings.extend(gate::warnings(&rules, &better));
+        warnings
+            .extend(holdout.as_ref().zip(fetched.as_ref()).and_then(|(h, data)| gate::random_split(h, data)));
         (rules, warnings)
     });
     let (rules, warnings) = judged.await.map_err(|error| StepError::permanent(error.to_string()))?;
@@ -165,24 +181,71 @@ fn answered(mut output: GateOutput, ctx: &StepContext<'_>) -> Result<StepResult,
     }
 }
 
-/// What the run's commands said of the candidate, later ones over earlier ones, and the latest `$REFIT_ERRORS`.
-pub(crate) fn gather(history: &[Attempt]) -> Result<(Metrics, Option<ErrorsFile>), StepError> {
-    let mut metrics = Metrics::default();
-    let mut errors = None;
+/// What is known of the candidate.
+pub(crate) struct Gathered {
+    /// What the run's commands said of it, later ones over earlier ones.
+    pub(crate) said: Metrics,
+    /// The latest scored rows.
+    pub(crate) errors: Option<ErrorsFile>,
+    /// What the latest `evaluate` step found.
+    pub(crate) evaluated: Option<EvaluateOutput>,
+}
+
+/// What the commands of a run left.
+pub(crate) fn gather(history: &[Attempt]) -> Result<Gathered, StepError> {
+    let mut found = Gathered { said: Metrics::default(), errors: None, evaluated: None };
     let mut commands = 0;
     for output in history.iter().filter_map(|attempt| attempt.output.as_ref()) {
-        let Ok(output) = serde_json::from_value::<RunOutput>(output.clone()) else { continue };
-        commands += 1;
-        metrics.values.extend(output.metrics.values);
-        metrics.n = output.metrics.n.or(metrics.n);
-        metrics.segments.extend(output.metrics.segments);
-        errors = output.errors.or(errors);
+        if let Ok(output) = RunOutput::deserialize(output) {
+            commands += 1;
+            add(&mut found.said, output.metrics);
+            found.errors = output.errors.or(found.errors);
+        } else if let Ok(output) = EvaluateOutput::deserialize(output) {
+            commands += 1;
+            // Also when it left none: the trainer's rows are of other predictions of the champion.
+            found.errors.clone_from(&output.errors);
+            found.evaluated = Some(output);
+        }
     }
     if commands == 0 {
         return Err(StepError::permanent("there is no `run` step before the gate that could have trained")
             .hint("put the gate after the step that trains"));
     }
-    Ok((metrics, errors))
+    Ok(found)
+}
+
+/// Puts what was said later over what was said before.
+fn add(metrics: &mut Metrics, later: Metrics) {
+    metrics.values.extend(later.values);
+    metrics.n = later.n.or(metrics.n);
+    metrics.segments.extend(later.segments);
+}
+
+/// The time that the latest fetched rows are of: by the column that is to be new, else by the only one with times.
+fn data_span(ctx: &StepContext<'_>) -> Option<DataSpan> {
+    let (step, data) = ctx.latest_output::<FetchOutput>()?;
+    let newest = ctx.workflow.step(step).and_then(|step| match &step.kind {
+        StepKind::Fetch(fetch) => fetch.expect.newest.as_ref().map(|newest| newest.column.as_str()),
+        _ => None,
+    });
+    let times = || data.columns.iter().filter(|column| column.min.is_some() && column.max.is_some());
+    let column = match newest {
+        Some(name) => times().find(|column| column.name == name)?,
+        None => times().next().filter(|_| times().count() == 1)?,
+    };
+    let (first, last) = (column.min.as_deref()?, column.max.as_deref()?);
+    let (first, last) = (parse_timestamp(first)?, parse_timestamp(last)?);
+    Some(DataSpan { column: column.name.clone(), first, last, rows: data.rows })
+}
+
+fn champion_changed(evaluated: &EvaluateOutput, serves: Option<&VersionName>) -> StepError {
+    let name = |version: Option<&VersionName>| version.map_or("nothing".to_owned(), ToString::to_string);
+    StepError::permanent(format!(
+        "champion changed: the candidate was scored beside {}, but {} serves now",
+        name(evaluated.champion.as_ref()),
+        name(serves)
+    ))
+    .hint("trigger the workflow again: it will be compared with the new champion")
 }
 
 async fn read_holdout(errors: ErrorsFile) -> Result<Holdout, StepError> {

@@ -10,6 +10,7 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
     match kind {
         Some(StepKind::Fetch(_)) => fetch(output),
         Some(StepKind::Run(_)) => run(output),
+        Some(StepKind::Evaluate(_)) => evaluate(output),
         Some(StepKind::Gate(_)) => gate(output),
         Some(StepKind::Publish(_)) => joined([word(output, "version"), files(output)]),
         Some(StepKind::Canary(_)) => canary(output),
@@ -18,6 +19,11 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
             Some(by) => format!("ended by {}", by.replace('_', " ")),
             None => String::new(),
         },
+        Some(StepKind::Shadow(_)) => {
+            let rows = output.get("rows").and_then(Value::as_u64).map(|rows| counted(rows, "row"));
+            let by = word(output, "ended_by").map(|by| format!("ended by {}", by.replace('_', " ")));
+            joined([rows, by])
+        }
         Some(StepKind::Approve(_)) => {
             let by = word(output, "approved_by").map(|who| format!("approved by {who}"));
             joined([by, word(output, "rejected_by").map(|who| format!("rejected by {who}"))])
@@ -51,6 +57,11 @@ fn run(output: &Value) -> String {
         Some(format!("{name} {shown}"))
     });
     joined(metrics.chain([files(output)]))
+}
+
+fn evaluate(output: &Value) -> String {
+    let champion = word(output, "champion").map(|version| format!("beside champion {version}"));
+    joined([Some(run(output)).filter(|metrics| !metrics.is_empty()), champion])
 }
 
 fn gate(output: &Value) -> String {

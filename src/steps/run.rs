@@ -1,23 +1,20 @@
 //! `run:`: any command, and the whole trainer contract around it.
 
 pub(crate) mod champion;
+pub(super) mod guarded;
 mod metrics;
 mod outputs;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::context::{StepContext, StepError, StepLog, StepResult};
+use super::context::{StepContext, StepError, StepResult};
 use crate::domain::metric::Metrics;
 use crate::domain::version::ManifestFile;
 use crate::domain::workflow::step::Run;
-use crate::trainers::command::{self, Command, CommandError, Finished, LOG_LIMIT, Listener};
-use crate::trainers::guard::Stopped;
+use guarded::{Heard, Paths, absolute_or_same};
 use metrics::StdoutMetrics;
 use outputs::{Before, Collected};
 
@@ -51,287 +48,35 @@ pub struct ErrorsFile {
     pub size: u64,
 }
 
-/// Characters that an error message shows of each of a command's last lines.
-const SHOWN_WIDTH: usize = 400;
-/// What a command sees of refit's own environment.
-const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV"];
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGTERM: i32 = 15;
-/// How much later than its command refit may hear of a shutdown.
-const SHUTDOWN_NEWS: Duration = Duration::from_secs(1);
 /// Bytes of `$REFIT_ERRORS` that are kept.
 const ERRORS_LIMIT: u64 = 1024 * 1024 * 1024;
-/// Less free space than this means that what was written last is likely not whole.
-const DISK_IS_FULL: u64 = 1024 * 1024;
 
 /// Runs the command under the guard.
 pub async fn run(spec: &Run, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
-    let guard = &ctx.services.guard;
-    let paths = Paths::prepare(ctx)?;
+    let paths = Paths::prepare(ctx, None)?;
     let is_trainer = spec.metrics_file || !spec.stdout_metrics.is_empty() || spec.outputs.is_some();
-    let champion = if is_trainer {
-        tokio::select! {
-            champion = champion::files(ctx) => champion?,
-            () = ctx.cancel.cancelled() => return Err(StepError::Interrupted),
-        }
-    } else {
-        None
-    };
+    let champion = if is_trainer { champion::files(ctx).await? } else { None };
     let before = match &spec.outputs {
         Some(outputs) => Some(Before::look(outputs, &paths.project).map_err(StepError::permanent)?),
         None => None,
     };
-    let dir = spec.working_dir.as_ref().map_or(paths.project.clone(), |dir| paths.project.join(dir));
-    if !dir.is_dir() {
-        return Err(StepError::permanent(format!("working_dir: there is no directory {}", dir.display())));
-    }
-    let command = Command {
-        line: spec.command.clone(),
-        dir,
-        env: environment(spec, ctx, &paths, champion.as_deref())?,
-        mark: "REFIT_OUT",
-        grace: spec.grace,
-        memory: spec.limits.memory,
-        log: spec.limits.log.unwrap_or(LOG_LIMIT),
-        files: spec.limits.output.map(|limit| (paths.attempt.clone(), limit)),
-    };
-    let mut hearing =
-        Hearing { log: Arc::clone(&ctx.log), metrics: StdoutMetrics::new(&spec.stdout_metrics) };
-    let began = Instant::now();
-    let finished = command::run(guard, &command, &mut hearing, &ctx.stop()).await;
-    let seconds = began.elapsed().as_secs_f64();
-    let finished = finished.map_err(not_run)?;
-    tell(&finished, spec, ctx);
-    if finished.cancelled || was_shut_down(&finished, ctx).await {
-        return Err(StepError::Interrupted);
-    }
-    check_ending(&finished, spec, ctx, &paths)?;
+    let champion = champion.map(|(_, dir)| absolute_or_same(&dir)).unwrap_or_default();
+    let own = [("REFIT_CHAMPION", OsString::from(champion))];
+    let Heard { seconds, metrics, dropped } = guarded::execute(spec, ctx, &paths, own).await?;
 
-    let metrics = read_metrics(spec, hearing.metrics, &paths.metrics).map_err(|problem| {
-        let error = StepError::permanent(format!("the command succeeded, but {}", mask(ctx, &problem)));
-        error.hint("its log has what it printed")
-    })?;
+    let metrics = read_metrics(spec, metrics, &paths.metrics)
+        .map_err(|problem| guarded::refused(ctx, &problem).hint("its log has what it printed"))?;
     let left = Left { spec: spec.clone(), paths, before, step: ctx.step.to_string() };
     let (files, dir, errors) = tokio::task::spawn_blocking(move || left.keep())
         .await
         .map_err(|error| StepError::transient(error.to_string()))?
-        .map_err(|problem| {
-            StepError::permanent(format!("the command succeeded, but {}", mask(ctx, &problem)))
-        })?;
-    let output =
-        RunOutput { exit_code: 0, seconds, metrics, files, dir, errors, log_dropped: finished.dropped };
+        .map_err(|problem| guarded::refused(ctx, &problem))?;
+    let output = RunOutput { exit_code: 0, seconds, metrics, files, dir, errors, log_dropped: dropped };
     StepResult::done(output)
 }
 
-/// A service manager that stops refit signals all its processes at once, so a command may end before
-/// refit hears of it: such an end is the shutdown's, not the trainer's.
-async fn was_shut_down(finished: &Finished, ctx: &StepContext<'_>) -> bool {
-    let told = finished.ended.stopped == Some(Stopped::Asked)
-        || matches!(finished.ended.signal, Some(SIGHUP | SIGINT | SIGTERM));
-    told && tokio::time::timeout(SHUTDOWN_NEWS, ctx.cancel.cancelled()).await.is_ok()
-}
-
-fn mask(ctx: &StepContext<'_>, text: &str) -> String {
-    ctx.services.secrets.mask(text)
-}
-
-/// Where a command finds and leaves files; all absolute, all but `data` and `project` of this attempt alone.
-struct Paths {
-    project: PathBuf,
-    data: PathBuf,
-    attempt: PathBuf,
-    out: PathBuf,
-    metrics: PathBuf,
-    errors: PathBuf,
-    kept: PathBuf,
-}
-
-impl Paths {
-    fn prepare(ctx: &StepContext<'_>) -> Result<Self, StepError> {
-        let absolute = |path: &Path| {
-            std::path::absolute(path).map_err(|error| {
-                StepError::permanent(format!("cannot find the directory {}: {error}", path.display()))
-            })
-        };
-        let attempt = absolute(&ctx.dirs.attempt)?;
-        let paths = Self {
-            project: absolute(&ctx.dirs.project)?,
-            data: absolute(&ctx.dirs.data)?,
-            out: attempt.join("out"),
-            metrics: attempt.join("metrics.json"),
-            errors: attempt.join("errors.csv"),
-            kept: absolute(&ctx.dirs.kept)?,
-            attempt,
-        };
-        paths.empty().map_err(|error| {
-            StepError::transient(format!("cannot prepare {}: {error}", paths.attempt.display()))
-        })?;
-        Ok(paths)
-    }
-
-    /// What an earlier process left under this attempt's name is none of its work.
-    fn empty(&self) -> std::io::Result<()> {
-        if self.attempt.exists() {
-            std::fs::remove_dir_all(&self.attempt)?;
-        }
-        std::fs::create_dir_all(&self.out)?;
-        std::fs::create_dir_all(&self.data)
-    }
-}
-
-fn environment(
-    spec: &Run,
-    ctx: &StepContext<'_>,
-    paths: &Paths,
-    champion: Option<&Path>,
-) -> Result<BTreeMap<OsString, OsString>, StepError> {
-    let mut env: BTreeMap<OsString, OsString> =
-        PASSED_ON.iter().filter_map(|name| Some(((*name).into(), std::env::var_os(name)?))).collect();
-    // Without a locale, what a trainer prints of `R²` would depend on its language's idea of ASCII.
-    env.entry("LANG".into()).or_insert_with(|| "C.UTF-8".into());
-    for (name, template) in &spec.env {
-        let value = ctx.render(template)?;
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(StepError::permanent(format!(
-                "env: `{}` cannot be an environment variable",
-                name.escape_debug()
-            )));
-        }
-        env.insert(name.into(), value.into());
-    }
-    let own: [(&str, OsString); 7] = [
-        ("REFIT_DATA", paths.data.clone().into()),
-        ("REFIT_OUT", paths.out.clone().into()),
-        ("REFIT_METRICS", paths.metrics.clone().into()),
-        ("REFIT_ERRORS", paths.errors.clone().into()),
-        ("REFIT_CHAMPION", champion.map(absolute_or_same).unwrap_or_default().into()),
-        ("REFIT_RUN", ctx.run.id.to_string().into()),
-        ("REFIT_ATTEMPT", ctx.attempt.to_string().into()),
-    ];
-    env.extend(own.map(|(name, value)| (name.into(), value)));
-    Ok(env)
-}
-
-fn absolute_or_same(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-struct Hearing<'s> {
-    log: Arc<dyn StepLog>,
-    metrics: StdoutMetrics<'s>,
-}
-
-impl Listener for Hearing<'_> {
-    fn log(&mut self, bytes: &[u8]) {
-        self.log.write(bytes);
-    }
-
-    fn line(&mut self, line: &str) {
-        self.metrics.line(line);
-    }
-
-    fn progress(&mut self, percent: Option<f64>, message: &str) {
-        self.log.progress(percent, message);
-    }
-}
-
-fn not_run(error: CommandError) -> StepError {
-    let message = error.to_string();
-    match error {
-        CommandError::Start { .. } => StepError::permanent(message),
-        CommandError::Guard { .. } | CommandError::GuardLost | CommandError::Read(_) => {
-            StepError::transient(message)
-        }
-    }
-}
-
-fn tell(finished: &Finished, spec: &Run, ctx: &StepContext<'_>) {
-    let Finished { ended, dropped, .. } = finished;
-    if *dropped > 0 {
-        let kept = spec.limits.log.unwrap_or(LOG_LIMIT);
-        ctx.log.note(&format!("{dropped} bytes of log beyond the first {kept} were dropped (`limits: log`)"));
-    }
-    if ended.left_running > 0 {
-        ctx.log
-            .note(&format!("{} processes that the command had left running were ended", ended.left_running));
-    }
-    if ended.survivors > 0 {
-        ctx.log.note(&format!("{} processes could not be ended, not even by SIGKILL", ended.survivors));
-    }
-}
-
-/// The failures that an exit code, a signal or a limit tells of.
-fn check_ending(
-    finished: &Finished,
-    spec: &Run,
-    ctx: &StepContext<'_>,
-    paths: &Paths,
-) -> Result<(), StepError> {
-    if finished.ended.stopped == Some(Stopped::Memory) {
-        return Err(StepError::permanent(format!(
-            "the command used {} bytes of memory; `limits: memory` allows {}",
-            finished.ended.peak_memory,
-            spec.limits.memory.unwrap_or_default()
-        ))
-        .hint("raise `limits: memory`, or train on less at once"));
-    }
-    if let Some(used) = finished.files_over {
-        return Err(StepError::permanent(format!(
-            "the command wrote {used} bytes of files; `limits: output` allows {}",
-            spec.limits.output.unwrap_or_default()
-        )));
-    }
-    let disk_full = finished.disk_full || is_disk_full(&paths.attempt);
-    let how = match (finished.ended.stopped, finished.ended.code, finished.ended.signal) {
-        (None, Some(0), _) if !disk_full => return Ok(()),
-        // Not every program minds: Python, for one, drops errors of files it closes by itself.
-        (None, Some(0), _) => "the command exited with code 0, but ran out of disk".to_owned(),
-        (None, Some(code), _) => format!("the command exited with code {code}"),
-        (None, None, Some(signal)) => format!("the command was ended by {}", signal_name(signal)),
-        (None, None, None) => "the command ended, nobody knows how".to_owned(),
-        // Somebody told the guard to end: a shutdown of the machine.
-        (Some(_), _, _) => return Err(StepError::transient("the command was ended from outside refit")),
-    };
-    // Masked first: what is cut off must not be half of a secret.
-    let stderr = mask(ctx, &finished.stderr.join("\n"));
-    let stderr: Vec<String> = stderr.lines().map(|line| line.chars().take(SHOWN_WIDTH).collect()).collect();
-    let stderr = stderr.join("\n  ");
-    let said = if stderr.is_empty() { ", and printed no error".to_owned() } else { format!(":\n  {stderr}") };
-    let message = format!("{how}{said}");
-    let error = match finished.ended.code {
-        // Not found, or not executable: the next attempt will find it so, too.
-        Some(126 | 127) => StepError::permanent(message),
-        _ => StepError::transient(message),
-    };
-    let out_of_memory = finished.ended.signal == Some(9) && spec.limits.memory.is_none();
-    if disk_full {
-        Err(error.hint(format!("the disk of {} is full", paths.attempt.display())))
-    } else if out_of_memory {
-        Err(error.hint("the machine may have run out of memory: see `dmesg`, and set `limits: memory`"))
-    } else {
-        Err(error)
-    }
-}
-
-fn is_disk_full(dir: &Path) -> bool {
-    rustix::fs::statvfs(dir).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < DISK_IS_FULL)
-}
-
-fn signal_name(signal: i32) -> String {
-    let name = match signal {
-        SIGHUP => "SIGHUP",
-        SIGINT => "SIGINT",
-        6 => "SIGABRT",
-        9 => "SIGKILL",
-        11 => "SIGSEGV",
-        SIGTERM => "SIGTERM",
-        other => return format!("signal {other}"),
-    };
-    format!("{name} (signal {signal})")
-}
-
-fn read_metrics(spec: &Run, stdout: StdoutMetrics<'_>, file: &Path) -> Result<Metrics, String> {
+/// What a command said of its model, on standard output and in its file.
+pub(super) fn read_metrics(spec: &Run, stdout: StdoutMetrics<'_>, file: &Path) -> Result<Metrics, String> {
     let found = stdout.finish().map_err(|problems| problems.join("; "))?;
     let mut metrics = match read_limited(file)? {
         Some(text) => {
@@ -358,13 +103,22 @@ fn read_limited(path: &Path) -> Result<Option<String>, String> {
 }
 
 /// The size of a regular file; a link or a pipe of that name is refused, it could lead anywhere.
-fn regular_size(path: &Path, shown: &str) -> Result<Option<u64>, String> {
+pub(super) fn regular_size(path: &Path, shown: &str) -> Result<Option<u64>, String> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(found.len())),
         Ok(_) => Err(format!("{shown} is not a regular file")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("{shown} cannot be looked at: {error}")),
     }
+}
+
+/// Whether there is a `$REFIT_ERRORS` that can be read.
+pub(super) fn wrote_errors(path: &Path) -> Result<bool, String> {
+    let Some(size) = regular_size(path, "$REFIT_ERRORS")? else { return Ok(false) };
+    if size > ERRORS_LIMIT {
+        return Err(format!("$REFIT_ERRORS has {size} bytes; {ERRORS_LIMIT} are kept at most"));
+    }
+    Ok(true)
 }
 
 /// What a command left, to be kept: everything is checked before anything is.
@@ -397,9 +151,8 @@ impl Left {
     }
 
     fn keep_errors(&self, kept: &Path) -> Result<Option<ErrorsFile>, String> {
-        let Some(size) = regular_size(&self.paths.errors, "$REFIT_ERRORS")? else { return Ok(None) };
-        if size > ERRORS_LIMIT {
-            return Err(format!("$REFIT_ERRORS has {size} bytes; {ERRORS_LIMIT} are kept at most"));
+        if !wrote_errors(&self.paths.errors)? {
+            return Ok(None);
         }
         let path = kept.join("errors.csv");
         std::fs::create_dir_all(kept)

@@ -48,27 +48,49 @@ pub enum EndedBy {
     NoCanary,
 }
 
+/// Where a wait stands.
+pub(super) enum Waiting {
+    /// It is over.
+    Over(EndedBy),
+    /// It is looked at again then.
+    Until(Timestamp),
+}
+
 /// Goes to sleep, or finds that it slept enough.
 pub async fn run(spec: &Wait, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
-    let now = ctx.clock.now();
     let since = match ctx.resume {
-        None => now,
+        None => ctx.clock.now(),
         Some(resume) => {
             serde_json::from_value::<Since>(resume.clone())
                 .map_err(|error| StepError::permanent(format!("cannot read when the wait began: {error}")))?
                 .since
         }
     };
-    let done = |ended_by| StepResult::done(WaitOutput { since, ended_by });
+    match look(spec, since, ctx).await? {
+        Waiting::Over(ended_by) => StepResult::done(WaitOutput { since, ended_by }),
+        Waiting::Until(until) => Ok(StepResult::Sleep(Sleep {
+            until: Some(until),
+            resume: to_json(Since { since })?,
+            held: false,
+            promoted: false,
+            tell: None,
+        })),
+    }
+}
+
+/// Whether a wait that began at `since` is over.
+pub(super) async fn look(spec: &Wait, since: Timestamp, ctx: &StepContext<'_>) -> Result<Waiting, StepError> {
+    let now = ctx.clock.now();
+    let over = |ended_by| Ok(Waiting::Over(ended_by));
     let watches = [&spec.until, &spec.abort_if].into_iter().flatten().any(|expr| expr.mentions("canary"));
     let mut scope = Cow::Borrowed(ctx.scope);
     let has_canary = ctx.workflow.steps.iter().any(|step| matches!(step.kind, StepKind::Canary(_)));
     if has_canary && ctx.latest_output::<CanaryOutput>().is_some() {
         match ctx.ledger.canary().await? {
-            Some(canary) if canary.state != CanaryState::Watching => return done(EndedBy::CanaryEnded),
-            Some(_) if by_hand(ctx.signals).is_some() => return done(EndedBy::CanaryEnded),
+            Some(canary) if canary.state != CanaryState::Watching => return over(EndedBy::CanaryEnded),
+            Some(_) if by_hand(ctx.signals).is_some() => return over(EndedBy::CanaryEnded),
             Some(canary) => scope = Cow::Owned(ctx.scope.clone().with("canary", canary.shown())),
-            None if watches => return done(EndedBy::NoCanary),
+            None if watches => return over(EndedBy::NoCanary),
             None => {}
         }
     } else if watches {
@@ -82,13 +104,13 @@ pub async fn run(spec: &Wait, ctx: &StepContext<'_>) -> Result<StepResult, StepE
     let latest = spec.at_most.map(|at_most| since + span(at_most));
     if now >= earliest {
         if spec.until.is_none() {
-            return done(EndedBy::Time);
+            return over(EndedBy::Time);
         }
         if holds(&spec.until, &scope)? {
-            return done(EndedBy::Until);
+            return over(EndedBy::Until);
         }
         if latest.is_some_and(|latest| now >= latest) {
-            return done(EndedBy::AtMost);
+            return over(EndedBy::AtMost);
         }
     }
     let looks = spec.abort_if.is_some() || (spec.until.is_some() && now >= earliest);
@@ -96,13 +118,7 @@ pub async fn run(spec: &Wait, ctx: &StepContext<'_>) -> Result<StepResult, StepE
     if looks {
         until = until.min(now + LOOK);
     }
-    Ok(StepResult::Sleep(Sleep {
-        until: Some(until),
-        resume: to_json(Since { since })?,
-        held: false,
-        promoted: false,
-        tell: None,
-    }))
+    Ok(Waiting::Until(until))
 }
 
 fn holds(condition: &Option<Expr>, scope: &crate::domain::expr::Scope) -> Result<bool, StepError> {

@@ -31,7 +31,8 @@ use crate::domain::Timestamp;
 use crate::domain::canary::CanaryRecord;
 use crate::domain::event::Event;
 pub use crate::domain::evidence::{
-    EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, TruthBatch,
+    EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, ScoredRow, ScoredRows,
+    TruthBatch,
 };
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{
@@ -403,6 +404,15 @@ pub trait Store: Registry {
     async fn observe(&self, batch: &ObservationBatch) -> Result<BatchReceipt, StoreError>;
     /// Adds a batch of truths, once.
     async fn add_truth(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError>;
+    /// Adds pairs of errors of rows that a run scored itself, each once; fails when the run is another's. Returns how
+    /// many were new.
+    async fn add_scored(
+        &self,
+        run: RunId,
+        epoch: Epoch,
+        model: &ModelName,
+        scored: &ScoredRows,
+    ) -> Result<u64, StoreError>;
     /// Minutes of these versions whose `seq` is above `after`, by `seq`.
     async fn evidence(
         &self,

@@ -7,7 +7,7 @@ use super::super::Timestamp;
 use super::super::evidence::{EvidenceMinute, PairedError};
 use super::super::stats::split::LOG_E_WRONG;
 use super::super::stats::{InvalidInput, SplitTest, Table};
-use super::super::workflow::step::OnlineMetric;
+use super::super::workflow::step::{CompareRule, OnlineMetric};
 use super::super::workflow::units::BasisPoints;
 use super::CanaryRecord;
 use super::blocks::{Blocks, Clip};
@@ -76,6 +76,9 @@ pub struct Analysis {
     /// What the canary can show, from the traffic before it.
     #[serde(default)]
     pub(super) forecast: Option<String>,
+    /// It will probably not conclude.
+    #[serde(default)]
+    pub(super) underpowered: bool,
 }
 
 /// A minute of the stable arm before the canary.
@@ -143,6 +146,7 @@ impl Analysis {
             late: OpenTable::default(),
             quiet: Quiet::default(),
             forecast: None,
+            underpowered: false,
         })
     }
 
@@ -247,7 +251,9 @@ impl Analysis {
                 rate.dispersion.observe(arm);
             }
         }
-        self.forecast = self.foresee(record, &history).map(|forecast| forecast.sentence());
+        let forecast = self.foresee(record, &history);
+        self.underpowered = forecast.as_ref().is_some_and(|forecast| forecast.advice().is_some());
+        self.forecast = forecast.map(|forecast| forecast.sentence());
         // The window of the history cuts its oldest block: what is left of it may be a single pair.
         let history = self.stable_blocks.close(Timestamp::MAX_UTC);
         let cut = usize::from(history.first().is_some_and(|oldest| oldest.named));
@@ -386,6 +392,15 @@ impl Analysis {
         (share > 0.0 && share < 1.0 && long && expected >= limit).then_some(expected)
     }
 
+    /// There is evidence of the canary: requests at its share, or, where no rule is on requests, bets on its errors.
+    pub(super) fn heard(&self, record: &CanaryRecord) -> bool {
+        let rules = &record.rules.rules;
+        let bets = || self.tests.iter().any(|test| matches!(test, RuleTest::Mean(mean) if mean.blocks > 0));
+        rules.is_empty()
+            || self.canary_in_stage > 0
+            || (!rules.iter().any(CompareRule::is_on_requests) && bets())
+    }
+
     /// The split is shown to be wrong, and by a factor of 2: the share that was seen.
     pub(super) fn split_wrong(&self) -> Option<f64> {
         let split = self.split.as_ref()?;
@@ -401,7 +416,8 @@ impl Analysis {
         let usual = (newest - record.started_at) / i32::try_from(self.minutes.max(1)).unwrap_or(i32::MAX);
         let bets = self.tests.iter().any(|test| matches!(test, RuleTest::Mean(mean) if mean.blocks > 0));
         let silent = now - newest > SILENT_FOR + TimeDelta::minutes(3) && now - newest > usual * 20;
-        !bets && !record.rules.rules.is_empty() && silent
+        // What only prediction errors decide waits for truth, and may wait long.
+        !bets && record.rules.rules.iter().any(CompareRule::is_on_requests) && silent
     }
 }
 

@@ -229,7 +229,8 @@ impl Forecast {
 
     /// What would help a canary that will probably stay undecided; none when there is nothing to say.
     pub fn advice(&self) -> Option<String> {
-        if !self.is_underpowered() || self.rules.is_empty() {
+        // What only prediction errors decide does not depend on traffic.
+        if !self.is_underpowered() || self.rules.iter().all(|rule| rule.role == Role::Observe) {
             return None;
         }
         let slowest = self.rules.iter().filter(|rule| rule.role == Role::Gating);

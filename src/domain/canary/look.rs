@@ -23,7 +23,16 @@ pub struct Look {
     /// To be said once: no evidence comes.
     pub notice: Option<String>,
     /// To be said once, when the traffic before the canary is known: what the canary can show.
-    pub forecast: Option<String>,
+    pub forecast: Option<Foreseen>,
+}
+
+/// What a canary can show by its deadline, from the traffic before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreseen {
+    /// In a sentence.
+    pub sentence: String,
+    /// The chance that one that is no worse passes is under 50 %.
+    pub underpowered: bool,
 }
 
 /// What follows from a look.
@@ -69,7 +78,9 @@ pub fn look(record: &CanaryRecord, news: &News, now: Timestamp) -> Look {
         }
     };
     let was_known = Analysis::of(record).is_ok_and(|before| before.frozen);
+    let underpowered = analysis.underpowered;
     let forecast = analysis.forecast.clone().filter(|_| !was_known);
+    let forecast = forecast.map(|sentence| Foreseen { sentence, underpowered });
     let mut notice = None;
     let decision = if news.more {
         Decision::Continue
@@ -157,7 +168,7 @@ fn advance(
     }
     if record.stage + 1 < record.stages.len() {
         // No evidence is never success, and a canary under suspicion gets no more traffic.
-        let heard = record.rules.rules.is_empty() || analysis.canary_in_stage > 0;
+        let heard = analysis.heard(record);
         let limit = -record.rules.alpha.ln();
         let suspected = evidence.is_some_and(|combined| combined.log_e >= limit / 2.0);
         let next = record.stage + 1;

@@ -8,6 +8,7 @@
 //! * `rules`: the tests of one rule; `analysis`: what was read and what is frozen
 //! * `look`: what follows; `words`: why, with numbers; `view`: what is shown
 //! * `forecast`: what a canary can show, beforehand; `play`: by playing it through
+//! * `paired`: the test of prediction errors over rows that are there at once
 //! * `replay`: the same tests and limits over minutes of a file or a simulation
 
 mod analysis;
@@ -15,6 +16,7 @@ mod blocks;
 mod forecast;
 mod look;
 mod minutes;
+mod paired;
 mod play;
 mod replay;
 mod rules;
@@ -27,8 +29,9 @@ mod tests;
 
 pub use self::analysis::{Analysis, ERROR_HISTORY, HISTORY, News};
 pub use self::forecast::{Equal, Expected, Forecast, RuleForecast, Worse};
-pub use self::look::{Decision, Look, look};
+pub use self::look::{Decision, Foreseen, Look, look};
 pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_bucket};
+pub use self::paired::{PairedErrors, paired_errors};
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
 pub use self::view::{ArmView, CanaryView, RuleView};
 pub use self::watch::Looks;

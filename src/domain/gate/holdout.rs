@@ -9,6 +9,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use super::super::id::MetricName;
+use super::super::metric::{Metrics, SegmentMetrics};
 
 /// Sums kept, one per block and segment.
 const MOST_SUMS: usize = 200_000;
@@ -152,6 +153,23 @@ impl Holdout {
         Ok(())
     }
 
+    /// MAE, RMSE and R² of the candidate, over all rows and by segment; what is undefined is left out.
+    pub fn metrics(&self) -> Metrics {
+        let values = |segment: Option<&str>| {
+            let scores = [("mae", Score::Mae), ("rmse", Score::Rmse), ("r2", Score::R2)];
+            let scored = scores.into_iter().filter_map(|(name, score)| {
+                Some((name.parse().ok()?, self.score(score, segment, Arm::Candidate)?))
+            });
+            scored.collect::<BTreeMap<MetricName, f64>>()
+        };
+        let of_segment = |segment: &str| SegmentMetrics {
+            values: values(Some(segment)),
+            n: Some(self.rows(Some(segment))),
+        };
+        let segments = self.segments().into_iter().map(|segment| (segment.to_owned(), of_segment(segment)));
+        Metrics { values: values(None), n: Some(self.rows(None)), segments: segments.collect() }
+    }
+
     /// Names of the segments, without the empty one.
     pub fn segments(&self) -> std::collections::BTreeSet<&str> {
         let names = self.blocks.values().flat_map(BTreeMap::keys).map(String::as_str);
@@ -161,6 +179,12 @@ impl Holdout {
     /// Rows, of one segment or of all.
     pub fn rows(&self, segment: Option<&str>) -> u64 {
         self.total(segment).n as u64
+    }
+
+    /// Names of the blocks, with their rows.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (&str, u64)> {
+        let rows = |block: &BTreeMap<String, Sums>| block.values().map(|sums| sums.n).sum::<f64>() as u64;
+        self.blocks.iter().map(move |(name, block)| (name.as_str(), rows(block)))
     }
 
     /// Rows that the champion predicted, too.

@@ -92,7 +92,7 @@ fn missing_is_not_zero() {
 fn a_stored_metric_counts_only_when_asked_for() {
     let candidate = metrics(&[("mae", 103.0)], None);
     let stored = metrics(&[("mae", 100.0)], None);
-    let champion = Champion::Serves { stored: Some(&stored) };
+    let champion = Champion::Serves { stored: Some(&stored), evaluated: None };
     let with = |limit, stored| {
         judged(GateRule { vs_champion: vs(limit, None, stored), ..rule("mae") }, &candidate, champion, None)
     };
@@ -109,15 +109,16 @@ fn a_higher_score_is_better_also_below_zero() {
     let candidate = metrics(&[("r2", -0.1)], None);
     let stored = metrics(&[("r2", -0.2)], None);
     let rule = GateRule { vs_champion: vs(0.0, None, true), ..rule("r2") };
-    let better = judged(rule.clone(), &candidate, Champion::Serves { stored: Some(&stored) }, None);
+    let better =
+        judged(rule.clone(), &candidate, Champion::Serves { stored: Some(&stored), evaluated: None }, None);
     assert_eq!(better.verdict, Verdict::Pass, "{}", better.sentence);
-    let worse = judged(rule, &stored, Champion::Serves { stored: Some(&candidate) }, None);
+    let worse = judged(rule, &stored, Champion::Serves { stored: Some(&candidate), evaluated: None }, None);
     assert_eq!(worse.verdict, Verdict::Fail, "{}", worse.sentence);
 }
 
 #[test]
 fn confidence_passes_fails_and_cannot_tell() {
-    let champion = Champion::Serves { stored: None };
+    let champion = Champion::Serves { stored: None, evaluated: None };
     let with = |factor, noise| {
         let holdout = holdout(factor, noise);
         let candidate = metrics(&[("mae", 10.0 * factor)], None);
@@ -142,7 +143,7 @@ fn few_blocks_and_an_absent_champion_cannot_tell() {
     }
     let candidate = metrics(&[("mae", 0.1)], None);
     let confident = GateRule { vs_champion: vs(0.02, Some(0.95), false), ..rule("mae") };
-    let serves = Champion::Serves { stored: None };
+    let serves = Champion::Serves { stored: None, evaluated: None };
     assert_eq!(judged(confident.clone(), &candidate, serves, Some(&small)).verdict, Verdict::Inconclusive);
     assert_eq!(judged(confident, &candidate, Champion::Absent, Some(&small)).verdict, Verdict::Inconclusive);
     let other = GateRule { vs_champion: vs(0.02, None, false), ..rule("auc") };
@@ -196,7 +197,7 @@ fn to_refuse_one_of_many_segments_takes_more_evidence_and_to_pass_takes_no_less(
         }
         let rule = GateRule { vs_champion: vs(0.02, Some(0.95), false), each_segment: true, ..rule("mae") };
         let candidate = Metrics::default();
-        let (better, champion) = (directions(), Champion::Serves { stored: None });
+        let (better, champion) = (directions(), Champion::Serves { stored: None, evaluated: None });
         let evidence =
             Evidence { candidate: &candidate, champion, holdout: Some(&scored), better: &better, seed: 3 };
         judge(&[rule], &evidence)
@@ -213,7 +214,7 @@ fn a_champion_of_another_holdout_is_warned_about() {
     let candidate = metrics(&[("mae", 103.0)], None);
     let stored = metrics(&[("mae", 100.0)], None);
     let rule = GateRule { vs_champion: vs(0.05, None, true), ..rule("mae") };
-    let result = judged(rule, &candidate, Champion::Serves { stored: Some(&stored) }, None);
+    let result = judged(rule, &candidate, Champion::Serves { stored: Some(&stored), evaluated: None }, None);
     let found = warnings(&[result], &directions());
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("mae: the champion was measured on another holdout"), "{}", found[0]);
@@ -252,7 +253,7 @@ fn too_good_to_be_true_is_said() {
     let rows = holdout(0.3, 0.0);
     let candidate = metrics(&[("mae", 3.0)], None);
     let rule = GateRule { vs_champion: vs(0.02, None, false), ..rule("mae") };
-    let result = judged(rule, &candidate, Champion::Serves { stored: None }, Some(&rows));
+    let result = judged(rule, &candidate, Champion::Serves { stored: None, evaluated: None }, Some(&rows));
     assert_eq!(result.verdict, Verdict::Pass);
     let found = warnings(&[result], &directions());
     assert_eq!(found.len(), 1);
@@ -263,7 +264,8 @@ fn too_good_to_be_true_is_said() {
 fn a_comparison_without_a_direction_is_an_error() {
     let candidate = metrics(&[("loss", 1.0)], None);
     let rule = GateRule { vs_champion: vs(0.02, None, true), ..rule("loss") };
-    let result = judged(rule, &candidate, Champion::Serves { stored: Some(&candidate) }, None);
+    let result =
+        judged(rule, &candidate, Champion::Serves { stored: Some(&candidate), evaluated: None }, None);
     assert_eq!(result.verdict, Verdict::Error);
 }
 
@@ -309,7 +311,7 @@ proptest! {
             1 => rule.min = Some(limit),
             _ => rule.vs_champion = vs(worse, confidence, stored),
         }
-        let result = judged(rule, &candidate, Champion::Serves { stored: Some(&stored_metrics) }, None);
+        let result = judged(rule, &candidate, Champion::Serves { stored: Some(&stored_metrics), evaluated: None }, None);
         prop_assert_ne!(result.verdict, Verdict::Pass, "{}", result.sentence);
     }
 
@@ -322,7 +324,7 @@ proptest! {
         let champion_values: Vec<_> = champion.map(|value| ("mae", value)).into_iter().collect();
         let stored = metrics(&champion_values, None);
         let rule = GateRule { vs_champion: vs(worse, None, true), ..rule("mae") };
-        let result = judged(rule, &metrics(&[("mae", value)], None), Champion::Serves { stored: Some(&stored) }, None);
+        let result = judged(rule, &metrics(&[("mae", value)], None), Champion::Serves { stored: Some(&stored), evaluated: None }, None);
         prop_assert_ne!(result.verdict, Verdict::Pass, "{}", result.sentence);
     }
 }

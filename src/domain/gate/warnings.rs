@@ -14,6 +14,9 @@ const CLAIM_TOLERANCE: f64 = 0.01;
 /// Better than the champion by more than this is more often a leak than a success.
 const TOO_GOOD: f64 = 0.5;
 
+/// Worse than its trainer says by more than this is rarely only another sample.
+const OPTIMISM: f64 = 0.2;
+
 /// What a trainer claims and its own holdout contradicts, in plain words.
 pub fn contradictions(claimed: &Metrics, holdout: &Holdout) -> Vec<String> {
     let whole = claimed.values.iter().map(|(name, value)| (None, name, *value));
@@ -40,6 +43,25 @@ pub fn contradictions(claimed: &Metrics, holdout: &Holdout) -> Vec<String> {
     found
 }
 
+/// Where a trainer's own words are better than what the rows of `evaluate` gave, by more than samples of
+/// the same data usually differ.
+pub fn optimism(said: &Metrics, measured: &Metrics, better: &BTreeMap<MetricName, Better>) -> Vec<String> {
+    let both = said.values.iter().filter_map(|(name, claim)| {
+        let (measured, better) = (*measured.values.get(name)?, *better.get(name)?);
+        let worse = worse_by(measured, *claim, better)?;
+        (worse > OPTIMISM).then(|| {
+            format!(
+                "the trainer reports {name} {}, but scored on the rows of `evaluate` it is {}: {} worse. \
+                 Either its holdout is easier, or rows of it were trained on",
+                number(*claim),
+                number(measured),
+                percent(worse)
+            )
+        })
+    });
+    both.collect()
+}
+
 /// What a human should look at although it passed.
 pub fn warnings(results: &[RuleResult], better: &BTreeMap<MetricName, Better>) -> Vec<String> {
     let mut found = Vec::new();
@@ -49,7 +71,8 @@ pub fn warnings(results: &[RuleResult], better: &BTreeMap<MetricName, Better>) -
         let metrics = apart.into_iter().collect::<Vec<_>>().join(", ");
         found.push(format!(
             "{metrics}: the champion was measured on another holdout, so an easier or harder one counts as a \
-             better or worse model; write the champion's predictions to $REFIT_ERRORS and leave `holdout: stored` out"
+             better or worse model; score both in an `evaluate` step, or write the champion's predictions to $REFIT_ERRORS, and leave \
+             `holdout: stored` out"
         ));
     }
     for result in results.iter().filter(|result| result.vs_champion && result.segment.is_none()) {

@@ -87,9 +87,9 @@ pub fn latest<'a>(attempts: &'a [Attempt], step: &StepId) -> Option<&'a Attempt>
 pub fn waits_for_approval(workflow: &Workflow, attempts: &[Attempt]) -> Vec<StepId> {
     let asks = |attempt: &&Attempt| {
         attempt.state == AttemptState::Sleeping
-            && workflow
-                .step(&attempt.step)
-                .is_some_and(|step| matches!(step.kind, StepKind::Approve(_) | StepKind::Gate(_)))
+            && workflow.step(&attempt.step).is_some_and(|step| {
+                matches!(step.kind, StepKind::Approve(_) | StepKind::Gate(_) | StepKind::Canary(_))
+            })
     };
     attempts.iter().filter(asks).map(|attempt| attempt.step.clone()).collect()
 }

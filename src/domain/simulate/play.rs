@@ -175,7 +175,7 @@ impl Game<'_> {
             let stored = self.past.weeks[self.champion].trained.as_ref();
             let evidence = Evidence {
                 candidate: metrics,
-                champion: Champion::Serves { stored },
+                champion: Champion::Serves { stored, evaluated: None },
                 holdout: scores.map(|scores| &scores.holdout),
                 better: &self.past.better,
                 seed: candidate as u64,

@@ -301,10 +301,12 @@ fn after_failure(kind: &StepKind, at: Position, diagnostics: &mut Vec<Diagnostic
     match kind {
         StepKind::Run(_) | StepKind::Rollback(_) | StepKind::Notify(_) | StepKind::Http(_) => {}
         StepKind::Fetch(_)
+        | StepKind::Evaluate(_)
         | StepKind::Gate(_)
         | StepKind::Publish(_)
         | StepKind::Canary(_)
         | StepKind::Wait(_)
+        | StepKind::Shadow(_)
         | StepKind::Approve(_)
         | StepKind::Compare(_)
         | StepKind::Promote(_) => {

@@ -5,8 +5,9 @@ use super::Step;
 use super::check::{File, Order};
 use super::decode::Draft;
 use super::diagnostic::Diagnostic;
-use super::step::{Canary, Expectations, Gate, Run, StepKind};
+use super::step::{Canary, Compare, Expectations, Gate, OnlineMetric, Run, StepKind, Wait, WhenUnderpowered};
 use crate::domain::expr::nearest;
+use crate::domain::id::StepId;
 
 /// The steps as far as they could be read, by number.
 struct Flow<'f> {
@@ -21,11 +22,8 @@ impl<'f> Flow<'f> {
         self.steps.iter().filter(move |(other, _)| self.order.precedes(*other, index)).map(|(_, step)| *step)
     }
 
-    fn runs_before(&self, index: usize) -> impl Iterator<Item = &'f Run> {
-        self.before(index).filter_map(|step| {
-            let StepKind::Run(run) = &step.kind else { return None };
-            Some(run)
-        })
+    fn commands_before(&self, index: usize) -> impl Iterator<Item = &'f Run> {
+        self.before(index).filter_map(|step| step.kind.command())
     }
 
     fn drafts_before(&self, index: usize) -> impl Iterator<Item = &'f Draft<'f>> {
@@ -66,30 +64,33 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                         ),
                     );
                 }
-                if let Some(from) = &publish.from
-                    && flow.sound_before(index)
-                    && !flow.before(index).any(|other| &other.id == from && other.kind.word() == "run")
-                {
-                    let diagnostic = Diagnostic::error(
-                        step.at,
-                        format!("`from: {from}` is no `run` step before `{}`", step.id),
-                    );
-                    diagnostics.push(diagnostic.hint("name the step whose files are published"));
+                from_run(&flow, index, step, publish.from.as_ref(), "published", diagnostics);
+            }
+            StepKind::Evaluate(evaluate) => {
+                if !flow.kind_before(index, "run") {
+                    let diagnostic =
+                        Diagnostic::error(step.at, format!("`{}` has nothing to score", step.id));
+                    diagnostics.push(diagnostic.hint("put it after the `run` step that trains"));
                 }
+                from_run(&flow, index, step, evaluate.from.as_ref(), "scored", diagnostics);
             }
             StepKind::Canary(canary) => rules_of(&flow, index, step, canary, diagnostics),
-            StepKind::Wait(wait) => {
-                let asks = [&wait.until, &wait.abort_if].into_iter().flatten();
-                let canary = asks.flat_map(|expr| expr.references()).any(|path| path.root() == "canary");
-                if canary && !flow.kind_before(index, "canary") {
-                    let diagnostic = Diagnostic::error(
-                        step.at,
-                        format!("`{}` asks for `canary`, and none is out by then", step.id),
-                    );
-                    diagnostics.push(diagnostic.hint("put it after a `canary` step"));
-                }
+            StepKind::Wait(wait) => watches(&flow, index, step, wait, diagnostics),
+            StepKind::Shadow(shadow) => {
+                watches(&flow, index, step, &shadow.wait, diagnostics);
+                pairs_count(&flow, index, step, diagnostics);
             }
-            StepKind::Compare(_) => {
+            StepKind::Compare(compare) => {
+                let replays = compare.when_underpowered == WhenUnderpowered::Replay;
+                if replays && !flow.drafts.iter().any(|draft| draft.kind.is_none_or(|kind| kind == "shadow"))
+                {
+                    let message =
+                        format!("`{}` replays inputs, and there is no command to do it with", step.id);
+                    let diagnostic = Diagnostic::warning(step.at, message);
+                    diagnostics.push(diagnostic.hint(
+                        "add a `shadow` step with a predict command; without one a human is asked at once",
+                    ));
+                }
                 if !flow.kind_before(index, "canary") {
                     let diagnostic =
                         Diagnostic::error(step.at, format!("`{}` has no canary to compare", step.id));
@@ -117,7 +118,7 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                     diagnostics
                         .push(diagnostic.hint("remove `target`; the canary's is meant when it is absent"));
                 }
-                if !flow.kind_before(index, "wait") && !flow.kind_before(index, "approve") {
+                if !["wait", "shadow", "approve"].iter().any(|word| flow.kind_before(index, word)) {
                     let message = format!("nothing waits between the canary and `{}`", step.id);
                     let diagnostic = Diagnostic::warning(step.at, message);
                     diagnostics.push(
@@ -136,13 +137,62 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
     side_by_side(&flow, diagnostics);
 }
 
+/// A wait for something of a canary has one to watch.
+fn watches(flow: &Flow<'_>, index: usize, step: &Step, wait: &Wait, diagnostics: &mut Vec<Diagnostic>) {
+    let asks = [&wait.until, &wait.abort_if].into_iter().flatten();
+    let canary = asks.flat_map(|expr| expr.references()).any(|path| path.root() == "canary");
+    if canary && !flow.kind_before(index, "canary") {
+        let diagnostic =
+            Diagnostic::error(step.at, format!("`{}` asks for `canary`, and none is out by then", step.id));
+        diagnostics.push(diagnostic.hint("put it after a `canary` step"));
+    }
+}
+
+/// What a shadow step finds is evidence of a canary, for a rule on prediction errors.
+fn pairs_count(flow: &Flow<'_>, index: usize, step: &Step, diagnostics: &mut Vec<Diagnostic>) {
+    if !flow.kind_before(index, "canary") {
+        let diagnostic = Diagnostic::error(step.at, format!("`{}` has no canary to score", step.id));
+        diagnostics.push(diagnostic.hint("put it after a `canary` step"));
+    }
+    let mut compares = flow.steps.iter().filter_map(|(_, other)| {
+        let StepKind::Compare(compare) = &other.kind else { return None };
+        Some(compare)
+    });
+    let counts = |compare: &Compare| compare.rules.iter().any(|rule| rule.metric == OnlineMetric::AbsError);
+    if flow.drafts.iter().all(|draft| draft.sound) && !compares.any(counts) {
+        let message = format!("no rule looks at the prediction errors that `{}` finds", step.id);
+        let diagnostic = Diagnostic::warning(step.at, message);
+        diagnostics.push(diagnostic.hint("add a rule on `abs_error` to `compare`"));
+    }
+}
+
+/// A step that is named for its files is a `run` step before this one.
+fn from_run(
+    flow: &Flow<'_>,
+    index: usize,
+    step: &Step,
+    from: Option<&StepId>,
+    done: &str,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let Some(from) = from.filter(|_| flow.sound_before(index)) else { return };
+    if !flow.before(index).any(|other| &other.id == from && other.kind.word() == "run") {
+        let message = format!("`from: {from}` is no `run` step before `{}`", step.id);
+        let hint = format!("name the step whose files are {done}");
+        diagnostics.push(Diagnostic::error(step.at, message).hint(hint));
+    }
+}
+
 /// Every rule of a gate is on a metric that some command gives.
 fn fed(file: &File<'_>, flow: &Flow<'_>, index: usize, gate: &Gate, diagnostics: &mut Vec<Diagnostic>) {
-    let runs: Vec<&Run> = flow.runs_before(index).collect();
+    let runs: Vec<&Run> = flow.commands_before(index).collect();
     let sound = flow.sound_before(index);
     let from_file = runs.iter().any(|run| run.metrics_file);
-    let printed: Vec<&str> =
-        runs.iter().flat_map(|run| run.stdout_metrics.keys()).map(|metric| metric.as_str()).collect();
+    let evaluated = flow.kind_before(index, "evaluate");
+    let printed = runs.iter().flat_map(|run| run.stdout_metrics.keys()).map(|metric| metric.as_str());
+    // What refit computes itself from the rows of a scoring command.
+    let scored = ["mae", "rmse", "r2"].into_iter().filter(|_| evaluated);
+    let printed: Vec<&str> = printed.chain(scored).collect();
     for rule in &gate.rules {
         let metric = rule.metric.as_str();
         if sound && !from_file && !printed.contains(&metric) {
@@ -166,7 +216,7 @@ fn fed(file: &File<'_>, flow: &Flow<'_>, index: usize, gate: &Gate, diagnostics:
                 )),
             );
         }
-        if sound && !from_file && (rule.each_segment || rule.min_rows.is_some()) {
+        if sound && !from_file && !evaluated && (rule.each_segment || rule.min_rows.is_some()) {
             let key = if rule.each_segment { "each" } else { "min_rows" };
             let message =
                 format!("`{key}` needs a metrics file: what a command prints has no segments and no rows");

@@ -10,6 +10,7 @@ use super::checker::{Checker, MAX_REPORTED, Use};
 use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::node::{self, Node};
 use super::shape::Shape;
+use super::step::WhenUnderpowered;
 use super::trigger::{EventTrigger, Input, InputKind, Schedule, Triggers};
 use super::{
     Concurrency, Moment, NotifyRule, Position, Recipient, Step, StepKind, Workflow, check, decode_step, keys,
@@ -151,12 +152,23 @@ fn decode(root: &Node, files: &BTreeMap<String, String>, checker: &mut Checker) 
         notify,
         secrets,
     };
-    settle_rules(&mut workflow);
+    settle_rules(&mut workflow, root);
     Some(workflow)
 }
 
-/// A canary that names no rules goes by the only ones there are.
-fn settle_rules(workflow: &mut Workflow) {
+/// What one step does not say and others do: a canary that names no rules goes by the only ones there are, and one that
+/// will probably not conclude is replayed where there is a command to do it with.
+fn settle_rules(workflow: &mut Workflow, root: &Node) {
+    let replays = workflow.steps.iter().any(|step| matches!(step.kind, StepKind::Shadow(_)));
+    for (step, node) in workflow.steps.iter_mut().zip(root.items("steps")) {
+        let said = node.get("with").is_some_and(|with| with.get("when_underpowered").is_some());
+        if let StepKind::Compare(compare) = &mut step.kind
+            && replays
+            && !said
+        {
+            compare.when_underpowered = WhenUnderpowered::Replay;
+        }
+    }
     let is_compare = |step: &&Step| matches!(step.kind, StepKind::Compare(_));
     let only = workflow.steps.iter().find(is_compare).map(|step| step.id.clone());
     for step in &mut workflow.steps {

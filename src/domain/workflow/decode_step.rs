@@ -9,15 +9,18 @@ use super::diagnostic::Diagnostic;
 use super::node::Node;
 use super::shape;
 use super::step::{
-    Approve, Canary, Compare, CompareRule, Expectations, Fetch, Gate, GateRule, Http, Limits, Newest, Notify,
-    OnlineMetric, Outputs, Promote, Publish, Rollback, RowBounds, Run, Source, Stage, StdoutMetric, StepKind,
-    VsChampion, Wait, WhenUnderpowered,
+    Approve, Canary, Compare, CompareRule, Evaluate, Expectations, Fetch, Gate, GateRule, Http, Limits,
+    Newest, Notify, OnlineMetric, Outputs, Promote, Publish, Rollback, RowBounds, Run, Shadow, Source, Stage,
+    StdoutMetric, StepKind, VsChampion, Wait, WhenUnderpowered,
 };
 use super::units::{self, format_duration};
 use crate::domain::id::MetricName;
 
 const GRACE: Duration = Duration::from_secs(10);
 const HOLD_FOR: Duration = Duration::from_secs(6 * 86_400);
+/// How often a shadow step looks for new rows, and how often it may.
+const EVERY: Duration = Duration::from_secs(3600);
+const LOOK: Duration = Duration::from_secs(60);
 const ALPHA: f64 = 0.02;
 const BETA: f64 = 0.05;
 
@@ -43,6 +46,11 @@ pub(super) fn kind(
             to: with.text_of("to")?,
             expect: node.get("expect").map(|expect| expectations(expect, diagnostics)).unwrap_or_default(),
         }),
+        "evaluate" => StepKind::Evaluate(Evaluate {
+            command: run(with, diagnostics)?,
+            from: with.parsed("from"),
+            holdout: with.text_of("holdout"),
+        }),
         "gate" => StepKind::Gate(Gate {
             first_version: with.word_or_default("first_version"),
             inconclusive: with.word_or_default("inconclusive"),
@@ -56,6 +64,12 @@ pub(super) fn kind(
         }),
         "canary" => StepKind::Canary(canary(with, diagnostics)?),
         "wait" => StepKind::Wait(wait(with, diagnostics)),
+        "shadow" => StepKind::Shadow(Shadow {
+            command: run(with, diagnostics)?,
+            rows: source(with.get("from")?, files, diagnostics)?,
+            every: every(with, diagnostics),
+            wait: wait(with, diagnostics),
+        }),
         "approve" => StepKind::Approve(Approve {
             message: with.template("message"),
             at_most: with.duration("at_most"),
@@ -313,6 +327,16 @@ fn wait(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Wait {
         (Some(_), Some(_) | None) | (None, None) => {}
     }
     wait
+}
+
+fn every(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Duration {
+    let every = with.duration("every").unwrap_or(EVERY);
+    if let Some(place) = with.get("every").filter(|_| every < LOOK) {
+        let diagnostic = Diagnostic::error(place.at, "`every` is at least a minute");
+        diagnostics
+            .push(diagnostic.hint("canaries are looked at every minute; what comes oftener is not seen"));
+    }
+    every
 }
 
 fn compare(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Compare> {

@@ -1,12 +1,13 @@
 //! The keys of steps, by kind.
 
 use super::keys::{KEEP, OPEN_ROOTS, RECIPIENTS, STEP_ROOTS, WATCH_ROOTS, words};
+use super::keys_command::{EVALUATE, RUN_STEP, SHADOW};
 use super::shape::{Key, Object, Shape, key};
 
-const SECRET_TEXT: Shape = Shape::Template(STEP_ROOTS);
+pub(super) const SECRET_TEXT: Shape = Shape::Template(STEP_ROOTS);
 const OPEN_TEXT: Shape = Shape::Template(OPEN_ROOTS);
 
-const COMMON: &[Key] = &[
+pub(super) const COMMON: &[Key] = &[
     key("id", Shape::Name, "Its name in `needs` and `steps.<id>`; its kind when absent."),
     key("name", Shape::Text, "What people read."),
     key(
@@ -22,26 +23,28 @@ const USES: &[Key] = &[key(
     "uses",
     Shape::Words {
         now: &[
-            "fetch", "gate", "publish", "canary", "wait", "approve", "compare", "promote", "rollback",
-            "notify", "http",
+            "fetch", "evaluate", "gate", "publish", "canary", "wait", "shadow", "approve", "compare",
+            "promote", "rollback", "notify", "http",
         ],
         later: LATER_KINDS,
     },
     "The kind of step.",
 )];
-const TIMEOUT: &[Key] = &[key("timeout", Shape::Duration, "No attempt takes longer.")];
+pub(super) const TIMEOUT: &[Key] = &[key("timeout", Shape::Duration, "No attempt takes longer.")];
 
 /// Kinds of steps that later versions know.
-pub(super) const LATER_KINDS: &[&str] = &["evaluate", "shadow", "dispatch", "load"];
+pub(super) const LATER_KINDS: &[&str] = &["dispatch", "load"];
 
 /// Every kind of step, by the word after `uses:`; `run` has none.
 pub(super) static STEPS: &[(&str, &Object)] = &[
     ("run", &RUN_STEP),
     ("fetch", &FETCH_STEP),
+    ("evaluate", &EVALUATE_STEP),
     ("gate", &GATE_STEP),
     ("publish", &PUBLISH_STEP),
     ("canary", &CANARY_STEP),
     ("wait", &WAIT_STEP),
+    ("shadow", &SHADOW_STEP),
     ("approve", &APPROVE_STEP),
     ("compare", &COMPARE_STEP),
     ("promote", &PROMOTE_STEP),
@@ -74,73 +77,6 @@ pub(super) static RETRY: Object = Object {
     ]],
 };
 
-static RUN_STEP: Object = Object {
-    name: "run_step",
-    doc: "Any command; a trainer is one with `metrics` or `outputs`.",
-    one_of: &[],
-    keys: &[
-        COMMON,
-        TIMEOUT,
-        &[
-            key("run", Shape::Command, "The command line, given to `sh -c`. Values reach it through `env`.")
-                .required(),
-            key("working_dir", Shape::RelativePath, "Where it runs, relative to the project."),
-            key("env", Shape::MapOf(&SECRET_TEXT), "What it sees beside a clean environment."),
-            key("limits", Shape::Object(&LIMITS), "What it may use."),
-            key("grace", Shape::Duration, "Time between SIGTERM and SIGKILL; 10s when absent."),
-            key("metrics", Shape::Object(&RUN_METRICS), "How its metrics are read."),
-            key("outputs", Shape::Object(&OUTPUTS), "Files it leaves outside `$REFIT_OUT`."),
-        ],
-    ],
-};
-
-static LIMITS: Object = Object {
-    name: "limits",
-    doc: "What a command may use.",
-    one_of: &[],
-    keys: &[&[
-        key("memory", Shape::Size, "Memory of the whole process tree."),
-        key("log", Shape::Size, "Log that is kept; 64MiB when absent."),
-        key("output", Shape::Size, "Files it may leave as artifacts."),
-    ]],
-};
-
-static RUN_METRICS: Object = Object {
-    name: "run_metrics",
-    doc: "How the metrics of a command are read.",
-    one_of: &[],
-    keys: &[&[
-        key("stdout", Shape::MapOf(&Shape::Object(&STDOUT_METRIC)), "Read from what it prints, by metric."),
-        key("file", Shape::Boolean, "Whether it must write `$REFIT_METRICS`."),
-    ]],
-};
-
-static STDOUT_METRIC: Object = Object {
-    name: "stdout_metric",
-    doc: "A metric read from what a command prints.",
-    one_of: &[],
-    keys: &[&[
-        key("pattern", Shape::Pattern, "A regular expression with exactly one group, the number.").required(),
-        key(
-            "pick",
-            words(&["first", "last", "max", "min", "mean"]),
-            "Which of several matches counts; several without it are an error.",
-        ),
-    ]],
-};
-
-static OUTPUTS: Object = Object {
-    name: "outputs",
-    doc: "Files a command leaves outside `$REFIT_OUT`.",
-    one_of: &[],
-    keys: &[&[
-        key("from", Shape::RelativePath, "The directory, relative to the project.").required(),
-        key("files", Shape::Text, "A glob over file names; `*` when absent."),
-        key("count", Shape::Integer(1, 100_000), "Exactly this many."),
-        key("max_total", Shape::Size, "At most this much together."),
-    ]],
-};
-
 step!(FETCH_STEP, "fetch", "Rows into a file, then checked.",
     with: key("with", Shape::Object(&FETCH), "What is fetched.").required(),
     also: TIMEOUT,
@@ -157,7 +93,7 @@ static FETCH: Object = Object {
     ]],
 };
 
-static SOURCE: Object = Object {
+pub(super) static SOURCE: Object = Object {
     name: "source",
     doc: "Where rows come from; exactly one.",
     one_of: &["file", "http", "postgres", "sqlite"],
@@ -243,6 +179,9 @@ static NEWEST: Object = Object {
         key("on_stale", words(&["fail", "skip"]), "What a greater age means; `fail` when absent."),
     ]],
 };
+
+step!(EVALUATE_STEP, "evaluate", "Scores candidate and champion on the same rows.",
+    with: key("with", Shape::Object(&EVALUATE), "How they are scored.").required(), also: TIMEOUT);
 
 step!(GATE_STEP, "gate", "The offline check.", with: key("with", Shape::Object(&GATE), "Its rules.").required(), also: TIMEOUT);
 
@@ -346,13 +285,18 @@ static WAIT: Object = Object {
     name: "wait",
     doc: "At least `for`, then until `until`, at most `at_most`.",
     one_of: &[],
-    keys: &[&[
-        key("for", Shape::Duration, "At least this long."),
-        key("until", Shape::Condition(WATCH_ROOTS), "Then until this is true."),
-        key("at_most", Shape::Duration, "At most this long in all."),
-        key("abort_if", Shape::Condition(WATCH_ROOTS), "The run fails as soon as this is true."),
-    ]],
+    keys: &[WAITS],
 };
+
+pub(super) const WAITS: &[Key] = &[
+    key("for", Shape::Duration, "At least this long."),
+    key("until", Shape::Condition(WATCH_ROOTS), "Then until this is true."),
+    key("at_most", Shape::Duration, "At most this long in all."),
+    key("abort_if", Shape::Condition(WATCH_ROOTS), "The run fails as soon as this is true."),
+];
+
+step!(SHADOW_STEP, "shadow", "Runs candidate and champion on rows as their truth arrives, whoever served them.",
+    with: key("with", Shape::Object(&SHADOW), "How, and how long.").required(), also: TIMEOUT);
 
 step!(APPROVE_STEP, "approve", "A human decides.", with: key("with", Shape::Object(&APPROVE), "What they read."));
 
@@ -381,8 +325,8 @@ static COMPARE: Object = Object {
         ),
         key(
             "when_underpowered",
-            Shape::Words { now: &["hold"], later: &["replay", "approve"] },
-            "What happens when the canary will probably not conclude; `hold` when absent: it starts, and an inconclusive end follows `on_inconclusive`.",
+            words(&["replay", "approve", "hold"]),
+            "What happens before a canary that will probably not conclude. `hold`: it starts, and an inconclusive end follows `on_inconclusive`. `approve`: a human decides whether it starts. `replay`: the same, after the last 1,000 logged inputs went through both versions with the `shadow` command; a candidate that is worse on them is rejected. `replay` when absent beside a `shadow` step, else `hold`.",
         ),
         key("hold_for", Shape::Duration, "A held canary is rolled back after this; 6d when absent."),
         key(

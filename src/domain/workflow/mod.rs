@@ -11,6 +11,7 @@ mod decode;
 mod decode_step;
 pub mod diagnostic;
 mod keys;
+mod keys_command;
 mod keys_step;
 mod node;
 pub mod plan;

@@ -39,10 +39,20 @@ fn describe(step: &Step, mode: Mode) -> String {
     let text = match &step.kind {
         StepKind::Fetch(it) => fetch(it),
         StepKind::Run(it) => run(it, step),
+        StepKind::Evaluate(it) => {
+            let on = it.holdout.as_ref().map(|file| format!(" on `{file}`")).unwrap_or_default();
+            format!("{}, once for the candidate and once for the champion{on}", run(&it.command, step))
+        }
         StepKind::Gate(it) => gate(it),
         StepKind::Publish(it) => publish(it),
         StepKind::Canary(it) => canary(it),
         StepKind::Wait(it) => wait(it),
+        StepKind::Shadow(it) => format!(
+            "every {} {} for champion and candidate on rows whose truth arrived; {}",
+            format_duration(it.every),
+            run(&it.command, step),
+            wait(&it.wait)
+        ),
         StepKind::Approve(it) => approve(it),
         StepKind::Compare(it) => compare(it),
         StepKind::Promote(it) => {

@@ -108,6 +108,19 @@ impl Ledger for Names {
     async fn canary(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError> {
         unused()
     }
+    async fn foresee(&self, _: &CanaryOpening) -> Result<Option<crate::domain::canary::Foreseen>, StepError> {
+        unused()
+    }
+    async fn scored(
+        &self,
+        _: &VersionName,
+        _: &VersionName,
+    ) -> Result<std::collections::HashSet<String>, StepError> {
+        unused()
+    }
+    async fn add_scored(&self, _: &crate::domain::evidence::ScoredRows) -> Result<u64, StepError> {
+        unused()
+    }
     async fn canary_promoted(&self, _: Option<Timestamp>) -> Result<(), StepError> {
         unused()
     }

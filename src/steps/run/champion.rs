@@ -1,10 +1,11 @@
 //! `$REFIT_CHAMPION`: the files of the version that serves now, fetched from its store once and
 //! verified against its manifest every time.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use crate::artifacts::sealed::{self, SealedError};
-use crate::domain::id::TargetName;
+use crate::domain::id::{TargetName, VersionName};
 use crate::domain::release::Release;
 use crate::domain::workflow::{StepKind, Workflow};
 use crate::steps::context::{StepContext, StepError};
@@ -31,22 +32,40 @@ pub(crate) async fn release(ctx: &StepContext<'_>) -> Result<Option<Release>, St
     }
 }
 
-/// The directory with the champion's files; `None` when there is no champion.
-pub(super) async fn files(ctx: &StepContext<'_>) -> Result<Option<PathBuf>, StepError> {
-    let Some(champion) = release(ctx).await?.and_then(|release| release.desired.champion) else {
-        return Ok(None);
+/// The champion, and the directory with its files; `None` when there is no champion.
+pub(in crate::steps) async fn files(
+    ctx: &StepContext<'_>,
+) -> Result<Option<(VersionName, PathBuf)>, StepError> {
+    let fetched = async {
+        let Some(champion) = release(ctx).await?.and_then(|release| release.desired.champion) else {
+            return Ok(None);
+        };
+        let dir = files_of(ctx, &champion.version, "the champion").await?;
+        Ok(Some((champion.version, dir)))
     };
-    let version = &champion.version;
+    tokio::select! {
+        files = fetched => files,
+        () = ctx.cancel.cancelled() => Err(StepError::Interrupted),
+    }
+}
+
+/// The directory with the files of a sealed version, verified and not to be written to; `who` is what
+/// messages call it.
+pub(in crate::steps) async fn files_of(
+    ctx: &StepContext<'_>,
+    version: &VersionName,
+    who: &str,
+) -> Result<PathBuf, StepError> {
     let record = ctx.ledger.version(version).await?;
     let Some((record, manifest)) = record.and_then(|record| Some((record.clone(), record.manifest?))) else {
         return Err(StepError::permanent(format!(
-            "the champion {version} has no manifest here, so its files cannot be fetched for $REFIT_CHAMPION"
+            "{who} {version} has no manifest here, so its files cannot be fetched"
         ))
         .hint("adopt the version again with `refit adopt`, or promote one that refit published"));
     };
     let Some(store) = ctx.services.stores.get(&record.store) else {
         return Err(StepError::permanent(format!(
-            "the champion {version} is in the store `{}`, which refit.toml does not name",
+            "{who} {version} is in the store `{}`, which refit.toml does not name",
             record.store
         )));
     };
@@ -57,14 +76,18 @@ pub(super) async fn files(ctx: &StepContext<'_>) -> Result<Option<PathBuf>, Step
         None => sealed::fetch_files(store, &manifest, &dir).await,
     };
     fetched.map_err(|error| match error {
-        SealedError::BadFile { .. } => StepError::permanent(format!(
-            "the champion is not what its manifest says: it was changed: {error}"
-        ))
-        .hint("`refit model verify` looks at all its files"),
+        SealedError::BadFile { .. } => {
+            StepError::permanent(format!("{who} is not what its manifest says: it was changed: {error}"))
+                .hint("`refit model verify` looks at all its files")
+        }
         SealedError::Disk { .. } => StepError::transient(error.to_string()),
         SealedError::NotSealed { .. } | SealedError::BadManifest { .. } | SealedError::Store(_) => {
             crate::adapter::AdapterError::from(error).into()
         }
     })?;
-    Ok(Some(dir))
+    for file in &manifest.files {
+        // Whoever scores it may not change it; should somebody do so all the same, the next fetch finds it.
+        let _ = std::fs::set_permissions(dir.join(&file.path), std::fs::Permissions::from_mode(0o444));
+    }
+    Ok(dir)
 }

@@ -15,7 +15,7 @@ use crate::domain::workflow::step::{Pick, StdoutMetric};
 pub(super) const FILE_LIMIT: u64 = 1024 * 1024;
 
 /// Numbers found in what a command prints, in bounded memory however often a pattern matches.
-pub(super) struct StdoutMetrics<'s> {
+pub(in crate::steps) struct StdoutMetrics<'s> {
     found: Vec<(&'s MetricName, &'s StdoutMetric, Found)>,
 }
 

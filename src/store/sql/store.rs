@@ -29,8 +29,8 @@ use crate::store::outage::Outage;
 use crate::store::{
     BatchReceipt, BoardEntry, Checkpoint, ClaimResult, Due, EvidenceMinute, LogChunk, NewRun, Notice,
     ObservationBatch, OnWake, OutboxEntry, PairedError, Planner, ReleaseAudit, ReleaseWrite, ReleaseWritten,
-    Renewal, Reservation, RunFilter, RunSummary, ScheduleRow, Store, StoreError, Submitted, TruthBatch,
-    VersionNamer,
+    Renewal, Reservation, RunFilter, RunSummary, ScheduleRow, ScoredRows, Store, StoreError, Submitted,
+    TruthBatch, VersionNamer,
 };
 
 /// What a database's `open` has made.
@@ -511,6 +511,16 @@ impl Store for SqlStore {
 
     async fn add_truth(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError> {
         self.seen(self.add_truths(batch).await)
+    }
+
+    async fn add_scored(
+        &self,
+        run: RunId,
+        epoch: Epoch,
+        model: &ModelName,
+        scored: &ScoredRows,
+    ) -> Result<u64, StoreError> {
+        self.seen(self.add_scored_rows(run, epoch, model, scored).await)
     }
 
     async fn evidence(

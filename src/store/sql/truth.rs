@@ -1,6 +1,6 @@
 //! Truths, and the pairs of errors they make: both versions on one request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,10 +9,11 @@ use sqlx::types::Json;
 use super::super::{Connection, Row};
 use super::evidence::{Kind, begin_batch, take_numbers};
 use super::rows::{self, get, json as document, text, time_text};
+use super::signals::fence;
 use super::store::SqlStore;
 use crate::domain::Timestamp;
-use crate::domain::id::{ModelName, VersionName};
-use crate::store::{BatchReceipt, PairedError, StoreError, TruthBatch};
+use crate::domain::id::{Epoch, ModelName, RunId, VersionName};
+use crate::store::{BatchReceipt, PairedError, ScoredRow, ScoredRows, StoreError, TruthBatch};
 
 /// What another version said of the same request.
 #[derive(Deserialize)]
@@ -57,6 +58,36 @@ impl SqlStore {
         Ok(BatchReceipt { duplicate: false, accepted, unmatched: accepted.saturating_sub(matched) })
     }
 
+    pub(super) async fn add_scored_rows(
+        &self,
+        run: RunId,
+        epoch: Epoch,
+        model: &ModelName,
+        scored: &ScoredRows,
+    ) -> Result<u64, StoreError> {
+        let mut tx = self.begin().await?;
+        fence(&mut tx, run, epoch).await?;
+        // Whoever adds to the model's evidence takes its row first: of two that score one row, one comes later.
+        take_numbers(&mut tx, model, 0).await?;
+        let (stable, canary) = (scored.stable.as_str(), scored.canary.as_str());
+        let mut known = known_pairs(&mut tx, model, stable, canary, &scored.rows).await?;
+        let (mut pairs, mut new) = (Vec::new(), 0);
+        for row in &scored.rows {
+            let id = text(&row.id);
+            if !row.stable.is_finite() || !row.canary.is_finite() || !known.insert(id.clone()) {
+                continue;
+            }
+            new += 1;
+            let pair = |one: (&str, f64), other: (&str, f64)| json!({"r": id, "b": row.block.as_deref().map(text), "v": one.0, "e": one.1, "w": other.0, "f": other.1});
+            let (stable, canary) = ((stable, row.stable), (canary, row.canary));
+            // Each with itself, too: its errors, from which a later canary learns their scale.
+            pairs.extend([pair(stable, stable), pair(stable, canary), pair(canary, canary)]);
+        }
+        insert_pairs(&mut tx, model, pairs, scored.at).await?;
+        tx.commit().await?;
+        Ok(new)
+    }
+
     pub(super) async fn list_pairs(
         &self,
         model: &ModelName,
@@ -82,6 +113,31 @@ impl SqlStore {
         .await?;
         rows::all(&found, pair)
     }
+}
+
+/// The rows of which there is a pair of these versions, whichever served.
+async fn known_pairs(
+    connection: &mut Connection,
+    model: &ModelName,
+    stable: &str,
+    canary: &str,
+    rows: &[ScoredRow],
+) -> Result<HashSet<String>, StoreError> {
+    let wanted: Vec<Value> = rows.iter().map(|row| json!({ "r": text(&row.id) })).collect();
+    let found = sqlx::query(sql!(concat!(
+        "SELECT request_id FROM refit.paired_errors
+         WHERE model = $1 AND ((served = $2 AND shadow = $3) OR (served = $3 AND shadow = $2))
+         AND request_id IN (SELECT e.value ->> 'r' FROM ",
+        each!("$4"),
+        ")"
+    )))
+    .bind(model.as_str())
+    .bind(stable)
+    .bind(canary)
+    .bind(Json(wanted))
+    .fetch_all(connection)
+    .await?;
+    found.iter().map(|row| get(row, "request_id")).collect()
 }
 
 fn pair(row: &Row) -> Result<PairedError, StoreError> {

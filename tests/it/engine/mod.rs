@@ -11,6 +11,7 @@ mod releases;
 mod retention;
 mod rollout;
 mod secrets;
+mod shadow;
 mod shutdown;
 
 use crate::support::world::World;

@@ -182,3 +182,26 @@ async fn a_gate_without_a_trainer_is_an_error() {
     let bench = Bench::new("gate");
     failure(run(&gate(vec![rule(Some(12.0), None)]), &bench.ctx()).await);
 }
+
+#[tokio::test]
+async fn a_holdout_from_all_over_the_time_is_warned_about() {
+    let mut bench = serving(9.0, true);
+    let mut csv = "block,actual,predicted,champion_predicted\n".to_owned();
+    for day in 1..=28 {
+        writeln!(csv, "2026-10-{day:02},{day},{},{}", day + 9, day + 10).expect("in memory");
+    }
+    let path = bench.root.path().join("errors.csv");
+    std::fs::write(&path, &csv).expect("writable");
+    let mut trained = bench.history[0].output.take().expect("an output");
+    trained["errors"]["sha256"] =
+        Sha256::digest(&csv).iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+    bench.history[0].output = Some(trained);
+    let data = serde_json::json!({
+        "file": "rows.csv", "rows": 280, "bytes": 1, "sha256": "",
+        "columns": [{ "name": "race_date", "empty": 0, "min": "2026-10-01", "max": "2026-10-28" }],
+    });
+    bench.ended("data", data);
+    let output: GateOutput = done(run(&gate(vec![rule(Some(12.0), Some(0.02))]), &bench.ctx()).await);
+    assert_eq!(output.warnings.len(), 1);
+    assert!(output.warnings[0].contains("a random split over time-ordered data"), "{:?}", output.warnings);
+}

@@ -296,7 +296,7 @@ async fn with_champion(bench: &mut Bench, text: &str) -> Result<StepResult, Step
     let dir = store.join("race-times/2026-11-14/sub");
     fs::create_dir_all(&dir).expect("writable");
     fs::write(dir.join("model.json"), text).expect("writable");
-    let line = "echo '{\"mae\": 1}' > $REFIT_METRICS; cat $REFIT_CHAMPION/sub/model.json; echo worse > $REFIT_CHAMPION/sub/model.json";
+    let line = "echo '{\"mae\": 1}' > $REFIT_METRICS; cat $REFIT_CHAMPION/sub/model.json; rm -f $REFIT_CHAMPION/sub/model.json; echo worse > $REFIT_CHAMPION/sub/model.json";
     bench.run_command(&Run { metrics_file: true, ..command(line) }).await
 }
 

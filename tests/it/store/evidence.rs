@@ -1,17 +1,21 @@
 //! Evidence: counted once, in an order no reader's cursor misses.
 
 use refit::domain::Timestamp;
-use refit::domain::id::{ModelName, VersionName};
-use refit::store::{BatchReceipt, EvidenceMinute, MinuteCounts, ObservationBatch, Prediction, TruthBatch};
+use refit::domain::id::{Epoch, ModelName, VersionName};
+use refit::store::{
+    BatchReceipt, EvidenceMinute, MinuteCounts, ObservationBatch, Prediction, ScoredRow, ScoredRows,
+    StoreError, TruthBatch,
+};
 
 use super::database::Database;
-use super::on_both;
+use super::{make, on_both};
 
 on_both! {
     a_batch_counts_once
     minutes_are_added_up_and_stand_out_by_their_number
     truth_makes_a_pair_of_errors
     truth_that_comes_first_waits
+    a_row_that_a_run_scored_counts_once_and_only_for_its_holder
 }
 
 fn model() -> ModelName {
@@ -117,4 +121,44 @@ async fn truth_that_comes_first_waits(db: Database) {
     store.observe(&batch("b1", Vec::new(), predictions, db.now())).await.expect("kept");
     let pairs = store.paired_errors(&model(), &version("v2"), &version("v1"), 0, 100).await.expect("read");
     assert_eq!((pairs.len(), pairs[0].canary, pairs[0].stable), (1, 1.0, 1.5));
+}
+
+async fn a_row_that_a_run_scored_counts_once_and_only_for_its_holder(db: Database) {
+    let (store, other) = (db.open().await, db.open().await);
+    let run = make::run(&store, db.now()).await;
+    let worker = make::worker(&store, db.now()).await;
+    let epoch = make::claim(&store, run, worker, db.now()).await.run.epoch;
+    let row = |id: &str, canary: f64| ScoredRow {
+        id: id.to_owned(),
+        block: Some("race-1".to_owned()),
+        stable: 1.0,
+        canary,
+    };
+    let scored = |rows: Vec<ScoredRow>| ScoredRows {
+        stable: version("v1"),
+        canary: version("v2"),
+        rows,
+        at: db.now(),
+    };
+    // The app reported this request itself.
+    let predictions = vec![prediction("r1", "v2", 10.0, &[("v1", 12.0)], db.now())];
+    store.observe(&batch("b1", Vec::new(), predictions, db.now())).await.expect("kept");
+    store.add_truth(&truths("t1", &[("r1", 11.0)], db.now())).await.expect("kept");
+
+    let rows = scored(vec![row("r1", 9.0), row("r2", 2.0), row("r2", 5.0), row("r3", f64::NAN)]);
+    let model = model();
+    let (one, two) = tokio::join!(
+        store.add_scored(run, epoch, &model, &rows),
+        other.add_scored(run, epoch, &model, &rows)
+    );
+    assert_eq!(one.expect("kept") + two.expect("kept"), 1, "of two that add it, one does");
+    assert_eq!(store.add_scored(run, epoch, &model, &scored(vec![row("r4", 0.5)])).await.expect("kept"), 1);
+    let pairs = store.paired_errors(&model, &version("v2"), &version("v1"), 0, 100).await.expect("read");
+    let shown: Vec<_> = pairs.iter().map(|p| (p.request_id.as_str(), p.canary, p.stable)).collect();
+    assert_eq!(shown, [("r1", 1.0, 1.0), ("r2", 2.0, 1.0), ("r4", 0.5, 1.0)]);
+    let own = store.paired_errors(&model, &version("v1"), &version("v1"), 0, 100).await.expect("read");
+    assert_eq!(own.len(), 3, "a later canary learns the scale of errors from it");
+
+    let late = store.add_scored(run, Epoch(epoch.0 + 1), &model, &scored(vec![row("r5", 1.0)])).await;
+    assert!(matches!(late, Err(StoreError::Fenced)), "{late:?}");
 }

@@ -528,6 +528,16 @@ impl Store for CrashingStore {
         self.crash.around("add_truth", self.inner.add_truth(batch)).await
     }
 
+    async fn add_scored(
+        &self,
+        run: RunId,
+        epoch: Epoch,
+        model: &ModelName,
+        scored: &ScoredRows,
+    ) -> Result<u64, StoreError> {
+        self.crash.around("add_scored", self.inner.add_scored(run, epoch, model, scored)).await
+    }
+
     async fn evidence(
         &self,
         model: &ModelName,

@@ -1,6 +1,6 @@
 //! A bench for step bodies: a run with its directories, and a ledger in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use refit::adapter::ArtifactStore;
 use refit::clock::ManualClock;
 use refit::domain::Timestamp;
-use refit::domain::canary::{CanaryRecord, Looks};
+use refit::domain::canary::{CanaryRecord, Foreseen, Looks};
 use refit::domain::event::{Cause, Event};
+use refit::domain::evidence::{ScoredRow, ScoredRows};
 use refit::domain::expr::{Scope, Template};
 use refit::domain::id::{
     CanaryId, Epoch, EventId, Generation, InstanceId, RunId, StepId, StoreName, TargetName, VersionName,
@@ -360,6 +361,9 @@ pub struct FakeLedger {
     pub release: Option<Release>,
     pub versions: BTreeMap<VersionName, VersionRecord>,
     pub intents: Mutex<BTreeMap<String, Intent>>,
+    pub canary: Option<CanaryRecord>,
+    /// In the order in which they were scored.
+    pub scored: Mutex<Vec<ScoredRow>>,
 }
 
 fn not_here<T>() -> Result<T, StepError> {
@@ -431,12 +435,26 @@ impl Ledger for FakeLedger {
         not_here()
     }
 
+    async fn foresee(&self, _: &CanaryOpening) -> Result<Option<Foreseen>, StepError> {
+        not_here()
+    }
+
     async fn open_canary(&self, _: CanaryOpening) -> Result<CanaryId, StepError> {
         not_here()
     }
 
     async fn canary(&self) -> Result<Option<CanaryRecord>, StepError> {
-        Ok(None)
+        Ok(self.canary.clone())
+    }
+
+    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<HashSet<String>, StepError> {
+        let scored = self.scored.lock().expect("unpoisoned");
+        Ok(scored.iter().map(|row| row.id.clone()).collect())
+    }
+
+    async fn add_scored(&self, scored: &ScoredRows) -> Result<u64, StepError> {
+        self.scored.lock().expect("unpoisoned").extend(scored.rows.iter().cloned());
+        Ok(scored.rows.len() as u64)
     }
 
     async fn canary_promoted(&self, _: Option<Timestamp>) -> Result<(), StepError> {

@@ -51,7 +51,7 @@ fn a_floor_is_shown_where_a_margin_is_not() {
 fn a_canary_says_what_it_can_show_once_the_traffic_before_it_is_known() {
     let before: Vec<_> = (1..=300).map(|ago| seen("1", -ago, ago, (100, 1), 20.0)).collect();
     let looked = look(&errors(), &news(before), minute(3));
-    insta::assert_snapshot!(looked.forecast.expect("said"), @"at 144000 requests a day with 1.00 % errors, a canary that is no worse passes within 24 h with a chance of 97 %; one with 1.5x the errors is rolled back, in 8 of 10 cases within 16.0 h");
+    insta::assert_snapshot!(looked.forecast.expect("said").sentence, @"at 144000 requests a day with 1.00 % errors, a canary that is no worse passes within 24 h with a chance of 97 %; one with 1.5x the errors is rolled back, in 8 of 10 cases within 16.0 h");
     let again = look(&looked.record, &News::default(), minute(4));
     assert_eq!(again.forecast, None);
     assert!(again.record.view().forecast.is_some());

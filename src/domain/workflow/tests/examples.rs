@@ -116,16 +116,33 @@ fn every_key_is_read() {
     more None ["data"] None 1200s ["gpu"] 5x1s Expectations { columns: [], rows: RowBounds { min: None, max: None, min_vs_previous: None }, newest: None, null_rate: [], unique: [] }
     lite None ["more"] None 1200s ["gpu"] 5x1s Expectations { columns: [], rows: RowBounds { min: None, max: None, min_vs_previous: None }, newest: None, null_rate: [], unique: [] }
     train None ["lite"] None 1200s [] 5x1s "./train \"$X\"" Some("research") [("X", "${{ steps.data.rows }}"), ("Y", "5")] Limits { memory: Some(4294967296), log: Some(1048576), output: Some(1000000000) } 30s [("mae", Some(Mean))] true Some(Outputs { from: "out", files: "*.json", count: Some(18), max_total: Some(419430400) })
-    gate None ["train"] None 1200s [] 5x1s Accept Continue [("mae", Some(600.0), Some(0.0), None, false, None), ("mae", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: Some(0.95), stored_holdout: false }), false, None), ("r2", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: None, stored_holdout: true }), true, Some(150))]
+    evaluate None ["train"] None 3600s [] 5x1s Some(StepId("train")) Some("r.csv") "./score \"$Z\"" Some("research") [("Z", "1")] Limits { memory: Some(1073741824), log: None, output: None } 20s [("auc", None)] true None
+    gate None ["evaluate"] None 1200s [] 5x1s Accept Continue [("mae", Some(600.0), Some(0.0), None, false, None), ("mae", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: Some(0.95), stored_holdout: false }), false, None), ("r2", None, None, Some(VsChampion { worse_by_at_most: 0.02, confidence: None, stored_holdout: true }), true, Some(150))]
     publish None ["gate"] None 1200s [] 5x1s Publish { store: StoreName("models"), version: Semver, from: Some(StepId("train")), keep_latest: Some(3) }
     canary None ["publish"] None 1200s [] 5x1s Canary { target: TargetName("prod"), stages: [Stage { share: BasisPoints(100), min_time: 0ns }, Stage { share: BasisPoints(1000), min_time: 3600s }], compare: Some(StepId("compare")), max_look_gap: Some(900s) }
     wait None ["canary"] None 1200s [] 5x1s 3600s Some("canary.verdict == 'pass'") Some(86400s) Some("canary.verdict in ['fail', 'error']")
-    compare None ["wait"] None 1200s [] 5x1s RollBack Hold 259200s Zero [(ErrorRate, 1.3, Some(0.05), Some(0.2), Gating), (AbsError, 1.1, Some(12.5), None, Observe)] 0.01 0.1 [Some(0.75), Some(0.25)]
+    shadow None ["wait"] None 1200s [] 5x1s 7200s Some("canary.verdict != 'inconclusive'") Some(864000s) None 1800s "./predict" None [] Limits { memory: None, log: None, output: None } 10s [] false None
+    compare None ["shadow"] None 1200s [] 5x1s RollBack Hold 259200s Zero [(ErrorRate, 1.3, Some(0.05), Some(0.2), Gating), (AbsError, 1.1, Some(12.5), None, Observe)] 0.01 0.1 [Some(0.75), Some(0.25)]
     approve None ["compare"] None 1200s [] 5x1s Some("${{ model }}?") Some(172800s)
     promote None ["approve"] None 1200s [] 5x1s Promote { target: Some(TargetName("prod")), bake: Some(21600s) }
     http None ["promote"] None 1200s [] 5x1s POST https://example.com/hook ["a"] Some("{\"m\": \"${{ model }}\"}") [200, 204]
     notify None ["http"] None 1200s [] 5x1s [Slack(NotifierName("team")), Email(["a@example.com"]), Webhook(NotifierName("hook")), Console] s ${{ steps.train }}${{ event.data.x }}
     "#);
+}
+
+fn shown_wait(f: &mut std::fmt::Formatter<'_>, it: &Wait) -> std::fmt::Result {
+    let source = |expr: &Option<crate::domain::expr::Expr>| expr.as_ref().map(|it| it.source().to_owned());
+    write!(f, "{:?} {:?} {:?} {:?}", it.at_least, source(&it.until), it.at_most, source(&it.abort_if))
+}
+
+fn shown_command(f: &mut std::fmt::Formatter<'_>, it: &Run) -> std::fmt::Result {
+    let env: Vec<(&String, &str)> = it.env.iter().map(|(name, value)| (name, value.source())).collect();
+    let picks: Vec<_> = it.stdout_metrics.iter().map(|(name, it)| (name.as_str(), it.pick)).collect();
+    write!(
+        f,
+        "{:?} {:?} {env:?} {:?} {:?} {picks:?} {} {:?}",
+        it.command, it.working_dir, it.limits, it.grace, it.metrics_file, it.outputs
+    )
 }
 
 /// A step without its places and expression trees.
@@ -143,16 +160,15 @@ impl std::fmt::Debug for Shown<'_> {
         )?;
         match kind {
             StepKind::Fetch(it) => write!(f, "{:?}", it.expect),
-            StepKind::Run(it) => {
-                let env: Vec<(&String, &str)> =
-                    it.env.iter().map(|(name, value)| (name, value.source())).collect();
-                let picks: Vec<_> =
-                    it.stdout_metrics.iter().map(|(name, it)| (name.as_str(), it.pick)).collect();
-                write!(
-                    f,
-                    "{:?} {:?} {env:?} {:?} {:?} {picks:?} {} {:?}",
-                    it.command, it.working_dir, it.limits, it.grace, it.metrics_file, it.outputs
-                )
+            StepKind::Run(it) => shown_command(f, it),
+            StepKind::Evaluate(it) => {
+                write!(f, "{:?} {:?} ", it.from, it.holdout)?;
+                shown_command(f, &it.command)
+            }
+            StepKind::Shadow(it) => {
+                shown_wait(f, &it.wait)?;
+                write!(f, " {:?} ", it.every)?;
+                shown_command(f, &it.command)
             }
             StepKind::Gate(it) => write!(
                 f,
@@ -166,14 +182,7 @@ impl std::fmt::Debug for Shown<'_> {
             ),
             StepKind::Publish(it) => write!(f, "{it:?}"),
             StepKind::Canary(it) => write!(f, "{it:?}"),
-            StepKind::Wait(it) => write!(
-                f,
-                "{:?} {:?} {:?} {:?}",
-                it.at_least,
-                it.until.as_ref().map(|e| e.source()),
-                it.at_most,
-                it.abort_if.as_ref().map(|e| e.source())
-            ),
+            StepKind::Wait(it) => shown_wait(f, it),
             StepKind::Approve(it) => {
                 write!(f, "{:?} {:?}", it.message.as_ref().map(|t| t.source()), it.at_most)
             }

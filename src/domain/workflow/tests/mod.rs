@@ -1,5 +1,7 @@
 mod examples;
+mod hostile;
 mod mistakes;
+mod mistakes_in_steps;
 mod schema;
 
 use std::collections::BTreeMap;

@@ -118,7 +118,7 @@ fn the_schema_refuses_what_the_decoder_refuses() {
         "- { run: 'echo ${{ model }}' }",
         "- { uses: evaluate }",
         "- { uses: canary, with: { target: p, stages: [] } }",
-        "- { uses: compare, with: { rules: [{ metric: error_rate }], when_underpowered: replay } }",
+        "- { uses: compare, with: { rules: [{ metric: error_rate }], when_underpowered: repeat } }",
         "- { run: x, retry: { attempts: 0 } }",
         "- { uses: fetch, with: { to: a, from: { file: a, sqlite: { path: a, query: b } } } }",
     ] {

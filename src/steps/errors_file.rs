@@ -1,8 +1,11 @@
 //! Reads `$REFIT_ERRORS`: CSV with the columns `block,segment,actual,predicted,champion_predicted`,
-//! of which `segment` and `champion_predicted` may be absent or empty.
+//! of which `segment` and `champion_predicted` may be absent or empty. Hostile text: bounded, and told by line.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
+use std::rc::Rc;
 
 use csv::ByteRecord;
 use sha2::{Digest, Sha256};
@@ -14,14 +17,14 @@ use crate::steps::run::ErrorsFile;
 const LONGEST_ROW: u64 = 64 * 1024;
 
 /// Hashes what is read through it, and ends a row that does not end.
-struct Hashed<'r> {
+struct Hashed {
     file: File,
     digest: Sha256,
     bytes: u64,
-    row_start: &'r std::cell::Cell<u64>,
+    row_start: Rc<Cell<u64>>,
 }
 
-impl Read for Hashed<'_> {
+impl Read for Hashed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;
         // What the reader has buffered of further rows is at most one buffer.
@@ -57,16 +60,72 @@ impl Places {
     }
 }
 
-/// One row of `$REFIT_ERRORS`.
-pub(crate) struct Row<'r> {
-    pub(crate) block: &'r str,
-    segment: &'r str,
+/// One row of a scored holdout.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    /// Counted from 1, the header's.
+    pub(super) line: u64,
+    pub(crate) block: String,
+    /// Empty is none.
+    pub(super) segment: String,
     pub(crate) actual: f64,
-    predicted: f64,
+    pub(super) predicted: f64,
     pub(crate) champion: Option<f64>,
 }
 
-/// The holdout as a gate looks at it.
+/// The rows of a file, one after the other.
+pub(super) struct Rows {
+    reader: csv::Reader<Hashed>,
+    record: ByteRecord,
+    places: Places,
+    row_start: Rc<Cell<u64>>,
+}
+
+impl Rows {
+    /// Opens a file and reads its header.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let file = File::open(path)
+            .map_err(|error| format!("it cannot be opened at {}: {error}", path.display()))?;
+        let row_start = Rc::new(Cell::new(0));
+        let hashed = Hashed { file, digest: Sha256::new(), bytes: 0, row_start: Rc::clone(&row_start) };
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(hashed);
+        let mut record = ByteRecord::new();
+        if !reader.read_byte_record(&mut record).map_err(|error| error.to_string())? {
+            return Err("it is empty".to_owned());
+        }
+        let places = Places::find(&record)?;
+        row_start.set(reader.position().byte());
+        Ok(Self { reader, record, places, row_start })
+    }
+
+    /// The next row, or none at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Row>, String> {
+        if !self.reader.read_byte_record(&mut self.record).map_err(|error| error.to_string())? {
+            return Ok(None);
+        }
+        let line = self.record.position().map_or(0, csv::Position::line);
+        let row = row(line, &self.places, &self.record).map_err(|problem| at_line(line, &problem))?;
+        self.row_start.set(self.reader.position().byte());
+        Ok(Some(row))
+    }
+
+    /// SHA-256 of what was read, in lower-case hex.
+    fn sha256(self) -> String {
+        self.reader.into_inner().digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A problem with its place.
+pub(super) fn at_line(line: u64, problem: &str) -> String {
+    format!("line {line}: {problem}")
+}
+
+/// The sums of a file that a command wrote just now.
+pub(super) fn read_fresh(path: &Path) -> Result<Holdout, String> {
+    summed(Rows::open(path)?, |_| Ok(())).map(|(holdout, _)| holdout)
+}
+
+/// The sums of a file that was kept: the one that was written, to the last byte.
 pub(super) fn read(errors: &ErrorsFile) -> Result<Holdout, String> {
     read_each(errors, |_| Ok(()))
 }
@@ -74,43 +133,34 @@ pub(super) fn read(errors: &ErrorsFile) -> Result<Holdout, String> {
 /// The same; `each` sees every row.
 pub(crate) fn read_each(
     errors: &ErrorsFile,
-    mut each: impl FnMut(&Row<'_>) -> Result<(), String>,
+    each: impl FnMut(&Row) -> Result<(), String>,
 ) -> Result<Holdout, String> {
-    let file = File::open(&errors.path)
-        .map_err(|error| format!("it cannot be opened at {}: {error}", errors.path.display()))?;
-    let row_start = std::cell::Cell::new(0);
-    let hashed = Hashed { file, digest: Sha256::new(), bytes: 0, row_start: &row_start };
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(hashed);
-    let mut record = ByteRecord::new();
-    let form = |error: csv::Error| error.to_string();
-    if !reader.read_byte_record(&mut record).map_err(form)? {
-        return Err("it is empty".to_owned());
-    }
-    let places = Places::find(&record)?;
-    let mut holdout = Holdout::default();
-    row_start.set(reader.position().byte());
-    while reader.read_byte_record(&mut record).map_err(form)? {
-        let line = record.position().map_or(0, csv::Position::line);
-        let added = row(&places, &record).and_then(|row| {
-            let Row { block, segment, actual, predicted, champion } = row;
-            holdout.row(block, segment, actual, predicted, champion).map_err(|error| error.to_string())?;
-            each(&row)
-        });
-        added.map_err(|problem| format!("line {line}: {problem}"))?;
-        row_start.set(reader.position().byte());
-    }
-    if holdout.rows(None) == 0 {
-        return Err("it has no rows".to_owned());
-    }
-    let digest = reader.into_inner().digest.finalize();
-    let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (holdout, sha256) = summed(Rows::open(&errors.path)?, each)?;
     if sha256 != errors.sha256 {
         return Err(format!("{} was changed after the trainer wrote it", errors.path.display()));
     }
     Ok(holdout)
 }
 
-fn row<'r>(places: &Places, record: &'r ByteRecord) -> Result<Row<'r>, String> {
+fn summed(
+    mut rows: Rows,
+    mut each: impl FnMut(&Row) -> Result<(), String>,
+) -> Result<(Holdout, String), String> {
+    let mut holdout = Holdout::default();
+    while let Some(row) = rows.next()? {
+        let added = holdout.row(&row.block, &row.segment, row.actual, row.predicted, row.champion);
+        added
+            .map_err(|error| error.to_string())
+            .and_then(|()| each(&row))
+            .map_err(|problem| at_line(row.line, &problem))?;
+    }
+    if holdout.rows(None) == 0 {
+        return Err("it has no rows".to_owned());
+    }
+    Ok((holdout, rows.sha256()))
+}
+
+fn row(line: u64, places: &Places, record: &ByteRecord) -> Result<Row, String> {
     let text = |place: usize| {
         let cell = record.get(place).unwrap_or_default().trim_ascii();
         std::str::from_utf8(cell).map_err(|_| "it is not UTF-8".to_owned())
@@ -123,13 +173,18 @@ fn row<'r>(places: &Places, record: &'r ByteRecord) -> Result<Row<'r>, String> {
     if block.is_empty() {
         return Err("`block` is empty".to_owned());
     }
-    let segment = places.segment.map(text).transpose()?.unwrap_or_default();
     let champion = match places.champion {
         Some(place) if !text(place)?.is_empty() => Some(number(place, "champion_predicted")?),
         Some(_) | None => None,
     };
-    let (actual, predicted) = (number(places.actual, "actual")?, number(places.predicted, "predicted")?);
-    Ok(Row { block, segment, actual, predicted, champion })
+    Ok(Row {
+        line,
+        block: block.to_owned(),
+        segment: places.segment.map(text).transpose()?.unwrap_or_default().to_owned(),
+        actual: number(places.actual, "actual")?,
+        predicted: number(places.predicted, "predicted")?,
+        champion,
+    })
 }
 
 #[cfg(test)]
