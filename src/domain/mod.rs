@@ -12,6 +12,7 @@ pub mod history;
 pub mod id;
 pub mod metric;
 pub mod pipeline;
+pub mod pull;
 pub mod release;
 pub mod retention;
 pub mod retry;

@@ -1,3 +1,4 @@
+mod evidence;
 mod examples;
 mod mistakes;
 mod schema;
