@@ -256,8 +256,11 @@ mod tests {
         )
     }
 
+    /// A minute of a version: its counts, and its latencies by bucket.
+    type Counted = (String, Timestamp, MinuteCounts, Vec<u64>);
+
     /// Counts of several readings together, and their predictions in any order.
-    fn together(texts: &[String]) -> (Vec<(String, Timestamp, MinuteCounts, Vec<u64>)>, Vec<String>) {
+    fn together(texts: &[String]) -> (Vec<Counted>, Vec<String>) {
         let mut sums: std::collections::BTreeMap<(String, Timestamp), (MinuteCounts, Vec<u64>)> =
             Default::default();
         let mut predictions = vec![];

@@ -2,6 +2,7 @@
 //! every kind of source passes through the engine's own looks.
 
 mod apps;
+mod examples;
 mod suite;
 mod watched;
 
