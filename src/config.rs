@@ -89,6 +89,20 @@ pub struct ConfigFile {
 pub struct DatabaseTable {
     /// The name of the secret that holds the URL; `--db` and `REFIT_DATABASE_URL` come first.
     pub url: Option<SecretName>,
+    /// What a server does while nothing is due.
+    #[serde(default)]
+    pub idle: Idle,
+}
+
+/// What a server does while nothing is due.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Idle {
+    /// It keeps looking: other processes may write at any time.
+    #[default]
+    Watch,
+    /// It leaves the database alone until the next due time, so that a serverless one can sleep.
+    Sleep,
 }
 
 /// `[server]`.
@@ -112,6 +126,9 @@ pub struct WorkerTable {
     pub labels: Vec<String>,
     /// Seconds a shutdown waits for steps to end.
     pub grace_seconds: Option<u64>,
+    /// How far apart the runs of `refit tick` are, where something starts it regularly.
+    #[serde(default, deserialize_with = "apart")]
+    pub tick_every: Option<Duration>,
 }
 
 /// `[retention]`: how long things are kept that nothing needs any more.
@@ -151,6 +168,12 @@ impl RetentionTable {
             batch_ids: self.batch_ids.unwrap_or(absent.batch_ids),
         }
     }
+}
+
+fn apart<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    use serde::de::Error as _;
+    let text = String::deserialize(from)?;
+    parse_duration(&text).map(Some).map_err(|rule| D::Error::custom(format!("`{text}`: {rule}")))
 }
 
 fn age<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<TimeDelta>, D::Error> {

@@ -129,6 +129,8 @@ pub enum Command {
     },
     /// Work on runs without HTTP
     Worker,
+    /// Do everything that is due, say what is due next, and end: for a cron job instead of a server
+    Tick,
 }
 
 /// `refit demo`.

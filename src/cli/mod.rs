@@ -30,6 +30,7 @@ mod run;
 mod server;
 mod signals;
 mod socket;
+mod tick;
 mod trigger;
 mod workflow;
 
@@ -141,6 +142,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Migrate { shared } => server::migrate(&open()?, shared).await,
         Command::Serve { listen } => server::serve(&open()?, listen).await,
         Command::Worker => server::worker(&open()?).await,
+        Command::Tick => tick::tick(&open()?).await,
     }
 }
 

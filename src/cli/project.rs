@@ -1,6 +1,5 @@
 //! Opening: find the project, read its settings, open its database.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use super::output::Output;
 use super::registry;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigError, Project};
-use crate::domain::id::NotifierName;
+use crate::domain::canary::Looks;
 use crate::engine::{Engine, Settings};
 use crate::notify::Notifiers;
 use crate::secret::Secrets;
@@ -85,30 +84,41 @@ impl Opened {
             http: registry::http_client()?,
             guard: registry::guard()?,
         };
-        Ok(self.engine_of(Arc::clone(store), services, BTreeSet::new()))
+        Ok(self.engine_of(Arc::clone(store), services, self.project.settings()))
     }
 
     /// An engine with everything that `refit.toml` names.
     pub fn engine(&self, store: &Arc<dyn Store>) -> Result<(Arc<Engine>, Arc<Notifiers>), CliError> {
+        self.engine_that(store, Looks::Live)
+    }
+
+    /// The same of a process that looks at canaries as `looks` says.
+    pub fn engine_that(
+        &self,
+        store: &Arc<dyn Store>,
+        looks: Looks,
+    ) -> Result<(Arc<Engine>, Arc<Notifiers>), CliError> {
         let (services, notifiers) = registry::services(&self.project, &self.secrets, store.instance())?;
         make_state_dir(&self.project.state())?;
         let boards = notifiers.boards();
-        Ok((self.engine_of(Arc::clone(store), services, boards), notifiers))
+        Ok((
+            self.engine_of(
+                Arc::clone(store),
+                services,
+                Settings { boards, looks, ..self.project.settings() },
+            ),
+            notifiers,
+        ))
     }
 
-    fn engine_of(
-        &self,
-        store: Arc<dyn Store>,
-        services: Services,
-        boards: BTreeSet<NotifierName>,
-    ) -> Arc<Engine> {
+    fn engine_of(&self, store: Arc<dyn Store>, services: Services, settings: Settings) -> Arc<Engine> {
         Engine::new(
             store,
             Arc::clone(&self.clock),
             services,
             self.project.root.clone(),
             self.project.state(),
-            Settings { boards, ..self.project.settings() },
+            settings,
         )
     }
 

@@ -12,16 +12,23 @@ use super::error::{CliError, Doing};
 use super::output::plain;
 use super::project::Opened;
 use super::signals::Interrupts;
-use super::{Exit, registry};
+use super::{Exit, registry, tick};
+use crate::config::Idle;
+use crate::domain::Timestamp;
 use crate::engine::Engine;
+use crate::engine::tick::Patience;
 use crate::engine::worker::Worker;
-use crate::http::{self, Server};
+use crate::http::{self, Server, Working};
+use crate::notify::Notifiers;
+use crate::store::Store;
 use crate::trigger::{Catalog, schedule};
 
 /// How often schedules are looked at when none is due sooner.
-const SCHEDULES_EVERY: Duration = Duration::from_secs(1);
+pub const SCHEDULES_EVERY: Duration = Duration::from_secs(1);
 /// How often workflow files are read again.
 const FILES_EVERY: Duration = Duration::from_secs(5);
+/// With `idle = "sleep"`: a database that is asked nothing for minutes goes to sleep, so less is not worth it.
+const DOZE: Patience = Patience { soon: chrono::TimeDelta::minutes(5), ask_every: Duration::from_secs(2) };
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7070);
 
 /// The workflow files as they were read last.
@@ -67,60 +74,152 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
 
     let stop = CancellationToken::new();
     // The address is taken first: a server that cannot listen must not take runs and drop them.
-    let (working, is_working) = watch::channel(false);
+    let (working, is_working) = watch::channel(Working::No);
     let http = match listen {
         Some(listen) => Some(bind(opened, &engine, &catalog, listen, is_working).await?),
         None => None,
     };
-    let mut worker =
-        Worker::start(Arc::clone(&engine), notifiers).await.doing(|| "start the worker".to_owned())?;
-    working.send_replace(true);
-    let fired = Arc::clone(&catalog);
-    worker.also(SCHEDULES_EVERY, "schedules", move |engine| {
-        let catalog = current(&fired);
-        async move { schedule::fire_due(&engine, &catalog).await }
-    });
-    let read = Arc::clone(&catalog);
-    let root = opened.project.root.clone();
-    worker.also(FILES_EVERY, "workflow files", move |engine| {
-        let (read, root) = (Arc::clone(&read), root.clone());
-        async move {
-            if reload(&read, &root) {
-                schedule::sync(&engine, &current(&read)).await?;
-            }
-            Ok(None)
-        }
-    });
+    let server = Serving { opened, store, engine, notifiers, catalog, working };
+    let mut worker = server.start().await?;
     let socket =
-        tokio::spawn(super::socket::listen(opened.project.state(), Arc::clone(&store), stop.clone()));
-    let http = http.map(|server| tokio::spawn(server.run(stop.clone())));
+        tokio::spawn(super::socket::listen(opened.project.state(), Arc::clone(&server.store), stop.clone()));
+    let http = http.map(|http| tokio::spawn(http.run(stop.clone())));
     tracing::info!(
-        workflows = current(&catalog).workflows().len(),
+        workflows = current(&server.catalog).workflows().len(),
         "{} on {}",
         if listen.is_some() { "refit serves" } else { "refit works" },
-        store.label()
+        server.store.label()
     );
 
-    interrupts.next().await;
+    let sleeps = opened.project.file.database.idle == Idle::Sleep;
+    let worker = loop {
+        tokio::select! {
+            () = interrupts.next() => break Some(worker),
+            () = server.quiet(&stop), if sleeps => {}
+        }
+        worker.shut_down().await.doing(|| "let the database sleep".to_owned())?;
+        worker = tokio::select! {
+            () = interrupts.next() => break None,
+            worker = server.sleep() => worker,
+        };
+    };
     tracing::info!(
         "Stopping: steps end or are handed over within {:?}; once more ends at once",
-        engine.settings.grace
+        server.engine.settings.grace
     );
     stop.cancel();
-    working.send_replace(false);
+    server.working.send_replace(Working::No);
     let stopped = async {
-        worker.shut_down().await.doing(|| "give the runs back".to_owned())?;
+        if let Some(worker) = worker {
+            worker.shut_down().await.doing(|| "give the runs back".to_owned())?;
+        }
         for task in [Some(socket), http].into_iter().flatten() {
             if let Err(error) = task.await {
                 tracing::warn!("A task of the server failed: {error}");
             }
         }
-        store.close().await;
+        server.store.close().await;
         Ok(Exit::Ok)
     };
     tokio::select! {
         stopped = stopped => stopped,
         () = interrupts.next() => Ok(Exit::Interrupted),
+    }
+}
+
+/// A server and all it works with.
+struct Serving<'a> {
+    opened: &'a Opened,
+    store: Arc<dyn Store>,
+    engine: Arc<Engine>,
+    notifiers: Arc<Notifiers>,
+    catalog: Current,
+    working: watch::Sender<Working>,
+}
+
+impl Serving<'_> {
+    /// Begins to work.
+    async fn start(&self) -> Result<Worker, CliError> {
+        let mut worker = Worker::start(Arc::clone(&self.engine), Arc::clone(&self.notifiers))
+            .await
+            .doing(|| "start the worker".to_owned())?;
+        self.working.send_replace(Working::Yes);
+        let fired = Arc::clone(&self.catalog);
+        worker.also(SCHEDULES_EVERY, "schedules", move |engine| {
+            let catalog = current(&fired);
+            async move { schedule::fire_due(&engine, &catalog).await }
+        });
+        let read = Arc::clone(&self.catalog);
+        let root = self.opened.project.root.clone();
+        worker.also(FILES_EVERY, "workflow files", move |engine| {
+            let (read, root) = (Arc::clone(&read), root.clone());
+            async move {
+                if reload(&read, &root) {
+                    schedule::sync(&engine, &current(&read)).await?;
+                }
+                Ok(None)
+            }
+        });
+        Ok(worker)
+    }
+
+    /// Returns once nothing is due for a while; what a database that is away has to do is not known.
+    async fn quiet(&self, stop: &CancellationToken) {
+        while let Err(error) = self.engine.until_quiet(DOZE, stop).await {
+            tracing::debug!("Cannot see what is due: {error}");
+            tokio::time::sleep(DOZE.ask_every).await;
+        }
+    }
+
+    /// Leaves the database alone until something is due, somebody writes here or pokes, or a workflow file changes;
+    /// then goes on to work.
+    async fn sleep(&self) -> Worker {
+        let mut news = self.store.news();
+        // What was written since it was quiet is news that nobody tells again.
+        let quiet = self.engine.is_quiet(DOZE.soon).await.unwrap_or(false);
+        match tick::next(&*self.engine.clock, &self.store).await {
+            Ok(due) if quiet => self.sleep_until(due, &mut news).await,
+            Ok(_) => {}
+            Err(error) => tracing::warn!("Cannot see what is due next, so nobody sleeps: {error}"),
+        }
+        loop {
+            let synced = schedule::sync(&self.engine, &current(&self.catalog)).await;
+            let started = match synced.doing(|| "keep the schedules".to_owned()) {
+                Ok(()) => self.start().await,
+                Err(error) => Err(error),
+            };
+            match started {
+                Ok(worker) => return worker,
+                Err(error) => {
+                    tracing::warn!("{}; trying again", plain(&error.to_text()));
+                    tokio::time::sleep(DOZE.ask_every).await;
+                }
+            }
+        }
+    }
+
+    async fn sleep_until(&self, due: Option<(String, Timestamp)>, news: &mut watch::Receiver<u64>) {
+        self.working.send_replace(Working::Asleep);
+        match &due {
+            Some((what, at)) => tracing::info!(until = %at, "The database may sleep: due next is {what}"),
+            None => tracing::info!("The database may sleep: nothing is due"),
+        }
+        let root = &self.opened.project.root;
+        loop {
+            // Again and again: what the worker left behind comes back a little later, and people ask meanwhile.
+            self.store.rest().await;
+            // In pieces: a machine that was suspended has a timer that lags.
+            let left = due.as_ref().map_or(FILES_EVERY, |(_, at)| {
+                (*at - self.engine.clock.now()).to_std().unwrap_or_default().min(FILES_EVERY)
+            });
+            tokio::select! {
+                _ = news.changed() => return,
+                () = tokio::time::sleep(left) => {}
+            }
+            if left.is_zero() || reload(&self.catalog, root) {
+                return;
+            }
+        }
     }
 }
 
@@ -130,7 +229,7 @@ async fn bind(
     engine: &Arc<Engine>,
     catalog: &Current,
     listen: SocketAddr,
-    working: watch::Receiver<bool>,
+    working: watch::Receiver<Working>,
 ) -> Result<Server, CliError> {
     let settings = http::Settings { listen, public_url: opened.project.file.server.public_url.clone() };
     let server = Server::bind(Arc::clone(engine), source(catalog), &settings, working).await;
@@ -169,7 +268,8 @@ fn reload(catalog: &Current, root: &std::path::Path) -> bool {
     true
 }
 
-fn complain(catalog: &Catalog) {
+/// Says which workflow files cannot be used.
+pub fn complain(catalog: &Catalog) {
     for error in &catalog.errors {
         tracing::warn!("A workflow file cannot be used: {}", plain(&error.to_string()));
     }

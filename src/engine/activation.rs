@@ -90,7 +90,7 @@ impl Engine {
     }
 
     /// A run whose steps need labels that this worker lacks is left to another one: its next wake-up finds it.
-    async fn lacks_labels_of(&self, run: RunId) -> Result<bool, StoreError> {
+    pub(super) async fn lacks_labels_of(&self, run: RunId) -> Result<bool, StoreError> {
         let Some(run) = self.store.run(run).await? else { return Ok(false) };
         let workflow = self.workflow(&run.definition);
         Ok(run.cancel.is_none() && workflow.is_ok_and(|workflow| !self.has_labels(&workflow)))

@@ -13,7 +13,7 @@ use super::body::Input;
 use super::release::Back;
 use super::retention::Deletion;
 use super::{Engine, notices};
-use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::canary::{CanaryRecord, CanaryState, Looks};
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
@@ -119,6 +119,10 @@ impl RunLedger {
 
 #[async_trait]
 impl Ledger for RunLedger {
+    fn looks(&self) -> Looks {
+        self.engine.settings.looks
+    }
+
     async fn intend(&self, operation: &str, detail: Value, undo: Option<Undo>) -> Result<Intent, StepError> {
         let intent = self.intent(operation, self.engine.services.secrets.mask_json(detail), undo);
         let store = &self.engine.store;

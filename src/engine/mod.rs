@@ -1,6 +1,7 @@
 //! Does what `domain` decided, then checkpoints it.
 //!
 //! * `worker`: one process's loops: wake-ups, reaper, schedules, canaries, outbox; start and shutdown
+//! * `tick`: until nothing is due, for a process that does not stay
 //! * `activation`: the claim of a run, and its lease
 //! * `driver`: a claimed run, as far as it goes; `known`: what it knows between two checkpoints
 //! * `body`: one attempt of one step: timeout, cancel, panic
@@ -28,6 +29,7 @@ pub mod reconcile;
 pub mod release;
 pub mod retention;
 mod situation;
+pub mod tick;
 pub mod undo;
 pub mod worker;
 
@@ -40,6 +42,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::domain::canary::Looks;
 use crate::domain::id::{NotifierName, RunId, StepId, WorkerId};
 use crate::domain::run::Definition;
 use crate::domain::workflow::{Workflow, parse};
@@ -63,6 +66,8 @@ pub struct Settings {
     pub labels: Vec<String>,
     /// Time between looks at a canary.
     pub look_every: Duration,
+    /// Whether somebody is there to look.
+    pub looks: Looks,
     /// How people reach the server, for links in messages.
     pub public_url: Option<url::Url>,
     /// Notifiers that keep one message a run up to date.
@@ -81,6 +86,7 @@ impl Default for Settings {
             grace: Duration::from_secs(20),
             labels: vec![],
             look_every: Duration::from_secs(60),
+            looks: Looks::Live,
             public_url: None,
             boards: BTreeSet::new(),
             ages: crate::domain::retention::Ages::default(),

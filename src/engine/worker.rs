@@ -118,7 +118,11 @@ impl Worker {
             self.engine.force.cancel();
             ended = tokio::time::timeout(last_part, self.activations.wait()).await.is_ok();
         }
-        self.loops.shutdown().await;
+        // What is being sent or written is not cut off: it would be sent again.
+        let done = async { while self.loops.join_next().await.is_some() {} };
+        if tokio::time::timeout(last_part, done).await.is_err() {
+            self.loops.shutdown().await;
+        }
         if ended {
             return self.engine.store.retire_worker(self.engine.worker).await;
         }

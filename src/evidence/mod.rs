@@ -22,7 +22,7 @@ use serde::Serialize;
 
 pub use self::minutes::{Measured, MinuteLine, read_minutes};
 pub use self::observation::read_observations;
-pub use self::source::{Place, checked, source};
+pub use self::source::{Checked, Place, checked, source};
 pub use self::truth::read_truth;
 
 /// How much one batch may hold. A batch beyond it is refused whole, so that it

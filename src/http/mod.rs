@@ -75,7 +75,7 @@ const REQUEST_ID: &str = "x-request-id";
 struct Api {
     engine: Arc<Engine>,
     catalog: CatalogSource,
-    working: watch::Receiver<bool>,
+    working: watch::Receiver<Working>,
     /// Models that evidence was taken for: they need not be looked up again.
     models: Mutex<BTreeSet<ModelName>>,
     /// The same for versions.
@@ -89,8 +89,19 @@ pub struct Server {
     app: Router,
 }
 
+/// Whether the process works on runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Working {
+    /// Not yet, or not any more.
+    No,
+    /// It does.
+    Yes,
+    /// It will when something is due, and leaves the database alone until then.
+    Asleep,
+}
+
 impl Server {
-    /// Takes the address. `working` is true while this process is registered as a worker (`/readyz`).
+    /// Takes the address. `working`: what `/readyz` says of this process.
     ///
     /// # Errors
     /// The address cannot be had; or it can be reached from other machines and there is no `REFIT_TOKEN`.
@@ -98,7 +109,7 @@ impl Server {
         engine: Arc<Engine>,
         catalog: CatalogSource,
         settings: &Settings,
-        working: watch::Receiver<bool>,
+        working: watch::Receiver<Working>,
     ) -> io::Result<Self> {
         let access = Access::of(settings, &engine.services.secrets)
             .map_err(|problem| io::Error::new(io::ErrorKind::PermissionDenied, problem))?;
@@ -167,7 +178,7 @@ pub async fn serve(
     engine: Arc<Engine>,
     catalog: CatalogSource,
     settings: &Settings,
-    working: watch::Receiver<bool>,
+    working: watch::Receiver<Working>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let server = Server::bind(engine, catalog, settings, working).await?;

@@ -82,6 +82,7 @@ pub async fn run(spec: &Canary, ctx: &StepContext<'_>) -> Result<StepResult, Ste
         return StepResult::done(output);
     }
     check_champion(ctx, &champion)?;
+    check_watch(spec, ctx)?;
 
     let served = Served {
         version: published.version.clone(),
@@ -129,6 +130,18 @@ fn check_champion(ctx: &StepContext<'_>, champion: &Served) -> Result<(), StepEr
             .hint("trigger the workflow again: it will be compared with the new champion"))
         }
         _ => Ok(()),
+    }
+}
+
+/// A canary that nobody would watch does not go out.
+fn check_watch(spec: &Canary, ctx: &StepContext<'_>) -> Result<(), StepError> {
+    let valid = CANARY_VALIDITY.to_std().unwrap_or_default();
+    match ctx.ledger.looks().objection(spec.max_look_gap, valid) {
+        None => Ok(()),
+        Some(why) => Err(StepError::permanent(format!("the canary was not started: {why}")).hint(
+            "run `refit serve`; or say `tick_every` under [worker] in refit.toml and accept as much with \
+             `max_look_gap` of this step",
+        )),
     }
 }
 

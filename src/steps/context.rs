@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapter::{AdapterError, ArtifactStore, Target};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
+use crate::domain::canary::Looks;
 use crate::domain::expr::{Scope, Template};
 use crate::domain::id::{CanaryId, Generation, InstanceId, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release};
@@ -355,6 +356,8 @@ pub trait Ledger: Send + Sync {
     /// Compare-and-set of a release, with its intent and undo in the same transaction. When an earlier
     /// attempt of this step made the same operation, its release is returned.
     async fn change_release(&self, change: ReleaseChange) -> Result<Release, ReleaseRefused>;
+    /// Who looks at canaries.
+    fn looks(&self) -> Looks;
     /// Records that the host shows `generation`.
     async fn release_applied(&self, target: &TargetName, generation: Generation) -> Result<(), StepError>;
 

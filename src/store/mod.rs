@@ -208,6 +208,12 @@ pub trait Store: Registry {
     );
     /// Another process of this machine wrote a wake-up: look now.
     fn poke(&self);
+    /// Changes whenever this process wrote a wake-up, or was poked.
+    fn news(&self) -> tokio::sync::watch::Receiver<u64>;
+    /// What is due at `at`, and what will be next.
+    async fn due(&self, at: Timestamp) -> Result<Due, StoreError>;
+    /// Gives back what the database keeps for this process while it does nothing: sessions, idle connections.
+    async fn rest(&self);
 
     // Schedules.
 

@@ -286,6 +286,31 @@ pub struct RunSummary {
     pub finished_at: Option<Timestamp>,
 }
 
+/// What waits for its time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Due {
+    /// Runs that could go on now and that nobody has in hand, but none that waits for its turn; no more than a few
+    /// hundred.
+    pub runs: Vec<RunId>,
+    /// When the first of each kind is due; a time that has passed is due now.
+    pub soonest: Vec<(Awaited, Timestamp)>,
+}
+
+/// A kind of thing that refit does by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// A run wakes.
+    Run,
+    /// The lease of a process that does not live any more ends.
+    Lease,
+    /// A canary is looked at.
+    Look,
+    /// A message is sent, or tried again.
+    Message,
+    /// A message that follows a run is brought up to date.
+    Board,
+}
+
 /// A schedule as kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScheduleRow {

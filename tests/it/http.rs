@@ -8,7 +8,7 @@ use refit::domain::id::{Generation, ModelName, TargetName};
 use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::version::{VersionRecord, VersionState};
 use refit::engine::{self, Engine};
-use refit::http::{Server, Settings};
+use refit::http::{Server, Settings, Working};
 use refit::secret::{Secret, Secrets};
 use refit::steps::context::Services;
 use refit::store::{ReleaseWrite, ReleaseWritten, Store};
@@ -38,7 +38,7 @@ struct Serving {
     store: Arc<dyn Store>,
     address: SocketAddr,
     http: reqwest::Client,
-    working: watch::Sender<bool>,
+    working: watch::Sender<Working>,
     stop: CancellationToken,
     server: JoinHandle<()>,
     _project: tempfile::TempDir,
@@ -79,7 +79,7 @@ impl Serving {
         let catalog = Arc::new(Catalog::load(project.path()));
         assert!(catalog.errors.is_empty(), "{:?}", catalog.errors);
         let store = database.open_with(Arc::new(SystemClock)).await;
-        let (working, is_working) = watch::channel(true);
+        let (working, is_working) = watch::channel(Working::Yes);
         let settings = Settings { listen: listen.parse().unwrap(), public_url: None };
         let engine = engine(&store, project.path(), secrets);
         let source = Arc::new(move || Arc::clone(&catalog));
@@ -334,11 +334,11 @@ async fn an_app_asks_for_the_release_and_hears_when_it_changed(database: Databas
 async fn it_says_whether_it_lives_and_works(database: Database) {
     let serving = Serving::on(&database).await;
     assert_eq!(serving.get("/readyz").await.0, StatusCode::OK);
-    serving.working.send(false).unwrap();
+    serving.working.send(Working::No).unwrap();
     let (status, says) = serving.get("/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(says, json!({"status": "no", "database": "ok", "worker": "no"}));
-    serving.working.send(true).unwrap();
+    serving.working.send(Working::Yes).unwrap();
     serving.store.close().await;
     let (status, says) = serving.get("/readyz").await;
     assert_eq!((status, &says["database"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("no")));
@@ -384,7 +384,7 @@ async fn an_address_that_others_can_reach_needs_a_token() {
     let settings = Settings { listen: "0.0.0.0:0".parse().unwrap(), public_url: None };
     let engine = engine(&store, project.path(), token(""));
     let source = Arc::new(|| Arc::new(Catalog::default()));
-    let (_, working) = watch::channel(true);
+    let (_, working) = watch::channel(Working::Yes);
     let refused = Server::bind(engine, source, &settings, working).await.err().unwrap();
     assert!(refused.to_string().contains("REFIT_TOKEN"), "{refused}");
 

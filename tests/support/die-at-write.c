@@ -1,14 +1,16 @@
-/* Kills the process at its Nth call that writes below a directory: files and directories made, written, renamed,
- * flushed, removed. For LD_PRELOAD, on Linux:
+/* Writes down each call that writes below a directory (files and directories made, written, renamed, flushed,
+ * removed), and kills the process at one of them. For LD_PRELOAD, on Linux:
  *
  *   DIE_BELOW   the directory, absolute; the files of the database are left out, its transactions are tested apart
- *   DIE_AT      N, counted from 1; the call is not made
- *   DIE_SAYS    a file that gets the name of the call before the death
+ *   DIE_LIST    a file that gets a line "CALL PATH" for each call before it is made; PATH begins at the directory
+ *   DIE_AT      a pattern of such a line, as of a shell; `*` also matches "/". The call is not made
+ *   DIE_NTH     at which call of that pattern, counted from 1
  *
  * A rename made by a direct system call is not seen, but the calls before and after it are.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -30,13 +32,15 @@ static int below(const char *path) {
 }
 
 static void count(const char *call, const char *path) {
-  const char *at = getenv("DIE_AT"), *says = getenv("DIE_SAYS");
-  if (!at || !below(path) || __atomic_add_fetch(&made, 1, __ATOMIC_SEQ_CST) != atol(at)) return;
+  const char *list = getenv("DIE_LIST"), *at = getenv("DIE_AT"), *nth = getenv("DIE_NTH");
+  if (!below(path)) return;
   char line[PATH_MAX + 64];
   int length = snprintf(line, sizeof line, "%s %s\n", call, path + strlen(getenv("DIE_BELOW")));
-  int file = says ? syscall(SYS_openat, AT_FDCWD, says, O_WRONLY | O_CREAT | O_TRUNC, 0644) : -1;
-  if (file >= 0) syscall(SYS_write, file, line, length);
-  syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
+  int file = list ? syscall(SYS_openat, AT_FDCWD, list, O_WRONLY | O_CREAT | O_APPEND, 0644) : -1;
+  if (file >= 0) { syscall(SYS_write, file, line, length); syscall(SYS_close, file); }
+  line[length - 1] = 0;
+  if (!at || !nth || fnmatch(at, line, 0) != 0) return;
+  if (__atomic_add_fetch(&made, 1, __ATOMIC_SEQ_CST) == atol(nth)) syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
 }
 
 static void by_fd(const char *call, int fd) {

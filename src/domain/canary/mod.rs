@@ -18,6 +18,7 @@ mod minutes;
 mod replay;
 mod rules;
 mod view;
+mod watch;
 mod words;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use self::look::{Decision, Look, look};
 pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_bucket};
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
 pub use self::view::{ArmView, CanaryView, RuleView};
+pub use self::watch::Looks;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -11,6 +11,7 @@ use crate::adapter::Deps;
 use crate::artifacts::source::hex;
 use crate::clock::{Clock, ManualClock};
 use crate::domain::Timestamp;
+use crate::domain::canary::Looks;
 use crate::domain::event::{Cause, Event};
 use crate::domain::expr::Scope;
 use crate::domain::id::{CanaryId, Epoch, EventId, Generation, InstanceId, RunId, TargetName};
@@ -36,6 +37,10 @@ fn unused<T>() -> Result<T, StepError> {
 
 #[async_trait]
 impl Ledger for Names {
+    fn looks(&self) -> Looks {
+        Looks::Live
+    }
+
     async fn reserve_version(&self, store: &StoreName, naming: Naming) -> Result<VersionRecord, StepError> {
         let mut reserved = self.reserved.lock().expect("not poisoned");
         let mut taken = self.taken.lock().expect("not poisoned");

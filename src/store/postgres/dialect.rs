@@ -144,3 +144,12 @@ pub(crate) async fn clean_queue(pool: &PgPool, queue: &str) -> Result<(), StoreE
     .await?;
     Ok(())
 }
+
+/// Ends the connections that nobody uses: a server that lets a database sleep keeps none.
+pub(crate) async fn close_idle(pool: &PgPool) {
+    for _ in 0..pool.num_idle() {
+        let Some(connection) = pool.try_acquire() else { return };
+        // It ends either way.
+        let _ = connection.close().await;
+    }
+}

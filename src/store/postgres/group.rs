@@ -94,6 +94,14 @@ impl GroupWriter {
         Self { others: Others { pool, clock, news }, connection: None }
     }
 
+    /// Ends the connection that it keeps.
+    pub(crate) async fn rest(&mut self) {
+        if let Some((connection, _)) = self.connection.take() {
+            // It ends either way.
+            let _ = connection.close().await;
+        }
+    }
+
     /// Writes the group. Those that only go on are written by one statement; those that sleep, end, free a key,
     /// undo or tell somebody have a transaction each, side by side.
     pub(crate) async fn write(&mut self, group: Vec<Pending>) {

@@ -83,6 +83,17 @@ impl Session {
         }
     }
 
+    /// Ends the session while it holds no lock.
+    pub(crate) async fn rest(&self) {
+        let mut held = self.held.lock().await;
+        if held.keys.is_empty()
+            && let Some(connection) = held.connection.take()
+        {
+            // It ends either way.
+            let _ = connection.close().await;
+        }
+    }
+
     /// Ends the session.
     pub(crate) async fn close(&self) {
         self.stop.cancel();

@@ -73,6 +73,13 @@ impl Committer {
         answered.await.map_err(|_| StoreError::Away("the store is closed".to_owned()))?
     }
 
+    /// Keeps no connection until the next checkpoint.
+    pub(super) async fn rest(&self) {
+        if let Some(writer) = self.work.writer.lock().await.as_mut() {
+            writer.rest().await;
+        }
+    }
+
     /// Writes what waits, then takes no more.
     pub(super) async fn close(&self) {
         let mut writer = self.work.writer.lock().await;

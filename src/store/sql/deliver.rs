@@ -154,12 +154,13 @@ impl SqlStore {
     /// Deletes tasks that are done, until `stop`: nothing in apalis does.
     async fn clean_while(&self, stop: &CancellationToken) {
         loop {
+            // First, too: a process that only looks in lives no minute.
+            if let Err(error) = clean_queue(&self.parts.writer, QUEUE).await {
+                tracing::warn!(%error, "Done wake-ups could not be deleted");
+            }
             tokio::select! {
                 () = tokio::time::sleep(CLEAN_EVERY) => {}
                 () = stop.cancelled() => return,
-            }
-            if let Err(error) = clean_queue(&self.parts.writer, QUEUE).await {
-                tracing::warn!(%error, "Done wake-ups could not be deleted");
             }
         }
     }

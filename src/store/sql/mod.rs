@@ -8,6 +8,7 @@ pub(crate) mod checkpoint;
 mod claim;
 mod committer;
 mod deliver;
+mod due;
 mod evidence;
 mod holdings;
 mod logs;

@@ -28,7 +28,7 @@ use crate::domain::version::{Manifest, VersionRecord, VersionState};
 use crate::store::liveness::Liveness;
 use crate::store::outage::Outage;
 use crate::store::{
-    BatchReceipt, BoardEntry, Checkpoint, ClaimResult, EvidenceMinute, LogChunk, NewRun, Notice,
+    BatchReceipt, BoardEntry, Checkpoint, ClaimResult, Due, EvidenceMinute, LogChunk, NewRun, Notice,
     ObservationBatch, OnWake, OutboxEntry, PairedError, Planner, Pulled, ReleaseAudit, ReleaseWrite,
     ReleaseWritten, Renewal, Reservation, RunFilter, RunSummary, ScheduleRow, Store, StoreError, Submitted,
     TruthBatch, VersionNamer,
@@ -264,6 +264,20 @@ impl Store for SqlStore {
 
     fn poke(&self) {
         self.look();
+    }
+
+    fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    async fn due(&self, at: Timestamp) -> Result<Due, StoreError> {
+        self.seen(self.what_is_due(at).await)
+    }
+
+    async fn rest(&self) {
+        self.committer.rest().await;
+        self.parts.session.rest().await;
+        super::super::close_idle(&self.parts.writer).await;
     }
 
     async fn sync_schedules(&self, workflow: &WorkflowName, rows: &[ScheduleRow]) -> Result<(), StoreError> {

@@ -85,6 +85,9 @@ impl GroupWriter {
         Self { pool, clock, news, kept: Kept::default() }
     }
 
+    /// The connection is given back by itself.
+    pub(crate) async fn rest(&mut self) {}
+
     /// Writes the group: those that only go on in one statement, the others in one transaction. One that is
     /// fenced writes nothing and does not disturb the others.
     pub(crate) async fn write(&mut self, group: Vec<Pending>) {

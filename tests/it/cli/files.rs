@@ -257,9 +257,9 @@ fn a_mistake_in_the_settings_has_its_place() {
         assert_snapshot!(refit(dir.path(), &["plan", "retrain"]), @r#"
             exit code: 2
             --- stderr
-            error: [dir]/refit.toml: TOML parse error at line 8, column 1
+            error: [dir]/refit.toml: TOML parse error at line 9, column 1
               |
-            8 | lisen = "127.0.0.1:7070"            # `refit serve`; other addresses need a token
+            9 | lisen = "127.0.0.1:7070"            # `refit serve`; other addresses need a token
               | ^^^^^
             unknown field `lisen`, expected `listen` or `public_url`
             hint: mend the file; `refit validate` checks it
@@ -329,6 +329,7 @@ fn help_is_one_screen() {
           migrate   Make or update the database's tables
           serve     Work on runs, fire schedules, watch canaries, answer HTTP
           worker    Work on runs without HTTP
+          tick      Do everything that is due, say what is due next, and end: for a cron job instead of a server
 
         Options:
           -C, --directory <DIR>  Work in this directory

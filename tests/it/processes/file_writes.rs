@@ -2,6 +2,7 @@
 //! trainer left, versions, the document of the release, logs, locks. `die-at-write.c` makes the calls deadly; the
 //! writes of the database are enumerated in `engine::crash`.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
@@ -75,19 +76,68 @@ fn make_calls_deadly(tools: &Path) {
     assert!(built.success(), "a C compiler is needed");
 }
 
-/// The story with a first process that dies at its call number `at`, and then another one; the call it died at, or
-/// nothing when it lived.
-async fn told(prepared: &Project, run: RunId, tools: &Path, at: usize) -> Option<String> {
+/// A call that writes a file, and which of its kind. Not the how-manieth of all calls: they run side by side.
+#[derive(Clone, Debug)]
+struct Call {
+    /// `CALL PATH`, with `*` where a path has a random part.
+    pattern: String,
+    nth: usize,
+}
+
+/// The pattern of one line that the library wrote.
+fn pattern(line: &str) -> String {
+    let random = [
+        (r"/\.fetch-\w+", "/.fetch-*"),
+        (r"/\.release-\w+", "/.release-*"),
+        (r"/workers/[\w-]+\.lock", "/workers/*.lock"),
+    ];
+    let escaped = line.replace('[', r"\[").replace('?', r"\?");
+    random.iter().fold(escaped, |line, (name, any)| {
+        regex::Regex::new(name).unwrap().replace_all(&line, *any).into_owned()
+    })
+}
+
+/// Every call of a life that nothing disturbs.
+async fn calls(prepared: &Project, run: RunId, tools: &Path) -> Vec<Call> {
     let project = prepared.copy();
+    let list = tools.join("calls");
+    let mut command = deadly(&project, tools);
+    command.env("DIE_LIST", &list);
+    let process = project.start(command);
+    project.await_status(run, RunStatus::Finished).await;
+    drop(process);
+    let mut seen = BTreeMap::<String, usize>::new();
+    // What the test itself makes of the process's output is not a file of the program's own.
+    std::fs::read_to_string(list)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.contains(" /process-"))
+        .map(|line| {
+            let pattern = pattern(line);
+            let nth = seen.entry(pattern.clone()).or_default();
+            *nth += 1;
+            Call { pattern, nth: *nth }
+        })
+        .collect()
+}
+
+fn deadly(project: &Project, tools: &Path) -> Command {
     let mut command = project.command(&["serve", "--listen", "127.0.0.1:0"]);
-    let says = tools.join(format!("died-{at}"));
-    command.env("LD_PRELOAD", tools.join(LIBRARY)).env("DIE_AT", at.to_string()).env("DIE_SAYS", &says);
-    command.env("DIE_BELOW", project.dir.path());
+    command.env("LD_PRELOAD", tools.join(LIBRARY)).env("DIE_BELOW", project.dir.path());
+    command
+}
+
+/// The story with a first process that dies at `call`, and then another one; whether it died: how often a log is
+/// written depends on the moment.
+async fn told(prepared: &Project, run: RunId, tools: &Path, call: &Call) -> bool {
+    let project = prepared.copy();
+    let mut command = deadly(&project, tools);
+    command.env("DIE_AT", &call.pattern).env("DIE_NTH", call.nth.to_string());
     let mut first = project.start(command);
     let store = project.store().await;
     let died = loop {
         if let Some(status) = first.end() {
-            assert_eq!(status.signal(), Some(9), "call {at}: {status}\n{}", first.log());
+            assert_eq!(status.signal(), Some(9), "{call:?}: {status}\n{}", first.log());
             break true;
         }
         if store.run(run).await.unwrap().is_some_and(|run| run.status == RunStatus::Finished) {
@@ -96,18 +146,17 @@ async fn told(prepared: &Project, run: RunId, tools: &Path, at: usize) -> Option
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     };
     store.close().await;
-    let at = if died { Some(std::fs::read_to_string(&says).unwrap()) } else { None };
     let second = died.then(|| project.serve());
     let (ended, attempts) = project.await_status(run, RunStatus::Finished).await;
-    assert_eq!(ended.outcome, Some(Outcome::Promoted), "{at:?}: {ended:#?}\n{attempts:#?}");
+    assert_eq!(ended.outcome, Some(Outcome::Promoted), "{call:?}: {ended:#?}\n{attempts:#?}");
     each_once(&attempts, &["data", "train", "gate", "publish", "canary", "compare", "promote"]);
-    whole(&project, run, at.as_deref());
+    whole(&project, run, call);
     drop(second);
-    at
+    died
 }
 
 /// What the run left is whole.
-fn whole(project: &Project, run: RunId, at: Option<&str>) {
+fn whole(project: &Project, run: RunId, at: &Call) {
     let read = |path: String| {
         std::fs::read_to_string(project.path(&path)).unwrap_or_else(|error| panic!("{at:?}: {path}: {error}"))
     };
@@ -134,16 +183,16 @@ fn a_run_ends_well_whatever_file_it_died_at() {
     let tools = tempfile::tempdir().unwrap();
     make_calls_deadly(tools.path());
     let (project, run) = prepared();
-    let (next, died) = (AtomicUsize::new(1), Mutex::new(vec![]));
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let calls = runtime().block_on(calls(&project, run, tools.path()));
+    let (next, died) = (AtomicUsize::new(0), Mutex::new(vec![]));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                // Until one lives to the end: then there is no further call to die at.
-                while let Some(call) =
-                    runtime.block_on(told(&project, run, tools.path(), next.fetch_add(1, Ordering::SeqCst)))
-                {
-                    died.lock().unwrap().push(call);
+                while let Some(call) = calls.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    if runtime().block_on(told(&project, run, tools.path(), call)) {
+                        died.lock().unwrap().push(format!("{} {}\n", call.pattern, call.nth));
+                    }
                 }
             });
         }
@@ -154,6 +203,7 @@ fn a_run_ends_well_whatever_file_it_died_at() {
     };
     for (call, part) in [
         ("open", "/data/"),
+        ("write", "/data/"),
         ("fsync", "/data"),
         ("mkdir", "/attempts/"),
         ("write", "/kept/train"),
@@ -161,6 +211,7 @@ fn a_run_ends_well_whatever_file_it_died_at() {
         ("open", "/logs.db"),
         ("write", "/logs.db"),
         ("open", "/models/"),
+        ("link", "/models/"),
         ("write", "/.release-"),
     ] {
         assert!(at(call, part) > 0, "nothing died at {call} of {part}:\n{}", died.concat());

@@ -11,4 +11,5 @@ pub mod project;
 mod schedules;
 mod secrets;
 mod shutdown;
+mod tick;
 mod workers;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use refit::domain::id::RunId;
 use refit::domain::run::AttemptState;
+use sqlx::{Connection as _, PgConnection};
 
 use super::project::{Process, Project, count, each_once, eventually, is_alive};
 
@@ -99,4 +100,33 @@ steps:
         assert_eq!(project.lines(name).len(), 2);
     }
     assert_eq!(project.lines("goes-on.done"), ["bob"]);
+}
+
+/// Both servers find five missed days at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_fire_each_missed_tick_once() {
+    let project = Project::postgres().await;
+    project.write(
+        "workflows/nightly.yaml",
+        "name: nightly\nmodel: m\non: { schedule: { cron: '0 3 * * *', catch_up: all } }
+concurrency: { key: '${{ event.id }}' }\nsteps: [{ id: one, run: 'echo \"$REFIT_RUN\" >> ran' }]\n",
+    );
+    let _servers = [project.serve().ready(), project.serve().ready()];
+    let mut database = PgConnection::connect(&project.database).await.unwrap();
+    let missed: i64 = sqlx::query_scalar(
+        "UPDATE refit.schedules SET next_fire_at = next_fire_at - interval '5 days' RETURNING
+             1 + floor(extract(epoch FROM now() - next_fire_at) / 86400)::bigint",
+    )
+    .fetch_one(&mut database)
+    .await
+    .unwrap();
+    assert!((4..=6).contains(&missed), "{missed}");
+    let ran = project.await_lines("ran", usize::try_from(missed).unwrap());
+    let runs = project.runs().await;
+    assert_eq!(runs.len(), ran.len());
+    for attempts in project.await_success(&runs).await {
+        each_once(&attempts, &["one"]);
+    }
+    let ran: BTreeSet<String> = project.lines("ran").into_iter().collect();
+    assert_eq!(ran, runs.iter().map(RunId::to_string).collect());
 }

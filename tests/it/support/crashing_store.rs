@@ -258,6 +258,18 @@ impl Store for CrashingStore {
         self.inner.deliver_wakeups(to, concurrency, stop).await
     }
 
+    fn news(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.news()
+    }
+
+    async fn due(&self, at: Timestamp) -> Result<Due, StoreError> {
+        self.inner.due(at).await
+    }
+
+    async fn rest(&self) {
+        self.inner.rest().await;
+    }
+
     fn poke(&self) {
         self.inner.poke()
     }

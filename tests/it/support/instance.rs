@@ -47,7 +47,7 @@ impl Instance {
         let catalog = catalog(root);
         schedule::sync(&engine, &catalog).await.expect("schedules");
 
-        let (_, working) = watch::channel(true);
+        let (_, working) = watch::channel(refit::http::Working::Yes);
         let listen = http::Settings { listen: "127.0.0.1:0".parse().expect("an address"), public_url: None };
         let source = Arc::new(move || Arc::clone(&catalog));
         let server = Server::bind(Arc::clone(&engine), source, &listen, working).await.expect("binds");

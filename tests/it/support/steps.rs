@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use refit::adapter::ArtifactStore;
 use refit::clock::ManualClock;
 use refit::domain::Timestamp;
-use refit::domain::canary::CanaryRecord;
+use refit::domain::canary::{CanaryRecord, Looks};
 use refit::domain::event::{Cause, Event};
 use refit::domain::expr::{Scope, Template};
 use refit::domain::id::{
@@ -369,6 +369,10 @@ fn not_here<T>() -> Result<T, StepError> {
 
 #[async_trait]
 impl Ledger for FakeLedger {
+    fn looks(&self) -> Looks {
+        Looks::Live
+    }
+
     async fn keep_latest(&self, _: &StoreName, _: u32) -> Result<Vec<String>, StepError> {
         not_here()
     }

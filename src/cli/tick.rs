@@ -1,0 +1,170 @@
+//! `refit tick`: what a server does, for as long as something is due, and then
+//! the end: for teams that have a cron job and no place for a server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::drive::{next_after, summary};
+use super::error::{CliError, Doing};
+use super::output::{plain, span, time};
+use super::pick::short;
+use super::project::Opened;
+use super::server::{SCHEDULES_EVERY, complain};
+use super::signals::Interrupts;
+use super::{Exit, drive};
+use crate::clock::Clock;
+use crate::domain::Timestamp;
+use crate::domain::canary::Looks;
+use crate::domain::id::RunId;
+use crate::domain::run::{Run, RunStatus};
+use crate::domain::workflow::{Mode, StepKind};
+use crate::engine::tick::{Patience, first};
+use crate::engine::worker::Worker;
+use crate::steps::canary::CANARY_VALIDITY;
+use crate::store::{Awaited, RunFilter, Store, StoreError};
+use crate::trigger::{Catalog, schedule};
+
+/// What is due within this time is waited for: a retry, a short `wait`.
+const SOON: TimeDelta = TimeDelta::seconds(15);
+const ASK_EVERY: Duration = Duration::from_millis(200);
+/// Runs that are compared before and after.
+const COMPARED: u32 = 500;
+
+/// `refit tick`.
+pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
+    let mut interrupts = Interrupts::listen()?;
+    let looks = Looks::Apart(opened.project.file.worker.tick_every);
+    let store = opened.store().await?;
+    let (engine, notifiers) = opened.engine_that(&store, looks)?;
+    let catalog = Arc::new(opened.catalog());
+    complain(&catalog);
+    warn_of_canaries(opened, &catalog, looks);
+    schedule::sync(&engine, &catalog).await.doing(|| "keep the schedules".to_owned())?;
+    let before = standing(&store).await.doing(|| "list runs".to_owned())?;
+    schedule::fire_due(&engine, &catalog).await.doing(|| "start what is due".to_owned())?;
+
+    let mut worker =
+        Worker::start(Arc::clone(&engine), notifiers).await.doing(|| "start to work".to_owned())?;
+    let fired = Arc::clone(&catalog);
+    worker.also(SCHEDULES_EVERY, "schedules", move |engine| {
+        let catalog = Arc::clone(&fired);
+        async move { schedule::fire_due(&engine, &catalog).await }
+    });
+    let stop = CancellationToken::new();
+    let interrupted = tokio::select! {
+        quiet = engine.until_quiet(Patience { soon: SOON, ask_every: ASK_EVERY }, &stop) => {
+            quiet.doing(|| "see what is due".to_owned())?;
+            false
+        }
+        () = interrupts.next() => true,
+    };
+    worker.shut_down().await.doing(|| "give the runs back".to_owned())?;
+    let moved = moved(&store, &before).await.doing(|| "list runs".to_owned())?;
+    let next = next(&*opened.clock, &store).await.doing(|| "see what is due next".to_owned())?;
+    store.close().await;
+    say(opened, &moved, next);
+    Ok(if interrupted { Exit::Interrupted } else { Exit::Ok })
+}
+
+/// Said before hours of training, not after.
+fn warn_of_canaries(opened: &Opened, catalog: &Catalog, looks: Looks) {
+    for loaded in catalog.workflows().iter().filter(|loaded| loaded.workflow.mode == Mode::Act) {
+        for step in &loaded.workflow.steps {
+            let StepKind::Canary(canary) = &step.kind else { continue };
+            let valid = CANARY_VALIDITY.to_std().unwrap_or_default();
+            if let Some(why) = looks.objection(canary.max_look_gap, valid) {
+                opened.out.note(&format!(
+                    "warning: {}: step `{}` will not start its canary: {why}; see `max_look_gap` in docs/workflow.md",
+                    loaded.definition.path, step.id
+                ));
+            }
+        }
+    }
+}
+
+type Standing = BTreeMap<RunId, RunStatus>;
+
+/// Runs that have not ended.
+async fn standing(store: &Arc<dyn Store>) -> Result<Standing, StoreError> {
+    let mut standing = Standing::new();
+    for status in
+        [RunStatus::Queued, RunStatus::Running, RunStatus::Waiting, RunStatus::Held, RunStatus::Undoing]
+    {
+        let filter = RunFilter { status: Some(status), limit: COMPARED, ..RunFilter::default() };
+        standing.extend(store.runs(&filter).await?.into_iter().map(|run| (run.id, run.status)));
+    }
+    Ok(standing)
+}
+
+/// Runs that are new, or stand elsewhere than `before`; oldest first.
+async fn moved(store: &Arc<dyn Store>, before: &Standing) -> Result<Vec<Run>, StoreError> {
+    let newest = before.keys().max().copied();
+    let after = store.runs(&RunFilter { limit: COMPARED, ..RunFilter::default() }).await?;
+    let fresh = after.iter().map(|run| run.id).filter(|id| newest.is_none_or(|newest| *id > newest));
+    let ids: std::collections::BTreeSet<RunId> = fresh.chain(before.keys().copied()).collect();
+    let mut moved = vec![];
+    for id in ids {
+        if let Some(run) = store.run(id).await?
+            && before.get(&id) != Some(&run.status)
+        {
+            moved.push(run);
+        }
+    }
+    Ok(moved)
+}
+
+/// What is due next, in words, and when.
+pub async fn next(
+    clock: &dyn Clock,
+    store: &Arc<dyn Store>,
+) -> Result<Option<(String, Timestamp)>, StoreError> {
+    let waits = first(&store.due(clock.now()).await?).map(|next| {
+        let what = match next.what {
+            Awaited::Run => "a run goes on",
+            Awaited::Lease => "a run of a process that is gone is taken over",
+            Awaited::Look => "a look at a canary",
+            Awaited::Message => "a message is sent again",
+            Awaited::Board => "a message that follows a run is rewritten",
+        };
+        (what.to_owned(), next.at)
+    });
+    let schedules = store.schedules().await?;
+    let ticks = schedules.iter().map(|row| (format!("the schedule of {}", row.workflow), row.next_fire_at));
+    Ok(waits.into_iter().chain(ticks).min_by_key(|(_, at)| *at))
+}
+
+fn say(opened: &Opened, moved: &[Run], next: Option<(String, Timestamp)>) {
+    let value = json!({
+        "runs": moved.iter().map(summary).collect::<Vec<_>>(),
+        "next_due_at": next.as_ref().map(|(_, at)| at),
+        "next": next.as_ref().map(|(what, _)| what),
+    });
+    opened.out.result(&value, || {
+        let mut lines: Vec<String> = moved
+            .iter()
+            .map(|run| {
+                let (word, paint) = drive::ending(run);
+                let why =
+                    run.reason.as_deref().map(|reason| format!(": {}", plain(reason))).unwrap_or_default();
+                format!("run {} of {} {}{why}", short(run.id), run.workflow, opened.out.painted(&word, paint))
+            })
+            .collect();
+        lines.push(match next {
+            None => "nothing is due next: no schedule, and nothing waits for its time".to_owned(),
+            Some((what, at)) => {
+                format!("due next, in {}: {what} ({})", span(at - opened.clock.now()), time(at))
+            }
+        });
+        lines.join("\n")
+    });
+    for run in moved {
+        if let Some(next) = next_after(run) {
+            opened.out.note(&format!("hint: {next}"));
+        }
+    }
+}

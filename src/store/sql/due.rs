@@ -1,0 +1,98 @@
+//! What waits for its time, over all that refit does by time.
+
+use std::collections::BTreeSet;
+
+use super::super::registered;
+use super::rows::{self, get};
+use super::store::SqlStore;
+use crate::domain::Timestamp;
+use crate::domain::id::{RunId, WorkerId};
+use crate::store::{Awaited, Due, StoreError};
+
+/// More runs that are due are not named: the next look names them.
+const NAMED: i64 = 200;
+
+impl SqlStore {
+    pub(super) async fn what_is_due(&self, at: Timestamp) -> Result<Due, StoreError> {
+        let due = sqlx::query(sql!(concat!(
+            "SELECT id FROM refit.runs r WHERE poke_at IS NOT NULL AND lease_owner IS NULL
+                 AND (wake_at <= ",
+            now!("$1"),
+            " OR signal_seq > signal_seen)
+                 AND NOT (status = 'queued' AND EXISTS (
+                     SELECT 1 FROM refit.concurrency c WHERE c.key = r.concurrency_key AND c.run <> r.id))
+             ORDER BY poke_at LIMIT $2"
+        )))
+        .bind(self.at(at))
+        .bind(NAMED)
+        .fetch_all(&self.parts.reader)
+        .await?;
+        let runs = rows::all(&due, |row| Ok(RunId(get(row, "id")?)))?;
+        let soonest = [
+            (
+                Awaited::Run,
+                self.soonest(sql!(concat!(
+                    "SELECT wake_at FROM refit.runs WHERE poke_at IS NOT NULL AND lease_owner IS NULL AND wake_at > ",
+                    now!("$1"),
+                    " ORDER BY wake_at LIMIT 1"
+                )), Some(at))
+                .await?,
+            ),
+            (Awaited::Lease, self.soonest_silent_lease().await?),
+            (
+                Awaited::Look,
+                self.soonest(sql!(
+                    "SELECT next_look_at FROM refit.canaries WHERE state IN ('watching', 'baking')
+                     ORDER BY next_look_at LIMIT 1"
+                ), None)
+                .await?,
+            ),
+            (
+                Awaited::Message,
+                self.soonest(sql!(
+                    "SELECT due_at FROM refit.outbox WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"
+                ), None)
+                .await?,
+            ),
+            (
+                Awaited::Board,
+                self.soonest(sql!(
+                    "SELECT due_at FROM refit.boards WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"
+                ), None)
+                .await?,
+            ),
+        ];
+        Ok(Due { runs, soonest: soonest.into_iter().filter_map(|(what, at)| Some((what, at?))).collect() })
+    }
+
+    /// The one time that `sql` finds; `after` is its `$1`, where it has one.
+    async fn soonest(
+        &self,
+        sql: &'static str,
+        after: Option<Timestamp>,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let query = sqlx::query_scalar::<_, Timestamp>(sql);
+        let query = match after {
+            Some(after) => query.bind(self.at(after)),
+            None => query,
+        };
+        Ok(query.fetch_optional(&self.parts.reader).await?)
+    }
+
+    /// When a lease ends whose holder does not live: then its run can go on here.
+    async fn soonest_silent_lease(&self) -> Result<Option<Timestamp>, StoreError> {
+        let known = registered(&self.parts.reader).await?;
+        let live: BTreeSet<_> = known
+            .into_iter()
+            .filter(|(id, machine)| !self.is_dead(WorkerId(*id), machine.as_deref()))
+            .map(|(id, _)| id)
+            .collect();
+        let leases = sqlx::query(sql!(
+            "SELECT lease_owner, lease_until FROM refit.runs WHERE lease_owner IS NOT NULL ORDER BY lease_until"
+        ))
+        .fetch_all(&self.parts.reader)
+        .await?;
+        let leases = rows::all(&leases, |row| Ok((get(row, "lease_owner")?, get(row, "lease_until")?)))?;
+        Ok(leases.into_iter().find(|(owner, _)| !live.contains(owner)).map(|(_, until)| until))
+    }
+}
