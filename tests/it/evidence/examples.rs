@@ -77,7 +77,7 @@ async fn doctor_reads_the_evidence() {
     std::fs::write(dir.path().join("refit.toml"), "").expect("writable");
     let workflow = |columns: &str| {
         let text = format!(
-            "name: w\nmodel: m\nevidence: {{ sql: {{ url: 'sqlite:app.db', query: SELECT {columns} FROM ml_predictions }} }}\n\
+            "name: w\nmodel: m\nevidence: {{ sql: {{ url: 'sqlite:app.db', query: \"SELECT {columns} FROM ml_predictions\" }} }}\n\
              steps: [{{run: x}}]\n"
         );
         std::fs::write(dir.path().join("workflows/w.yaml"), text).expect("writable");
