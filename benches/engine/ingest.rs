@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use refit::http_client;
+use serde_json::Value;
 
 use crate::Failure;
 
@@ -58,9 +59,14 @@ impl Ingest {
             tokio::spawn(async move {
                 for (number, body) in bodies {
                     let url = format!("{url}?batch={}-{number}", kind.word());
-                    client.post(url).body(body).send().await?.error_for_status()?;
+                    let answer = client.post(url).body(body).send().await?.error_for_status()?;
+                    let receipt: Value = answer.json().await?;
+                    // A batch that was known, or rows that are refused, would cost next to nothing.
+                    if receipt["accepted"] != ROWS || receipt["duplicate"] != false {
+                        return Err(format!("not all of a batch was counted: {receipt}").into());
+                    }
                 }
-                Ok::<_, reqwest::Error>(())
+                Ok::<_, Failure>(())
             })
         });
         for sender in futures::future::join_all(senders).await {

@@ -111,7 +111,7 @@ impl Bench {
             }
         }
         if self.wants("ingest") {
-            self.ingest(time).await?;
+            self.ingest(&store, time).await?;
         }
         if self.wants("look") {
             self.look()?;
@@ -190,8 +190,9 @@ impl Bench {
     }
 
     /// Observations over HTTP until they are durable, with the most memory that a server of its own ever had.
-    async fn ingest(&self, time: Duration) -> Result<(), Failure> {
+    async fn ingest(&self, store: &Arc<dyn Store>, time: Duration) -> Result<(), Failure> {
         for kind in Kind::ALL {
+            let before = counted(store).await?;
             let server = Server::start(self).await?;
             let mut rates = Rates::beside(Limit::open(self, 1).await?).await?;
             let mut ingest = Ingest::new(&server.url, MODEL)?;
@@ -203,6 +204,10 @@ impl Bench {
                 cpu += server.cpu_time().unwrap_or_default().saturating_sub(before);
                 rows += sent;
                 rates.add(sent as f64 / took.as_secs_f64()).await?;
+            }
+            let kept = counted(store).await? - before;
+            if kept != rows as u64 {
+                return Err(format!("{rows} observations were acknowledged, and {kept} are there").into());
             }
             self.say(
                 "ingest_per_s",
@@ -258,6 +263,13 @@ impl Bench {
         }
         self.say("resume_after_kill_ms", &quantiles(took))
     }
+}
+
+/// Observations that the database has.
+async fn counted(store: &Arc<dyn Store>) -> Result<u64, Failure> {
+    let versions = ["v1".parse()?, "v2".parse()?];
+    let minutes = store.evidence(&MODEL.parse()?, &versions, 0, 100_000).await?;
+    Ok(minutes.iter().map(|minute| minute.counts.n).sum())
 }
 
 /// Rates, each beside the limit of the same moment: a disk changes its mind within seconds.
