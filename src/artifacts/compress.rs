@@ -34,6 +34,8 @@ pub(super) struct Outgoing {
 
 struct Gzip {
     encoder: GzEncoder<Vec<u8>>,
+    /// Of the source, to be compressed next.
+    piece: Vec<u8>,
     /// All of the source is in it.
     ended: bool,
     hash: Sha256,
@@ -50,6 +52,7 @@ impl Outgoing {
         let gzip = (stored_path != file.path).then(|| Gzip {
             // Level 6, and no time in the header: the same bytes every time.
             encoder: GzEncoder::new(Vec::new(), Compression::default()),
+            piece: Vec::with_capacity(STEP),
             ended: false,
             hash: Sha256::new(),
             size: 0,
@@ -62,29 +65,32 @@ impl Outgoing {
         self.source.size()
     }
 
-    /// The next `most` bytes to be sent; fewer at the end, none after it.
-    pub(super) async fn next(self, most: usize) -> Result<(Self, Vec<u8>), SourceError> {
+    /// The next `most` bytes to be sent in place of what is in `buffer`; fewer at the end, none after it.
+    pub(super) async fn next<B>(self, mut buffer: B, most: usize) -> Result<(Self, B), SourceError>
+    where
+        B: AsMut<Vec<u8>> + Send + 'static,
+    {
         let Self { mut source, gzip } = self;
         let Some(mut gzip) = gzip else {
-            let (source, bytes) = source.next(most).await?;
-            return Ok((Self { source, gzip: None }, bytes));
+            let (source, buffer) = source.next(buffer, most).await?;
+            return Ok((Self { source, gzip: None }, buffer));
         };
-        while !gzip.ended && gzip.encoder.get_ref().len() < most {
-            let (next, bytes) = source.next(STEP).await?;
-            source = next;
+        buffer.as_mut().clear();
+        loop {
+            let (bytes, ready) = (buffer.as_mut(), gzip.encoder.get_mut());
+            let fits = ready.len().min(most - bytes.len());
+            bytes.extend(ready.drain(..fits));
+            if gzip.ended || bytes.len() == most {
+                return Ok((Self { source, gzip: Some(gzip) }, buffer));
+            }
+            (source, gzip.piece) = source.next(std::mem::take(&mut gzip.piece), STEP).await?;
             let at = source.place().to_owned();
             gzip = super::source::blocking(&at.clone(), move || {
-                gzip.compress(&bytes)
+                gzip.compress()
                     .map_err(|error| SourceError::Unreadable { path: at, cause: error.to_string() })
             })
             .await?;
         }
-        let ready = gzip.encoder.get_mut();
-        let rest = ready.split_off(ready.len().min(most));
-        let bytes = std::mem::replace(ready, rest);
-        gzip.hash.update(&bytes);
-        gzip.size += bytes.len() as u64;
-        Ok((Self { source, gzip: Some(gzip) }, bytes))
     }
 
     /// What was sent, if it is all of the file, unchanged.
@@ -105,14 +111,18 @@ impl Outgoing {
 }
 
 impl Gzip {
-    /// Takes the next bytes of the source; none end it.
-    fn compress(mut self, bytes: &[u8]) -> std::io::Result<Self> {
-        if bytes.is_empty() {
+    /// Compresses the piece of the source; an empty one ends it.
+    fn compress(mut self) -> std::io::Result<Self> {
+        let before = self.encoder.get_ref().len();
+        if self.piece.is_empty() {
             self.encoder.try_finish()?;
             self.ended = true;
         } else {
-            self.encoder.write_all(bytes)?;
+            self.encoder.write_all(&self.piece)?;
         }
+        let made = self.encoder.get_ref().get(before..).unwrap_or_default();
+        self.hash.update(made);
+        self.size += made.len() as u64;
         Ok(self)
     }
 }
@@ -187,7 +197,7 @@ mod tests {
         let mut out = Outgoing::open(file, "a.json.gz").await.expect("there");
         let mut pieces = vec![];
         loop {
-            let (next, bytes) = out.next(most).await.expect("readable");
+            let (next, bytes) = out.next(vec![], most).await.expect("readable");
             out = next;
             if bytes.is_empty() {
                 return (pieces, out.finish(file, "a.json.gz").await.expect("unchanged"));

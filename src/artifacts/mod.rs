@@ -5,6 +5,7 @@
 //! written only where none is; the manifest is written last. No manifest, no
 //! version: nothing else here ever lists or reads a place without one.
 
+mod buffers;
 mod compress;
 pub mod erase;
 pub mod local;
@@ -19,6 +20,7 @@ pub mod vercel_blob;
 use object_store::path::Path;
 use serde_json::Value;
 
+use self::sealed::SealedVersion;
 use crate::adapter::{Adapter, AdapterError, ArtifactStore, BuildError, Deps, build_of};
 use crate::domain::id::{ModelName, VersionName};
 use crate::domain::version::VersionRecord;
@@ -45,13 +47,21 @@ pub async fn verify(
     version: &VersionName,
     manifest_sha256: &str,
 ) -> Result<(), AdapterError> {
-    let sealed = sealed::verify(store, model, version).await?;
+    as_recorded(store, sealed::verify(store, model, version).await?, manifest_sha256)
+}
+
+/// Whether a manifest is the one that was recorded.
+fn as_recorded(
+    store: &ArtifactStore,
+    sealed: SealedVersion,
+    manifest_sha256: &str,
+) -> Result<(), AdapterError> {
     if sealed.sha256 == manifest_sha256 {
         return Ok(());
     }
     Err(AdapterError::Rejected {
         service: store.label.clone(),
-        action: format!("verify {model}/{version}"),
+        action: format!("verify {}/{}", sealed.manifest.model, sealed.manifest.version),
         cause: format!("its manifest is not the one that was sealed: SHA-256 {}", sealed.sha256),
     })
 }
@@ -62,6 +72,18 @@ pub async fn verify_known(store: &ArtifactStore, record: &VersionRecord) -> Resu
     match (&record.place, &record.manifest) {
         (Some(place), Some(manifest)) => Ok(sealed::verify_in_place(store, place, manifest).await?),
         (Some(_) | None, _) => verify(store, &record.model, &record.name, &record.manifest_sha256).await,
+    }
+}
+
+/// Looks whether a known version has its manifest, and its files by their names and sizes; what is in them is
+/// not read.
+pub async fn verify_presence(store: &ArtifactStore, record: &VersionRecord) -> Result<(), AdapterError> {
+    match (&record.place, &record.manifest) {
+        (Some(place), Some(manifest)) => Ok(sealed::verify_presence_in_place(store, place, manifest).await?),
+        (Some(_) | None, _) => {
+            let sealed = sealed::verify_presence(store, &record.model, &record.name).await?;
+            as_recorded(store, sealed, &record.manifest_sha256)
+        }
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use object_store::PutPayload;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::buffers::Buffers;
 use super::compress::Outgoing;
 use super::source::{LocalFile, SourceError};
 use super::upload::CHUNK;
@@ -22,25 +21,19 @@ pub(super) async fn send_parts(
     upload: &mut dyn object_store::MultipartUpload,
     (file, path): (&LocalFile, &str),
     mut out: Outgoing,
-    buffers: &Arc<Semaphore>,
+    buffers: &Arc<Buffers>,
     sent: &mut (dyn FnMut(u64) + Send),
 ) -> Result<ManifestFile, PartError> {
     let mut sending = JoinSet::new();
     loop {
-        // An error would mean that the semaphore was closed, which nobody does.
-        let buffer = buffers.clone().acquire_owned().await;
-        let (next, bytes) = out.next(CHUNK).await.map_err(PartError::Source)?;
-        out = next;
-        if bytes.is_empty() {
+        let buffer;
+        (out, buffer) = out.next(buffers.take().await, CHUNK).await.map_err(PartError::Source)?;
+        if buffer.is_empty() {
             break;
         }
-        let size = bytes.len() as u64;
-        let part = upload.put_part(PutPayload::from(bytes));
-        sending.spawn(async move {
-            let done = part.await;
-            drop(buffer);
-            done.map(|()| size)
-        });
+        let size = buffer.len() as u64;
+        let part = upload.put_part(buffer.into_payload());
+        sending.spawn(async move { part.await.map(|()| size) });
         while let Some(done) = sending.try_join_next() {
             sent(joined(Some(done)).map_err(PartError::Store)?);
         }

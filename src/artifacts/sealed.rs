@@ -1,7 +1,7 @@
 //! Sealed versions: listed, verified, fetched. What a store says is checked
 //! like any foreign text before it is used as a path or a size.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FsPath;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -167,6 +167,26 @@ pub async fn verify(
     Ok(sealed)
 }
 
+/// Looks whether every file of a version is there with the size that was sealed: one list, and nothing is read.
+pub async fn verify_presence(
+    store: &ArtifactStore,
+    model: &ModelName,
+    version: &VersionName,
+) -> Result<SealedVersion, SealedError> {
+    let sealed = required(store, model, version).await?;
+    Reader::new(store, model, version).find_all(&sealed.manifest).await?;
+    Ok(sealed)
+}
+
+/// The same of a version that lies at `place` and whose manifest is kept elsewhere.
+pub async fn verify_presence_in_place(
+    store: &ArtifactStore,
+    place: &str,
+    manifest: &Manifest,
+) -> Result<(), SealedError> {
+    Reader::in_place(store, place, manifest)?.find_all(manifest).await
+}
+
 /// Reads every file of a version that lies at `place`, below the store's own prefix, and compares it with
 /// the manifest that is kept elsewhere.
 pub async fn verify_in_place(
@@ -278,6 +298,23 @@ impl<'a> Reader<'a> {
     async fn check_all(&self, manifest: &Manifest) -> Result<(), SealedError> {
         let files: Vec<_> = manifest.files.iter().map(|file| self.check(file).boxed()).collect();
         stream::iter(files).buffer_unordered(AT_ONCE).try_collect::<()>().await
+    }
+
+    /// Whether the store has all files, by their names and sizes.
+    async fn find_all(&self, manifest: &Manifest) -> Result<(), SealedError> {
+        let failed = |error| SealedError::from(store_error(self.store, "list files", error));
+        let listing = self.store.objects.list(Some(&self.place)).map_ok(|meta| (meta.location, meta.size));
+        let there: BTreeMap<Path, u64> = listing.try_collect().await.map_err(failed)?;
+        for file in &manifest.files {
+            let at = object_below(self.store, &self.place, file.stored_path())?;
+            let size = file.stored_size();
+            match there.get(&at) {
+                Some(found) if *found == size => {}
+                Some(found) => return Err(self.bad(&file.path, format!("it has {found} bytes, not {size}"))),
+                None => return Err(self.bad(&file.path, "it is not there".to_owned())),
+            }
+        }
+        Ok(())
     }
 
     /// Brings all files to `dir`, which is then complete or not there.

@@ -105,17 +105,20 @@ impl Source {
         &self.at
     }
 
-    /// The next `most` bytes; fewer at its end, none after it.
-    pub(super) async fn next(mut self, most: usize) -> Result<(Self, Vec<u8>), SourceError> {
+    /// The next `most` bytes in place of what is in `buffer`; fewer at its end, none after it.
+    pub(super) async fn next<B>(mut self, mut buffer: B, most: usize) -> Result<(Self, B), SourceError>
+    where
+        B: AsMut<Vec<u8>> + Send + 'static,
+    {
         let at = self.at.clone();
         blocking(&at, move || {
-            let left = usize::try_from(self.opened.size.saturating_sub(self.read)).unwrap_or(usize::MAX);
-            let mut bytes = Vec::with_capacity(left.min(most));
+            let bytes = buffer.as_mut();
+            bytes.clear();
             let mut part = (&self.file).take(most as u64);
-            part.read_to_end(&mut bytes).map_err(|error| unreadable(&self.at, &error))?;
-            self.hash.update(&bytes);
+            part.read_to_end(bytes).map_err(|error| unreadable(&self.at, &error))?;
+            self.hash.update(bytes.as_slice());
             self.read += bytes.len() as u64;
-            Ok((self, bytes))
+            Ok((self, buffer))
         })
         .await
     }
@@ -147,10 +150,10 @@ impl Source {
     pub(super) async fn describe(file: &LocalFile) -> Result<ManifestFile, SourceError> {
         const STEP: usize = 1024 * 1024;
         let mut source = Self::open(file).await?;
+        let mut buffer = Vec::with_capacity(STEP);
         loop {
-            let (next, bytes) = source.next(STEP).await?;
-            source = next;
-            if bytes.is_empty() {
+            (source, buffer) = source.next(buffer, STEP).await?;
+            if buffer.is_empty() {
                 return source.finish(file).await;
             }
         }
@@ -211,16 +214,16 @@ mod tests {
         for change in [&b"abcd"[..], b"ab", b"xyz"] {
             let a = file(dir.path(), b"abc");
             let source = Source::open(&a).await.expect("there");
-            let (source, _) = source.next(2).await.expect("readable");
+            let (source, _) = source.next(vec![], 2).await.expect("readable");
             // Renamed over: another inode, as a trainer that writes atomically does.
             let other = dir.path().join("other");
             fs::write(&other, change).expect("written");
             fs::rename(&other, &a.source).expect("renamed");
-            let (source, _) = source.next(9).await.expect("readable");
+            let (source, _) = source.next(vec![], 9).await.expect("readable");
             assert!(matches!(source.finish(&a).await, Err(SourceError::Changed { .. })));
         }
         let a = file(dir.path(), b"abc");
-        let (source, _) = Source::open(&a).await.expect("there").next(9).await.expect("readable");
+        let (source, _) = Source::open(&a).await.expect("there").next(vec![], 9).await.expect("readable");
         fs::OpenOptions::new()
             .append(true)
             .open(&a.source)

@@ -16,9 +16,9 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::buffers::Buffers;
 use super::compress::{Outgoing, stored_path};
 use super::names::{self, OddName};
 use super::parts::{PartError, joined, send_parts};
@@ -160,7 +160,7 @@ pub async fn publish(
     }
     let there = upload.list().await?;
     upload.nothing_foreign(&there)?;
-    let (buffers, done) = (Arc::new(Semaphore::new(BUFFERS)), AtomicU64::new(0));
+    let (buffers, done) = (Buffers::new(BUFFERS, CHUNK), AtomicU64::new(0));
     let placing = upload.files.iter().map(|file| {
         let (there, buffers, done) = (&there, &buffers, &done);
         let placing = async move {
@@ -297,7 +297,7 @@ impl Upload<'_> {
         &self,
         file: &LocalFile,
         there: Option<&u64>,
-        buffers: &Arc<Semaphore>,
+        buffers: &Arc<Buffers>,
         sent: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(ManifestFile, bool), UploadError> {
         if there.is_some() {
@@ -345,18 +345,16 @@ impl Upload<'_> {
         &self,
         file: &LocalFile,
         out: Outgoing,
-        buffers: &Semaphore,
+        buffers: &Arc<Buffers>,
     ) -> Result<(ManifestFile, bool), UploadError> {
-        // An error would mean that the semaphore was closed, which nobody does.
-        let _buffer = buffers.acquire().await;
         let path = self.stored_path(file);
         // What does not compress becomes a little longer.
-        let (out, bytes) = out.next(CHUNK + CHUNK / 8).await?;
+        let (out, buffer) = out.next(buffers.take().await, CHUNK + CHUNK / 8).await?;
         let entry = out.finish(file, &path).await?;
         let (objects, at) = (self.store.objects.clone(), self.object(&path)?);
         let mut sending = JoinSet::new();
         sending.spawn(async move {
-            objects.put_opts(&at, PutPayload::from(bytes), PutOptions::from(PutMode::Create)).await
+            objects.put_opts(&at, buffer.into_payload(), PutOptions::from(PutMode::Create)).await
         });
         match joined(sending.join_next().await) {
             Ok(_) => Ok((entry, false)),
@@ -373,7 +371,7 @@ impl Upload<'_> {
         &self,
         file: &LocalFile,
         out: Outgoing,
-        buffers: &Arc<Semaphore>,
+        buffers: &Arc<Buffers>,
         sent: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(ManifestFile, bool), UploadError> {
         let (size, path) = (out.size(), self.stored_path(file));

@@ -18,6 +18,7 @@ use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
 use crate::engine::release::{Back, PromotedByHand};
+use crate::engine::reread::Choice;
 use crate::steps::headline::counted;
 use crate::store::{Pulled, RunFilter, RunSummary, ScheduleRow, Store};
 
@@ -231,11 +232,17 @@ pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError
     let who = actor();
     let back = args.version.as_ref().map(|version| Back { version, marks_bad: args.bad });
     let reason = args.which.why.clone().unwrap_or_else(|| format!("rolled back by {who}"));
-    let release = engine
-        .roll_back(&model, &target, back, ReleaseActor::Human { name: who }, &reason)
-        .await
-        .doing(|| format!("roll back `{model}` on {target}"))?;
+    let who = ReleaseActor::Human { name: who };
+    let doing = || format!("roll back `{model}` on {target}");
+    let before = release.desired.champion;
+    let mut release = engine.roll_back(&model, &target, back, who.clone(), &reason).await.doing(doing)?;
     opened.poke().await;
+    if let Some(served) = release.desired.champion.clone().filter(|served| Some(served) != before.as_ref()) {
+        opened.out.note(&format!("{} serves; its files are being read", served.version));
+        let choice = if back.is_some() { Choice::Named } else { Choice::Free };
+        let doing = || format!("read the files of {}, which serves already", served.version);
+        release = engine.check_rollback(release, choice, &who).await.doing(doing)?;
+    }
     let value = json!({"model": model, "target": target, "release": release});
     opened.out.result(&value, || {
         let serves = release.desired.champion.as_ref();

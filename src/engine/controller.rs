@@ -14,6 +14,7 @@ use chrono::TimeDelta;
 use serde_json::{Value, json};
 
 use super::release::ReleaseError;
+use super::reread::Choice;
 use super::{Engine, boards, notices};
 use crate::domain::Timestamp;
 use crate::domain::canary::{
@@ -267,6 +268,10 @@ impl Engine {
             match self.store.write_release(write).await? {
                 ReleaseWritten::Made(release) => {
                     self.show_or_leave(&release).await;
+                    if canary.state == CanaryState::Baking {
+                        let actor = ReleaseActor::Controller { run: canary.run };
+                        self.check_rollback_later(&release, Choice::Free, actor);
+                    }
                     let run = self.store.run(canary.run).await?;
                     if run.is_none_or(|run| run.status == RunStatus::Finished) {
                         // Its run ended before; nobody else says it.

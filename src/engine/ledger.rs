@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Input;
 use super::release::Back;
+use super::reread::Choice;
 use super::retention::Deletion;
 use super::{Engine, notices};
 use crate::domain::canary::{CanaryRecord, CanaryState, Looks};
@@ -277,10 +278,11 @@ impl Ledger for RunLedger {
 
     async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError> {
         let actor = ReleaseActor::Run { run: self.run.id };
-        self.engine
-            .decide_rollback(&self.run.model, target, to.map(Back::to), actor, "a rollback step")
-            .await
-            .map_err(StepError::from)
+        let (engine, model, back) = (&self.engine, &self.run.model, to.map(Back::to));
+        let release = engine.decide_rollback(model, target, back, actor.clone(), "a rollback step").await?;
+        let choice = if to.is_some() { Choice::Named } else { Choice::Free };
+        engine.check_rollback_later(&release, choice, actor);
+        Ok(release)
     }
 
     async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError> {

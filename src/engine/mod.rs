@@ -27,6 +27,7 @@ pub mod notices;
 mod pull;
 pub mod reconcile;
 pub mod release;
+pub mod reread;
 pub mod retention;
 mod situation;
 pub mod tick;

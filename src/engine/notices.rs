@@ -46,7 +46,8 @@ pub async fn about_start(engine: &Engine, run: &Run, workflow: &Workflow) -> Vec
     to(run, workflow, &recipients, Moment::Started, "start", facts)
 }
 
-/// Notices of the end of a run.
+/// Notices of the end of a run. In `advise`, one that would have changed what serves is also told to
+/// those who hear of such changes.
 pub async fn about_end(
     engine: &Engine,
     run: &Arc<Run>,
@@ -54,23 +55,24 @@ pub async fn about_end(
     attempts: &[Attempt],
     moment: Moment,
 ) -> Vec<Notice> {
-    let recipients = recipients(workflow, moment);
-    if recipients.is_empty() {
+    let mut all = recipients(workflow, moment);
+    if moment == Moment::Succeeded && situation::advice(workflow, attempts).is_some() {
+        for change in [Moment::CanaryStarted, Moment::Promoted, Moment::RolledBack] {
+            add(&mut all, recipients(workflow, change));
+        }
+    }
+    if all.is_empty() {
         return vec![];
     }
     let facts = known(engine, run, workflow, attempts, moment).await;
     let key = if moment == Moment::Promoted { PROMOTED } else { "end" };
-    to(run, workflow, &recipients, moment, key, facts)
+    to(run, workflow, &all, moment, key, facts)
 }
 
 /// Alerts go to everybody who hears of failures, whether or not they asked for alerts.
 pub async fn alert(engine: &Engine, run: &Run, workflow: &Workflow, key: &str, facts: Value) -> Vec<Notice> {
     let mut all = recipients(workflow, Moment::Alert);
-    for recipient in recipients(workflow, Moment::Failed) {
-        if !all.contains(&recipient) {
-            all.push(recipient);
-        }
-    }
+    add(&mut all, recipients(workflow, Moment::Failed));
     if all.is_empty() {
         return vec![];
     }
@@ -124,13 +126,18 @@ pub fn to(
 fn recipients(workflow: &Workflow, moment: Moment) -> Vec<Recipient> {
     let mut all = vec![];
     for rule in workflow.notify.iter().filter(|rule| rule.on.contains(&moment)) {
-        for recipient in &rule.to {
-            if !all.contains(recipient) {
-                all.push(recipient.clone());
-            }
-        }
+        add(&mut all, rule.to.clone());
     }
     all
+}
+
+/// Nobody is told twice.
+fn add(to: &mut Vec<Recipient>, more: Vec<Recipient>) {
+    for recipient in more {
+        if !to.contains(&recipient) {
+            to.push(recipient);
+        }
+    }
 }
 
 /// What a reader wants to know: how things stand, and what the run's steps say.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::Engine;
-use crate::adapter::AdapterError;
+use crate::adapter::{AdapterError, ArtifactStore};
 use crate::domain::canary::CanaryState;
 use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
@@ -99,6 +99,14 @@ impl From<ReleaseError> for StepError {
     }
 }
 
+fn served(record: &VersionRecord) -> Served {
+    Served {
+        version: record.name.clone(),
+        base_url: record.base_url.clone(),
+        manifest_sha256: record.manifest_sha256.clone(),
+    }
+}
+
 /// What came of a promotion by hand.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PromotedByHand {
@@ -109,7 +117,7 @@ pub enum PromotedByHand {
 }
 
 impl Engine {
-    /// Rolls back and shows it.
+    /// Rolls back and shows it; `check_rollback` is to be called next.
     pub async fn roll_back(
         self: &Arc<Self>,
         model: &ModelName,
@@ -124,8 +132,8 @@ impl Engine {
     }
 
     /// With a canary out and no version named, drops the canary; else goes to the version named, to the
-    /// previous one, or to the newest good one. Only versions whose manifest and files are whole are taken;
-    /// where there is none, people are alerted.
+    /// previous one, or to the newest good one. Only versions whose manifest and files are there are taken;
+    /// where there is none, people are alerted. `check_rollback` is to be called once it is shown.
     pub async fn decide_rollback(
         self: &Arc<Self>,
         model: &ModelName,
@@ -196,7 +204,7 @@ impl Engine {
         let mut unusable = vec![];
         let mut unreachable = None;
         for record in candidates {
-            match self.verified(record).await {
+            match self.present(record).await {
                 Ok(served) => {
                     let bad = champion
                         .map(|served| served.version.clone())
@@ -220,7 +228,7 @@ impl Engine {
     }
 
     /// Somebody wants the champion gone, and there is nothing to take its place.
-    async fn alert_nothing_left(
+    pub(super) async fn alert_nothing_left(
         &self,
         current: &Release,
         error: &ReleaseError,
@@ -242,21 +250,26 @@ impl Engine {
         self.alert_about(&current.model, run, &key, facts).await
     }
 
-    /// A version whose manifest and files are what was sealed.
-    async fn verified(&self, record: &VersionRecord) -> Result<Served, ReleaseError> {
-        if let Some(store) = self.services.stores.get(&record.store) {
-            crate::artifacts::verify_known(store, record).await?;
-        } else {
-            return Err(ReleaseError::Outside(AdapterError::Rejected {
+    /// A version whose manifest and files are what was sealed: all of it is read.
+    pub(super) async fn verified(&self, record: &VersionRecord) -> Result<Served, ReleaseError> {
+        crate::artifacts::verify_known(self.store_of(record)?, record).await?;
+        Ok(served(record))
+    }
+
+    /// A version whose manifest and files are there. Whoever rolls back waits for this, and the version it goes
+    /// to was read whole when it was promoted; `check_rollback` reads it again once it serves.
+    async fn present(&self, record: &VersionRecord) -> Result<Served, ReleaseError> {
+        crate::artifacts::verify_presence(self.store_of(record)?, record).await?;
+        Ok(served(record))
+    }
+
+    fn store_of(&self, record: &VersionRecord) -> Result<&ArtifactStore, ReleaseError> {
+        self.services.stores.get(&record.store).ok_or_else(|| {
+            ReleaseError::Outside(AdapterError::Rejected {
                 service: "refit.toml".to_owned(),
                 action: format!("find store `{}`", record.store),
                 cause: "it has no such store".to_owned(),
-            }));
-        }
-        Ok(Served {
-            version: record.name.clone(),
-            base_url: record.base_url.clone(),
-            manifest_sha256: record.manifest_sha256.clone(),
+            })
         })
     }
 

@@ -13,8 +13,10 @@ use crate::domain::id::{MetricName, VersionName};
 use crate::domain::release::Release;
 use crate::domain::run::{Attempt, AttemptState, Run};
 use crate::domain::workflow::{Mode, Moment, StepKind, Workflow};
+use crate::steps::canary::{CanaryOutput, Rollout};
 use crate::steps::gate::GateOutput;
 use crate::steps::publish::PublishOutput;
+use crate::steps::rollback::RollbackAdvised;
 use crate::steps::run::{RunOutput, champion};
 use crate::store::StoreError;
 
@@ -45,6 +47,9 @@ pub(super) async fn facts(
             facts.insert("metrics".to_owned(), metrics);
         }
         Err(error) => unread("champion's metrics", run, &error),
+    }
+    if let Some(advice) = advice(workflow, attempts).filter(|_| moment == Moment::Succeeded) {
+        facts.insert("advice".to_owned(), json!(advice));
     }
     if let Some(todo) = todo(run, attempts, moment) {
         facts.insert("todo".to_owned(), json!(todo));
@@ -150,6 +155,31 @@ async fn metrics(
 fn outputs<T: serde::de::DeserializeOwned>(attempts: &[Attempt]) -> impl Iterator<Item = T> {
     let outputs = attempts.iter().filter_map(|attempt| attempt.output.as_ref());
     outputs.filter_map(|output| serde_json::from_value(output.clone()).ok())
+}
+
+/// In `advise`, what the run would have done to what serves: in one sentence for each.
+pub(super) fn advice(workflow: &Workflow, attempts: &[Attempt]) -> Option<String> {
+    if workflow.mode != Mode::Advise {
+        return None;
+    }
+    let canaries = outputs::<CanaryOutput>(attempts).filter(|canary| canary.rollout == Rollout::Advised);
+    let canaries = canaries.map(|canary| {
+        let CanaryOutput { version, target, share, .. } = &canary;
+        match &canary.champion {
+            Some(champion) => format!(
+                "In `mode: act`, {version} would now get {share} of `{target}` beside {champion}, and the \
+                 evidence would decide."
+            ),
+            None => {
+                format!("In `mode: act`, {version} would now serve `{target}`: nothing was released yet.")
+            }
+        }
+    });
+    let rollbacks = outputs::<RollbackAdvised>(attempts)
+        .filter(|rollback| rollback.advised)
+        .map(|rollback| format!("In `mode: act`, `{}` would have been rolled back.", rollback.target));
+    let advice: Vec<String> = canaries.chain(rollbacks).collect();
+    (!advice.is_empty()).then(|| advice.join(" "))
 }
 
 /// What a person has to do, where the templates do not say it already.

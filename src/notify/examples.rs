@@ -175,7 +175,8 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
             json!({
                 "mode": "advise",
                 "serving": "2026-11-15 serves all traffic since 2026-11-15 04:10 UTC.",
-                "reason": "mode is not act: 2026-11-22 was not promoted on production",
+                "advice": "In `mode: act`, 2026-11-22 would now get 10% of `production` beside 2026-11-15, \
+                           and the evidence would decide.",
             }),
         ),
         "alert" => (

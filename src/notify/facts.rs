@@ -43,6 +43,9 @@ pub struct Facts {
     /// What serves now: one sentence.
     #[serde(default)]
     pub serving: Option<String>,
+    /// In `advise`, what refit would have done: a sentence or two.
+    #[serde(default)]
+    pub advice: Option<String>,
     /// What a person has to do: one sentence. Absent when nothing.
     #[serde(default)]
     pub todo: Option<String>,
@@ -189,6 +192,7 @@ impl Facts {
             outcome: key(&given, "outcome"),
             reason: key(&given, "reason"),
             serving: key(&given, "serving"),
+            advice: key(&given, "advice"),
             todo: key(&given, "todo"),
             next: key(&given, "next"),
             metrics: key(&given, "metrics").unwrap_or_default(),

@@ -303,6 +303,7 @@ fn data(facts: &Facts) -> Value {
         "outcome": facts.outcome,
         "reason": facts.reason,
         "serving": facts.serving,
+        "advice": facts.advice,
         "todo": facts.todo,
         "next": facts.next,
         "metrics": metric_rows(&facts.metrics),

@@ -19,6 +19,15 @@ pub struct RollbackOutput {
     pub generation: Generation,
 }
 
+/// What the step kept where `mode` is not `act`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RollbackAdvised {
+    /// The target, which was not touched.
+    pub target: TargetName,
+    /// Always.
+    pub advised: bool,
+}
+
 /// Rolls back and waits until the host shows it.
 pub async fn run(spec: &Rollback, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
     let host = ctx.services.targets.get(&spec.target).ok_or_else(|| unknown_target(&spec.target))?;
@@ -29,7 +38,7 @@ pub async fn run(spec: &Rollback, ctx: &StepContext<'_>) -> Result<StepResult, S
         .map_err(|error| StepError::permanent(format!("`to`: {error}")))?;
     if ctx.workflow.mode != Mode::Act {
         ctx.log.note(&format!("mode is not act: {} was not rolled back", spec.target));
-        return StepResult::done(serde_json::json!({"target": spec.target, "advised": true}));
+        return StepResult::done(RollbackAdvised { target: spec.target.clone(), advised: true });
     }
     let release = ctx.ledger.roll_back(&spec.target, to.as_ref()).await?;
     host.apply(&release, ctx.services.instance).await?;

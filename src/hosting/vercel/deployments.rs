@@ -11,121 +11,22 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::api::{Api, Call, Failure};
+use super::deployment::{Deployment, META_FROM, META_RELEASE, META_SEEN, META_VALUES, State, is_older};
 use crate::adapter::AdapterError;
 use crate::http_client::excerpt;
 
-/// The release that a deployment was made for.
-const META_RELEASE: &str = "refitRelease";
-/// What the variables said when it was asked for.
-const META_VALUES: &str = "refitValues";
-/// The deployment whose code it is built of.
-const META_FROM: &str = "refitFrom";
 /// One release is built at most this often: a build that fails every time is not tried at every look.
 const BUILDS: usize = 3;
 /// Looks at a deployment that is ready but not assigned, before refit assigns its own or looks past another's.
 const STAGED_LOOKS: u32 = 10;
 
-/// How a deployment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Queued, building, or in a state that refit does not know.
-    UnderWay,
-    /// Built, and production's domains lead to it.
-    Serving,
-    /// Built, and never served.
-    Staged,
-    /// Built, and a rolling release moves traffic to it.
-    Rolling,
-    /// Failed or cancelled.
-    Failed,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Deployment {
-    // A list says `uid` and `created`, a deployment by itself `id` and `createdAt`.
-    id: Option<String>,
-    uid: Option<String>,
-    #[serde(default)]
-    name: String,
-    project_id: Option<String>,
-    created: Option<f64>,
-    created_at: Option<f64>,
-    state: Option<String>,
-    ready_state: Option<String>,
-    ready_substate: Option<String>,
-    #[serde(default)]
-    alias_assigned: Value,
-    alias_error: Option<AliasError>,
-    error_code: Option<String>,
-    error_message: Option<String>,
-    inspector_url: Option<String>,
-    #[serde(default)]
-    meta: Value,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct AliasError {
-    #[serde(default)]
-    message: String,
-}
-
 #[derive(Deserialize)]
 struct Listed {
     deployments: Vec<Deployment>,
-}
-
-impl Deployment {
-    fn id(&self) -> &str {
-        self.id.as_deref().or(self.uid.as_deref()).unwrap_or_default()
-    }
-
-    fn made_at(&self) -> f64 {
-        self.created_at.or(self.created).unwrap_or_default()
-    }
-
-    fn state(&self) -> State {
-        match self.ready_state.as_deref().or(self.state.as_deref()) {
-            Some("ERROR" | "CANCELED" | "DELETED") => State::Failed,
-            Some("READY") => match self.ready_substate.as_deref() {
-                Some("ROLLING") => State::Rolling,
-                Some("STAGED") => State::Staged,
-                Some("PROMOTED") | None if self.assigned() => State::Serving,
-                // Assigned in a moment.
-                Some(_) | None => State::UnderWay,
-            },
-            Some(_) | None => State::UnderWay,
-        }
-    }
-
-    fn assigned(&self) -> bool {
-        match &self.alias_assigned {
-            Value::Bool(assigned) => *assigned,
-            // The time at which it was.
-            Value::Number(_) => true,
-            Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => false,
-        }
-    }
-
-    fn meta(&self, key: &str) -> Option<&str> {
-        self.meta.get(key).and_then(Value::as_str)
-    }
-}
-
-/// Whether `release` is a later generation of the same model than `older`.
-fn is_older(older: &str, release: &str) -> bool {
-    let parts = |release: &str| {
-        let (model, generation) = release.rsplit_once('/')?;
-        Some((model.to_owned(), generation.parse::<i64>().ok()?))
-    };
-    match (parts(older), parts(release)) {
-        (Some((model, older)), Some((same, newer))) => model == same && older < newer,
-        (None, _) | (_, None) => false,
-    }
 }
 
 /// What is to be waited for, or that there is nothing more.
@@ -144,6 +45,20 @@ pub(super) struct Change<'c> {
     pub changed_at: Option<f64>,
 }
 
+/// The newest deployment of the team's own that `serving`, a build of older code, was put over: one that had the
+/// domain, or that would have got it while this wait watched.
+fn overtaken<'a>(serving: &Deployment, all: &'a [Deployment], waiting: &Waiting) -> Option<&'a Deployment> {
+    let watched = waiting.ours.as_deref() == Some(serving.id()) && !waiting.promoted;
+    let unknown = all.iter().filter(|it| !it.is_refits() && serving.did_not_know(it));
+    let mut lost = unknown.filter(|it| match it.state() {
+        State::Serving | State::Rolling => true,
+        State::Staged | State::UnderWay => watched,
+        State::Failed => false,
+    });
+    // Newest first.
+    lost.next()
+}
+
 /// What one wait remembers between looks.
 #[derive(Default)]
 struct Waiting {
@@ -152,6 +67,8 @@ struct Waiting {
     /// A build was seen or asked for.
     begun: bool,
     staged: u32,
+    /// Refit's own was assigned by refit, not by Vercel.
+    promoted: bool,
     /// Looks at one of somebody else's that is ready but not assigned.
     others: u32,
 }
@@ -233,6 +150,11 @@ impl Deployments<'_> {
             (older || is_ours(it)) && it.made_at() > after && it.state() != State::Failed
         };
         let as_before = |it: &Deployment| it.meta(META_VALUES) == Some(values) && !all.iter().any(comes);
+        if let Some((serving, _)) = serving.as_ref().filter(|(serving, _)| is_ours(serving))
+            && let Some(newer) = overtaken(serving, &all, waiting)
+        {
+            return self.catch_up(newer, change, &ours, &all, waiting).await;
+        }
         if let Some((serving, _)) =
             serving.as_ref().filter(|(serving, _)| carries(serving) || as_before(serving))
         {
@@ -280,14 +202,58 @@ impl Deployments<'_> {
                     let cause = "nothing serves in production yet: deploy the app once".to_owned();
                     return Err(self.rejected("build the app again", cause));
                 };
-                if ours.len() >= BUILDS {
-                    let last = ours.first().map(|it| self.failed(it).to_string()).unwrap_or_default();
-                    let cause = format!("it was tried {} times; {last}", ours.len());
-                    return Err(self.rejected("build the app again", excerpt(&cause)));
-                }
-                let made = self.redeploy(&source, change, ours.len() + 1).await?;
-                (waiting.ours, waiting.begun) = (Some(made.id().to_owned()), true);
-                Ok(Turn::Wait(format!("deployment {}", made.id())))
+                self.build(&source, change, &ours, &all, waiting).await
+            }
+        }
+    }
+
+    /// Builds the code of `source` again, unless that was tried too often.
+    async fn build(
+        &self,
+        source: &Deployment,
+        change: &Change<'_>,
+        ours: &[&Deployment],
+        all: &[Deployment],
+        waiting: &mut Waiting,
+    ) -> Result<Turn, AdapterError> {
+        if ours.len() >= BUILDS {
+            let last = ours.iter().find(|it| it.state() == State::Failed);
+            let last = last.map(|it| self.failed(it).to_string()).unwrap_or_default();
+            let cause = format!("it was tried {} times; {last}", ours.len());
+            return Err(self.rejected("build the app again", excerpt(&cause)));
+        }
+        let made = self.redeploy(source, change, all, ours.len() + 1).await?;
+        (waiting.ours, waiting.begun) = (Some(made.id().to_owned()), true);
+        Ok(Turn::Wait(format!("deployment {}", made.id())))
+    }
+
+    /// A build of refit's came out after the team's own `newer` one and took production's domain from it:
+    /// the newer code is built with the variables as they are now.
+    async fn catch_up(
+        &self,
+        newer: &Deployment,
+        change: &Change<'_>,
+        ours: &[&Deployment],
+        all: &[Deployment],
+        waiting: &mut Waiting,
+    ) -> Result<Turn, AdapterError> {
+        let made = ours.iter().filter(|it| it.meta(META_FROM) == Some(newer.id()));
+        match made.clone().find(|it| it.state() != State::Failed) {
+            Some(own) => {
+                (waiting.ours, waiting.begun) = (Some(own.id().to_owned()), true);
+                self.follow(own, all, None, waiting).await
+            }
+            None if newer.state() == State::UnderWay => {
+                Ok(Turn::Wait(format!("deployment {} of somebody else", newer.id())))
+            }
+            None => {
+                tracing::warn!(
+                    project = self.project,
+                    newer = newer.id(),
+                    "A build of refit's took the domain of {} from newer code; that is built again",
+                    self.project
+                );
+                self.build(newer, change, ours, all, waiting).await
             }
         }
     }
@@ -302,11 +268,9 @@ impl Deployments<'_> {
     ) -> Result<Turn, AdapterError> {
         let own = self.get(own.id()).await?;
         let from = own.meta(META_FROM).unwrap_or_default().to_owned();
-        let source = all.iter().find(|it| it.id() == from);
         let overtakes = |it: &&Deployment| {
-            source.is_some_and(|source| it.made_at() > source.made_at())
-                && it.made_at() < own.made_at()
-                && it.meta(META_RELEASE).is_none()
+            own.did_not_know(it)
+                && !it.is_refits()
                 && matches!(it.state(), State::UnderWay | State::Serving | State::Rolling)
         };
         match own.state() {
@@ -343,7 +307,7 @@ impl Deployments<'_> {
                     return Err(AdapterError::Conflict { service: self.label.to_owned(), cause });
                 }
                 // The same code with other settings, in the place of exactly that code.
-                waiting.staged = 0;
+                (waiting.staged, waiting.promoted) = (0, true);
                 self.promote(&own).await?;
                 Ok(Turn::Wait(format!("the promotion of {}", own.id())))
             }
@@ -413,8 +377,10 @@ impl Deployments<'_> {
         &self,
         source: &Deployment,
         change: &Change<'_>,
+        all: &[Deployment],
         attempt: usize,
     ) -> Result<Deployment, AdapterError> {
+        let seen = all.iter().map(Deployment::made_at).fold(0.0, f64::max);
         let body = json!({
             "deploymentId": source.id(),
             "name": source.name,
@@ -424,6 +390,7 @@ impl Deployments<'_> {
                 META_RELEASE: change.release,
                 META_VALUES: change.values,
                 META_FROM: source.id(),
+                META_SEEN: seen.to_string(),
                 "refitAttempt": attempt.to_string(),
             },
         });

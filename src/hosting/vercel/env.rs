@@ -279,7 +279,8 @@ impl Env<'_> {
             }
             other => {
                 let cause = format!(
-                    "it is `{other}`, which nobody can read back: remove it, refit makes it anew as `plain`"
+                    "it is `{other}`, which nobody can read back: remove it, refit makes it anew as `plain`; \
+                     where the team's policy allows no readable ones, take `kind = \"vercel-config\"`"
                 );
                 return Err(self.rejected(&format!("read `{}`", entry.key), cause));
             }

@@ -7,6 +7,7 @@
 //! version; only then the note says so.
 
 pub(super) mod api;
+mod deployment;
 mod deployments;
 mod env;
 

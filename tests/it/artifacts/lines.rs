@@ -103,6 +103,29 @@ async fn torn_downloads(store: &ArtifactStore, line: &Line) {
     }
 }
 
+/// Whether a version is there is seen from its manifest and one list: a rollback waits for no file.
+async fn seen_without_reading(store: &ArtifactStore, line: &Line) {
+    let training = Training::of(&FILES);
+    training.publish(store, "1").await.expect("published");
+    line.forget_calls();
+    sealed::verify_presence(store, &model(), &name("1")).await.expect("there");
+    let read: Vec<String> = line
+        .calls()
+        .into_iter()
+        .filter(|call| call.op == Op::Download)
+        .map(|call| call.pathname)
+        .filter(|path| !path.ends_with("manifest.json"))
+        .collect();
+    assert_eq!(read, [""; 0]);
+    let large = object(store, "1", "large.bin");
+    store.objects.delete(&large).await.expect("deleted");
+    let gone = sealed::verify_presence(store, &model(), &name("1")).await.expect_err("not there");
+    assert!(gone.to_string().contains("large.bin") && gone.to_string().contains("not there"), "{gone}");
+    store.objects.put(&large, "short".into()).await.expect("written");
+    let short = sealed::verify_presence(store, &model(), &name("1")).await.expect_err("another size");
+    assert!(short.to_string().contains("it has 5 bytes"), "{short}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn vercel_blob_cut_in_every_part() {
     let service = VercelBlob::start(Access::Public).await;
@@ -116,6 +139,8 @@ async fn vercel_blob_in_a_storm() {
     a_storm(fresh, &service).await;
     slow_and_expired(fresh, &service).await;
     torn_downloads(&fresh("torn"), &service).await;
+    service.mend();
+    seen_without_reading(&fresh("seen"), &service).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,6 +158,8 @@ async fn s3_in_a_storm() {
     a_storm(fresh, &line).await;
     slow_and_expired(fresh, &line).await;
     torn_downloads(&fresh("torn"), &line).await;
+    line.mend();
+    seen_without_reading(&fresh("seen"), &line).await;
 }
 
 /// The service says how long: refit waits that long, and no longer than it has patience for.

@@ -163,6 +163,7 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
             5 serves everybody of delivery-time on production (generation 2)
             --- stderr
             1 of delivery-time on production is marked bad; the newest good version will serve everybody
+            5 serves; its files are being read
             ");
         assert_snapshot!(refit(at, &["rollback", "2", "--bad", "--yes", "-q"]), @r"
             exit code: 0

@@ -7,6 +7,7 @@ use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::run::{Outcome, RunStatus};
 use refit::domain::version::VersionState;
 use refit::engine::release::{Back, PromotedByHand, ReleaseError};
+use refit::engine::reread::Choice;
 use refit::store::{ReleaseWrite, ReleaseWritten};
 
 use super::on_both;
@@ -154,6 +155,51 @@ async fn a_rollback_without_a_canary_goes_to_the_previous_version_then_to_the_ne
         assert!(matches!(nothing, Err(ReleaseError::NothingLeft { .. })), "{nothing:?}");
         assert_eq!(shown(&world), serves("3"), "version 1 is damaged: it is never served");
         assert_eq!(state_of(&engine, "3").await, VersionState::Sealed, "it serves, so it is not bad yet");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rollback_serves_before_it_reads_and_a_damaged_version_does_not_stay() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        for _ in 2..=4 {
+            publish(&world, &engine).await;
+        }
+        for name in ["3", "4"] {
+            let done = engine.promote_by_hand(&model(), &target(), &version(name), false, "ann", None).await;
+            assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
+        }
+        damage_within(&world, "3");
+        let back = async |to| engine.roll_back(&model(), &target(), to, ann(), "bad").await;
+        let release = back(None).await.expect("rolled back");
+        assert_eq!(shown(&world), serves("3"), "the previous one, at once");
+        let release = engine.check_rollback(release, Choice::Free, &ann()).await.expect("a good one");
+        assert_eq!(shown(&world), serves("2"), "3 is damaged: the newest good one");
+        assert_eq!(state_of(&engine, "3").await, VersionState::Bad);
+        let again = engine.check_rollback(release.clone(), Choice::Free, &ann()).await;
+        assert_eq!(again.expect("it is whole"), release);
+
+        // Who names a version gets it, and hears what is wrong with it.
+        damage_within(&world, "1");
+        let named = version("1");
+        let release = back(Some(Back::to(&named))).await.expect("rolled back");
+        let damaged = engine.check_rollback(release, Choice::Named, &ann()).await;
+        assert!(matches!(damaged, Err(ReleaseError::Outside(_))), "{damaged:?}");
+        assert_eq!(shown(&world), serves("1"));
+        let notices =
+            engine.store.take_outbox(100, std::time::Duration::from_secs(60), world.clock.now()).await;
+        let told: Vec<String> =
+            notices.expect("readable").iter().map(|entry| entry.notice.facts.to_string()).collect();
+        assert!(told.iter().any(|facts| facts.contains("the files of 1 are damaged")), "{told:#?}");
+
+        // None is left but the damaged one that serves.
+        for name in ["2", "4"] {
+            damage(&world, name);
+        }
+        let nothing = back(None).await;
+        assert!(matches!(nothing, Err(ReleaseError::NothingLeft { .. })), "{nothing:?}");
     })
     .await;
 }

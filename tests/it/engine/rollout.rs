@@ -228,11 +228,19 @@ pub async fn succeeded(engine: &Arc<Engine>, run: RunId, step: &str) -> usize {
 
 /// Makes the files of a version other than what was sealed.
 pub fn damage(world: &World, name: &str) {
-    let file = walk(&world.path("models"))
-        .into_iter()
-        .find(|path| path.ends_with(format!("{name}/model.json")))
-        .expect("the version's file");
-    std::fs::write(file, "something else").expect("writable");
+    std::fs::write(file_of(world, name), "something else").expect("writable");
+}
+
+/// The same, to be seen only by who reads them: they are as long as they were.
+pub fn damage_within(world: &World, name: &str) {
+    let file = file_of(world, name);
+    let length = std::fs::read(&file).expect("readable").len();
+    std::fs::write(file, "#".repeat(length)).expect("writable");
+}
+
+fn file_of(world: &World, name: &str) -> std::path::PathBuf {
+    let mut files = walk(&world.path("models")).into_iter();
+    files.find(|path| path.ends_with(format!("{name}/model.json"))).expect("the version's file")
 }
 
 fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {

@@ -168,7 +168,7 @@ async fn what_cannot_be_read_back_or_was_not_written_is_an_error() {
         world.variables[0].kind = "sensitive".to_owned();
     });
     let error = target(&vercel, json!({})).apply(&release(1, "v1", None), us).await.expect_err("unreadable");
-    insta::assert_snapshot!(error, @"Vercel project prj_raceday could not read `CANARY_PERCENT`: it is `sensitive`, which nobody can read back: remove it, refit makes it anew as `plain`");
+    insta::assert_snapshot!(error, @r#"Vercel project prj_raceday could not read `CANARY_PERCENT`: it is `sensitive`, which nobody can read back: remove it, refit makes it anew as `plain`; where the team's policy allows no readable ones, take `kind = "vercel-config"`"#);
 
     let vercel = Vercel::start();
     vercel.with(|world| world.fail_create = Some("MAX_ENVS_EXCEEDED"));
@@ -304,6 +304,39 @@ async fn a_deployment_of_the_team_is_waited_for_and_never_undone() {
         "{:?}",
         vercel.server.asked()
     );
+    sound(&vercel);
+}
+
+/// Both builds are over before refit looks again: its own, of older code, came last and has the domain.
+#[tokio::test]
+async fn a_push_that_refits_build_was_put_over_is_built_again() {
+    let (vercel, us) = (Vercel::start(), InstanceId::generate());
+    let target = target(&vercel, json!({}));
+    target.apply(&release(1, "v1", None), us).await.expect("applied");
+    vercel.with(|world| {
+        world.before_deploy = Some(|world| drop(world.pushed("the fix")));
+        world.after_deploy = Some(|world| {
+            world.settle();
+            assert_eq!(world.serving_commit(), "first commit");
+        });
+    });
+    target.apply(&release(2, "v1", Some(("v2", 1_000))), us).await.expect("applied");
+    vercel.with(|world| assert_eq!(world.serving_commit(), "the fix"));
+    assert_eq!(says(&vercel).await["percent"], "10");
+    assert_eq!(vercel.made(), 3, "once more than without the push");
+    // What is caught up with is not built again.
+    target.apply(&release(2, "v1", Some(("v2", 1_000))), us).await.expect("applied");
+    assert_eq!(vercel.made(), 3);
+
+    // A push that fails to build was not put over.
+    vercel.with(|world| {
+        world.builds = [Build::Fails("a type error")].into();
+        world.before_deploy = Some(|world| drop(world.pushed("a mistake")));
+        world.after_deploy = Some(crate::support::vercel::World::settle);
+    });
+    target.apply(&release(3, "v1", Some(("v2", 5_000))), us).await.expect("applied");
+    vercel.with(|world| assert_eq!(world.serving_commit(), "the fix"));
+    assert_eq!((says(&vercel).await["percent"].clone(), vercel.made()), (json!("50"), 4));
     sound(&vercel);
 }
 
@@ -443,7 +476,9 @@ async fn the_vendors_client_reads_what_refit_wrote() {
         const refused = await sdk.projects.createProjectEnv({ idOrName, teamId, requestBody:
             { key: 'MODEL_VERSION', value: 'x', type: 'plain', target: ['production'] } })
             .then(() => 'created', error => error.statusCode);
-        console.log(JSON.stringify({ values, state: newest.readyState, sub: newest.readySubstate, meta: newest.meta,
+        const listed = await sdk.deployments.getDeployments({ projectId: idOrName, target: 'production', teamId });
+        const rows = listed.deployments.map(({ uid, readyState, meta }) => [uid === newest.id, readyState, meta?.refitFrom]);
+        console.log(JSON.stringify({ values, rows, state: newest.readyState, sub: newest.readySubstate, meta: newest.meta,
             edited: edited.value, refused }));
     ";
     let env = [
@@ -458,6 +493,9 @@ async fn the_vendors_client_reads_what_refit_wrote() {
     assert_eq!(said["values"]["CANARY_PERCENT"], "10", "{said}");
     assert_eq!((&said["state"], &said["sub"]), (&json!("READY"), &json!("PROMOTED")), "{said}");
     assert_eq!(said["meta"]["refitRelease"], format!("{us}/race-times/2"), "{said}");
+    let rows = said["rows"].as_array().expect("rows");
+    assert_eq!((rows.len(), &rows[0][0], &rows[0][1]), (3, &json!(true), &json!("READY")), "{said}");
+    assert!(rows[0][2].is_string() && rows[2][2].is_null(), "{said}");
     assert_eq!((&said["edited"], &said["refused"]), (&json!("0"), &json!(400)), "{said}");
     // What the client changed is noticed.
     let error = target.apply(&release(2, "v1", Some(("v2", 1_000))), us).await.expect_err("changed");

@@ -76,7 +76,7 @@ fn a_preview_uses_the_projects_templates_and_runs() {
     assert_eq!(refit(fresh.path(), &["trigger", "retrain", "--follow"], &[]).0, 0);
     let (code, out, err) = refit(fresh.path(), &["notify", "preview", "--run", "last"], &[]);
     assert_eq!(code, 0, "{err}");
-    assert!(out.contains("Subject: deliveries: retrain ended well") || out.contains("ended well"), "{out}");
+    assert!(out.contains("what refit would have done") && out.contains("In `mode: act`, "), "{out}");
     assert!(out.contains("mae") && out.contains("Mode advise: refit touched no target."), "{out}");
     let (code, out, err) = refit(fresh.path(), &["notify", "preview", "progress", "--run", "last"], &[]);
     assert_eq!(code, 0, "{err}");

@@ -7,13 +7,13 @@ use refit::adapter::{AdapterError, Deps, Message, Notifier};
 use serde_json::{Value, json};
 
 use super::deps;
-use crate::support::mischief::{Fault, Mischief};
+use crate::support::faulty_server::{Fault, Server};
 use crate::support::resend::{self, Resend};
 use crate::support::slack::{self, Slack};
 
 /// A service with what reaches it: how often it takes a message, and what it wrote down.
 struct Subject {
-    mischief: Mischief,
+    server: Server,
     secret: &'static str,
     /// Whether a second attempt of one message is one message.
     has_key: bool,
@@ -33,7 +33,7 @@ async fn resend() -> Subject {
     let service = Resend::start().await;
     let (address, reads, judged) = (service.address.clone(), service.clone(), service.violations.clone());
     Subject {
-        mischief: service.mischief.clone(),
+        server: service.server.clone(),
         secret: resend::KEY,
         has_key: true,
         build: Box::new(move |http| {
@@ -46,7 +46,7 @@ async fn resend() -> Subject {
         expired: Fault::Answer(
             401,
             vec![],
-            r#"{"statusCode":401,"name":"restricted_api_key","message":"no"}"#,
+            r#"{"statusCode":401,"name":"restricted_api_key","message":"no"}"#.to_owned(),
         ),
         check: Box::new(move || judged.assert_none()),
     }
@@ -56,7 +56,7 @@ async fn slack_api() -> Subject {
     let service = Slack::start().await;
     let (address, reads, judged) = (service.address.clone(), service.clone(), service.violations.clone());
     Subject {
-        mischief: service.mischief.clone(),
+        server: service.server.clone(),
         secret: slack::TOKEN,
         has_key: false,
         build: Box::new(move |http| {
@@ -66,7 +66,7 @@ async fn slack_api() -> Subject {
             with(http, &[("TOKEN", slack::TOKEN.to_owned())], options)
         }),
         taken: Box::new(move || reads.messages().iter().map(|message| message.blocks.to_string()).collect()),
-        expired: Fault::Answer(200, vec![], r#"{"ok":false,"error":"token_expired"}"#),
+        expired: Fault::Answer(200, vec![], r#"{"ok":false,"error":"token_expired"}"#.to_owned()),
         check: Box::new(move || judged.assert_none()),
     }
 }
@@ -75,7 +75,7 @@ async fn webhook() -> Subject {
     let service = Slack::start().await;
     let (address, reads) = (service.address.clone(), service.clone());
     Subject {
-        mischief: service.mischief.clone(),
+        server: service.server.clone(),
         secret: "hush-hush",
         has_key: false,
         build: Box::new(move |http| {
@@ -83,7 +83,7 @@ async fn webhook() -> Subject {
             with(http, &[("URL", url)], json!({"kind": "slack", "url": "URL"}))
         }),
         taken: Box::new(move || reads.hooked().iter().map(|body| body["blocks"].to_string()).collect()),
-        expired: Fault::Answer(403, vec![], "invalid_token"),
+        expired: Fault::Answer(403, vec![], "invalid_token".to_owned()),
         check: Box::new(|| {}),
     }
 }
@@ -140,14 +140,14 @@ enum Expected {
 }
 
 async fn errors_say_whether_trying_again_helps(subject: &Subject) {
-    let answer = Fault::Answer;
+    let answer = |status, headers, body: &str| Fault::Answer(status, headers, body.to_owned());
     let cases = [
         (answer(429, vec![("retry-after", "7")], "rate_limited"), Expected::Later(Some(7))),
         (answer(500, vec![], "rollup_error"), Expected::Later(None)),
         (answer(503, vec![("retry-after", "30")], "<html>busy</html>"), Expected::Later(Some(30))),
         (answer(408, vec![], ""), Expected::Later(None)),
         (Fault::Cut, Expected::Later(None)),
-        (Fault::Silence, Expected::Later(None)),
+        (Fault::StopBefore, Expected::Later(None)),
         (answer(403, vec![], "error code: 1010"), Expected::Denied),
         (subject.expired.clone(), Expected::Denied),
         (answer(404, vec![], "no_service"), Expected::Never),
@@ -155,8 +155,8 @@ async fn errors_say_whether_trying_again_helps(subject: &Subject) {
     ];
     let before = (subject.taken)().len();
     for (fault, expected) in cases {
-        subject.mischief.next(fault.clone());
-        let client = if matches!(fault, Fault::Silence) { impatient() } else { usual() };
+        subject.server.next(fault.clone());
+        let client = if matches!(fault, Fault::StopBefore) { impatient() } else { usual() };
         let error = (subject.build)(client).send(&hostile("fault/1")).await.expect_err("refused");
         match (&expected, &error) {
             (Expected::Later(after), AdapterError::Unavailable { retry_after, .. }) => {
@@ -176,7 +176,7 @@ async fn an_answer_that_was_lost_sends_again_under_the_same_id(subject: &Subject
     for (fault, id) in [(Fault::LostAnswer, "lost/1"), (Fault::Torn, "torn/1")] {
         let before = (subject.taken)().len();
         let notifier = (subject.build)(usual());
-        subject.mischief.next(fault.clone());
+        subject.server.next(fault.clone());
         let error = notifier.send(&hostile(id)).await.expect_err("no answer");
         assert!(error.is_transient(), "{fault:?}: {error}");
         notifier.send(&hostile(id)).await.expect("sent again");
@@ -185,7 +185,7 @@ async fn an_answer_that_was_lost_sends_again_under_the_same_id(subject: &Subject
     }
     // Byte for byte the same, from whichever process: a service with keys refuses another body.
     let bodies = |id: &str| -> Vec<String> {
-        let seen = subject.mischief.seen().into_iter();
+        let seen = subject.server.seen().into_iter();
         let key = seen.filter(|seen| {
             seen.header("idempotency-key") == Some(id) || seen.body.contains(&format!("\"id\":\"{id}\""))
         });
@@ -201,7 +201,7 @@ async fn an_answer_that_was_lost_sends_again_under_the_same_id(subject: &Subject
 }
 
 fn the_secret_is_where_it_belongs_and_nowhere_else(subject: &Subject) {
-    for seen in subject.mischief.seen() {
+    for seen in subject.server.seen() {
         assert_eq!(seen.header("user-agent"), Some(refit::http_client::USER_AGENT));
         assert!(!seen.body.contains(subject.secret));
         match seen.header("authorization") {
@@ -233,7 +233,7 @@ async fn slacks_webhook() {
 #[tokio::test]
 async fn a_service_behind_a_proxys_page_has_taken_nothing() {
     for subject in [resend().await, slack_api().await, webhook().await] {
-        subject.mischief.next(Fault::Answer(200, vec![], "<html>log in first</html>"));
+        subject.server.next(Fault::Answer(200, vec![], "<html>log in first</html>".to_owned()));
         let error = (subject.build)(usual()).send(&hostile("proxy/1")).await.expect_err("no service");
         assert!(error.to_string().contains("log in first"), "{error}");
     }

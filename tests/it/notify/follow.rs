@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::deps;
 use crate::support::crash::Crash;
-use crate::support::mischief::Fault;
+use crate::support::faulty_server::Fault;
 use crate::support::slack::{Posted, Slack, TOKEN};
 use crate::support::world::{World, turn};
 
@@ -103,7 +103,7 @@ impl Followed {
     }
 
     fn calls(&self, method: &str) -> usize {
-        self.slack.mischief.seen().iter().filter(|seen| seen.line.ends_with(method)).count()
+        self.slack.server.seen().iter().filter(|seen| seen.line.ends_with(method)).count()
     }
 }
 
@@ -176,7 +176,7 @@ async fn many_changes_are_one_rewrite_and_a_message_that_cannot_be_rewritten_hol
     let followed = Followed::new(World::sqlite(), true).await;
     let run = followed.start().await;
     // Slack is away while the run goes all its way: seven steps are over before anything is shown.
-    followed.slack.mischief.next(Fault::Answer(500, vec![], "down"));
+    followed.slack.server.next(Fault::Answer(500, vec![], "down".to_owned()));
     assert_eq!(
         followed.engine.store.run(run).await.expect("readable").expect("a run").status,
         RunStatus::Queued

@@ -7,7 +7,7 @@ use refit::adapter::{AdapterError, Notifier};
 use serde_json::json;
 
 use super::{deps, message};
-use crate::support::mischief::Fault;
+use crate::support::faulty_server::Fault;
 use crate::support::resend::{KEY, Resend};
 
 fn notifier(service: &Resend, from: &str) -> Arc<dyn Notifier> {
@@ -33,7 +33,7 @@ async fn a_message_is_one_mail_however_often_it_is_tried_within_a_day() {
     assert_eq!(mail["text"], message().text);
     assert_eq!(mail["html"], json!(message().html));
     assert_eq!(mail["to"], json!(message().to));
-    let seen = service.mischief.seen();
+    let seen = service.server.seen();
     assert_eq!(seen[0].header("idempotency-key"), Some("run/end/0"));
     assert_eq!(seen[0].body, seen[1].body);
     assert!(seen[0].body.contains(r#""reply_to":"ops@example.com""#));
@@ -66,7 +66,7 @@ async fn what_resend_refuses_says_what_to_do() {
     ];
     for (status, name, says, again) in cases {
         let body = json!({"statusCode": status, "name": name, "message": "as it is"}).to_string();
-        service.mischief.next(Fault::Answer(status, vec![("ratelimit-reset", "3")], body.leak()));
+        service.server.next(Fault::Answer(status, vec![("ratelimit-reset", "3")], body));
         let error = notifier(&service, FROM).send(&message()).await.expect_err(name);
         assert_eq!(error.is_transient(), again, "{error}");
         assert!(error.to_string().contains(says), "{error}");

@@ -178,6 +178,55 @@ fn whole(project: &Project, run: RunId, at: &Call) {
     );
 }
 
+/// A project with a run that ended, whose files nothing needs any more, and one that waits for a worker.
+async fn collectable() -> (Project, [RunId; 2]) {
+    let (project, ended) = prepared();
+    project.write("refit.toml", &format!("{REFIT}\n[retention]\nrun_files = \"0s\"\n"));
+    let server = project.serve();
+    let (run, _) = project.await_status(ended, RunStatus::Finished).await;
+    assert_eq!(run.outcome, Some(Outcome::Promoted), "{run:#?}");
+    drop(server);
+    // It was killed, so its socket is left: no file that a copy could have.
+    std::fs::remove_file(project.path(".refit/refit.sock")).unwrap();
+    let waits = project.trigger("retrain");
+    project.write(&format!(".refit/runs/{waits}/data/rows.csv"), ROWS);
+    (project, [ended, waits])
+}
+
+/// `gc`, whose calls are written to `list` or which dies at the first of a pattern; whether it died.
+fn collects(project: &Project, tools: &Path, list: Option<&Path>, at: Option<&str>) -> bool {
+    let mut command = project.command(&["gc", "--yes"]);
+    command.env("LD_PRELOAD", tools.join(LIBRARY)).env("DIE_BELOW", project.dir.path());
+    command.envs(list.map(|list| ("DIE_LIST", list)));
+    command.envs(at.map(|at| ("DIE_AT", at))).env("DIE_NTH", "1");
+    let done = command.output().unwrap();
+    let died = done.status.signal() == Some(9);
+    assert!(died || done.status.success(), "{at:?}: {}", String::from_utf8_lossy(&done.stderr));
+    died
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_that_died_at_any_file_is_ended_by_the_next_one() {
+    let tools = tempfile::tempdir().unwrap();
+    make_calls_deadly(tools.path());
+    let (prepared, [ended, waits]) = collectable().await;
+    let list = tools.path().join("removed");
+    assert!(!collects(&prepared.copy(), tools.path(), Some(&list), None));
+    let list = std::fs::read_to_string(list).unwrap();
+    let removals = list.lines().filter(|line| line.starts_with("remove /.refit/runs/"));
+    let removals: Vec<String> = removals.map(pattern).collect();
+    assert!(removals.len() > 5, "files and directories of the run: {list}");
+    for at in &removals {
+        let project = prepared.copy();
+        assert!(collects(&project, tools.path(), None, Some(at)), "{at}: it lived");
+        project.says(&["gc", "--yes"]);
+        assert!(!project.path(&format!(".refit/runs/{ended}")).exists(), "{at}: its files are left");
+        let waiting = project.path(&format!(".refit/runs/{waits}/data/rows.csv"));
+        assert_eq!(std::fs::read_to_string(waiting).unwrap(), ROWS, "{at}");
+        project.says(&["model", "verify", "race-times", "1"]);
+    }
+}
+
 #[test]
 fn a_run_ends_well_whatever_file_it_died_at() {
     let tools = tempfile::tempdir().unwrap();

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use super::place::{Place, example};
+use super::place::Place;
 use crate::clients::client;
 use crate::support::node;
 use crate::support::world::http;
 
 pub struct App {
-    _process: Child,
+    process: Child,
     url: String,
     http: reqwest::Client,
     asked: u32,
@@ -24,14 +24,14 @@ impl App {
     pub async fn start(place: &Place, refit: &str) -> Self {
         let client = tokio::task::spawn_blocking(client).await.expect("compiled");
         let mut process = Command::new(node::home().join("bin/node"))
-            .arg(example("app/server.mjs"))
+            .arg(place.root().join("app/server.mjs"))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("REFIT_CLIENT", client)
             .env("GLOBAL_CONFIG", place.connection())
             .env("GLOBAL_CONFIG_KEY", "refit-race-times")
             .env("REFIT_URL", refit)
-            .env("APP_DATABASE_URL", place.root().join("predictions.db"))
+            .env("APP_DATABASE_URL", &place.app_database)
             .env("RACEDAY_SWITCHES", "1")
             .env("PORT", "0")
             .stdin(Stdio::null())
@@ -43,7 +43,7 @@ impl App {
         let line = BufReader::new(stdout).lines().next_line().await.expect("text").expect("a line");
         let said: Value = serde_json::from_str(&line).expect("JSON");
         let url = format!("http://127.0.0.1:{}", said["listening"]);
-        Self { _process: process, url, http: http(), asked: 0 }
+        Self { process, url, http: http(), asked: 0 }
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
@@ -86,5 +86,13 @@ impl App {
             answer["version"].as_str().expect("a version").to_owned()
         });
         versions.collect()
+    }
+
+    /// Ends it as a deploy does: what it has to write is written.
+    pub async fn stop(mut self) {
+        let id = self.process.id().expect("it runs").to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status().await;
+        assert!(told.expect("kill runs").success());
+        assert!(self.process.wait().await.expect("ends").success());
     }
 }

@@ -11,7 +11,7 @@ use refit::domain::evidence::{EvidenceMinute, MinuteCounts, ObservationBatch};
 use refit::domain::id::VersionName;
 use refit::domain::run::{Outcome, RunStatus};
 
-use super::place::Place;
+use super::place::{Place, QUICK};
 use crate::engine::crash::process::{on_a_runtime, words_of};
 use crate::store::database::{drop_postgres, empty_postgres};
 use crate::support::crash::{Crash, When, Write};
@@ -20,28 +20,6 @@ use crate::support::world::start;
 
 /// Lives at once.
 const THREADS: usize = 6;
-
-/// The same workflow, with a trainer that takes no time and waits that are short.
-const QUICK: &[(&str, &str)] = &[
-    ("require_approval", "accept"),
-    ("rows: { min: 5000, vs_previous: { min: 95% } }", "rows: { min: 10 }"),
-    (
-        "run: python3 -m research.scripts.train_models --distances=sprint,olympic,70.3,140.6",
-        r#"run: "printf 'MAE: 400\nR²: 0.95\n'""#,
-    ),
-    (
-        "run: python3 -m research.scripts.export_artifacts --input-dir=research/models --output-dir=apps/web/src/data/ml-models",
-        r#"run: 'out=apps/web/src/data/ml-models; mkdir -p $out; for name in sprint olympic long; do echo "{\"model\": $$}" > $out/$name.json; done'"#,
-    ),
-    ("count: 18", "count: 3"),
-    (
-        "        - { metric: latency_slow_share, acceptable_below: 15% }   # slow: as 5 % of today's answers are\n",
-        "",
-    ),
-    ("for: 24h", "for: 10m"),
-    ("bake: 6h", "bake: 10m"),
-    ("[rolled_back, failed], email", "[promoted, rolled_back, failed], email"),
-];
 
 /// Where a run's databases are, and all that is outside.
 struct World {

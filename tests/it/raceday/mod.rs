@@ -5,7 +5,9 @@
 mod app;
 mod door;
 mod killed;
+mod modes;
 mod place;
 mod program;
+mod secrets;
 mod stories;
 mod team;

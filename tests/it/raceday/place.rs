@@ -7,16 +7,39 @@ use std::sync::{Arc, Mutex};
 
 use refit::domain::release::ReleaseDocument;
 use serde_json::Value;
+use sqlx::Connection as _;
 use tempfile::TempDir;
 
 use super::door;
 use crate::store::database::empty_postgres;
 use crate::support::crash::Crash;
-use crate::support::python;
 use crate::support::resend::Resend;
 use crate::support::slack::{self, Slack};
 use crate::support::vercel::{CONFIG, READ_TOKEN, TEAM, TOKEN, Vercel};
 use crate::support::vercel_blob::{Access, VercelBlob};
+use crate::support::{node, python};
+
+/// The same workflow, with a trainer that takes no time and waits that are short.
+pub const QUICK: &[(&str, &str)] = &[
+    ("require_approval", "accept"),
+    ("rows: { min: 5000, vs_previous: { min: 95% } }", "rows: { min: 10 }"),
+    (
+        "run: python3 -m research.scripts.train_models --distances=sprint,olympic,70.3,140.6",
+        r#"run: "printf 'MAE: 400\nR²: 0.95\n'""#,
+    ),
+    (
+        "run: python3 -m research.scripts.export_artifacts --input-dir=research/models --output-dir=apps/web/src/data/ml-models",
+        r#"run: 'out=apps/web/src/data/ml-models; mkdir -p $out; for name in sprint olympic long; do echo "{\"model\": $$}" > $out/$name.json; done'"#,
+    ),
+    ("count: 18", "count: 3"),
+    (
+        "        - { metric: latency_slow_share, acceptable_below: 15% }   # slow: as 5 % of today's answers are\n",
+        "",
+    ),
+    ("for: 24h", "for: 10m"),
+    ("bake: 6h", "bake: 10m"),
+    ("[rolled_back, failed], email", "[promoted, rolled_back, failed], email"),
+];
 
 /// Everything that outlives a process of refit.
 pub struct Place {
@@ -66,7 +89,11 @@ impl Place {
             .output()
             .expect("refit runs");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        copy(&example("research"), &self.root().join("research"));
+        for part in ["research", "app"] {
+            copy(&example(part), &self.root().join(part));
+        }
+        std::os::unix::fs::symlink(node::home().join("node_modules"), self.root().join("node_modules"))
+            .expect("linked");
     }
 
     /// What a team writes into the files of the template.
@@ -151,7 +178,6 @@ impl Place {
             let runtime = tokio::runtime::Handle::current();
             tokio::task::block_in_place(|| {
                 runtime.block_on(async {
-                    use sqlx::Connection as _;
                     let mut app = sqlx::PgConnection::connect(&url).await.expect("the app's database");
                     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut app).await.expect("inserted");
                 });
@@ -160,6 +186,25 @@ impl Place {
             let made = generate.args(["--sqlite", &self.app_database]).output().expect("python3 runs");
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         }
+    }
+
+    /// The app's table of predictions as `sql/predictions.sql` reads it: how many rows there are of each
+    /// version, and how many of them went well.
+    pub async fn predictions(&self) -> BTreeMap<String, (i64, i64)> {
+        let query = std::fs::read_to_string(example("sql/predictions.sql")).expect("the query");
+        let counts = format!(
+            "SELECT version, count(*), sum(CASE WHEN ok THEN 1 ELSE 0 END) FROM ({query}) AS observed \
+             GROUP BY version"
+        );
+        let counts = sqlx::AssertSqlSafe(counts);
+        let rows: Vec<(String, i64, i64)> = if self.app_database.starts_with("postgres") {
+            let mut app = sqlx::PgConnection::connect(&self.app_database).await.expect("the app's database");
+            sqlx::query_as(counts).fetch_all(&mut app).await.expect("rows")
+        } else {
+            let mut app = sqlx::SqliteConnection::connect(&self.app_database).await.expect("a database");
+            sqlx::query_as(counts).fetch_all(&mut app).await.expect("rows")
+        };
+        rows.into_iter().map(|(version, all, well)| (version, (all, well))).collect()
     }
 
     /// What the app reads to know which version serves.

@@ -88,6 +88,21 @@ fn target() -> TargetName {
     "production".parse().expect("a name")
 }
 
+/// How many predictions of a version were reported to refit, and how many of them went well.
+async fn told(refit: &Instance, version: &str) -> (i64, i64) {
+    let version = [version.parse().expect("a version")];
+    let (mut told, mut after) = ((0, 0), 0);
+    loop {
+        let minutes = refit.engine.store.evidence(&model(), &version, after, 1000).await.expect("readable");
+        let Some(last) = minutes.last() else { return told };
+        after = last.seq;
+        for counts in minutes.iter().map(|minute| minute.counts) {
+            told.0 += counts.n as i64;
+            told.1 += (counts.n - counts.errors) as i64;
+        }
+    }
+}
+
 async fn six_sundays(database: Database) {
     let mut day = RaceDay::on(&database).await;
 
@@ -153,16 +168,25 @@ async fn six_sundays(database: Database) {
     assert_eq!(sixth.outcome, Some(Outcome::Rejected), "{:?}", sixth.reason);
     assert_eq!((day.place.versions(), day.place.serving()), (before, (Some(canary), None)));
 
+    // The app's own table has what refit was told, row for row.
+    let RaceDay { place, refit, app } = day;
+    app.stop().await;
+    let kept = place.predictions().await;
+    assert_eq!(kept.keys().collect::<Vec<_>>(), place.versions().keys().collect::<Vec<_>>());
+    for (version, counted) in &kept {
+        assert_eq!(told(&refit, version).await, *counted, "{version}");
+    }
+
     // Each once: mails of what was taken back and of the silence, a message for each run.
     assert_eq!(
-        day.place.subjects(),
+        place.subjects(),
         [
             "race-times 2026-11-29 was rolled back",
             "race-times 2026-12-13 was rolled back",
             "race-times: somebody has to look now",
         ]
     );
-    let messages = day.place.slack.messages();
+    let messages = place.slack.messages();
     assert!(messages.iter().filter(|message| message.thread_ts.is_none()).count() >= 6, "{messages:#?}");
 }
 

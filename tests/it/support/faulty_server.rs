@@ -59,6 +59,21 @@ impl Fault {
     }
 }
 
+/// A request as it came in.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// `METHOD path?query`.
+    pub line: String,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
 /// A server on loopback, until it is dropped.
 #[derive(Clone)]
 pub struct Server {
@@ -75,7 +90,7 @@ struct Shared {
     faults: Mutex<BTreeMap<usize, Fault>>,
     /// By what the request's first line begins with; each once.
     on: Mutex<Vec<(String, Fault)>>,
-    asked: Mutex<Vec<String>>,
+    seen: Mutex<Vec<Seen>>,
     stopped: Notify,
 }
 
@@ -96,7 +111,7 @@ impl Server {
             count: AtomicUsize::new(0),
             faults: Mutex::default(),
             on: Mutex::default(),
-            asked: Mutex::default(),
+            seen: Mutex::default(),
             stopped: Notify::new(),
         });
         let stop = CancellationToken::new();
@@ -142,9 +157,21 @@ impl Server {
         self.shared.count.load(Ordering::SeqCst)
     }
 
+    /// `fault` for the next request that has none yet.
+    pub fn next(&self, fault: Fault) {
+        let mut faults = self.shared.faults.lock().unwrap();
+        let number = (self.count()..).find(|number| !faults.contains_key(number)).expect("a number");
+        faults.insert(number, fault);
+    }
+
+    /// All requests that came.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared.seen.lock().unwrap().clone()
+    }
+
     /// The first lines of all requests.
     pub fn asked(&self) -> Vec<String> {
-        self.shared.asked.lock().unwrap().clone()
+        self.seen().into_iter().map(|seen| seen.line).collect()
     }
 
     /// Returns once somebody was stopped.
@@ -156,7 +183,6 @@ impl Server {
 impl Shared {
     fn fault(&self, line: &str) -> Option<Fault> {
         let number = self.count.fetch_add(1, Ordering::SeqCst);
-        self.asked.lock().unwrap().push(line.to_owned());
         if let Some(fault) = self.faults.lock().unwrap().remove(&number) {
             return Some(fault);
         }
@@ -166,7 +192,16 @@ impl Shared {
     }
 
     async fn serve(&self, request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
-        let line = format!("{} {}", request.method(), request.uri());
+        let (parts, body) = request.into_parts();
+        let body = to_bytes(body, usize::MAX).await.map_err(std::io::Error::other)?;
+        let line = format!("{} {}", parts.method, parts.uri);
+        let text = |value: &axum::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        self.seen.lock().unwrap().push(Seen {
+            line: line.clone(),
+            headers: parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+            body: String::from_utf8_lossy(&body).into_owned(),
+        });
+        let request = Request::from_parts(parts, Body::from(body));
         let cut = || Err(std::io::Error::other("cut"));
         match self.fault(&line) {
             None => Ok(self.answer(request).await),

@@ -6,7 +6,6 @@ pub mod crashing_store;
 pub mod faults;
 pub mod faulty_server;
 pub mod instance;
-pub mod mischief;
 pub mod node;
 pub mod python;
 pub mod resend;

@@ -14,19 +14,22 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::contract::{Violations, watch};
-use super::mischief::Mischief;
+use super::faulty_server::Server;
 
 pub const KEY: &str = "re_test_hush_hush";
 /// Keys are kept so long.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Resend {
     state: Arc<Mutex<Inbox>>,
-    pub mischief: Mischief,
+    /// What it is asked, and how it breaks.
+    pub server: Server,
     pub violations: Violations,
     pub address: String,
 }
+
+type Shared = State<Arc<Mutex<Inbox>>>;
 
 #[derive(Default)]
 struct Inbox {
@@ -41,15 +44,14 @@ struct Inbox {
 
 impl Resend {
     pub async fn start() -> Self {
-        let mut resend = Self::default();
+        let state: Arc<Mutex<Inbox>> = Arc::default();
         let emulator = Router::new()
             .route("/emails", get(list).post(send))
             .route("/emails/{id}", get(read))
-            .with_state(resend.clone());
+            .with_state(Arc::clone(&state));
         let (watched, violations) = watch("resend", emulator);
-        resend.violations = violations;
-        resend.address = resend.mischief.serve(watched).await;
-        resend
+        let server = Server::start(watched);
+        Self { state, violations, address: server.url.clone(), server }
     }
 
     pub fn mails(&self) -> Vec<Value> {
@@ -95,8 +97,8 @@ fn unwelcome(inbox: &mut Inbox, headers: &HeaderMap) -> Option<Response> {
     None
 }
 
-async fn send(State(resend): State<Resend>, headers: HeaderMap, body: Bytes) -> Response {
-    let mut inbox = resend.state.lock().unwrap();
+async fn send(State(resend): Shared, headers: HeaderMap, body: Bytes) -> Response {
+    let mut inbox = resend.lock().unwrap();
     if let Some(refused) = unwelcome(&mut inbox, &headers) {
         return refused;
     }
@@ -158,8 +160,8 @@ async fn send(State(resend): State<Resend>, headers: HeaderMap, body: Bytes) -> 
     (limits.map(|(name, value)| (name, value)), Json(answer)).into_response()
 }
 
-async fn list(State(resend): State<Resend>, headers: HeaderMap) -> Response {
-    let mut inbox = resend.state.lock().unwrap();
+async fn list(State(resend): Shared, headers: HeaderMap) -> Response {
+    let mut inbox = resend.lock().unwrap();
     if let Some(refused) = unwelcome(&mut inbox, &headers) {
         return refused;
     }
@@ -167,8 +169,8 @@ async fn list(State(resend): State<Resend>, headers: HeaderMap) -> Response {
     Json(json!({"object": "list", "has_more": false, "data": data})).into_response()
 }
 
-async fn read(State(resend): State<Resend>, headers: HeaderMap, Path(id): Path<String>) -> Response {
-    let mut inbox = resend.state.lock().unwrap();
+async fn read(State(resend): Shared, headers: HeaderMap, Path(id): Path<String>) -> Response {
+    let mut inbox = resend.lock().unwrap();
     if let Some(refused) = unwelcome(&mut inbox, &headers) {
         return refused;
     }

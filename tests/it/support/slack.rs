@@ -12,17 +12,18 @@ use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
 use super::contract::{Violations, watch};
-use super::mischief::Mischief;
+use super::faulty_server::Server;
 
 pub const TOKEN: &str = "xoxb-test-hush-hush";
 pub const CHANNEL: &str = "C0123456789";
 /// The end of the webhook's address, which is the secret.
 pub const WEBHOOK: &str = "/services/T0/B0/hush-hush";
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Slack {
     state: Arc<Mutex<Workspace>>,
-    pub mischief: Mischief,
+    /// What it is asked, and how it breaks.
+    pub server: Server,
     pub violations: Violations,
     pub address: String,
 }
@@ -40,6 +41,8 @@ pub struct Posted {
     pub edits: usize,
 }
 
+type Shared = State<Arc<Mutex<Workspace>>>;
+
 #[derive(Default)]
 struct Workspace {
     messages: Vec<Posted>,
@@ -51,21 +54,20 @@ struct Workspace {
 
 impl Slack {
     pub async fn start() -> Self {
-        let mut slack = Self::default();
+        let state: Arc<Mutex<Workspace>> = Arc::default();
         let api = Router::new()
             .route("/api/chat.postMessage", post(post_message))
             .route("/api/chat.update", post(update))
             .route("/api/auth.test", get(auth_test))
-            .with_state(slack.clone());
+            .with_state(Arc::clone(&state));
         let (watched, violations) = watch("slack", api);
-        slack.violations = violations;
         // Not in the contract: what people read, and the webhooks.
         let rest = Router::new()
             .route("/api/conversations.history", post(history))
             .route("/services/{*rest}", post(webhook))
-            .with_state(slack.clone());
-        slack.address = slack.mischief.serve(watched.merge(rest)).await;
-        slack
+            .with_state(Arc::clone(&state));
+        let server = Server::start(watched.merge(rest));
+        Self { state, violations, address: server.url.clone(), server }
     }
 
     /// Messages in the channel, oldest first; those in threads too.
@@ -150,8 +152,8 @@ fn wrong(arguments: &Map<String, Value>) -> Option<&'static str> {
     (blocks.len() > 50 || !blocks.iter().all(fits)).then_some("invalid_blocks")
 }
 
-async fn post_message(State(slack): State<Slack>, headers: HeaderMap, body: Bytes) -> Response {
-    let mut workspace = slack.state.lock().unwrap();
+async fn post_message(State(slack): Shared, headers: HeaderMap, body: Bytes) -> Response {
+    let mut workspace = slack.lock().unwrap();
     if let Some(refused) = refused(&workspace, &headers) {
         return refused;
     }
@@ -183,8 +185,8 @@ async fn post_message(State(slack): State<Slack>, headers: HeaderMap, body: Byte
     Json(answer).into_response()
 }
 
-async fn update(State(slack): State<Slack>, headers: HeaderMap, body: Bytes) -> Response {
-    let mut workspace = slack.state.lock().unwrap();
+async fn update(State(slack): Shared, headers: HeaderMap, body: Bytes) -> Response {
+    let mut workspace = slack.lock().unwrap();
     if let Some(refused) = refused(&workspace, &headers) {
         return refused;
     }
@@ -209,8 +211,8 @@ async fn update(State(slack): State<Slack>, headers: HeaderMap, body: Bytes) -> 
         .into_response()
 }
 
-async fn auth_test(State(slack): State<Slack>, headers: HeaderMap) -> Response {
-    let workspace = slack.state.lock().unwrap();
+async fn auth_test(State(slack): Shared, headers: HeaderMap) -> Response {
+    let workspace = slack.lock().unwrap();
     if let Some(refused) = refused(&workspace, &headers) {
         return refused;
     }
@@ -221,8 +223,8 @@ async fn auth_test(State(slack): State<Slack>, headers: HeaderMap) -> Response {
     .into_response()
 }
 
-async fn history(State(slack): State<Slack>, headers: HeaderMap) -> Response {
-    let workspace = slack.state.lock().unwrap();
+async fn history(State(slack): Shared, headers: HeaderMap) -> Response {
+    let workspace = slack.lock().unwrap();
     if let Some(refused) = refused(&workspace, &headers) {
         return refused;
     }
@@ -239,8 +241,8 @@ async fn history(State(slack): State<Slack>, headers: HeaderMap) -> Response {
     Json(json!({"ok": true, "messages": messages, "has_more": false})).into_response()
 }
 
-async fn webhook(State(slack): State<Slack>, Path(rest): Path<String>, body: Bytes) -> Response {
-    let mut workspace = slack.state.lock().unwrap();
+async fn webhook(State(slack): Shared, Path(rest): Path<String>, body: Bytes) -> Response {
+    let mut workspace = slack.lock().unwrap();
     if format!("/services/{rest}") != WEBHOOK {
         return (StatusCode::NOT_FOUND, "no_service").into_response();
     }

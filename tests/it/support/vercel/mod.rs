@@ -51,6 +51,8 @@ pub struct World {
     pub fail_create: Option<&'static str>,
     /// Done right before a deployment is made.
     pub before_deploy: Option<fn(&mut World)>,
+    /// Done right after a deployment is made.
+    pub after_deploy: Option<fn(&mut World)>,
     pub configs: BTreeMap<String, Config>,
 }
 
@@ -77,6 +79,7 @@ impl Vercel {
             builds: VecDeque::new(),
             fail_create: None,
             before_deploy: None,
+            after_deploy: None,
             configs: [(CONFIG.to_owned(), Config::default())].into(),
         };
         world.pushed("first commit");

@@ -247,7 +247,8 @@ pub(super) fn api() -> Router<Arc<Mutex<World>>> {
 }
 
 pub(super) fn app() -> Router<Arc<Mutex<World>>> {
-    Router::new().route("/app/version", get(version))
+    // What the vendor's newest client asks; the API description has version 6 only, which is what refit asks.
+    Router::new().route("/app/version", get(version)).route("/v7/deployments", get(list_deployments))
 }
 
 /// What the deployed app says: it sees the variables of its own deployment.
@@ -414,7 +415,11 @@ async fn deploy(State(world): Shared, query: Query, headers: HeaderMap, Json(bod
     let commit = commit.ok_or_else(|| refuse(404, "not_found", "The deployment was not found."))?;
     let meta = serde_json::from_value(body["meta"].clone()).unwrap_or_default();
     let target = body["target"].as_str().map(ToOwned::to_owned);
-    Ok(Json(world.make(&commit, target, meta).json()))
+    let made = world.make(&commit, target, meta).json();
+    if let Some(after) = world.after_deploy.take() {
+        after(&mut world);
+    }
+    Ok(Json(made))
 }
 
 async fn show_deployment(
