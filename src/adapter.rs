@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
+use crate::domain::pull::{Page, Wanted};
 use crate::domain::release::{Release, ReleaseDocument};
 use crate::secret::{MissingSecret, Secrets};
 
@@ -169,6 +170,14 @@ pub trait Board: Send + Sync {
 
     /// Sends a message below the one at `below`; `loud` ones are seen by everybody who sees that one's place.
     async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), AdapterError>;
+}
+
+/// Where an app keeps evidence that refit fetches.
+#[async_trait]
+pub trait EvidenceSource: Send + Sync {
+    /// A page of what is new; changes nothing there. The same cursor brings the same page, and what came since.
+    /// Nothing found is an empty page: no evidence, never a count of 0.
+    async fn read(&self, wanted: &Wanted) -> Result<Page, AdapterError>;
 }
 
 /// Where a message is that can be rewritten.

@@ -91,17 +91,27 @@ pub struct Answer {
 /// Sends `request` and returns the answer with its whole body, whatever its status says. For services whose
 /// answers are small, and say in the body what is wrong.
 pub async fn exchange(service: &str, action: &str, request: RequestBuilder) -> Result<Answer, AdapterError> {
+    exchange_within(service, action, request, LONGEST_ANSWER).await
+}
+
+/// The same for services whose answers have up to `longest` bytes.
+pub async fn exchange_within(
+    service: &str,
+    action: &str,
+    request: RequestBuilder,
+    longest: usize,
+) -> Result<Answer, AdapterError> {
     let unreachable = |error| unreachable_service(service, action, error);
     let mut response = request.send().await.map_err(unreachable)?;
     let (status, headers) = (response.status(), response.headers().clone());
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
         body.extend_from_slice(&chunk);
-        if body.len() > LONGEST_ANSWER {
+        if body.len() > longest {
             return Err(AdapterError::Rejected {
                 service: service.to_owned(),
                 action: action.to_owned(),
-                cause: format!("{status}: its answer is longer than {LONGEST_ANSWER} bytes"),
+                cause: format!("{status}: its answer is longer than {longest} bytes"),
             });
         }
     }

@@ -7,7 +7,9 @@
 //! The server is the program itself, started here as `refit serve`; this
 //! process is the other one, which submits runs through a store of its own.
 
+mod ingest;
 mod limit;
+mod look;
 mod server;
 mod store;
 mod work;
@@ -21,6 +23,7 @@ use refit::clock::{Clock, SystemClock};
 use refit::store::Store;
 use serde_json::{Value, json};
 
+use ingest::{Ingest, Kind};
 use limit::Limit;
 use server::Server;
 use work::Work;
@@ -33,6 +36,8 @@ const SUBMISSIONS: usize = 200;
 /// Of one limit between two rates.
 const SLICE: Duration = Duration::from_millis(200);
 const IDLE_FOR: Duration = Duration::from_secs(10);
+/// What observations are sent of.
+const MODEL: &str = "times";
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -65,6 +70,9 @@ impl Bench {
         let project = tempfile::tempdir()?;
         std::fs::write(project.path().join("refit.toml"), "")?;
         std::fs::create_dir(project.path().join(".refit"))?;
+        std::fs::create_dir(project.path().join("workflows"))?;
+        let workflow = format!("name: known\nmodel: {MODEL}\nsteps: [{{ run: \"true\" }}]\n");
+        std::fs::write(project.path().join("workflows/known.yaml"), workflow)?;
         Ok(Self { database, project, url, figures: figures.to_vec() })
     }
 
@@ -101,6 +109,12 @@ impl Bench {
                 self.steps(&server, &work, 1, 1, time).await?;
                 self.steps(&server, &work, 50, self.many(), time).await?;
             }
+        }
+        if self.wants("ingest") {
+            self.ingest(&store, time).await?;
+        }
+        if self.wants("look") {
+            self.look()?;
         }
         if self.wants("resume") {
             self.resume(&store).await?;
@@ -175,6 +189,47 @@ impl Bench {
         self.say("cpu_us_per_step", &json!({"runs": runs, "mean": micros}))
     }
 
+    /// Observations over HTTP until they are durable, with the most memory that a server of its own ever had.
+    async fn ingest(&self, store: &Arc<dyn Store>, time: Duration) -> Result<(), Failure> {
+        for kind in Kind::ALL {
+            let before = counted(store).await?;
+            let server = Server::start(self).await?;
+            let mut rates = Rates::beside(Limit::open(self, 1).await?).await?;
+            let mut ingest = Ingest::new(&server.url, MODEL)?;
+            let (mut rows, mut cpu) = (0, Duration::ZERO);
+            let begin = Instant::now();
+            while begin.elapsed() < time {
+                let before = server.cpu_time().unwrap_or_default();
+                let (sent, took) = ingest.wave(kind).await?;
+                cpu += server.cpu_time().unwrap_or_default().saturating_sub(before);
+                rows += sent;
+                rates.add(sent as f64 / took.as_secs_f64()).await?;
+            }
+            let kept = counted(store).await? - before;
+            if kept != rows as u64 {
+                return Err(format!("{rows} observations were acknowledged, and {kept} are there").into());
+            }
+            self.say(
+                "ingest_per_s",
+                &json!({
+                    "rows": kind.word(), "rate": median(rates.seen.iter().map(|(rate, _)| *rate)).map(f64::round),
+                    "commits_per_s": median(rates.seen.iter().map(|(_, limit)| *limit)).map(f64::round),
+                    "server_cpu_us_per_row": rounded(cpu.as_secs_f64() * 1e6 / rows as f64),
+                    "peak_memory_mb": server.peak_memory().map(|bytes| rounded(bytes as f64 / 1e6)), "of": rates.seen.len(),
+                }),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// One minute's look, for each metric, at a million requests a minute.
+    fn look(&self) -> Result<(), Failure> {
+        let metrics = u32::try_from(look::METRICS.len())?;
+        let mut facts = quantiles(look::looks()?.into_iter().map(|took| took / metrics).collect());
+        facts["requests_per_minute"] = json!(look::REQUESTS);
+        self.say("look_ms_per_metric", &facts)
+    }
+
     /// The same without the engine: the checkpoints alone.
     async fn checkpoints(
         &self,
@@ -208,6 +263,13 @@ impl Bench {
         }
         self.say("resume_after_kill_ms", &quantiles(took))
     }
+}
+
+/// Observations that the database has.
+async fn counted(store: &Arc<dyn Store>) -> Result<u64, Failure> {
+    let versions = ["v1".parse()?, "v2".parse()?];
+    let minutes = store.evidence(&MODEL.parse()?, &versions, 0, 100_000).await?;
+    Ok(minutes.iter().map(|minute| minute.counts.n).sum())
 }
 
 /// Rates, each beside the limit of the same moment: a disk changes its mind within seconds.

@@ -15,7 +15,8 @@ use super::project::Opened;
 use super::references;
 use super::registry::{self, Built};
 use crate::adapter::{ArtifactStore, PublicBase};
-use crate::domain::id::SecretName;
+use crate::domain::id::{ModelName, SecretName};
+use crate::evidence::{Place, checked, source};
 use crate::notify::Notifiers;
 use crate::store::Store;
 use crate::trigger::Catalog;
@@ -55,6 +56,7 @@ pub async fn run(opened: Result<Opened, CliError>, out: Output) -> Result<Exit, 
             checks.push(workflows(&opened, &catalog));
             database(&opened, &mut checks).await;
             adapters(&opened, &mut checks).await;
+            evidence(&opened, &catalog, &mut checks).await;
             checks.extend(secrets(&opened, &catalog));
             checks.extend(python(&catalog).await);
         }
@@ -179,6 +181,56 @@ async fn adapters(opened: &Opened, checks: &mut Vec<Check>) {
     if let Some(notifiers) = &notifiers {
         check_notifiers(notifiers, checks).await;
     }
+}
+
+/// Whether the evidence that workflows fetch can be read, and is of versions that are known.
+async fn evidence(opened: &Opened, catalog: &Catalog, checks: &mut Vec<Check>) {
+    let fetched = catalog.workflows().iter().map(|loaded| &loaded.workflow);
+    let fetched: Vec<_> = fetched.filter_map(|it| Some((it, it.evidence.as_ref()?))).collect();
+    if fetched.is_empty() {
+        return;
+    }
+    // What is wrong with either is said already.
+    let (Ok(http), Ok(store)) = (registry::http_client(), opened.store().await) else { return };
+    for (workflow, pull) in fetched {
+        let what = format!("evidence of {}", workflow.name);
+        let place = Place { project: &opened.project.root, secrets: &opened.secrets, http: &http };
+        let read = match source(pull, place) {
+            Ok(source) => checked(source.as_ref(), opened.clock.now()).await,
+            Err(error) => Err(error),
+        };
+        checks.push(match read {
+            Err(error) => Check::problem(
+                what,
+                opened.secrets.mask(&error.to_string()),
+                "check `evidence` in the workflow, its secrets and their permissions",
+            ),
+            Ok(found) => match found.problem {
+                Some(problem) => Check::problem(
+                    what,
+                    format!("{}; {}", found.said, opened.secrets.mask(&problem)),
+                    "see docs/evidence.md",
+                ),
+                None => match unknown(&store, &workflow.model, &found.versions).await {
+                    Some(unknown) => Check::problem(
+                        what,
+                        format!("{}; not versions of {}: {unknown}", found.said, workflow.model),
+                        "the app has to report the names that refit gives versions; `refit model ls` has them",
+                    ),
+                    None => Check::ok(what, found.said),
+                },
+            },
+        });
+    }
+    store.close().await;
+}
+
+/// Versions that are not of the model; one known version is enough, for apps keep rows of versions from before refit.
+async fn unknown(store: &Arc<dyn Store>, model: &ModelName, found: &BTreeSet<String>) -> Option<String> {
+    let known = store.versions(model).await.ok()?;
+    let known: BTreeSet<String> = known.iter().map(|version| version.name.to_string()).collect();
+    let strange = !known.is_empty() && !found.is_empty() && found.is_disjoint(&known);
+    strange.then(|| found.iter().take(5).cloned().collect::<Vec<_>>().join(", "))
 }
 
 async fn check_notifiers(notifiers: &Notifiers, checks: &mut Vec<Check>) {

@@ -1,5 +1,6 @@
 //! `observe` and `truth`: evidence by hand or by cron, one JSON object a line.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal};
 
@@ -10,6 +11,7 @@ use super::args::Evidence;
 use super::error::{CliError, Doing};
 use super::output::plain;
 use super::project::Opened;
+use crate::domain::id::VersionName;
 use crate::evidence::{BatchError, Limits, Reading, read_observations, read_truth};
 use crate::steps::headline::counted;
 use crate::store::BatchReceipt;
@@ -23,6 +25,16 @@ pub async fn observe(opened: &Opened, args: &Evidence) -> Result<Exit, CliError>
     let known = store.models().await.doing(|| "list models".to_owned())?;
     if !known.contains(&args.model) {
         opened.out.note(&format!("warning: no run, version or release is of a model `{}` yet", args.model));
+    }
+    let there = store.versions(&args.model).await.doing(|| "list versions".to_owned())?;
+    let is_known =
+        |version: &VersionName| there.is_empty() || there.iter().any(|known| &known.name == version);
+    let reported: BTreeSet<&VersionName> =
+        reading.batch.minutes.iter().map(|minute| &minute.version).collect();
+    for version in reported.into_iter().filter(|version| !is_known(version)) {
+        opened
+            .out
+            .note(&format!("warning: `{}` has no version `{version}`: no canary reads its rows", args.model));
     }
     let receipt = store.observe(&reading.batch).await.doing(|| "keep the observations".to_owned())?;
     opened.poke().await;

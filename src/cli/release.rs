@@ -19,7 +19,8 @@ use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
 use crate::engine::release::{Back, PromotedByHand};
 use crate::engine::reread::Choice;
-use crate::store::{RunFilter, RunSummary, ScheduleRow, Store};
+use crate::steps::headline::counted;
+use crate::store::{Pulled, RunFilter, RunSummary, ScheduleRow, Store};
 
 /// Active runs that `status` shows of each status.
 const SHOWN_RUNS: u32 = 20;
@@ -32,6 +33,7 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
     let releases = store.releases(None).await.doing(doing)?;
     let canaries = store.live_canaries(None).await.doing(doing)?;
     let schedules = store.schedules().await.doing(doing)?;
+    let pulls = store.pulls(None).await.doing(doing)?;
     let mut runs: Vec<RunSummary> = vec![];
     for status in
         [RunStatus::Undoing, RunStatus::Held, RunStatus::Running, RunStatus::Waiting, RunStatus::Queued]
@@ -41,6 +43,7 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
     }
     let value = json!({
         "database": store.label(), "servers": alive, "releases": releases, "canaries": canaries, "runs": runs,
+        "evidence": pulls,
         "schedules": schedules.iter().map(|row| json!({
             "workflow": row.workflow, "schedule": row.expression, "next": row.next_fire_at,
         })).collect::<Vec<Value>>(),
@@ -52,7 +55,8 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
         }
         parts.extend(releases.iter().map(|release| {
             let canary = canaries.iter().find(|it| it.model == release.model && it.target == release.target);
-            shown(opened, release, canary)
+            let pulls: Vec<&Pulled> = pulls.iter().filter(|pulled| pulled.model == release.model).collect();
+            shown(opened, release, canary, &pulls)
         }));
         if !runs.is_empty() {
             parts.push(runs_table(&runs, opened));
@@ -68,7 +72,7 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
-fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>) -> String {
+fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>, pulls: &[&Pulled]) -> String {
     let now = opened.clock.now();
     let desired = &release.desired;
     let mut text = opened.out.painted(&format!("{} on {}", release.model, release.target), Paint::Bold);
@@ -106,6 +110,9 @@ fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>) -> S
         if let Some(limit) = limit {
             text.push_str(&format!("\n            {limit}"));
         }
+        for pulled in pulls {
+            text.push_str(&format!("\n  evidence  {}", fetched(opened, pulled)));
+        }
     }
     if let Some(previous) = &desired.previous {
         text.push_str(&format!("\n  previous  {}", previous.version));
@@ -113,6 +120,26 @@ fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>) -> S
     if !release.is_applied() {
         let note = format!("the host does not show generation {} yet", release.generation);
         text.push_str(&format!("\n  {}", opened.out.painted(&note, Paint::Odd)));
+    }
+    text
+}
+
+/// How far fetched evidence was read, or why it is not.
+fn fetched(opened: &Opened, pulled: &Pulled) -> String {
+    let report = &pulled.state.report;
+    let through =
+        pulled.state.through.map_or("nothing yet".to_owned(), |through| format!("up to {}", time(through)));
+    let mut text = format!("from {}: {through}", pulled.source);
+    if report.refused > 0 {
+        let why = report.refusal.as_ref().map(|why| format!(", such as: {}", plain(why))).unwrap_or_default();
+        text.push_str(&format!("; {} refused{why}", counted(report.refused, "row")));
+    }
+    if report.late > 0 {
+        text.push_str(&format!("; {} came late", counted(report.late, "request")));
+    }
+    if let Some(problem) = &report.problem {
+        let said = format!("since {}: {}", time(problem.since), plain(&problem.text));
+        text.push_str(&format!("\n            {}", opened.out.painted(&said, Paint::Bad)));
     }
     text
 }

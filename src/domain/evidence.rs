@@ -1,9 +1,13 @@
 //! What apps report of the versions they serve: counts by minute, predictions,
 //! truths, and the pairs of errors that come of them.
 
+use std::collections::BTreeMap;
+
+use chrono::{DurationRound, TimeDelta};
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
+use super::canary::{LATENCY_BUCKETS, latency_bucket};
 use super::id::{ModelName, VersionName};
 
 /// Counts of one version in one minute, or their sum over several.
@@ -30,6 +34,74 @@ pub struct EvidenceMinute {
     pub counts: MinuteCounts,
     /// Latency histogram: counts by bucket of `super::canary::LATENCY_EDGES_MS`.
     pub latency: Vec<u64>,
+}
+
+/// A served request, as it was understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    /// The request.
+    pub request_id: String,
+    /// The version that served it.
+    pub version: VersionName,
+    /// When it was served.
+    pub at: Timestamp,
+    /// It was served without an error.
+    pub ok: bool,
+    /// How long it took, in milliseconds: finite and not negative.
+    pub latency_ms: Option<f64>,
+    /// The first answer of a new process: its latency says nothing of the model.
+    pub cold: bool,
+    /// What was predicted: finite.
+    pub prediction: Option<f64>,
+    /// What other versions predicted for it, by version.
+    pub shadow: Vec<(VersionName, f64)>,
+}
+
+impl Observation {
+    /// The prediction that waits for its truth, filed under `at`.
+    pub fn into_prediction(self) -> Option<Prediction> {
+        let Self { request_id, version, at, prediction, shadow, .. } = self;
+        prediction.map(|value| Prediction { request_id, version, value, shadow, at })
+    }
+}
+
+/// The beginning of the minute that `at` is in; `None` at the end of time.
+pub fn minute_of(at: Timestamp) -> Option<Timestamp> {
+    at.duration_trunc(TimeDelta::minutes(1)).ok()
+}
+
+/// Counts of observations by version and minute.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    minutes: BTreeMap<(VersionName, Timestamp), EvidenceMinute>,
+}
+
+impl Tally {
+    /// Counts one in `minute`.
+    pub fn add(&mut self, observation: &Observation, minute: Timestamp) {
+        let version = &observation.version;
+        let entry = self.minutes.entry((version.clone(), minute));
+        let counted = entry.or_insert_with(|| EvidenceMinute::empty(version.clone(), minute));
+        counted.counts.n += 1;
+        counted.counts.errors += u64::from(!observation.ok);
+        if let Some(latency) = observation.latency_ms.filter(|_| !observation.cold) {
+            counted.counts.timed += 1;
+            counted.latency[latency_bucket(latency)] += 1;
+        }
+    }
+
+    /// The counts, by version and minute.
+    pub fn minutes(self) -> Vec<EvidenceMinute> {
+        self.minutes.into_values().collect()
+    }
+}
+
+impl EvidenceMinute {
+    /// A minute in which nothing was counted yet.
+    pub fn empty(version: VersionName, minute: Timestamp) -> Self {
+        let (counts, latency) = (MinuteCounts::default(), vec![0; LATENCY_BUCKETS]);
+        Self { version, minute, seq: 0, counts, latency }
+    }
 }
 
 /// A pair of absolute errors: both versions on one request, once truth is known.

@@ -12,6 +12,7 @@ pub mod history;
 pub mod id;
 pub mod metric;
 pub mod pipeline;
+pub mod pull;
 pub mod receipt;
 pub mod release;
 pub mod retention;

@@ -73,7 +73,9 @@ impl Engine {
         if !carries(&release, before) {
             return self.no_longer_carried(before, &release).await;
         }
-        let news = self.news(before, &release).await?;
+        let unread = self.pull(before, now).await?;
+        let mut news = self.news(before, &release).await?;
+        news.more |= unread;
         let looked = look(before, &news, now);
         let mut after = looked.record;
         let mut told = vec![];
@@ -405,7 +407,7 @@ impl Engine {
         self.store.queue_notices(&told, self.clock.now()).await
     }
 
-    async fn alerts(
+    pub(super) async fn alerts(
         &self,
         canary: &CanaryRecord,
         key: &str,

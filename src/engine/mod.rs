@@ -7,7 +7,7 @@
 //! * `body`: one attempt of one step: timeout, cancel, panic
 //! * `ledger`: what steps may write, fenced
 //! * `undo`: takes outside effects back, in reverse
-//! * `controller`: watches canaries; `reconcile`: compares releases with their hosts
+//! * `controller`: watches canaries; `pull`: fetches their evidence; `reconcile`: compares releases with their hosts
 //! * `retention`: deletes versions that nothing needs
 //! * `release`: changes of releases that no step makes: human, controller, undo
 //! * `boards`: messages that follow runs
@@ -25,6 +25,7 @@ pub mod ledger;
 pub mod live;
 pub mod log;
 pub mod notices;
+mod pull;
 pub mod reconcile;
 pub mod release;
 pub mod reread;

@@ -1,20 +1,28 @@
-//! What apps report: observations and truths, one JSON object a line. All of
-//! it is hostile text: a line that makes no sense is answered with its number
-//! and the others count, in bounded memory.
+//! What apps report: observations and truths, one JSON object a line, and what
+//! refit fetches of them. All of it is hostile text: a line or a row that makes
+//! no sense is refused and the others count, in bounded memory.
 //!
 //! * `observation`: served requests, counted by version and minute on the way in
 //! * `truth`: what became known later
 //! * `minutes`: counts by minute that somebody wrote down, for a replay
+//! * `source`: where a workflow says that evidence is fetched; one file a kind:
+//!   `sql`, `prometheus`, `http`; `rows`: what rows mean
 
+mod http;
 mod lines;
 mod minutes;
 mod observation;
+mod prometheus;
+mod rows;
+mod source;
+mod sql;
 mod truth;
 
 use serde::Serialize;
 
 pub use self::minutes::{Measured, MinuteLine, read_minutes};
 pub use self::observation::read_observations;
+pub use self::source::{Checked, Place, checked, source};
 pub use self::truth::read_truth;
 
 /// How much one batch may hold. A batch beyond it is refused whole, so that it

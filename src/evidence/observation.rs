@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 
-use chrono::{DurationRound, TimeDelta};
+use chrono::TimeDelta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::lines::{Refused, checked_id, checked_number, read};
 use super::{BatchError, Limits, Reading};
 use crate::domain::Timestamp;
-use crate::domain::canary::{LATENCY_BUCKETS, latency_bucket};
-use crate::domain::evidence::{EvidenceMinute, MinuteCounts, ObservationBatch, Prediction};
+use crate::domain::evidence::{Observation, ObservationBatch, Prediction, Tally, minute_of};
 use crate::domain::id::{ModelName, VersionName};
 
 /// An app's clock is believed this far back and this far ahead.
@@ -58,7 +57,7 @@ pub fn read_observations(
         batch: ObservationBatch {
             model: model.clone(),
             batch_id: lines.batch_id,
-            minutes: counting.minutes.into_values().collect(),
+            minutes: counting.tally.minutes(),
             predictions: counting.predictions,
             at: now,
         },
@@ -72,7 +71,7 @@ pub fn read_observations(
 #[derive(Default)]
 struct Counting {
     now: Timestamp,
-    minutes: BTreeMap<(VersionName, Timestamp), EvidenceMinute>,
+    tally: Tally,
     versions: BTreeSet<VersionName>,
     predictions: Vec<Prediction>,
     misdated: u64,
@@ -80,53 +79,56 @@ struct Counting {
 
 impl Counting {
     fn take(&mut self, row: Row) -> Result<(), Refused> {
-        checked_id("`request_id`", &row.request_id)?;
-        let latency = row.latency_ms.map(|latency| checked_number("`latency_ms`", latency)).transpose()?;
-        if latency.is_some_and(|latency| latency < 0.0) {
-            return Err("`latency_ms` is negative".to_owned());
-        }
-        let value = row.prediction.map(|value| checked_number("`prediction`", value)).transpose()?;
         if row.shadow.len() > VERSIONS.1 {
             return Err(format!("`shadow` has more than {} versions", VERSIONS.1));
         }
         for value in row.shadow.values() {
             checked_number("a prediction in `shadow`", *value)?;
         }
-        if !self.versions.contains(&row.version) && self.versions.len() == VERSIONS.0 {
-            return Err(format!("one batch has at most {} versions", VERSIONS.0));
-        }
         let at = row.at.unwrap_or(self.now);
         let believed = (self.now - BELIEVED.0..=self.now + BELIEVED.1).contains(&at);
-        self.misdated += u64::from(!believed);
         let at = if believed { at } else { self.now };
-        let minute = at.duration_trunc(TimeDelta::minutes(1)).map_err(|error| format!("`at`: {error}"))?;
-        self.versions.insert(row.version.clone());
-        let entry = self.minutes.entry((row.version.clone(), minute));
-        let counted = entry.or_insert_with(|| EvidenceMinute {
-            version: row.version.clone(),
-            minute,
-            seq: 0,
-            counts: MinuteCounts::default(),
-            latency: vec![0; LATENCY_BUCKETS],
-        });
-        counted.counts.n += 1;
-        counted.counts.errors += u64::from(!row.ok);
-        if let Some(latency) = latency.filter(|_| !row.cold) {
-            counted.counts.timed += 1;
-            counted.latency[latency_bucket(latency)] += 1;
-        }
-        if let Some(value) = value {
-            let shadow = row.shadow.into_iter().collect();
-            self.predictions.push(Prediction {
-                request_id: row.request_id,
-                version: row.version,
-                value,
-                shadow,
-                at,
-            });
-        }
+        let observation = checked(Observation {
+            request_id: row.request_id,
+            version: row.version,
+            at,
+            ok: row.ok,
+            latency_ms: row.latency_ms,
+            cold: row.cold,
+            prediction: row.prediction,
+            shadow: row.shadow.into_iter().collect(),
+        })?;
+        one_more(&mut self.versions, &observation.version)?;
+        let minute = minute_of(at).ok_or("`at` is beyond the end of time")?;
+        self.misdated += u64::from(!believed);
+        self.tally.add(&observation, minute);
+        self.predictions.extend(observation.into_prediction());
         Ok(())
     }
+}
+
+/// What every observation holds to, wherever it comes from.
+pub(super) fn checked(observation: Observation) -> Result<Observation, Refused> {
+    checked_id("`request_id`", &observation.request_id)?;
+    let latency =
+        observation.latency_ms.map(|latency| checked_number("`latency_ms`", latency)).transpose()?;
+    if latency.is_some_and(|latency| latency < 0.0) {
+        return Err("`latency_ms` is negative".to_owned());
+    }
+    observation.prediction.map(|value| checked_number("`prediction`", value)).transpose()?;
+    Ok(observation)
+}
+
+/// A batch has few versions: more are no versions.
+pub(super) fn one_more(versions: &mut BTreeSet<VersionName>, version: &VersionName) -> Result<(), Refused> {
+    if versions.contains(version) {
+        return Ok(());
+    }
+    if versions.len() == VERSIONS.0 {
+        return Err(format!("one batch has at most {} versions", VERSIONS.0));
+    }
+    versions.insert(version.clone());
+    Ok(())
 }
 
 #[cfg(test)]
@@ -135,6 +137,8 @@ mod tests {
 
     use super::super::RowError;
     use super::*;
+    use crate::domain::canary::latency_bucket;
+    use crate::domain::evidence::MinuteCounts;
 
     fn now() -> Timestamp {
         "2026-03-01T12:00:30Z".parse().expect("valid")
@@ -239,7 +243,58 @@ mod tests {
         }
     }
 
+    /// A line of some minute before now, with a latency or without.
+    fn line() -> impl Strategy<Value = String> {
+        (0..3_u8, 0..8_i64, any::<bool>(), prop::option::of(0.0..5000.0_f64), 0..1000_u32).prop_map(
+            |(version, minutes, ok, latency, id)| {
+                let at = (now() - TimeDelta::minutes(minutes)).to_rfc3339();
+                let latency = latency.map(|latency| format!(",\"latency_ms\":{latency}")).unwrap_or_default();
+                format!(
+                    "{{\"at\":\"{at}\",\"request_id\":\"r{id}\",\"version\":\"v{version}\",\"ok\":{ok}{latency},\"prediction\":1}}\n"
+                )
+            },
+        )
+    }
+
+    /// A minute of a version: its counts, and its latencies by bucket.
+    type Counted = (String, Timestamp, MinuteCounts, Vec<u64>);
+
+    /// Counts of several readings together, and their predictions in any order.
+    fn together(texts: &[String]) -> (Vec<Counted>, Vec<String>) {
+        let mut sums: std::collections::BTreeMap<(String, Timestamp), (MinuteCounts, Vec<u64>)> =
+            Default::default();
+        let mut predictions = vec![];
+        for text in texts {
+            let batch = reading(text).batch;
+            predictions.extend(batch.predictions.into_iter().map(|it| it.request_id));
+            for minute in batch.minutes {
+                let key = (minute.version.to_string(), minute.minute);
+                let (counts, latency) = sums.entry(key).or_default();
+                counts.n += minute.counts.n;
+                counts.errors += minute.counts.errors;
+                counts.timed += minute.counts.timed;
+                latency.resize(minute.latency.len(), 0);
+                latency.iter_mut().zip(minute.latency).for_each(|(sum, more)| *sum += more);
+            }
+        }
+        predictions.sort();
+        (sums.into_iter().map(|((v, at), (counts, latency))| (v, at, counts, latency)).collect(), predictions)
+    }
+
     proptest! {
+        #[test]
+        fn neither_the_order_of_lines_nor_how_they_are_split_matters(
+            lines in prop::collection::vec(line(), 0..40), cut in 0..40_usize, turn in 0..40_usize,
+        ) {
+            let whole = together(&[lines.concat()]);
+            let mut turned = lines.clone();
+            turned.rotate_left(turn.min(lines.len()));
+            turned.reverse();
+            prop_assert_eq!(&together(&[turned.concat()]), &whole);
+            let (one, other) = lines.split_at(cut.min(lines.len()));
+            prop_assert_eq!(&together(&[one.concat(), other.concat()]), &whole);
+        }
+
         #[test]
         fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let model = "times".parse().expect("valid");

@@ -1,6 +1,7 @@
 //! `/v1/models/{model}/observations` and `/truth`: what apps report, one JSON
 //! object a line, read while it comes. 200 means that it is durable.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,8 @@ use super::Api;
 use super::error::ApiError;
 use super::request::{Asked, key, parsed};
 use crate::domain::Timestamp;
-use crate::domain::id::ModelName;
+use crate::domain::evidence::ObservationBatch;
+use crate::domain::id::{ModelName, VersionName};
 use crate::evidence::{BatchError, Limits, Reading, RowError, read_observations, read_truth};
 use crate::store::BatchReceipt;
 
@@ -42,6 +44,9 @@ pub(super) struct Taken {
     refused: u64,
     /// Rows whose time is not believed: they count in the minute they came.
     misdated: u64,
+    /// Versions that the model does not have: a misspelt name. Their rows are kept, and no canary reads them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown_versions: Vec<VersionName>,
     /// The first rows that make no sense.
     errors: Vec<RowError>,
 }
@@ -59,7 +64,9 @@ pub(super) async fn observations(
     });
     let reading = reading.await?;
     let receipt = api.engine.store.observe(&reading.batch).await?;
-    Ok(taken(reading.batch.batch_id.clone(), receipt, reading))
+    let unknown = unknown_versions(&api, &reading.batch).await?;
+    let Json(taken) = taken(reading.batch.batch_id.clone(), receipt, reading);
+    Ok(Json(Taken { unknown_versions: unknown, ..taken }))
 }
 
 /// `POST /v1/models/{model}/truth`.
@@ -80,7 +87,7 @@ pub(super) async fn truth(
 
 fn taken<B>(batch: String, receipt: BatchReceipt, reading: Reading<B>) -> Json<Taken> {
     let Reading { errors, refused, misdated, .. } = reading;
-    Json(Taken { batch, receipt, refused, misdated, errors })
+    Json(Taken { batch, receipt, refused, misdated, unknown_versions: vec![], errors })
 }
 
 /// A batch on its way in.
@@ -137,6 +144,28 @@ fn coming(body: Body) -> impl stream::Stream<Item = io::Result<axum::body::Bytes
             Err(_) => Some((Err(io::Error::new(io::ErrorKind::TimedOut, "it came too slowly")), None)),
         }
     })
+}
+
+/// Versions of a batch that its model does not have; none while it has none at all, as before the first run.
+async fn unknown_versions(api: &Api, batch: &ObservationBatch) -> Result<Vec<VersionName>, ApiError> {
+    let reported: BTreeSet<&VersionName> = batch.minutes.iter().map(|minute| &minute.version).collect();
+    let is_known = |version: &VersionName| {
+        let known = api.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains(&(batch.model.clone(), version.clone()))
+    };
+    if reported.iter().all(|version| is_known(version)) {
+        return Ok(vec![]);
+    }
+    let there: BTreeSet<VersionName> =
+        api.engine.store.versions(&batch.model).await?.into_iter().map(|version| version.name).collect();
+    if there.is_empty() {
+        return Ok(vec![]);
+    }
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        reported.into_iter().partition(|version| there.contains(version));
+    let mut cache = api.versions.lock().unwrap_or_else(PoisonError::into_inner);
+    cache.extend(known.into_iter().map(|version| (batch.model.clone(), version.clone())));
+    Ok(unknown.into_iter().cloned().collect())
 }
 
 /// Evidence of a model nobody knows is a misspelt name.

@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::domain::id::ModelName;
+use crate::domain::id::{ModelName, VersionName};
 use crate::engine::Engine;
 use crate::trigger::Catalog;
 use access::Access;
@@ -79,6 +79,8 @@ struct Api {
     working: watch::Receiver<Working>,
     /// Models that evidence was taken for: they need not be looked up again.
     models: Mutex<BTreeSet<ModelName>>,
+    /// The same for versions.
+    versions: Mutex<BTreeSet<(ModelName, VersionName)>>,
     batches: Semaphore,
 }
 
@@ -115,8 +117,14 @@ impl Server {
         let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {}: {error}", settings.listen))
         })?;
-        let api =
-            Api { engine, catalog, working, models: Mutex::default(), batches: Semaphore::new(MOST_BATCHES) };
+        let api = Api {
+            engine,
+            catalog,
+            working,
+            models: Mutex::default(),
+            versions: Mutex::default(),
+            batches: Semaphore::new(MOST_BATCHES),
+        };
         Ok(Self { listener, app: app(Arc::new(api), access) })
     }
 

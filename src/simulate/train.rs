@@ -26,8 +26,8 @@ use crate::domain::simulate::{Block, Scores, Week};
 use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState};
 use crate::domain::workflow::{Step, StepKind, step};
 use crate::steps::context::{Dirs, Services, StepContext, StepError, StepResult};
-use crate::steps::{errors_file, gate};
 use crate::steps::run::{ErrorsFile, RunOutput};
+use crate::steps::{errors_file, gate};
 use crate::steps::{fetch, run};
 
 /// The store that models of a simulation are said to be in; their files are at hand.

@@ -71,7 +71,8 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
         return Err(champion_changed(evaluated, champion.as_ref()));
     }
     let fetched = data_span(ctx);
-    let (rules, better, seed) = (spec.rules.clone(), ctx.workflow.metrics.clone(), seed_of(ctx.run.id, ctx.step));
+    let (rules, better, seed) =
+        (spec.rules.clone(), ctx.workflow.metrics.clone(), seed_of(ctx.run.id, ctx.step));
     let exists = champion.is_some();
     // A bootstrap takes its time, and other steps share this thread.
     let judged = tokio::task::spawn_blocking(move || {

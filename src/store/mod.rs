@@ -39,6 +39,7 @@ use crate::domain::id::{
     CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, NotifierName, RunId, StepId, TargetName,
     VersionName, WorkerId, WorkflowName,
 };
+use crate::domain::pull::{PullState, PulledBatch};
 use crate::domain::release::Release;
 use crate::domain::run::{Attempt, CancelRequest, Intent, Outcome, Run, SignalKind};
 use crate::domain::version::{Manifest, VersionRecord, VersionState};
@@ -413,6 +414,11 @@ pub trait Store: Registry {
         model: &ModelName,
         scored: &ScoredRows,
     ) -> Result<u64, StoreError>;
+    /// How far fetched evidence was read: of one model, or of all.
+    async fn pulls(&self, model: Option<&ModelName>) -> Result<Vec<Pulled>, StoreError>;
+    /// Keeps a page of fetched evidence with the state after it, in one transaction, and returns that state as it is
+    /// kept: requests that an earlier page held are not counted again. `None` when another process read since.
+    async fn keep_pulled(&self, batch: &PulledBatch) -> Result<Option<PullState>, StoreError>;
     /// Minutes of these versions whose `seq` is above `after`, by `seq`.
     async fn evidence(
         &self,

@@ -9,6 +9,7 @@ use crate::domain::id::{
     CanaryId, Epoch, Generation, ModelName, NotifierName, RunId, StepId, StoreName, TargetName, VersionName,
     WorkflowName,
 };
+use crate::domain::pull::PullState;
 use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::{
     Attempt, AttemptState, CancelRequest, Intent, Outcome, Run, RunStatus, Signal, StepFailure,
@@ -424,6 +425,17 @@ pub struct ReleaseAudit {
     pub reason: String,
     /// When.
     pub at: Timestamp,
+}
+
+/// How far fetched evidence was read.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pulled {
+    /// The model.
+    pub model: ModelName,
+    /// The kind of source.
+    pub source: String,
+    /// How far.
+    pub state: PullState,
 }
 
 /// What came of a batch.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use refit::clock::{Clock as _, SystemClock};
 use refit::domain::id::{Generation, ModelName, TargetName};
 use refit::domain::release::{Assignment, ReleaseActor, Served};
+use refit::domain::version::{VersionRecord, VersionState};
 use refit::engine::{self, Engine};
 use refit::http::{Server, Settings, Working};
 use refit::secret::{Secret, Secrets};
@@ -241,6 +242,33 @@ async fn evidence_is_durable_once_it_is_acknowledged(database: Database) {
     assert_eq!((pairs[0].canary, pairs[0].stable), (1.5, 2.5));
 }
 
+async fn a_version_that_nobody_published_is_named(database: Database) {
+    let serving = Serving::on(&database).await;
+    let lines = "{\"request_id\":\"a\",\"version\":\"v1\",\"ok\":true}\n{\"request_id\":\"b\",\"version\":\"v1.0\",\"ok\":true}";
+    let path = "/v1/models/air-time/observations";
+    let (_, taken) = serving.lines(&format!("{path}?batch=1"), lines).await;
+    assert_eq!(taken.get("unknown_versions"), None, "a model without versions: {taken}");
+    let now = SystemClock.now();
+    let record = VersionRecord {
+        model: model(),
+        name: "v1".parse().unwrap(),
+        store: "models".parse().unwrap(),
+        state: VersionState::Sealed,
+        run: None,
+        place: None,
+        base_url: "/models/v1".to_owned(),
+        manifest_sha256: "00".to_owned(),
+        manifest: None,
+        created_at: now,
+    };
+    serving.store.adopt_version(&record, &crate::store::make::by_ann(now)).await.unwrap();
+    let (status, taken) = serving.lines(&format!("{path}?batch=2"), lines).await;
+    assert_eq!(
+        (status, &taken["accepted"], &taken["unknown_versions"]),
+        (StatusCode::OK, &json!(2), &json!(["v1.0"]))
+    );
+}
+
 async fn a_batch_that_is_refused_leaves_nothing(database: Database) {
     let serving = Serving::on(&database).await;
     let path = "/v1/models/air-time/observations?batch=two";
@@ -342,6 +370,7 @@ on_both! {
     lists_go_on_where_the_page_before_ended
     evidence_is_durable_once_it_is_acknowledged
     a_batch_that_is_refused_leaves_nothing
+    a_version_that_nobody_published_is_named
     an_app_asks_for_the_release_and_hears_when_it_changed
     it_says_whether_it_lives_and_works
     a_shutdown_lets_answers_under_way_end

@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod docs;
 mod engine;
+mod evidence;
 mod hosting;
 mod http;
 mod layers;

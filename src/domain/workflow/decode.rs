@@ -13,8 +13,8 @@ use super::shape::Shape;
 use super::step::WhenUnderpowered;
 use super::trigger::{EventTrigger, Input, InputKind, Schedule, Triggers};
 use super::{
-    Concurrency, Moment, NotifyRule, Position, Recipient, Step, StepKind, Workflow, check, decode_step, keys,
-    keys_step,
+    Concurrency, Moment, NotifyRule, Position, Recipient, Step, StepKind, Workflow, check, decode_step,
+    evidence, keys, keys_step,
 };
 use crate::domain::expr::Template;
 use crate::domain::id::{MetricName, SecretName, StepId};
@@ -82,17 +82,17 @@ pub fn parse(
 /// Paths that lead outside the project are left out; `parse` reports them.
 pub fn referenced_files(source: &str) -> Vec<String> {
     let Some(root) = node::read(source, &mut Vec::new()) else { return Vec::new() };
+    let steps = root.items("steps").iter().chain(root.items("on_failure"));
+    let fetched = steps.filter_map(|step| step.get("with")?.get("from"));
+    let fetched = fetched.flat_map(|from| ["postgres", "sqlite"].map(|source| from.get(source)));
+    let evidence = root.get("evidence").and_then(|evidence| evidence.get("sql"));
+    let queries = fetched.flatten().chain(evidence);
     let mut found = BTreeSet::new();
-    for step in root.items("steps").iter().chain(root.items("on_failure")) {
-        let from = step.get("with").and_then(|with| with.get("from"));
-        for source in ["postgres", "sqlite"] {
-            let file = from.and_then(|from| from.get(source)).and_then(|source| source.get("query_file"));
-            let Some(path) = file else { continue };
-            let mut checker = Checker::default();
-            checker.check(path, &Shape::RelativePath, "`query_file`");
-            if checker.diagnostics.is_empty() {
-                found.extend(path.text().map(str::to_owned));
-            }
+    for path in queries.filter_map(|query| query.get("query_file")) {
+        let mut checker = Checker::default();
+        checker.check(path, &Shape::RelativePath, "`query_file`");
+        if checker.diagnostics.is_empty() {
+            found.extend(path.text().map(str::to_owned));
         }
     }
     found.into_iter().collect()
@@ -113,6 +113,11 @@ fn decode(root: &Node, files: &BTreeMap<String, String>, checker: &mut Checker) 
     {
         let diagnostic = Diagnostic::error(push.at, "pushed observations cannot be turned off");
         checker.diagnostics.push(diagnostic.hint("remove `push`"));
+    }
+    let evidence =
+        root.get("evidence").and_then(|evidence| evidence::pull(evidence, files, &mut checker.diagnostics));
+    if let Some(evidence) = &evidence {
+        evidence::unfed(evidence, &steps, &mut checker.diagnostics);
     }
     let triggers = triggers(root, checker);
     let notify: Vec<NotifyRule> =
@@ -147,6 +152,7 @@ fn decode(root: &Node, files: &BTreeMap<String, String>, checker: &mut Checker) 
             policy: concurrency.map(|node| node.word_or_default("policy")).unwrap_or_default(),
         },
         metrics,
+        evidence,
         steps: steps.into_iter().map(|draft| draft.step).collect::<Option<_>>()?,
         on_failure: on_failure.into_iter().map(|draft| draft.step).collect::<Option<_>>()?,
         notify,

@@ -118,7 +118,11 @@ fn source(
     Some(Source::Sqlite { path: sqlite.template("path")?, query: query(sqlite, files, diagnostics)? })
 }
 
-fn query(node: &Node, files: &BTreeMap<String, String>, diagnostics: &mut Vec<Diagnostic>) -> Option<String> {
+pub(super) fn query(
+    node: &Node,
+    files: &BTreeMap<String, String>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<String> {
     let Some(file) = node.get("query_file") else { return node.text_of("query") };
     let path = file.text()?;
     match files.get(path) {

@@ -150,13 +150,110 @@ static METRIC: Object = Object {
 
 static EVIDENCE: Object = Object {
     name: "evidence",
-    doc: "Where the observations of a canary come from.",
+    doc: "Where the observations of a canary come from. One of `sql`, `prometheus` and `http` is read before every look.",
     one_of: &[],
     keys: &[&[
         key("push", Shape::Boolean, "The app sends them to refit; always possible."),
-        key("sql", Shape::Later, "A query over the app's own table.").later(),
-        key("prometheus", Shape::Later, "Prometheus queries.").later(),
-        key("http", Shape::Later, "An HTTP endpoint that returns JSON.").later(),
+        key("sql", Shape::Object(&EVIDENCE_SQL), "A query over the app's own table."),
+        key("prometheus", Shape::Object(&EVIDENCE_PROMETHEUS), "Counters in Prometheus."),
+        key("http", Shape::Object(&EVIDENCE_HTTP), "An HTTP endpoint that returns JSON."),
+    ]],
+};
+
+/// What a row of evidence may have beside what `error_if` looks at.
+pub(super) const ROW_FIELDS: &[&str] =
+    &["at", "request_id", "unit", "version", "ok", "latency_ms", "prediction", "cold"];
+/// The root of a row of evidence.
+const ROW_ROOTS: &[&str] = &["row"];
+/// Roots of where rows of evidence are asked for, secrets beside them.
+pub(super) const HTTP_ROOTS: &[&str] = &["since", "cursor"];
+const EVIDENCE_ROOTS: &[&str] = &["secrets"];
+const EVIDENCE_URL_ROOTS: &[&str] = &["secrets", "since", "cursor"];
+
+const ERROR_IF: Key = key(
+    "error_if",
+    Shape::Condition(ROW_ROOTS),
+    "What counts as an error: a CEL condition over `row`; that `row.ok` is false when absent.",
+);
+const OVERLAP: Key = key(
+    "overlap",
+    Shape::Duration,
+    "How much is read again at every look, for rows that arrive late or out of order; 5m when absent, at most 24h.",
+);
+const HEADERS: Key = key("headers", Shape::MapOf(&Shape::Template(EVIDENCE_ROOTS)), "Request headers.");
+
+static EVIDENCE_SQL: Object = Object {
+    name: "evidence_sql",
+    doc: "Rows of a query with the columns `at`, `request_id`, `version`, `ok`, and perhaps `latency_ms`, `prediction`, \
+          `cold`; a role that may only read suffices. Exactly one of `query` and `query_file`.",
+    one_of: &["query", "query_file"],
+    keys: &[&[
+        key(
+            "url",
+            Shape::Template(EVIDENCE_ROOTS),
+            "`postgres://…`, or `sqlite:` and a path in the project; usually a secret.",
+        )
+        .required(),
+        key("query", Shape::Sql, "One SELECT without a window of time: refit adds it."),
+        key("query_file", Shape::RelativePath, "A file with it, relative to the project."),
+        ERROR_IF,
+        OVERLAP,
+    ]],
+};
+
+static EVIDENCE_PROMETHEUS: Object = Object {
+    name: "evidence_prometheus",
+    doc: "Counters with a label for the version. Exactly one of `errors` and `error_if`.",
+    one_of: &["errors", "error_if"],
+    keys: &[&[
+        key("url", Shape::Template(EVIDENCE_ROOTS), "The server, such as `https://prometheus.example.com`.")
+            .required(),
+        HEADERS,
+        key("requests", Shape::Text, "Selects the counter of requests: `predictions_total{job=\"app\"}`.")
+            .required(),
+        key("errors", Shape::Text, "Selects a counter of errors, which has to exist while it is 0."),
+        key(
+            "error_if",
+            Shape::Condition(ROW_ROOTS),
+            "Which series of `requests` are errors: a CEL condition over their labels, such as `row.status >= '500'`.",
+        ),
+        key(
+            "latency",
+            Shape::Text,
+            "Selects the buckets of a histogram: `prediction_seconds_bucket{job=\"app\"}`.",
+        ),
+        key("latency_unit", words(&["s", "ms"]), "The unit of its `le`; `s` when absent."),
+        key("version", Shape::Text, "The label that holds the version; `version` when absent."),
+        key(
+            "delay",
+            Shape::Duration,
+            "How long after its end a minute is read; 30s when absent, at most 10m.",
+        ),
+    ]],
+};
+
+static EVIDENCE_HTTP: Object = Object {
+    name: "evidence_http",
+    doc: "Rows of JSON answers to GET.",
+    one_of: &[],
+    keys: &[&[
+        key(
+            "url",
+            Shape::Template(EVIDENCE_URL_ROOTS),
+            "The address. `${{ since }}` is the time from which rows are wanted, `${{ cursor }}` what the last answer \
+             had at `next`.",
+        )
+        .required(),
+        HEADERS,
+        key("rows", Shape::Text, "Where in the answer the list is, such as `data.items`; the answer when absent."),
+        key("next", Shape::Text, "Where in the answer the next cursor is; nothing there ends the list."),
+        key(
+            "fields",
+            Shape::MapOf(&Shape::Text),
+            "Where in a row `at`, `request_id`, `version`, `ok`, `latency_ms` … are; by their own name when absent.",
+        ),
+        ERROR_IF,
+        OVERLAP,
     ]],
 };
 

@@ -10,6 +10,7 @@ mod checker;
 mod decode;
 mod decode_step;
 pub mod diagnostic;
+pub mod evidence;
 mod keys;
 mod keys_command;
 mod keys_step;
@@ -61,6 +62,8 @@ pub struct Workflow {
     pub concurrency: Concurrency,
     /// `metrics:`, the offline metrics and which direction is better.
     pub metrics: BTreeMap<MetricName, Better>,
+    /// `evidence:`: where it is fetched, when it is not only pushed.
+    pub evidence: Option<evidence::Pull>,
     /// `steps:`, in the order of the file.
     pub steps: Vec<Step>,
     /// `on_failure:`, run in order when the run fails, after the undos.
@@ -96,6 +99,7 @@ impl Workflow {
             triggers: Triggers::default(),
             concurrency: Concurrency { key: Template::literal(""), policy: ConcurrencyPolicy::default() },
             metrics: BTreeMap::new(),
+            evidence: None,
             steps: vec![],
             on_failure: vec![],
             notify: vec![],

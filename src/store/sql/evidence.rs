@@ -136,7 +136,7 @@ pub(super) async fn take_numbers(
     Ok(get::<i64>(&row, "seq")? - count + 1)
 }
 
-async fn add_minute(
+pub(super) async fn add_minute(
     connection: &mut Connection,
     model: &ModelName,
     new: &EvidenceMinute,
@@ -189,7 +189,7 @@ fn longer(mut sum: Vec<u64>, more: &[u64]) -> Vec<u64> {
 }
 
 /// A request that was reported before keeps its first prediction. What is not finite cannot be compared.
-async fn add_predictions(
+pub(super) async fn add_predictions(
     connection: &mut Connection,
     model: &ModelName,
     predictions: &[Prediction],

@@ -13,6 +13,7 @@ mod evidence;
 mod holdings;
 mod logs;
 mod outbox;
+mod pulls;
 mod queries;
 mod reap;
 mod registry;

@@ -21,6 +21,7 @@ use crate::domain::id::{
     CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, NotifierName, RunId, StepId, TargetName,
     VersionName, WorkerId, WorkflowName,
 };
+use crate::domain::pull::{PullState, PulledBatch};
 use crate::domain::release::Release;
 use crate::domain::run::{Attempt, CancelRequest, Intent, Outcome, Run, SignalKind};
 use crate::domain::version::{Manifest, VersionRecord, VersionState};
@@ -28,9 +29,9 @@ use crate::store::liveness::Liveness;
 use crate::store::outage::Outage;
 use crate::store::{
     BatchReceipt, BoardEntry, Checkpoint, ClaimResult, Due, EvidenceMinute, LogChunk, NewRun, Notice,
-    ObservationBatch, OnWake, OutboxEntry, PairedError, Planner, ReleaseAudit, ReleaseWrite, ReleaseWritten,
-    Renewal, Reservation, RunFilter, RunSummary, ScheduleRow, ScoredRows, Store, StoreError, Submitted,
-    TruthBatch, VersionNamer,
+    ObservationBatch, OnWake, OutboxEntry, PairedError, Planner, Pulled, ReleaseAudit, ReleaseWrite,
+    ReleaseWritten, Renewal, Reservation, RunFilter, RunSummary, ScheduleRow, ScoredRows, Store, StoreError,
+    Submitted, TruthBatch, VersionNamer,
 };
 
 /// What a database's `open` has made.
@@ -521,6 +522,14 @@ impl Store for SqlStore {
         scored: &ScoredRows,
     ) -> Result<u64, StoreError> {
         self.seen(self.add_scored_rows(run, epoch, model, scored).await)
+    }
+
+    async fn pulls(&self, model: Option<&ModelName>) -> Result<Vec<Pulled>, StoreError> {
+        self.list_pulls(model).await
+    }
+
+    async fn keep_pulled(&self, batch: &PulledBatch) -> Result<Option<PullState>, StoreError> {
+        self.seen(self.keep_page(batch).await)
     }
 
     async fn evidence(

@@ -4,5 +4,5 @@ mod canary;
 mod eject;
 mod files;
 mod first_steps;
-mod refit;
+pub mod refit;
 mod versions;

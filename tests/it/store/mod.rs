@@ -10,6 +10,7 @@ mod keys;
 pub mod make;
 mod opening;
 mod outbox;
+mod pulls;
 mod registry;
 mod releases;
 mod schedules;

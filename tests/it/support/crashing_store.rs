@@ -10,6 +10,7 @@ use refit::domain::canary::{CanaryRecord, CanaryState};
 use refit::domain::event::Event;
 use refit::domain::history::{ChangedBy, HistoryEntry};
 use refit::domain::id::*;
+use refit::domain::pull::{PullState, PulledBatch};
 use refit::domain::release::Release;
 use refit::domain::retention::{Holdings, Pin};
 use refit::domain::run::*;
@@ -536,6 +537,15 @@ impl Store for CrashingStore {
         scored: &ScoredRows,
     ) -> Result<u64, StoreError> {
         self.crash.around("add_scored", self.inner.add_scored(run, epoch, model, scored)).await
+    }
+
+    async fn pulls(&self, model: Option<&ModelName>) -> Result<Vec<Pulled>, StoreError> {
+        self.crash.alive().await;
+        self.inner.pulls(model).await
+    }
+
+    async fn keep_pulled(&self, batch: &PulledBatch) -> Result<Option<PullState>, StoreError> {
+        self.crash.around("keep_pulled", self.inner.keep_pulled(batch)).await
     }
 
     async fn evidence(

@@ -266,6 +266,7 @@ fn a_run() -> Run {
 
 fn a_workflow() -> Workflow {
     Workflow {
+        evidence: None,
         name: "retrain".parse().expect("a name"),
         model: "race-times".parse().expect("a name"),
         mode: Mode::Act,

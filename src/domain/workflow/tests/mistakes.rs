@@ -55,7 +55,6 @@ fn typical_mistakes() {
         ("bad-name", "name: my workflow\nmodel: m\nsteps: [{run: x}]\n"),
         ("mode", "name: w\nmodel: m\nmode: advice\nsteps: [{run: x}]\n"),
         ("later-trigger", "name: w\nmodel: m\non: { drift: { psi: 0.25 }, decay: {} }\nsteps: [{run: x}]\n"),
-        ("later-evidence", "name: w\nmodel: m\nevidence: { sql: { url: x } }\nsteps: [{run: x}]\n"),
         ("never", "name: w\nmodel: m\non: { schedule: { cron: \"0 0 31 2 *\" } }\nsteps: [{run: x}]\n"),
         ("cron", "name: w\nmodel: m\non: { schedule: { cron: \"99 2 * * 0\" } }\nsteps: [{run: x}]\n"),
         (
@@ -111,8 +110,6 @@ fn typical_mistakes() {
     [later-trigger]
     3:7 error: `drift` is not available yet in this version of refit (remove it)
     3:29 error: `decay` is not available yet in this version of refit (remove it)
-    [later-evidence]
-    3:13 error: `sql` is not available yet in this version of refit (remove it)
     [never]
     3:25 error: `cron` cannot be `0 0 31 2 *` (this time never comes)
     [cron]
@@ -144,7 +141,6 @@ fn what_is_not_available_yet_is_said_and_not_ignored() {
     7: `data` is not available yet in this version of refit
     8: `drift` is not available yet in this version of refit
     9: `decay` is not available yet in this version of refit
-    14: `sql` is not available yet in this version of refit
     48: `compare` replays inputs, and there is no command to do it with
     "#);
 }

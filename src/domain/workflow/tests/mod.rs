@@ -1,3 +1,4 @@
+mod evidence;
 mod examples;
 mod hostile;
 mod mistakes;
