@@ -24,8 +24,47 @@ pub struct PullState {
     /// minutes they fill.
     #[serde(default)]
     pub session: Option<i64>,
+    /// Since when every page said that there is another.
+    #[serde(default)]
+    pub more_since: Option<Timestamp>,
+    /// Its pages do not come to an end: until one is the last, nobody waits for it.
+    #[serde(default)]
+    pub endless: bool,
+    /// What rows without a time are known by that were refused, the newest last.
+    #[serde(default)]
+    pub untimed: Vec<String>,
+    /// The fingerprint of what the position is a position in: of another list, it says nothing.
+    #[serde(default)]
+    pub definition: Option<String>,
     /// What came of it.
     pub report: PullReport,
+}
+
+/// Rows without a time that are known again.
+const UNTIMED: usize = 200;
+
+impl PullState {
+    /// Begins anew where the cursor is one of another list. Up to when requests were read stays: what was counted is
+    /// not counted again, whichever query finds it.
+    pub fn of_definition(mut self, definition: String) -> Self {
+        if self.definition.as_ref().is_some_and(|known| *known != definition) {
+            (self.cursor, self.session, self.more_since, self.endless) = (None, None, None, false);
+            self.report.problem = None;
+        }
+        self.definition = Some(definition);
+        self
+    }
+
+    /// Counts refused rows without a time, each once.
+    pub fn refuse_untimed(&mut self, marks: Vec<String>) {
+        for mark in marks {
+            if !self.untimed.contains(&mark) {
+                self.report.refused += 1;
+                self.untimed.push(mark);
+            }
+        }
+        self.untimed.drain(..self.untimed.len().saturating_sub(UNTIMED));
+    }
 }
 
 /// What came of reading a source so far.
@@ -86,6 +125,8 @@ pub struct Page {
     pub more: bool,
     /// Rows that make no sense and were not read before.
     pub refused: u64,
+    /// What rows are known by that do not say when they were: they may have been read before.
+    pub untimed: Vec<String>,
     /// Why the last of them was refused.
     pub refusal: Option<String>,
     /// What keeps a part of it from being evidence.
@@ -111,4 +152,34 @@ pub struct PulledBatch {
     pub forget_before: Option<Timestamp>,
     /// When it was read.
     pub at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_kept_only_for_the_list_it_is_a_cursor_of() {
+        let through = Some("2026-03-01T12:00:00Z".parse().expect("a time"));
+        let left = PullState { through, cursor: Some(json!(7)), session: Some(3), ..PullState::default() };
+        // One that was kept before definitions were.
+        let known = left.of_definition("a".to_owned());
+        assert_eq!((known.cursor.clone(), known.session), (Some(json!(7)), Some(3)));
+        assert_eq!(known.clone().of_definition("a".to_owned()), known);
+        let other = known.of_definition("b".to_owned());
+        assert_eq!((other.cursor, other.session, other.through), (None, None, through));
+    }
+
+    #[test]
+    fn a_row_without_a_time_is_refused_once() {
+        let mut state = PullState::default();
+        for _ in 0..2 {
+            state.refuse_untimed(vec!["a".to_owned(), "b".to_owned(), "a".to_owned()]);
+        }
+        assert_eq!((state.report.refused, state.untimed.len()), (2, 2));
+        state.refuse_untimed((0..1000).map(|n| n.to_string()).collect());
+        assert_eq!((state.report.refused, state.untimed.len()), (1002, UNTIMED));
+    }
 }

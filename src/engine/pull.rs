@@ -17,7 +17,7 @@ use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, HISTORY};
 use crate::domain::pull::{Page, PullProblem, PullState, PulledBatch, Wanted};
 use crate::domain::workflow::evidence::Pull;
-use crate::evidence::{Place, source};
+use crate::evidence::{Place, fingerprint, source};
 use crate::store::{Notice, StoreError};
 
 /// Pages of one look; the next look goes on.
@@ -26,6 +26,8 @@ const PAGES: usize = 50;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A source that is away for less says nothing: it may be restarted just then.
 const TOLD_AFTER: TimeDelta = TimeDelta::minutes(10);
+/// Said of a source whose pages do not come to an end.
+const ENDLESS: &str = "its pages do not come to an end: every answer says that there is another";
 /// An app's clock is believed this far ahead.
 const AHEAD: TimeDelta = TimeDelta::minutes(1);
 
@@ -36,8 +38,14 @@ impl Engine {
         let Ok(workflow) = self.workflow(&run.definition) else { return Ok(false) };
         let Some(pull) = &workflow.evidence else { return Ok(false) };
         let known = self.store.pulls(Some(&canary.model)).await?;
-        let state = known.into_iter().find(|known| known.source == pull.word()).map(|known| known.state);
-        let mut fetching = Fetching { engine: self, canary, pull, now, state: state.unwrap_or_default() };
+        let known = known.into_iter().find(|known| known.source == pull.word()).map(|known| known.state);
+        let mut state = known.unwrap_or_default().of_definition(fingerprint(pull.definition()));
+        if state.endless {
+            // The minutes of the last look were looked at: what comes for them now is late.
+            state.session = None;
+        }
+        let mut fetching =
+            Fetching { engine: self, canary, pull, now, state, brought: false, repeats: false };
         let place =
             Place { project: &self.project, secrets: &self.services.secrets, http: &self.services.http };
         let fetched = match source(pull, place) {
@@ -46,7 +54,7 @@ impl Engine {
         };
         match fetched {
             Fetched::All => Ok(false),
-            Fetched::More => Ok(true),
+            Fetched::More => Ok(!fetching.state.endless),
             Fetched::Failed(error) => fetching.failed(&error).await,
         }
     }
@@ -66,6 +74,10 @@ struct Fetching<'a> {
     pull: &'a Pull,
     now: Timestamp,
     state: PullState,
+    /// A page of this look had a request that was not known.
+    brought: bool,
+    /// A page had only requests that this look had read before.
+    repeats: bool,
 }
 
 impl Fetching<'_> {
@@ -92,6 +104,9 @@ impl Fetching<'_> {
             }
             if !more {
                 return Ok(Fetched::All);
+            }
+            if self.repeats && self.state.endless {
+                break;
             }
         }
         Ok(Fetched::More)
@@ -121,10 +136,18 @@ impl Fetching<'_> {
         after.report.read_at = Some(self.now);
         after.report.refused += page.refused;
         after.report.refusal = page.refusal.or(after.report.refusal);
-        after.report.problem = match page.problem {
+        after.more_since = page.more.then(|| self.state.more_since.unwrap_or(self.now));
+        let too_long = after.more_since.is_some_and(|since| self.now - since >= TOLD_AFTER);
+        after.endless = page.more && (self.state.endless || self.repeats || too_long);
+        after.refuse_untimed(page.untimed);
+        let problem = page.problem.or_else(|| after.endless.then(|| ENDLESS.to_owned()));
+        after.report.problem = match problem {
             Some(text) => self.problem(text, true).await?,
             None => None,
         };
+        // Older ones may be read again for good reasons.
+        let unread = |at: Timestamp| self.state.through.is_none_or(|through| at > through);
+        let beyond = page.observations.iter().any(|observation| unread(observation.at));
         let forget_before = after.through.map(|through| through - self.overlap());
         let batch = PulledBatch {
             model: self.canary.model.clone(),
@@ -138,6 +161,10 @@ impl Fetching<'_> {
         };
         let kept = self.engine.store.keep_pulled(&batch).await?;
         let was_kept = kept.is_some();
+        let counted = kept.as_ref().map_or(0, |kept| kept.report.counted);
+        let is_new = counted > self.state.report.counted;
+        self.repeats = beyond && !is_new && (self.brought || self.state.endless);
+        self.brought |= is_new;
         self.state = kept.unwrap_or_default();
         Ok(was_kept)
     }
@@ -151,6 +178,7 @@ impl Fetching<'_> {
         let mut after = self.state.clone();
         let problem = self.problem(text, !error.is_transient()).await?;
         let waits = error.is_transient()
+            && !after.endless
             && problem.as_ref().is_some_and(|problem| self.now - problem.since < TOLD_AFTER);
         if !error.is_transient() && !self.pull.goes_by_cursor() {
             // The list may be gone; what was read of it is known.

@@ -38,12 +38,16 @@ struct Position {
     next: String,
     /// The newest row of the pages before.
     newest: Option<Timestamp>,
+    /// The list is read from its beginning, so that old rows are among what comes.
+    from_the_beginning: bool,
 }
 
 impl Position {
     fn of(cursor: &Value) -> Option<Self> {
         let newest = cursor.get("newest").and_then(|newest| newest.as_str()?.parse().ok());
-        Some(Self { next: cursor.get("next")?.as_str()?.to_owned(), newest })
+        let from_the_beginning =
+            cursor.get("from_the_beginning").and_then(Value::as_bool).unwrap_or_default();
+        Some(Self { next: cursor.get("next")?.as_str()?.to_owned(), newest, from_the_beginning })
     }
 }
 
@@ -61,23 +65,24 @@ impl HttpSource {
         url.map_err(|error| unreadable(&self.address.shown, &error.to_string()))
     }
 
-    fn found(&self, item: Value, wanted: &Wanted) -> Option<Found> {
-        let Value::Object(item) = item else {
-            return Some(Found { at: wanted.now, cursor: Value::Null, row: Map::new() });
+    fn found(&self, item: Value, wanted: &Wanted, from_the_beginning: bool) -> Option<Found> {
+        let refused = |why: &str, row| Some(Found { at: Err(why.to_owned()), cursor: Value::Null, row });
+        let item = match item {
+            Value::Object(item) => item,
+            other => return refused("a row is no object", Map::from_iter([("row".to_owned(), other)])),
         };
         let row = with_fields(item, &self.rows.fields);
-        let at = row.get("at").map_or(Ok(wanted.now), moment);
-        let Ok(at) = at else {
-            // Refused for what it lacks, at a time that is new.
-            return Some(Found { at: wanted.now, cursor: Value::Null, row: Map::new() });
+        let at = match row.get("at").map(moment) {
+            Some(Ok(at)) => at,
+            Some(Err(why)) => return refused(&why, row),
+            None => return refused("`at` is missing", row),
         };
-        let at = if self.begins_at_a_time() {
-            // One of the future comes again when its time is there; one of the past was read.
-            (wanted.since..wanted.until).contains(&at).then_some(at)?
-        } else {
-            at.min(wanted.now)
-        };
-        Some(Found { at, cursor: Value::Null, row })
+        // Of a list that goes on after a cursor, what comes late comes once.
+        let is_old = at < wanted.since && (self.begins_at_a_time() || from_the_beginning);
+        // One of the future comes again when its time is there, if the list begins at a time.
+        let is_early = at >= wanted.until && self.begins_at_a_time();
+        let at = if self.begins_at_a_time() { at } else { at.min(wanted.now) };
+        (!is_old && !is_early).then_some(Found { at: Ok(at), cursor: Value::Null, row })
     }
 }
 
@@ -112,14 +117,18 @@ impl EvidenceSource for HttpSource {
         let more = next.is_some() && !items.is_empty();
         let mut newest = position.as_ref().and_then(|position| position.newest);
         let mut rows = Rows::new(self.rows.error_if.as_ref(), wanted);
-        for found in items.into_iter().filter_map(|item| self.found(item, wanted)) {
-            newest = newest.max(Some(found.at));
+        // Nor is anything of use that is older than what was read, and than what this canary needs.
+        let beginning = position.as_ref().is_none_or(|position| position.from_the_beginning);
+        let drops = beginning || wanted.through.is_some_and(|through| wanted.since > through);
+        for found in items.into_iter().filter_map(|item| self.found(item, wanted, drops)) {
+            newest = newest.max(found.at.as_ref().ok().copied());
             rows.take(found);
         }
         let mut page = rows.page();
         page.more = more;
         if more {
-            page.cursor = next.map(|next| json!({"next": next, "newest": newest}));
+            page.cursor =
+                next.map(|next| json!({"next": next, "newest": newest, "from_the_beginning": beginning}));
         } else {
             page.through = newest;
             // The list goes on here; one that begins at a time begins at the next one.

@@ -19,11 +19,23 @@ mod sql;
 mod truth;
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 pub use self::minutes::{Measured, MinuteLine, read_minutes};
 pub use self::observation::read_observations;
 pub use self::source::{Checked, Place, checked, source};
 pub use self::truth::read_truth;
+
+/// What `parts` are known by again.
+pub(crate) fn fingerprint<'t>(parts: impl IntoIterator<Item = &'t str>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        // Their lengths tell `a, bc` from `ab, c`.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// How much one batch may hold. A batch beyond it is refused whole, so that it
 /// can be sent again in parts.

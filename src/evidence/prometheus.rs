@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use chrono::TimeDelta;
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::growth::{Growth, Series, growth};
 use super::lines::printable;
@@ -31,6 +31,8 @@ use crate::secret::Secrets;
 
 /// Minutes of one query.
 const CHUNK: TimeDelta = TimeDelta::hours(1);
+/// Hours of one page of which nothing is known: a long outage is walked in pages, each with its position.
+const EMPTY_CHUNKS: usize = 6;
 /// Bytes of one answer.
 const LONGEST: usize = 32 * 1024 * 1024;
 const ACTION: &str = "answer a query";
@@ -165,8 +167,12 @@ impl EvidenceSource for PrometheusSource {
         let (Some(begin), Some(end)) = (minute_of(wanted.since), minute_of(wanted.now - delay)) else {
             return Ok(Page::default());
         };
-        let mut from = begin;
-        while from < end {
+        let left = wanted.cursor.as_ref().and_then(|cursor| cursor.get("from")?.as_str()?.parse().ok());
+        let mut from: Timestamp = left.map_or(begin, |left: Timestamp| left.max(begin));
+        for _ in 0..EMPTY_CHUNKS {
+            if from >= end {
+                return Ok(Page::default());
+            }
             let to = end.min(from + CHUNK);
             let mut page = self.minutes(from.timestamp(), to.timestamp()).await?;
             if page.through.is_some() {
@@ -176,7 +182,8 @@ impl EvidenceSource for PrometheusSource {
             // Nothing is known of this hour; of a later one something may be.
             from = to;
         }
-        Ok(Page::default())
+        let more = from < end;
+        Ok(Page { more, cursor: more.then(|| json!({"from": from})), ..Page::default() })
     }
 }
 

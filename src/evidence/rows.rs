@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta};
+use chrono::TimeDelta;
 use serde_json::{Map, Number, Value};
 
+use super::fingerprint;
 use super::lines::{Refused, printable};
 use super::observation::{checked, one_more};
 use crate::domain::Timestamp;
 use crate::domain::evidence::Observation;
+use crate::domain::expect::parse_timestamp;
 use crate::domain::expr::{Expr, Scope};
 use crate::domain::id::VersionName;
 use crate::domain::pull::{Page, Wanted};
@@ -19,8 +21,8 @@ pub(super) const MILLISECONDS: i64 = 100_000_000_000;
 
 /// A row as the source gave it.
 pub(super) struct Found {
-    /// When the request was served.
-    pub(super) at: Timestamp,
+    /// When the request was served; a row that does not say so is refused, and is not new or old.
+    pub(super) at: Result<Timestamp, Refused>,
     /// Where the rows after it begin.
     pub(super) cursor: Value,
     /// Its fields by name.
@@ -36,9 +38,11 @@ pub(super) struct Rows<'a> {
 }
 
 struct Taken {
-    at: Timestamp,
+    at: Option<Timestamp>,
     cursor: Value,
     understood: Result<Observation, Refused>,
+    /// What a row without a time is known by.
+    mark: String,
 }
 
 impl<'a> Rows<'a> {
@@ -47,9 +51,13 @@ impl<'a> Rows<'a> {
     }
 
     pub(super) fn take(&mut self, found: Found) {
-        let understood = observation(found.at, found.row, self.error_if)
+        let Found { at, cursor, row } = found;
+        let time = at.as_ref().ok().copied();
+        let mark = if time.is_some() { String::new() } else { mark(&row) };
+        let understood = at
+            .and_then(|at| observation(at, row, self.error_if))
             .and_then(|observation| one_more(&mut self.versions, &observation.version).map(|()| observation));
-        self.taken.push(Taken { at: found.at, cursor: found.cursor, understood });
+        self.taken.push(Taken { at: time, cursor, understood, mark });
     }
 
     pub(super) fn len(&self) -> usize {
@@ -58,12 +66,11 @@ impl<'a> Rows<'a> {
 
     /// The page of these rows, which came in the order of their times.
     pub(super) fn in_order(self, more: bool) -> Page {
-        let last = self.taken.last().map(|last| (last.at, last.cursor.clone()));
+        let through = self.taken.iter().rev().find_map(|taken| taken.at);
+        let cursor = self.taken.last().map(|last| last.cursor.clone());
         let mut page = self.page();
-        if let Some((at, cursor)) = last {
-            page.through = Some(at);
-            page.cursor = more.then_some(cursor);
-        }
+        page.through = through;
+        page.cursor = cursor.filter(|_| more);
         page.more = more;
         page
     }
@@ -74,8 +81,12 @@ impl<'a> Rows<'a> {
         for taken in self.taken {
             match taken.understood {
                 Ok(observation) => page.observations.push(observation),
+                Err(refusal) if taken.at.is_none() => {
+                    page.untimed.push(taken.mark);
+                    page.refusal = Some(printable(&refusal));
+                }
                 // One that was read before was counted then.
-                Err(refusal) if self.wanted.through.is_none_or(|through| taken.at > through) => {
+                Err(refusal) if self.wanted.through.is_none_or(|through| taken.at > Some(through)) => {
                     page.refused += 1;
                     page.refusal = Some(printable(&refusal));
                 }
@@ -151,13 +162,15 @@ pub(super) fn moment(value: &Value) -> Result<Timestamp, Refused> {
     })
 }
 
+/// A day alone is no time of a request.
 fn moment_of_text(text: &str) -> Option<Timestamp> {
-    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
-        return Some(at.to_utc());
-    }
-    let naive = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"];
-    let text = text.trim_end_matches('Z').trim_end_matches("+00:00");
-    naive.iter().find_map(|form| NaiveDateTime::parse_from_str(text, form).ok()).map(|at| at.and_utc())
+    parse_timestamp(text).filter(|_| text.len() > "2026-03-01".len())
+}
+
+/// The same for the same row, whichever process reads it.
+fn mark(row: &Map<String, Value>) -> String {
+    let text = Value::Object(row.clone()).to_string();
+    fingerprint([text.as_str()])
 }
 
 fn moment_of_number(number: &Number) -> Option<Timestamp> {
@@ -268,13 +281,23 @@ mod tests {
             json!("2026-03-01 12:00:00.000000"),
             json!("2026-03-01T12:00:00"),
             json!("2026-03-01 12:00:00Z"),
+            json!("2026-03-01 12:00:00+00"),
+            json!("2026-03-01 14:00:00.000+02"),
             json!(1_772_366_400),
             json!(1_772_366_400_000_i64),
             json!(1_772_366_400.0),
         ] {
             assert_eq!(moment(&same), Ok(at("2026-03-01T12:00:00Z")), "{same}");
         }
-        for none in [json!("noon"), json!(1e300), json!(null), json!([1]), json!(i64::MAX), json!("")] {
+        for none in [
+            json!("noon"),
+            json!(1e300),
+            json!(null),
+            json!([1]),
+            json!(i64::MAX),
+            json!(""),
+            json!("2026-03-01"),
+        ] {
             assert!(moment(&none).is_err(), "{none}");
         }
     }
@@ -317,7 +340,7 @@ mod tests {
                 let Value::Object(row) = json!({"request_id": id, "version": "1", "ok": true}) else {
                     continue;
                 };
-                rows.take(Found { at: at(&format!("2026-03-01T{time}Z")), cursor: json!(n), row });
+                rows.take(Found { at: Ok(at(&format!("2026-03-01T{time}Z"))), cursor: json!(n), row });
             }
             rows.in_order(more)
         };

@@ -13,7 +13,7 @@ use super::sql::SqlSource;
 use crate::adapter::{AdapterError, EvidenceSource};
 use crate::domain::Timestamp;
 use crate::domain::expr::{Scope, Template};
-use crate::domain::pull::Wanted;
+use crate::domain::pull::{Page, Wanted};
 use crate::domain::workflow::evidence::Pull;
 use crate::secret::{Secret, Secrets};
 
@@ -134,6 +134,10 @@ pub struct Checked {
     pub problem: Option<String>,
 }
 
+fn refused_of(page: &Page) -> u64 {
+    page.refused + page.untimed.len() as u64
+}
+
 /// Reads one page of the last hour, and of the last day if that has none; keeps nothing.
 ///
 /// # Errors
@@ -143,7 +147,7 @@ pub async fn checked(source: &dyn EvidenceSource, now: Timestamp) -> Result<Chec
     for (hours, name) in [(1, "hour"), (24, "day")] {
         let wanted = Wanted { since: now - TimeDelta::hours(hours), until, through: None, cursor: None, now };
         let found = source.read(&wanted).await?;
-        let empty = found.observations.is_empty() && found.minutes.is_empty() && found.refused == 0;
+        let empty = found.observations.is_empty() && found.minutes.is_empty() && refused_of(&found) == 0;
         (page, span) = (Some(found), name);
         if !empty {
             break;
@@ -164,7 +168,8 @@ pub async fn checked(source: &dyn EvidenceSource, now: Timestamp) -> Result<Chec
     } else {
         format!(" of {}", versions.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
     };
-    let refused = page.refusal.map(|refusal| format!("{} make no sense: {refusal}", page.refused));
+    let refused = refused_of(&page);
+    let refused = page.refusal.map(|refusal| format!("{refused} make no sense: {refusal}"));
     Ok(Checked {
         said: format!("{least}{counted} requests{of} in the last {span}"),
         versions,

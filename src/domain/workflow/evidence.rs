@@ -42,6 +42,18 @@ impl Pull {
         }
     }
 
+    /// What a position is a position in, without values of secrets.
+    pub fn definition(&self) -> Vec<&str> {
+        match self {
+            Pull::Sql(sql) => vec!["sql", sql.url.source(), &sql.query],
+            Pull::Prometheus(counters) => vec!["prometheus", counters.url.source(), &counters.requests],
+            Pull::Http(http) => {
+                let next = http.next.iter().flatten().map(String::as_str);
+                ["http", http.url.source()].into_iter().chain(next).collect()
+            }
+        }
+    }
+
     /// Whether its cursor is the only thing that says where it goes on; else a list that broke off begins anew.
     pub fn goes_by_cursor(&self) -> bool {
         match self {

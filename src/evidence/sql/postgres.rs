@@ -108,7 +108,7 @@ async fn page(
             bytes += fields.len();
             let fields: Map<String, Value> = serde_json::from_str(fields)
                 .map_err(|error| rejected(service, ACTION, &format!("a row is no JSON: {error}")))?;
-            rows.take(Found { at, cursor: json!({"at": at, "id": id}), row: fields });
+            rows.take(Found { at: Ok(at), cursor: json!({"at": at, "id": id}), row: fields });
             if bytes >= PAGE.1 {
                 return Ok(true);
             }

@@ -5,7 +5,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use chrono::DateTime;
 use futures::StreamExt;
 use serde_json::{Map, Number, Value, json};
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
@@ -19,6 +18,7 @@ use super::super::rows::{Found, MILLISECONDS, Rows, moment};
 use super::{GOODBYE, PAGE, PATIENCE, missing, rejected};
 use crate::adapter::AdapterError;
 use crate::domain::Timestamp;
+use crate::domain::expect::parse_timestamp;
 use crate::domain::pull::Wanted;
 
 const ACTION: &str = "read its evidence";
@@ -37,13 +37,12 @@ enum Clock {
 impl Clock {
     /// The form of a value, if it is a time.
     fn of(value: &Value) -> Option<Self> {
-        moment(value).ok()?;
+        let at = moment(value).ok()?;
         match value {
             Value::String(text) => {
                 // Times of several offsets do not sort as texts.
-                let elsewhere =
-                    DateTime::parse_from_rfc3339(text).is_ok_and(|at| at.offset().local_minus_utc() != 0);
-                text.chars().nth(10).filter(|_| !elsewhere).map(Clock::Text)
+                let read = parse_timestamp(text.get(..19)?)?;
+                text.chars().nth(10).filter(|_| read.timestamp() == at.timestamp()).map(Clock::Text)
             }
             Value::Number(number) if number.as_f64()? >= MILLISECONDS as f64 => Some(Clock::Milliseconds),
             Value::Number(_) => Some(Clock::Seconds),
@@ -136,14 +135,13 @@ async fn page(
             fields.insert(name.clone(), value);
         }
         let at = fields.get("at").cloned().unwrap_or_default();
-        // A text among times sorts anywhere: it is no row of this window.
-        let Ok(moment) = moment(&at) else { continue };
         let id = match fields.get("request_id") {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Number(number)) => number.to_string(),
             _ => String::new(),
         };
-        rows.take(Found { at: moment, cursor: json!({"at": at, "id": id}), row: fields });
+        // A text among times sorts anywhere; refused, it still says where the next page begins.
+        rows.take(Found { at: moment(&at), cursor: json!({"at": at, "id": id}), row: fields });
         if bytes >= PAGE.1 {
             return Ok(true);
         }

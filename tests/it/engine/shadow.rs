@@ -188,3 +188,38 @@ async fn without_logged_inputs_a_person_is_asked_at_once_and_may_refuse() {
     assert_eq!(ended.reason.as_deref(), Some("ann did not approve: too soon"));
     assert_eq!(shown(&world), serves("1"));
 }
+
+#[tokio::test]
+async fn traffic_that_is_fetched_is_known_before_the_canary_goes_out() {
+    use refit::clock::Clock;
+    use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    let path = world.root.path().join("app.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut app = options.connect().await.expect("opened");
+    app.execute("CREATE TABLE served (at INTEGER, request_id TEXT, version TEXT, ok INTEGER)")
+        .await
+        .expect("made");
+    for n in 0..80 {
+        let at = (world.clock.now() - TimeDelta::minutes(n + 5)).timestamp();
+        let row = format!("INSERT INTO served VALUES ({at}, 'r{n}', '1', {})", i32::from(n % 10 > 0));
+        app.execute(AssertSqlSafe(row)).await.expect("served");
+    }
+    world.write("factor", "1");
+    world.write("rows.csv", "id,at,x,actual\n");
+    let evidence = format!(
+        "mode: act\nevidence: {{ sql: {{ url: \"sqlite:{}\", query: SELECT * FROM served }} }}\n",
+        path.display()
+    );
+    let source = BATCH
+        .replace("mode: act\n", &evidence)
+        .replace("when_underpowered: hold", "when_underpowered: approve, alpha: 0.05")
+        .replace("rules: [", RULES);
+    let run = world.trigger(&engine, &source).await;
+    reach(&world, &engine, run, TimeDelta::minutes(1), |run| run.status != RunStatus::Running).await;
+    assert_eq!(shown(&world), serves("1"), "nothing is out before somebody approves");
+    let said = notes(&engine, run).await;
+    assert!(said.contains("a canary that is no worse passes within"), "{said}");
+}

@@ -98,14 +98,16 @@ impl App for SqliteTable {
 
     async fn breaks(&self, at: Timestamp) -> u64 {
         let at = self.time(at);
+        // It sorts among the others, and is no time.
+        let no_time = format!("{}x'", at.trim_end_matches('\''));
         let long = "x".repeat(10_000);
         self.insert(&format!(
             "(NULL, {at}, '1', 200, 1), ('a', {at}, NULL, 200, 1), ('b', {at}, '{long}', 200, 1), \
              ('c', {at}, '1', 200, -1), ('d', {at}, '1', 200, 9e999), ('e', {at}, '1', NULL, 1), \
-             ('f', 'noon', '1', 200, 1), ('g', NULL, '1', 200, 1)"
+             ('f', 'noon', '1', 200, 1), ('g', NULL, '1', 200, 1), ('h', {no_time}, '1', 200, 1)"
         ))
         .await;
-        6
+        7
     }
 
     async fn is_away(&self, away: bool) {
@@ -303,6 +305,13 @@ impl App for Endpoint {
             *row.pointer_mut(field).expect("there") = value;
             rows.push(row);
         }
+        let timeless = [json!("noon"), json!(null), json!(true)].map(|no_time| {
+            let mut row = row("timeless", &served);
+            row["servedAt"] = no_time;
+            row
+        });
+        rows.extend(timeless);
+        rows.push(json!("no object"));
         let refused = rows.len() as u64;
         self.kept.requests.lock().unwrap().extend(rows.into_iter().map(|row| (served.clone(), row)));
         refused

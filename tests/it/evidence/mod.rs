@@ -2,6 +2,7 @@
 //! every kind of source passes through the engine's own looks.
 
 mod apps;
+mod endless;
 mod examples;
 mod suite;
 mod watched;
@@ -61,6 +62,9 @@ for_every_app! {
         a_source_that_is_away_is_said_once_and_read_later
         rows_that_make_no_sense_are_refused_and_the_others_count
         nothing_there_is_no_evidence
+    }
+    http_after_for_long: Endpoint::new(Listing::After) => {
+        rows_of_long_ago_do_not_count
     }
     prometheus: Counters::new() => {
         what_is_new_counts_once

@@ -159,3 +159,19 @@ pub async fn nothing_there_is_no_evidence(app: &impl App) {
     let state = watched.state().await;
     assert_eq!((state.through, state.report.problem), (None, None));
 }
+
+pub async fn rows_of_long_ago_do_not_count(app: &impl App) {
+    let watched = watched(app).await;
+    for days in [30, 9, 2] {
+        app.serves(&minute(&format!("old-{days}"), -days * 1440, (0, 0), 15)).await;
+    }
+    app.serves(&minute("before", -30, (0, 0), 9)).await;
+    app.serves(&minute("a", 0, (4, 1), 20)).await;
+    watched.look_in(3).await;
+    assert_eq!((watched.counted("2").await, watched.counted("1").await), ((4, 1), (29, 0)));
+    assert!(watched.state().await.through.is_some_and(|through| through >= start()));
+    // What comes late does not come again: it counts.
+    app.serves(&minute("late", -20, (0, 0), 2)).await;
+    watched.look_in(1).await;
+    assert_eq!(watched.counted("1").await, (31, 0));
+}
