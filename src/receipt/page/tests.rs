@@ -65,7 +65,7 @@ fn rolled_back() -> Receipt {
         began_at: at("2026-11-22T02:00:00Z"),
         started_by: "schedule".to_owned(),
         workflow: name("retrain"),
-        mode: Mode::Act,
+        mode: Some(Mode::Act),
         model: name("race-times"),
         version: Some(name("2026-11-22")),
         champion: Some(name("2026-11-15")),
