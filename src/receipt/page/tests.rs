@@ -209,6 +209,23 @@ fn hostile_text_stays_text() {
 }
 
 #[test]
+fn text_of_a_trainer_calls_nobody_and_places_no_link() {
+    let texts = [
+        "@team and ann@example.com, see https://evil.example/?a=1&b=2",
+        "&#64;team &lt;b&gt; www.evil.example WWW.evil.example mailto:ann javascript:alert(1)",
+        "_sloped_ __bold__ ~~gone~~ *bold* `code` # no heading ![x](y) a|b",
+        "05:40 UTC, 10,938:1, mae: 5.1% better, a w. b",
+    ];
+    let safe: Vec<String> = texts.iter().map(|text| markdown_text(text)).collect();
+    assert_snapshot!(safe.join("\n"), @r"
+    @&#8203;team and ann@&#8203;example.com, see https:&#8203;//evil.example/?a=1&amp;b=2
+    &amp;\#64;team &amp;lt;b&amp;gt; www&#8203;.evil.example WWW&#8203;.evil.example mailto:&#8203;ann javascript:&#8203;alert(1)
+    \_sloped\_ \_\_bold\_\_ \~\~gone\~\~ \*bold\* \`code\` \# no heading \!\[x\](y) a\|b
+    05:40 UTC, 10,938:1, mae: 5.1% better, a w. b
+    ");
+}
+
+#[test]
 fn a_directory_replaces_a_page_and_a_wrong_one_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::create_dir(dir.path().join("receipt")).expect("made");
