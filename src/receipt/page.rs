@@ -62,21 +62,19 @@ const PARTED: &str = "&#8203;";
 /// Text of trainers, files and people as text, never as markup, a link or a mention.
 pub fn markdown_text(text: &str) -> String {
     let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    // A colon of a sentence, of a time of day or of odds begins no address.
+    let is_apart =
+        |before: char, next: char| next.is_whitespace() || (before.is_ascii_digit() && next.is_ascii_digit());
     let (mut safe, mut before) = (String::new(), [' '; 3]);
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
-        let is_digit = |c: char| c.is_ascii_digit();
         match c {
             '&' => safe.push_str("&amp;"),
             '@' => {
                 safe.push(c);
                 safe.push_str(PARTED);
             }
-            // A time of day and odds stay as they are.
-            ':' if chars
-                .peek()
-                .is_some_and(|&next| !next.is_whitespace() && !(is_digit(before[2]) && is_digit(next))) =>
-            {
+            ':' if chars.peek().is_some_and(|&next| !is_apart(before[2], next)) => {
                 safe.push(c);
                 safe.push_str(PARTED);
             }
