@@ -183,7 +183,7 @@ fn a_rejection_before_anything_was_trained_has_a_page_too() {
     receipt.data[0].violations = vec!["finish_s: 2.1% are empty; 1% allowed".to_owned()];
     let page = pages().markdown(&receipt).expect("renders");
     assert!(page.starts_with("# A new version of race-times was rejected\n"), "{page}");
-    assert!(page.contains("not as expected:** finish_s: 2.1% are empty"), "{page}");
+    assert!(page.contains(r"not as expected:** finish\_s: 2.1% are empty"), "{page}");
     pages().html(&receipt).expect("renders");
 }
 
