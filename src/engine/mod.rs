@@ -119,8 +119,8 @@ pub struct Engine {
     parsed: Mutex<HashMap<[u8; 32], Arc<Workflow>>>,
     /// Runs that this process works on now.
     live: live::Live,
-    /// Fires when a shutdown's time is nearly over: processes of steps end at once.
-    force: CancellationToken,
+    /// Fires when a shutdown's time is nearly over: processes of steps end at once. A worker that starts has a new one.
+    force: Mutex<CancellationToken>,
 }
 
 /// More parsed workflows than this are not kept.
@@ -146,7 +146,7 @@ impl Engine {
             settings,
             parsed: Mutex::default(),
             live: live::Live::default(),
-            force: CancellationToken::new(),
+            force: Mutex::default(),
         })
     }
 
@@ -166,6 +166,16 @@ impl Engine {
         }
         parsed.insert(hash, Arc::clone(&workflow));
         Ok(workflow)
+    }
+
+    /// What ends processes of steps at once.
+    fn force(&self) -> CancellationToken {
+        self.force.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What a shutdown before forced is over.
+    fn forget_force(&self) {
+        *self.force.lock().unwrap_or_else(PoisonError::into_inner) = CancellationToken::new();
     }
 
     /// Directories of one attempt. Nothing is made yet.
