@@ -75,8 +75,8 @@ pub struct Receipt {
     pub started_by: String,
     /// The workflow.
     pub workflow: WorkflowName,
-    /// How far refit could go.
-    pub mode: Mode,
+    /// How far refit could go; nothing where the stored workflow can no longer be read.
+    pub mode: Option<Mode>,
     /// The model.
     pub model: ModelName,
     /// The version that was decided about; none when none was published.
@@ -213,6 +213,16 @@ impl Receipt {
     /// What the decision does not promise.
     pub fn limits_of(&self) -> Vec<String> {
         let mut limits = vec![];
+        match self.mode {
+            Some(Mode::Act) => {}
+            Some(Mode::Observe | Mode::Advise) => {
+                limits.push("refit only advised: no target was touched.".to_owned());
+            }
+            None => limits.push(
+                "The stored workflow can no longer be read by this version of refit: its mode is not known."
+                    .to_owned(),
+            ),
+        }
         if self.champion.is_none() && self.decision != Decision::Rejected {
             limits
                 .push("Nothing served before it: it was compared with nothing but fixed bounds.".to_owned());

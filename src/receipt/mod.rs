@@ -14,7 +14,7 @@ use crate::domain::receipt::{
     CanaryFacts, Change, DataFacts, Decision, GateFacts, Person, Receipt, Reproduce, TrainingFacts,
 };
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
-use crate::domain::workflow::{Mode, Workflow, parse};
+use crate::domain::workflow::parse;
 use crate::engine::definition_hash;
 use crate::steps::approve::ApproveOutput;
 use crate::steps::fetch::FetchOutput;
@@ -22,9 +22,6 @@ use crate::steps::gate::{self, GateOutput};
 use crate::steps::publish::PublishOutput;
 use crate::steps::run::{RunOutput, champion};
 use crate::store::{Store, StoreError};
-
-/// Changes of a model that are looked through for those of one version.
-const CHANGES: u32 = 500;
 
 /// The receipt of `run`; none when it decided nothing.
 ///
@@ -36,8 +33,9 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
     let attempts = store.attempts(run.id).await?;
     let definition = &run.definition;
     // Checked before the run was made; one that another version of refit made may be unreadable.
-    let workflow = parse(&definition.path, &definition.source, &definition.files)
-        .map_or_else(|_| Workflow::empty(&run.workflow, &run.model), |(workflow, _)| workflow);
+    let workflow = parse(&definition.path, &definition.source, &definition.files);
+    let workflow = workflow.ok().map(|(workflow, _)| workflow);
+    let target = workflow.as_ref().and_then(champion::target);
     let published = outputs::<PublishOutput>(&attempts).last().map(|(_, output)| output);
     let version = published.as_ref().map(|published| published.version.clone());
     let gates: Vec<(StepId, GateOutput)> = outputs(&attempts).collect();
@@ -51,10 +49,10 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
         began_at: run.created_at,
         started_by: run.cause.actor.clone(),
         workflow: run.workflow.clone(),
-        mode: workflow.mode,
+        mode: workflow.as_ref().map(|workflow| workflow.mode),
         model: run.model.clone(),
         champion: compared_with.or_else(|| gates.last().and_then(|(_, gate)| gate.champion.clone())),
-        target: champion::target(&workflow).cloned(),
+        target: target.or(canary.as_ref().map(|canary| &canary.target)).cloned(),
         data: outputs(&attempts).map(data).collect(),
         training: outputs(&attempts)
             .filter(|(_, output): &(_, RunOutput)| output.metrics != Default::default())
@@ -69,7 +67,10 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
             ended_at: canary.ended_at,
         }),
         changes: match &version {
-            Some(version) => changes(&store.history(Some(&run.model), CHANGES).await?, version, run),
+            Some(version) => {
+                let meanwhile = store.history_during(&run.model, run.created_at, run.finished_at).await?;
+                changes(&meanwhile, version)
+            }
             None => vec![],
         },
         limits: vec![],
@@ -82,11 +83,7 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
         },
         version,
     };
-    if receipt.mode != Mode::Act {
-        receipt.limits.push("refit only advised: no target was touched.".to_owned());
-    }
-    let limits = receipt.limits_of();
-    receipt.limits.extend(limits);
+    receipt.limits = receipt.limits_of();
     Ok(Some(receipt))
 }
 
@@ -153,18 +150,17 @@ fn people(attempts: &[Attempt], gates: &[(StepId, GateOutput)]) -> Vec<Person> {
     of_gates.chain(of_steps).chain(refused).collect()
 }
 
-/// Changes that concern the version while its run went on, oldest first: also the one that took it off a release.
-fn changes(history: &[HistoryEntry], version: &VersionName, run: &Run) -> Vec<Change> {
+/// Changes that concern the version, of those while its run went on, oldest first: also the one that took it off a
+/// release.
+fn changes(meanwhile: &[HistoryEntry], version: &VersionName) -> Vec<Change> {
     let (mut changes, mut carried) = (vec![], false);
-    for entry in history.iter().rev() {
+    for entry in meanwhile.iter().rev() {
         let concerns = entry.change.concerns(version);
         let ends = match &entry.change {
             history::Change::Release { .. } => std::mem::replace(&mut carried, concerns),
             history::Change::Version { .. } => false,
         };
-        let meanwhile =
-            entry.by.at >= run.created_at && run.finished_at.is_none_or(|finished| entry.by.at <= finished);
-        if meanwhile && (concerns || ends) {
+        if concerns || ends {
             changes.push(Change {
                 at: entry.by.at,
                 what: entry.change.to_string(),

@@ -56,20 +56,41 @@ impl Pages {
     }
 }
 
-/// Text of trainers, files and people as text, never as markup.
+/// Parts what a ticket would make a link or the call of a person, also after the Markdown has become text.
+const PARTED: &str = "&#8203;";
+
+/// Text of trainers, files and people as text, never as markup, a link or a mention.
 pub fn markdown_text(text: &str) -> String {
     let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut safe = String::new();
-    for c in text.chars() {
+    // A colon of a sentence, of a time of day or of odds begins no address.
+    let is_apart =
+        |before: char, next: char| next.is_whitespace() || (before.is_ascii_digit() && next.is_ascii_digit());
+    let (mut safe, mut before) = (String::new(), [' '; 3]);
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
         match c {
+            '&' => safe.push_str("&amp;"),
+            '@' => {
+                safe.push(c);
+                safe.push_str(PARTED);
+            }
+            ':' if chars.peek().is_some_and(|&next| !is_apart(before[2], next)) => {
+                safe.push(c);
+                safe.push_str(PARTED);
+            }
+            '.' if before.iter().all(|c| c.eq_ignore_ascii_case(&'w')) => {
+                safe.push_str(PARTED);
+                safe.push(c);
+            }
             '\n' | '\r' => safe.push(' '),
-            '|' | '<' | '>' | '[' | ']' | '`' | '*' | '\\' | '#' | '!' => {
+            '|' | '<' | '>' | '[' | ']' | '`' | '*' | '\\' | '#' | '!' | '_' | '~' => {
                 safe.push('\\');
                 safe.push(c);
             }
             c if steers(c) => safe.push('\u{fffd}'),
             c => safe.push(c),
         }
+        before = [before[1], before[2], c];
     }
     safe
 }

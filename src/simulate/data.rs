@@ -6,13 +6,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
+use chrono::{Days, NaiveTime, TimeDelta};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::train::{self, At, Body};
 use super::{SimulateError, Simulation};
 use crate::domain::Timestamp;
+use crate::domain::expect::parse_timestamp;
 use crate::domain::expr::Template;
 use crate::domain::id::StepId;
 use crate::domain::simulate::Week;
@@ -20,6 +21,9 @@ use crate::domain::workflow::step::{ColumnType, Expectations, Fetch, Source};
 use crate::domain::workflow::{Step, StepKind};
 use crate::steps::context::StepResult;
 use crate::steps::fetch::FetchOutput;
+
+/// Characters of a cell that a sentence shows.
+const SHOWN: usize = 40;
 
 /// Which rows were there by when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -220,7 +224,7 @@ fn write_cut(source: &Path, to: &Path, cut: &Cut, end: Timestamp) -> Result<(), 
     writer.write_record(&header).map_err(csv_error(to))?;
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(csv_error(source))? {
-        let at = moment(record.get(column).unwrap_or_default());
+        let at = moment(&record, column, source)?;
         if at.is_some_and(|at| at >= begin && at < end) {
             writer.write_record(&record).map_err(csv_error(to))?;
         }
@@ -241,7 +245,7 @@ fn newest(
         let column = column_of(&header, cut, source)?;
         let mut record = csv::StringRecord::new();
         while reader.read_record(&mut record).map_err(csv_error(source))? {
-            newest = newest.max(moment(record.get(column).unwrap_or_default()));
+            newest = newest.max(moment(&record, column, source)?);
         }
     }
     let day = newest.and_then(|newest| newest.date_naive().checked_add_days(Days::new(1)));
@@ -249,16 +253,25 @@ fn newest(
         .ok_or_else(|| SimulateError::Data("no row of the data says when it came to be".to_owned()))
 }
 
-/// A date is its first moment.
-fn moment(text: &str) -> Option<Timestamp> {
-    let text = text.trim();
-    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
-        return Some(at.to_utc());
+/// When a row came to be: a date is its first moment, and an empty cell says that it has not yet.
+fn moment(
+    record: &csv::StringRecord,
+    column: usize,
+    path: &Path,
+) -> Result<Option<Timestamp>, SimulateError> {
+    let cell = record.get(column).unwrap_or_default().trim();
+    if cell.is_empty() {
+        return Ok(None);
     }
-    if let Ok(at) = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f") {
-        return Some(at.and_utc());
-    }
-    Some(text.parse::<NaiveDate>().ok()?.and_time(NaiveTime::MIN).and_utc())
+    parse_timestamp(cell).map(Some).ok_or_else(|| {
+        let line = record.position().map_or(0, csv::Position::line);
+        let shown: String = cell.chars().take(SHOWN).collect();
+        SimulateError::Data(format!(
+            "{}, line {line}: `{}` is neither a date nor a time: when the row came to be is not known",
+            path.display(),
+            shown.escape_debug()
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -269,12 +282,22 @@ mod tests {
     fn rows_are_cut_at_the_end_of_their_week() {
         let dir = tempfile::tempdir().expect("a directory");
         let (source, to) = (dir.path().join("a.csv"), dir.path().join("b.csv"));
-        let rows =
-            "day,x\n2026-01-01,1\n2026-01-08T10:00:00Z,2\n2026-01-14 23:59:59,3\n2026-01-15,4\nsoon,5\n";
-        std::fs::write(&source, rows).expect("written");
+        let times = [
+            "2026-01-01",
+            "2026-01-08T10:00:00Z",
+            "2026-01-14 23:59:59",
+            "2026-01-15",
+            "",
+            // As `COPY ... CSV` prints a timestamptz, and as a `T` without a zone.
+            "2026-01-14 22:59:59.5-01",
+            "2026-01-14 23:30:00-01",
+            "2026-01-10T12:00:00",
+        ];
+        let rows = times.iter().zip(1..).map(|(time, x)| format!("{time},{x}\n"));
+        std::fs::write(&source, format!("day,x\n{}", rows.collect::<String>())).expect("written");
         let week = Some(std::time::Duration::from_secs(7 * 86_400));
         let end = "2026-01-15T00:00:00Z".parse().expect("a time");
-        for (window, left) in [(None, "1 2 3"), (week, "2 3")] {
+        for (window, left) in [(None, "1 2 3 6 8"), (week, "2 3 6 8")] {
             let cut = Cut { from: None, column: "day".to_owned(), window };
             write_cut(&source, &to, &cut, end).expect("cut");
             let text = std::fs::read_to_string(&to).expect("written");
@@ -284,5 +307,19 @@ mod tests {
         let unknown = Cut { from: None, column: "week".to_owned(), window: None };
         let error = write_cut(&source, &to, &unknown, end).expect_err("no such column");
         assert!(error.to_string().ends_with("has no column `week`"), "{error}");
+    }
+
+    #[test]
+    fn a_row_that_does_not_say_when_it_came_to_be_is_told_with_its_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (source, to) = (dir.path().join("a.csv"), dir.path().join("b.csv"));
+        std::fs::write(&source, "day,x\n2026-01-01,\"1\n2\"\nsoon,5\n").expect("written");
+        let cut = Cut { from: None, column: "day".to_owned(), window: None };
+        let said = "a.csv, line 4: `soon` is neither a date nor a time: when the row came to be is not known";
+        let error = write_cut(&source, &to, &cut, "2026-01-15T00:00:00Z".parse().expect("a time"));
+        assert!(error.expect_err("no time").to_string().ends_with(said));
+        let step: StepId = "data".parse().expect("an id");
+        let error = newest(&[(step.clone(), cut)].into(), &[(step, source)].into());
+        assert!(error.expect_err("no time").to_string().ends_with(said));
     }
 }

@@ -4,14 +4,16 @@
 //!
 //! * `data`: what the sources have, cut week by week
 //! * `train`: one training; what it left is kept, and found again
+//! * `project`: where a training works
 //! * `ledger`: what steps see of a world that is not there
 
 mod data;
 mod ledger;
+mod project;
 mod train;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -122,12 +124,7 @@ impl Simulation {
                 "another simulation of this workflow is under way".to_owned(),
             ));
         }
-        let copies = self.dir.join("projects");
-        match std::fs::remove_dir_all(&copies) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(cause) => return Err(SimulateError::Disk { path: copies.display().to_string(), cause }),
-        }
+        self.clear_copies()?;
         let weeks = Arc::new(Weeks::prepare(&self).await?);
         let mut past = Past { better: self.workflow.metrics.clone(), ..Past::default() };
         let mut work =
@@ -179,21 +176,6 @@ impl Simulation {
         })
     }
 
-    /// Where a training works. One that leaves files in the project gets a copy of it: what is simulated never
-    /// takes the place of what is real, and two at once do not meet.
-    fn project_of(&self, slot: usize) -> Result<PathBuf, SimulateError> {
-        let leaves_files = |step: &Step| matches!(&step.kind, StepKind::Run(run) if run.outputs.is_some());
-        if !self.workflow.steps.iter().any(leaves_files) {
-            return Ok(self.project.clone());
-        }
-        let copy = self.dir.join("projects").join(slot.to_string());
-        if !copy.exists() {
-            copy_project(&self.project, &copy)
-                .map_err(|cause| SimulateError::Disk { path: copy.display().to_string(), cause })?;
-        }
-        Ok(copy)
-    }
-
     fn check(&self) -> Result<(), SimulateError> {
         let wrong = |why: &str| Err(SimulateError::Setting(why.to_owned()));
         if champion::target(&self.workflow).is_none() {
@@ -218,28 +200,6 @@ impl Simulation {
         }
         Ok(())
     }
-}
-
-/// Everything but refit's own files and the history of the project's.
-fn copy_project(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name == ".refit" || name == ".git" {
-            continue;
-        }
-        let (path, target) = (entry.path(), to.join(&name));
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            copy_project(&path, &target)?;
-        } else if kind.is_symlink() {
-            std::os::unix::fs::symlink(std::fs::read_link(&path)?, target)?;
-        } else if kind.is_file() {
-            std::fs::copy(&path, target)?;
-        }
-    }
-    Ok(())
 }
 
 /// Trainings under way.
@@ -277,12 +237,7 @@ impl Work<'_> {
                 let (simulation, weeks) = (Arc::clone(self.simulation), Arc::clone(self.weeks));
                 let champion = model.and_then(|model| kept.get(&model).cloned());
                 running.spawn(async move {
-                    let result = match simulation.project_of(slot) {
-                        Ok(project) => {
-                            train::train(&simulation, &weeks, week, champion.as_deref(), &project).await
-                        }
-                        Err(error) => Err(error.to_string()),
-                    };
+                    let result = train::train(&simulation, &weeks, week, champion.as_deref(), slot).await;
                     (slot, week, model, result)
                 });
             }

@@ -2,6 +2,7 @@
 //! left is kept under a name made of all it depends on, written whole or not at
 //! all: a process that was killed finds it again, and never half of it.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Simulation;
 use super::data::Weeks;
 use super::ledger::{NoLog, PastLedger};
+use super::project::clear;
 use crate::adapter::Deps;
 use crate::artifacts::source::hex;
 use crate::clock::{Clock, ManualClock, SystemClock};
@@ -32,6 +34,8 @@ use crate::steps::{fetch, run};
 
 /// The store that models of a simulation are said to be in; their files are at hand.
 const STORE: &str = "simulated";
+/// In the directory of a training: what it left; it is written last.
+const FINISHED: &str = "finished.json";
 
 /// What a training left.
 #[derive(Debug, Clone)]
@@ -178,28 +182,30 @@ fn a_run(simulation: &Simulation, now: Timestamp) -> Run {
     }
 }
 
-/// Trains on the data of `week` beside `champion`, in the project `project`, unless that was done before.
+/// Trains on the data of `week` beside `champion`, in a project of its `slot`, unless that was done before.
 pub(super) async fn train(
-    simulation: &Simulation,
+    simulation: &Arc<Simulation>,
     weeks: &Weeks,
     week: Week,
     champion: Option<&Kept>,
-    project: &Path,
+    slot: usize,
 ) -> Result<Kept, String> {
     let key = key(simulation, weeks, week, champion);
     let dir = simulation.dir.join("trained").join(&key);
     let name = weeks.name(week);
-    if let Some(found) = finished(&dir) {
+    // Only a model's own training is loaded again.
+    let models = dir.join("versions").join(simulation.workflow.model.as_str()).join(&name);
+    let models = champion.is_none().then_some(models);
+    if let Some(found) = finished(&dir, models.as_deref()) {
         return kept(simulation, found, (key, dir), &name, true);
     }
     let io = |error: std::io::Error| format!("{}: {error}", dir.display());
     // What a process that was killed left of it.
-    match std::fs::remove_dir_all(&dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io(error)),
-    }
+    clear(&dir).map_err(io)?;
     std::fs::create_dir_all(&dir).map_err(io)?;
+    let own = Arc::clone(simulation);
+    let project = tokio::task::spawn_blocking(move || own.project_for(slot)).await;
+    let project = project.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     let mut history: Vec<Attempt> = weeks
         .outputs(week)
         .iter()
@@ -209,7 +215,7 @@ pub(super) async fn train(
         .collect();
     let before_gate =
         simulation.workflow.steps.iter().take_while(|step| !matches!(step.kind, StepKind::Gate(_)));
-    let place = Place { project, task: &dir, champion };
+    let place = Place { project: &project, task: &dir, champion };
     let (mut files, mut from) = (vec![], None);
     for step in before_gate {
         let StepKind::Run(spec) = &step.kind else { continue };
@@ -231,16 +237,11 @@ pub(super) async fn train(
     }
     let gate::Gathered { said: metrics, errors, evaluated: _ } =
         gate::gather(&history).map_err(|error| error.to_string())?;
-    match from {
-        // Only a model's own training is loaded again.
-        Some(from) if champion.is_none() => {
-            let to = dir.join("versions").join(simulation.workflow.model.as_str()).join(&name);
-            copy(&from, &to, &files).map_err(io)?;
-        }
-        Some(_) | None => {}
+    if let (Some(from), Some(to)) = (&from, &models) {
+        copy(from, to, &files).map_err(io)?;
     }
     let finished = Finished { metrics, errors, files };
-    write_finished(&dir, &finished).map_err(io)?;
+    write_finished(&dir, &finished, models.as_deref()).map_err(io)?;
     kept(simulation, finished, (key, dir.clone()), &name, false)
 }
 
@@ -274,18 +275,42 @@ fn copy(from: &Path, to: &Path, files: &[ManifestFile]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A training that was moved away from, or cleared in part, is none.
-fn finished(dir: &Path) -> Option<Finished> {
-    let finished: Finished = serde_json::from_slice(&std::fs::read(dir.join("finished.json")).ok()?).ok()?;
-    finished.errors.as_ref().is_none_or(|errors| errors.path.is_file()).then_some(finished)
+impl Finished {
+    /// The files it vouches for, with their sizes: the errors, and the models, where those are kept.
+    fn vouches_for(&self, models: Option<&Path>) -> Vec<(PathBuf, u64)> {
+        let models = models
+            .into_iter()
+            .flat_map(|models| self.files.iter().map(|file| (models.join(&file.path), file.size)));
+        let errors = self.errors.iter().map(|errors| (errors.path.clone(), errors.size));
+        models.chain(errors).collect()
+    }
 }
 
-/// Last of all, and whole: what is there is finished.
-fn write_finished(dir: &Path, finished: &Finished) -> std::io::Result<()> {
-    let (draft, name) = (dir.join("finished.draft"), dir.join("finished.json"));
+/// A training that was moved away from, or cleared in part, is none.
+fn finished(dir: &Path, models: Option<&Path>) -> Option<Finished> {
+    let finished: Finished = serde_json::from_slice(&std::fs::read(dir.join(FINISHED)).ok()?).ok()?;
+    let is_whole = |(path, size): &(PathBuf, u64)| {
+        std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == *size)
+    };
+    finished.vouches_for(models).iter().all(is_whole).then_some(finished)
+}
+
+/// Last of all, and whole: what is there is finished, also after a power cut.
+fn write_finished(dir: &Path, finished: &Finished, models: Option<&Path>) -> std::io::Result<()> {
+    let sync = |path: &Path| std::fs::File::open(path)?.sync_all();
+    let mut dirs = BTreeSet::new();
+    for (path, _) in finished.vouches_for(models) {
+        sync(&path)?;
+        dirs.extend(path.ancestors().skip(1).take_while(|above| above.starts_with(dir)).map(Path::to_owned));
+    }
+    for dir in &dirs {
+        sync(dir)?;
+    }
+    let (draft, name) = (dir.join("finished.draft"), dir.join(FINISHED));
     std::fs::write(&draft, serde_json::to_vec(finished)?)?;
-    std::fs::File::open(&draft)?.sync_all()?;
-    std::fs::rename(draft, name)
+    sync(&draft)?;
+    std::fs::rename(draft, name)?;
+    sync(dir)
 }
 
 fn kept(
@@ -336,18 +361,58 @@ impl Kept {
 }
 
 fn read(errors: &ErrorsFile) -> Result<Scores, String> {
-    let mut blocks: Vec<Block> = vec![];
+    // In the order of their first rows; where each is.
+    let (mut blocks, mut places): (Vec<Block>, HashMap<String, usize>) = Default::default();
     let holdout = errors_file::read_each(errors, |row| {
         let Some(predicted) = row.champion else {
             return Err("`champion_predicted` is empty, though there is a champion".to_owned());
         };
         let error = (predicted - row.actual).abs();
-        match blocks.iter_mut().rev().find(|block| block.name == row.block) {
-            Some(block) => block.errors.push(error),
-            None => blocks.push(Block { name: row.block.clone(), errors: vec![error] }),
-        }
+        let place = *places.entry(row.block.clone()).or_insert_with(|| {
+            blocks.push(Block { name: row.block.clone(), errors: vec![] });
+            blocks.len() - 1
+        });
+        blocks[place].errors.push(error);
         Ok(())
     });
     let holdout = holdout.map_err(|problem| format!("$REFIT_ERRORS is not valid: {problem}"))?;
     Ok(Scores { holdout, blocks })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_block_belong_together_wherever_they_stand() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = "block,actual,predicted,champion_predicted\nb,1,0,2\na,1,0,3\nb,1,0,4\na,1,0,1\n";
+        let path = dir.path().join("errors.csv");
+        std::fs::write(&path, text).expect("written");
+        let errors = ErrorsFile { path, sha256: hex(&Sha256::digest(text)), size: text.len() as u64 };
+        let blocks = read(&errors).expect("valid").blocks;
+        let block = |name: &str, errors: &[f64]| Block { name: name.to_owned(), errors: errors.to_vec() };
+        assert_eq!(blocks, [block("b", &[1.0, 3.0]), block("a", &[2.0, 0.0])]);
+    }
+
+    #[test]
+    fn a_training_is_finished_only_while_what_it_left_is_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (dir, models) = (dir.path(), dir.path().join("versions/m/1"));
+        assert!(finished(dir, None).is_none());
+        std::fs::create_dir_all(models.join("deep")).expect("made");
+        std::fs::write(models.join("deep/model.json"), "{}").expect("written");
+        let file =
+            ManifestFile { path: "deep/model.json".to_owned(), size: 2, sha256: String::new(), stored: None };
+        let left = Finished { metrics: Metrics::default(), errors: None, files: vec![file] };
+        write_finished(dir, &left, Some(&models)).expect("written");
+        assert!(finished(dir, Some(&models)).is_some());
+        std::fs::write(models.join("deep/model.json"), "").expect("cut");
+        assert!(finished(dir, Some(&models)).is_none(), "it is half there");
+        std::fs::remove_dir_all(&models).expect("gone");
+        assert!(finished(dir, Some(&models)).is_none());
+        // Beside a champion only its errors are wanted.
+        assert!(finished(dir, None).is_some());
+        write_finished(dir, &left, Some(&models)).expect_err("it vouches for nothing that is not there");
+    }
 }

@@ -27,6 +27,8 @@ use rows::{Choice, Row, Rows};
 
 /// Rows of one round; the rest has another one right after.
 const MOST_ROWS: usize = 10_000;
+/// Rounds that are made up for when the time is over, at most.
+const LAST_ROUNDS: usize = 20;
 
 /// What the step kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,26 +71,47 @@ pub async fn run(spec: &Shadow, ctx: &StepContext<'_>) -> Result<StepResult, Ste
     if let Waiting::Over(ended_by @ (EndedBy::CanaryEnded | EndedBy::NoCanary)) = waiting {
         return over(&state, ended_by);
     }
-    if now >= state.next {
+    // Over is over only when all rows that have their truth by then were scored.
+    let rounds = match &waiting {
+        Waiting::Over(_) if state.failures > 0 && now < state.next => return sleep(&state, state.next),
+        Waiting::Over(_) => LAST_ROUNDS,
+        Waiting::Until(_) => usize::from(now >= state.next),
+    };
+    let mut left = false;
+    for _ in 0..rounds {
         match round(spec, ctx, &canary).await {
             Ok(Round { added, more }) => {
                 state.rows += added;
                 state.failures = 0;
                 state.next = if more { now } else { now + span(spec.every) };
+                left = more;
             }
-            Err(error) => put_off(error, &mut state, spec, ctx)?,
+            Err(error) => {
+                put_off(error, &mut state, spec, ctx)?;
+                return match waiting {
+                    Waiting::Over(_) => sleep(&state, state.next),
+                    Waiting::Until(until) => sleep(&state, until.min(state.next)),
+                };
+            }
+        }
+        if !left {
+            break;
         }
     }
     match waiting {
-        Waiting::Over(ended_by) => over(&state, ended_by),
-        Waiting::Until(until) => Ok(StepResult::Sleep(Sleep {
-            until: Some(until.min(state.next)),
-            resume: to_json(&state)?,
-            held: false,
-            promoted: false,
-            tell: None,
-        })),
+        Waiting::Over(ended_by) => {
+            if left {
+                ctx.log.note("its time is over: rows that are left in the source are not scored");
+            }
+            over(&state, ended_by)
+        }
+        Waiting::Until(until) => sleep(&state, until.min(state.next)),
     }
+}
+
+fn sleep(state: &State, until: Timestamp) -> Result<StepResult, StepError> {
+    let resume = to_json(state)?;
+    Ok(StepResult::Sleep(Sleep { until: Some(until), resume, held: false, promoted: false, tell: None }))
 }
 
 /// A source that is away for an hour of many days fails no run: `retry` counts rounds that fail in a row.

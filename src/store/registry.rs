@@ -109,6 +109,13 @@ pub trait Registry: Send + Sync + 'static {
     async fn pins(&self, model: Option<&ModelName>) -> Result<Vec<Pin>, StoreError>;
     /// Changes of releases and versions, newest first; of one model when given.
     async fn history(&self, model: Option<&ModelName>, limit: u32) -> Result<Vec<HistoryEntry>, StoreError>;
+    /// The same of one model, all of what was changed from one moment to another, both included; until now when absent.
+    async fn history_during(
+        &self,
+        model: &ModelName,
+        from: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<Vec<HistoryEntry>, StoreError>;
     /// Deletes old evidence, or only counts it, and returns how much it was.
     async fn forget_evidence(&self, older: &EvidenceAge, only_count: bool)
     -> Result<OldEvidence, StoreError>;

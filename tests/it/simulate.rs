@@ -39,6 +39,20 @@ fn simulate(dir: &Path) -> Command {
     command
 }
 
+/// One training is done at once; all others wait for a file.
+fn with_one_training_at_first(dir: &Path) {
+    let file = dir.join("workflows/retrain.yaml");
+    let workflow = std::fs::read_to_string(&file).expect("readable");
+    let (line, root) = ("    run: python3 train.py\n", dir.display());
+    assert!(workflow.contains(line), "{workflow}");
+    let waits = format!(
+        "    run: |\n      mkdir '{root}/first' || while [ ! -e '{root}/go' ]; do sleep 0.02; done\n      \
+         python3 train.py\n"
+    );
+    let workflow = workflow.replace(line, &waits).replace("    timeout: 1m\n", "");
+    std::fs::write(file, workflow).expect("written");
+}
+
 fn finished(dir: &Path) -> usize {
     let trained = std::fs::read_dir(dir.join(".refit/simulate/retrain/trained"));
     let trained = trained.into_iter().flatten().flatten();
@@ -48,11 +62,21 @@ fn finished(dir: &Path) -> usize {
 fn kill_when_one_is_finished(mut child: Child, dir: &Path) {
     let began = Instant::now();
     while finished(dir) == 0 {
-        assert!(began.elapsed() < Duration::from_secs(120), "no training ever finished");
-        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(child.try_wait().expect("looked at"), None, "it ended before its trainings did");
+        assert!(began.elapsed() < Duration::from_secs(150), "no training ever finished");
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     child.kill().expect("killed");
     child.wait().expect("gone");
+    std::fs::write(dir.join("go"), "").expect("written");
+}
+
+/// Takes the model that one training left away.
+fn lose_a_model(dir: &Path) {
+    let trained = std::fs::read_dir(dir.join(".refit/simulate/retrain/trained")).expect("there");
+    let mut models = trained.map(|entry| entry.expect("readable").path().join("versions"));
+    let models = models.find(|versions| versions.is_dir()).expect("a model");
+    std::fs::remove_dir_all(models).expect("gone");
 }
 
 fn result(dir: &Path) -> Value {
@@ -65,10 +89,11 @@ fn result(dir: &Path) -> Value {
 #[test]
 fn weeks_are_replayed_and_what_was_trained_before_a_kill_is_not_trained_again() {
     let dir = flights();
+    with_one_training_at_first(dir.path());
     let child = simulate(dir.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
     kill_when_one_is_finished(child, dir.path());
     let first = result(dir.path());
-    assert!(first["found"].as_u64() >= Some(1), "{first:#}");
+    assert_eq!(first["found"].as_u64(), Some(1), "{first:#}");
     let weeks = serde_json::json!(["2013-02-05", "2013-02-12", "2013-02-19", "2013-02-26"]);
     assert_eq!(first["weeks"], weeks);
 
@@ -90,8 +115,10 @@ fn weeks_are_replayed_and_what_was_trained_before_a_kill_is_not_trained_again() 
     assert_eq!(strict["error"], never["error"], "what is never promoted never serves");
     assert!(best["error"].as_f64() <= never["error"].as_f64() && best["regret"] == 0.0, "{best}");
 
+    // Nothing is trained again but what is lost.
+    lose_a_model(dir.path());
     let again = result(dir.path());
-    assert_eq!((again["trained"].as_u64(), &again["policies"]), (Some(0), &first["policies"]));
+    assert_eq!((again["trained"].as_u64(), &again["policies"]), (Some(1), &first["policies"]));
 }
 
 #[test]

@@ -85,8 +85,8 @@ impl Card<'_> {
         }
         text.push_str("\n## How it was judged\n\n");
         for verdict in verdicts {
-            let word = |key: &str| escaped(verdict[key].as_str().unwrap_or("-"));
-            let _ = writeln!(text, "- `{}`: **{}**", word("step"), word("verdict"));
+            let said = |key: &str| verdict[key].as_str().unwrap_or("-");
+            let _ = writeln!(text, "- {}: **{}**", code(said("step")), escaped(said("verdict")));
             for rule in verdict["rules"].as_array().into_iter().flatten() {
                 let _ = writeln!(text, "  - {}", escaped(rule["sentence"].as_str().unwrap_or("-")));
             }

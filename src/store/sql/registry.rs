@@ -149,7 +149,16 @@ impl Registry for SqlStore {
     }
 
     async fn history(&self, model: Option<&ModelName>, limit: u32) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.seen(self.list_changes(model, limit).await)
+        self.seen(self.list_changes(model, (None, None), i64::from(limit)).await)
+    }
+
+    async fn history_during(
+        &self,
+        model: &ModelName,
+        from: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.seen(self.list_changes(Some(model), (Some(from), until), i64::MAX).await)
     }
 
     async fn forget_evidence(
@@ -280,21 +289,29 @@ impl SqlStore {
     async fn list_changes(
         &self,
         model: Option<&ModelName>,
-        limit: u32,
+        (from, until): (Option<Timestamp>, Option<Timestamp>),
+        limit: i64,
     ) -> Result<Vec<HistoryEntry>, StoreError> {
         let releases = sqlx::query(sql!(
-            "SELECT * FROM refit.release_audit WHERE $1 IS NULL OR model = $1
-             ORDER BY at DESC, target, generation DESC LIMIT $2"
+            "SELECT * FROM refit.release_audit WHERE ($1 IS NULL OR model = $1)
+                 AND ($2 IS NULL OR at >= $2) AND ($3 IS NULL OR at <= $3)
+             ORDER BY at DESC, target, generation DESC LIMIT $4"
         ))
         .bind(model.map(ModelName::as_str))
-        .bind(i64::from(limit))
+        .bind(from)
+        .bind(until)
+        .bind(limit)
         .fetch_all(&self.parts.reader)
         .await?;
         let versions = sqlx::query(sql!(
-            "SELECT * FROM refit.version_audit WHERE $1 IS NULL OR model = $1 ORDER BY at DESC, seq DESC LIMIT $2"
+            "SELECT * FROM refit.version_audit WHERE ($1 IS NULL OR model = $1)
+                 AND ($2 IS NULL OR at >= $2) AND ($3 IS NULL OR at <= $3)
+             ORDER BY at DESC, seq DESC LIMIT $4"
         ))
         .bind(model.map(ModelName::as_str))
-        .bind(i64::from(limit))
+        .bind(from)
+        .bind(until)
+        .bind(limit)
         .fetch_all(&self.parts.reader)
         .await?;
         let mut entries = rows::all(&releases, |row| {
@@ -311,7 +328,7 @@ impl SqlStore {
         })?);
         // Stable: of one moment, the release comes before what became of a version with it.
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.by.at));
-        entries.truncate(limit as usize);
+        entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(entries)
     }
 

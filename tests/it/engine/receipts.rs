@@ -47,6 +47,15 @@ async fn a_promotion_and_a_rollback_have_receipts_with_their_evidence() {
     assert_eq!(promoted.gates[0].rules[0].value, Some(10.0));
     assert!(promoted.limits.iter().any(|limit| limit.contains("did not decide by itself")), "{promoted:#?}");
 
+    let mut unreadable = engine.store.run(run).await.expect("readable").expect("a run");
+    unreadable.definition.source = "steps: of another version of refit".to_owned();
+    let unreadable =
+        receipt::of(engine.store.as_ref(), &unreadable).await.expect("readable").expect("decided");
+    assert_eq!((unreadable.mode, &unreadable.target), (None, &promoted.target));
+    assert_eq!(unreadable.changes, promoted.changes);
+    assert!(page(&unreadable).contains("its mode is not known"), "{}", page(&unreadable));
+    assert!(!page(&unreadable).contains("only advised"), "{}", page(&unreadable));
+
     let run = on_canary(&world, &engine, FLOW).await;
     traffic(&world, &engine, ("3", "2"), (10, 0)).await;
     assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::RolledBack));

@@ -197,6 +197,25 @@ async fn a_source_that_is_away_fails_the_run_only_when_it_stays_away() {
 }
 
 #[tokio::test]
+async fn what_has_its_truth_when_the_time_is_over_is_scored_before_the_step_ends() {
+    let mut bench = on_canary();
+    let away = Shadow { command: command("exit 1"), ..hourly("") };
+    let works =
+        Shadow { wait: Wait { at_least: Duration::from_secs(5400), ..away.wait.clone() }, ..hourly(PREDICT) };
+    rows(&bench, &[]);
+    slept(&mut bench, &works).await;
+    // More than one round takes, since the last one; and the round in which the time is over fails.
+    let many: Vec<String> = (0..=10_000).map(|id| format!("{id},1,1,2026-11-21T02:05:00Z,r1")).collect();
+    rows(&bench, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    bench.clock.advance(TimeDelta::minutes(90));
+    let pause = slept(&mut bench, &Shadow { wait: works.wait.clone(), ..away }).await;
+    assert!(pause > TimeDelta::zero() && pause < TimeDelta::hours(1), "{pause}");
+    bench.clock.advance(pause);
+    let output: ShadowOutput = done(run(&works, &bench.ctx()).await);
+    assert_eq!((output.ended_by, output.rows, scored(&bench).len()), (EndedBy::Time, 10_001, 10_001));
+}
+
+#[tokio::test]
 async fn predictions_are_read_strictly() {
     let mut bench = on_canary();
     rows(&bench, &[SAME_HOUR, "b,1,1,2026-11-21T01:40:00Z,"]);

@@ -318,7 +318,15 @@ async fn the_history_has_everything_newest_first(db: Database) {
     assert!(history[2].change.concerns(&version("2")) && !history[2].change.concerns(&version("3")));
     assert!(matches!(history[3].change, Change::Version { action: VersionAction::Pinned, .. }));
     assert_eq!(store.history(None, 2).await.expect("read"), history[..2]);
+    let during = |from: usize, until: Option<usize>| {
+        let until = until.map(|place| history[place].by.at);
+        let (store, model, from) = (&store, model(), history[from].by.at);
+        async move { store.history_during(&model, from, until).await.expect("read") }
+    };
+    assert_eq!(during(4, Some(1)).await, history[1..5], "the first and the last moment are part of it");
+    assert_eq!(during(3, None).await, history[..4]);
     let other = "other".parse().expect("a name");
+    assert!(store.history_during(&other, history[8].by.at, None).await.expect("read").is_empty());
     assert!(store.history(Some(&other), 50).await.expect("read").is_empty());
 }
 

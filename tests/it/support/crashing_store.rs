@@ -88,6 +88,16 @@ impl Registry for CrashingStore {
         self.inner.history(model, limit).await
     }
 
+    async fn history_during(
+        &self,
+        model: &ModelName,
+        from: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.crash.alive().await;
+        self.inner.history_during(model, from, until).await
+    }
+
     async fn forget_evidence(
         &self,
         older: &EvidenceAge,
