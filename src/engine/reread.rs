@@ -26,7 +26,8 @@ impl Engine {
     /// good version, or alerts and fails, as `choice` says. Returns what serves then.
     ///
     /// # Errors
-    /// The named version is damaged, nothing good is left, or the store does not answer.
+    /// The named version is damaged, nothing good is left, or the files cannot be read: then people are
+    /// alerted, and no version is marked.
     pub async fn check_rollback(
         self: &Arc<Self>,
         mut release: Release,
@@ -40,8 +41,12 @@ impl Engine {
             };
             let damage = match self.verified(&record).await {
                 Ok(_) => return Ok(release),
-                Err(ReleaseError::Outside(error)) if !error.is_transient() => error,
-                Err(error) => return Err(error),
+                Err(error) if error.is_damage() => error,
+                Err(error) => {
+                    // A right that is missing says nothing about the version: none is marked.
+                    self.alert_unread(&release, &format!("{} was not read: {error}", record.name)).await?;
+                    return Err(error.into());
+                }
             };
             let reason = format!("the files of {} are damaged: {damage}", record.name);
             tracing::error!(model = %release.model, version = %record.name,
@@ -49,7 +54,7 @@ impl Engine {
             let next = match choice {
                 Choice::Named => {
                     self.alert_damaged(&release, &reason).await?;
-                    return Err(ReleaseError::Outside(damage));
+                    return Err(damage.into());
                 }
                 Choice::Free => match self.back_to(&release, None).await {
                     Ok((assignment, bad)) => {
@@ -98,6 +103,15 @@ impl Engine {
             "todo": "Roll back again: `refit rollback` goes to the next good version.",
         });
         let key = format!("damaged/{}/{}", release.target, release.generation);
+        Ok(self.alert_about(&release.model, None, &key, facts).await?)
+    }
+
+    async fn alert_unread(&self, release: &Release, reason: &str) -> Result<(), ReleaseError> {
+        let facts = json!({
+            "reason": reason, "target": release.target,
+            "todo": "See that refit may read the store, then `refit model verify` reads the version.",
+        });
+        let key = format!("unread/{}/{}", release.target, release.generation);
         Ok(self.alert_about(&release.model, None, &key, facts).await?)
     }
 }

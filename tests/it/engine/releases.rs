@@ -1,6 +1,7 @@
 //! Releases are owned: two workflows on one model, and humans beside them.
 
 use chrono::TimeDelta;
+use refit::adapter::AdapterError;
 use refit::clock::Clock;
 use refit::domain::canary::CanaryState;
 use refit::domain::release::{Assignment, ReleaseActor, Served};
@@ -12,7 +13,7 @@ use refit::store::{ReleaseWrite, ReleaseWritten};
 
 use super::on_both;
 use super::rollout::*;
-use crate::support::crash::Crash;
+use crate::support::crash::{Crash, Files};
 use crate::support::world::turn;
 
 const DAY: Flow = Flow { wait: "{ for: 24h }", ..FLOW };
@@ -200,6 +201,39 @@ async fn a_rollback_serves_before_it_reads_and_a_damaged_version_does_not_stay()
         }
         let nothing = back(None).await;
         assert!(matches!(nothing, Err(ReleaseError::NothingLeft { .. })), "{nothing:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_that_may_be_listed_and_not_read_are_not_damaged() {
+    on_both(async |world| {
+        let crash = Crash::never();
+        let engine = world.process(&crash).await;
+        serving(&world, &engine).await;
+        for _ in 2..=3 {
+            publish(&world, &engine).await;
+        }
+        let done = engine.promote_by_hand(&model(), &target(), &version("3"), false, "ann", None).await;
+        assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
+        crash.files(Files::Denied);
+        let release = engine.roll_back(&model(), &target(), None, ann(), "bad").await.expect("rolled back");
+        let unread = engine.check_rollback(release.clone(), Choice::Free, &ann()).await;
+        assert!(
+            matches!(unread, Err(ReleaseError::Outside(AdapterError::Denied { .. }))),
+            "a right is missing: {unread:?}"
+        );
+        assert_eq!(shown(&world), serves("1"), "it stays");
+        for (name, state) in
+            [("1", VersionState::Sealed), ("2", VersionState::Sealed), ("3", VersionState::Bad)]
+        {
+            assert_eq!(state_of(&engine, name).await, state, "{name}");
+        }
+        let notices =
+            engine.store.take_outbox(100, std::time::Duration::from_secs(60), world.clock.now()).await;
+        let told: Vec<String> =
+            notices.expect("readable").iter().map(|entry| entry.notice.facts.to_string()).collect();
+        assert!(told.iter().any(|facts| facts.contains("1 was not read")), "{told:#?}");
     })
     .await;
 }
