@@ -11,6 +11,7 @@ mod ingest;
 mod limit;
 mod look;
 mod server;
+mod sleepers;
 mod store;
 mod work;
 
@@ -123,6 +124,10 @@ impl Bench {
             self.checkpoints(&store, 1, 1, time).await?;
             self.checkpoints(&store, 50, self.many(), time).await?;
         }
+        // Last: they stay.
+        if self.wants("sleepers") {
+            self.sleepers(&store).await?;
+        }
         store.close().await;
         Ok(())
     }
@@ -145,14 +150,7 @@ impl Bench {
     }
 
     async fn idle(&self, server: &Server) -> Result<(), Failure> {
-        // What its start put off is done by then.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let before = server.cpu_time();
-        tokio::time::sleep(IDLE_FOR).await;
-        let cpu = server.cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before));
-        let percent = cpu.map(|cpu| rounded(cpu.as_secs_f64() / IDLE_FOR.as_secs_f64() * 100.0));
-        let memory = server.memory().map(|bytes| rounded(bytes as f64 / 1e6));
-        self.say("idle", &json!({"memory_mb": memory, "cpu_percent": percent}))
+        self.say("idle", &rest(server).await?)
     }
 
     /// From before the submission, in this process, to the beginning of the first step's body in the server.
@@ -263,6 +261,33 @@ impl Bench {
         }
         self.say("resume_after_kill_ms", &quantiles(took))
     }
+
+    /// What a hundred thousand sleeping runs cost: the first page of the list, and a server that starts among them.
+    async fn sleepers(&self, store: &Arc<dyn Store>) -> Result<(), Failure> {
+        let run = {
+            let _server = Server::start(self).await?;
+            Work::new(store, self.socket())?.asleep().await?
+        };
+        let before = rest(&Server::start(self).await?).await?;
+        sleepers::copy(self, run).await?;
+        let after = rest(&Server::start(self).await?).await?;
+        let server = Server::start(self).await?;
+        let pages = sleepers::pages(&server.url, SUBMISSIONS).await?;
+        self.say("sleepers_page_ms", &quantiles(pages))?;
+        self.say("sleepers", &json!({"runs": sleepers::SLEEPERS, "before": before, "after": after}))
+    }
+}
+
+/// Memory and processor time of a server that has nothing to do.
+async fn rest(server: &Server) -> Result<Value, Failure> {
+    // What its start put off is done by then.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = server.cpu_time();
+    tokio::time::sleep(IDLE_FOR).await;
+    let cpu = server.cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before));
+    let percent = cpu.map(|cpu| rounded(cpu.as_secs_f64() / IDLE_FOR.as_secs_f64() * 100.0));
+    let memory = server.memory().map(|bytes| rounded(bytes as f64 / 1e6));
+    Ok(json!({"memory_mb": memory, "cpu_percent": percent}))
 }
 
 /// Observations that the database has.

@@ -31,6 +31,7 @@ pub struct Work {
     socket: PathBuf,
     short: Loaded,
     long: Loaded,
+    sleeper: Loaded,
 }
 
 /// What came of runs that were worked on at once.
@@ -42,7 +43,13 @@ pub struct Wave {
 
 impl Work {
     pub fn new(store: &Arc<dyn Store>, socket: PathBuf) -> Result<Self, Failure> {
-        Ok(Self { store: Arc::clone(store), socket, short: workflow(1)?, long: workflow(STEPS)? })
+        Ok(Self {
+            store: Arc::clone(store),
+            socket,
+            short: workflow(1, "0s")?,
+            long: workflow(STEPS, "0s")?,
+            sleeper: workflow(1, "30d")?,
+        })
     }
 
     /// Submits so many runs of `loaded` with one event, and tells the server as commands do.
@@ -67,6 +74,17 @@ impl Work {
     /// A long run.
     pub async fn begin(&self) -> Result<RunId, Failure> {
         Ok(self.submit(&self.long, 1).await?.first().copied().ok_or("no run was made")?)
+    }
+
+    /// A run that sleeps for days.
+    pub async fn asleep(&self) -> Result<RunId, Failure> {
+        let id = self.submit(&self.sleeper, 1).await?.first().copied().ok_or("no run was made")?;
+        let begin = Instant::now();
+        while self.store.run(id).await?.is_none_or(|run| run.status != RunStatus::Waiting) {
+            patience(begin)?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(id)
     }
 
     /// From before a submission to the beginning of the first step's body.
@@ -137,11 +155,11 @@ fn patience(begin: Instant) -> Result<(), Failure> {
     if begin.elapsed() > PATIENCE { Err("the run does not advance".into()) } else { Ok(()) }
 }
 
-/// So many steps, one after the other, that do nothing.
-fn workflow(steps: usize) -> Result<Loaded, Failure> {
+/// So many steps, one after the other, that do nothing but wait.
+fn workflow(steps: usize, wait: &str) -> Result<Loaded, Failure> {
     let mut source = "name: bench\nmodel: bench\nsteps:\n".to_owned();
     for step in 0..steps {
-        source += &format!("  - {{ id: s{step}, uses: wait, with: {{ for: 0s }} }}\n");
+        source += &format!("  - {{ id: s{step}, uses: wait, with: {{ for: {wait} }} }}\n");
     }
     let path = "workflows/bench.yaml".to_owned();
     let (workflow, warnings) =

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use super::args::Global;
 use super::error::{CliError, Doing};
-use super::output::Output;
+use super::output::{Output, plain};
 use super::registry;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigError, Project};
@@ -18,6 +19,9 @@ use crate::secret::Secrets;
 use crate::steps::context::Services;
 use crate::store::Store;
 use crate::trigger::{Catalog, Loaded};
+
+/// How often schedules are looked at when none is due sooner.
+pub const SCHEDULES_EVERY: Duration = Duration::from_secs(1);
 
 /// A project and how commands speak, before its database is opened.
 pub struct Opened {
@@ -186,6 +190,13 @@ pub fn shown(path: &Path) -> String {
     let relative =
         std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
     relative.as_deref().filter(|short| !short.as_os_str().is_empty()).unwrap_or(path).display().to_string()
+}
+
+/// Says which workflow files cannot be used.
+pub fn complain(catalog: &Catalog) {
+    for error in &catalog.errors {
+        tracing::warn!("A workflow file cannot be used: {}", plain(&error.to_string()));
+    }
 }
 
 /// Who runs the command, as far as the environment says.

@@ -10,21 +10,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{CliError, Doing};
 use super::output::plain;
-use super::project::Opened;
+use super::project::{Opened, SCHEDULES_EVERY, complain};
 use super::signals::Interrupts;
-use super::{Exit, registry, tick};
+use super::{Exit, registry};
 use crate::config::Idle;
 use crate::domain::Timestamp;
 use crate::engine::Engine;
-use crate::engine::tick::Patience;
+use crate::engine::tick::{Next, Patience};
 use crate::engine::worker::Worker;
 use crate::http::{self, Server, Working};
 use crate::notify::Notifiers;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::trigger::{Catalog, schedule};
 
-/// How often schedules are looked at when none is due sooner.
-pub const SCHEDULES_EVERY: Duration = Duration::from_secs(1);
 /// How often workflow files are read again.
 const FILES_EVERY: Duration = Duration::from_secs(5);
 /// With `idle = "sleep"`: a database that is asked nothing for minutes goes to sleep, so less is not worth it.
@@ -97,10 +95,10 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
             () = interrupts.next() => break Some(worker),
             () = server.quiet(&stop), if sleeps => {}
         }
-        worker.shut_down().await.doing(|| "let the database sleep".to_owned())?;
+        let retired = worker.shut_down().await;
         worker = tokio::select! {
             () = interrupts.next() => break None,
-            worker = server.sleep() => worker,
+            worker = server.sleep(retired) => worker,
         };
     };
     tracing::info!(
@@ -173,15 +171,12 @@ impl Serving<'_> {
 
     /// Leaves the database alone until something is due, somebody writes here or pokes, or a workflow file changes;
     /// then goes on to work.
-    async fn sleep(&self) -> Worker {
+    async fn sleep(&self, retired: Result<(), StoreError>) -> Worker {
         let mut news = self.store.news();
-        // What was written since it was quiet is news that nobody tells again.
-        let quiet = self.engine.is_quiet(DOZE.soon).await.unwrap_or(false);
-        match tick::next(&*self.engine.clock, &self.store).await {
-            Ok(due) if quiet => self.sleep_until(due, &mut news).await,
-            Ok(_) => {}
-            Err(error) => tracing::warn!("Cannot see what is due next, so nobody sleeps: {error}"),
+        if let Err(error) = self.doze(retired, &mut news).await {
+            tracing::warn!("The database is not left alone: {error}");
         }
+        self.working.send_replace(Working::No);
         loop {
             let synced = schedule::sync(&self.engine, &current(&self.catalog)).await;
             let started = match synced.doing(|| "keep the schedules".to_owned()) {
@@ -198,7 +193,21 @@ impl Serving<'_> {
         }
     }
 
-    async fn sleep_until(&self, due: Option<(String, Timestamp)>, news: &mut watch::Receiver<u64>) {
+    async fn doze(
+        &self,
+        retired: Result<(), StoreError>,
+        news: &mut watch::Receiver<u64>,
+    ) -> Result<(), StoreError> {
+        retired?;
+        // What was written since it was quiet is news that nobody tells again.
+        if self.engine.is_quiet(DOZE.soon).await? {
+            let due = self.engine.next_due().await?;
+            self.sleep_until(due, news).await;
+        }
+        Ok(())
+    }
+
+    async fn sleep_until(&self, due: Option<(Next, Timestamp)>, news: &mut watch::Receiver<u64>) {
         self.working.send_replace(Working::Asleep);
         match &due {
             Some((what, at)) => tracing::info!(until = %at, "The database may sleep: due next is {what}"),
@@ -266,13 +275,6 @@ fn reload(catalog: &Current, root: &std::path::Path) -> bool {
     tracing::info!(workflows = fresh.workflows().len(), "Workflow files were read again");
     *catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
     true
-}
-
-/// Says which workflow files cannot be used.
-pub fn complain(catalog: &Catalog) {
-    for error in &catalog.errors {
-        tracing::warn!("A workflow file cannot be used: {}", plain(&error.to_string()));
-    }
 }
 
 /// Where others learn which workflow files there are now.

@@ -1,7 +1,7 @@
 //! `refit tick`: what a server does, for as long as something is due, and then
 //! the end: for teams that have a cron job and no place for a server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,20 +13,18 @@ use super::drive::{next_after, summary};
 use super::error::{CliError, Doing};
 use super::output::{plain, span, time};
 use super::pick::short;
-use super::project::Opened;
-use super::server::{SCHEDULES_EVERY, complain};
+use super::project::{Opened, SCHEDULES_EVERY};
 use super::signals::Interrupts;
-use super::{Exit, drive};
-use crate::clock::Clock;
+use super::{Exit, drive, project};
 use crate::domain::Timestamp;
 use crate::domain::canary::Looks;
 use crate::domain::id::RunId;
 use crate::domain::run::{Run, RunStatus};
 use crate::domain::workflow::{Mode, StepKind};
-use crate::engine::tick::{Patience, first};
+use crate::engine::tick::{Next, Patience};
 use crate::engine::worker::Worker;
 use crate::steps::canary::CANARY_VALIDITY;
-use crate::store::{Awaited, RunFilter, Store, StoreError};
+use crate::store::{RunFilter, Store, StoreError};
 use crate::trigger::{Catalog, schedule};
 
 /// What is due within this time is waited for: a retry, a short `wait`.
@@ -42,10 +40,10 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
     let store = opened.store().await?;
     let (engine, notifiers) = opened.engine_that(&store, looks)?;
     let catalog = Arc::new(opened.catalog());
-    complain(&catalog);
+    project::complain(&catalog);
     warn_of_canaries(opened, &catalog, looks);
     schedule::sync(&engine, &catalog).await.doing(|| "keep the schedules".to_owned())?;
-    let before = standing(&store).await.doing(|| "list runs".to_owned())?;
+    let before = Standing::now(&store).await.doing(|| "list runs".to_owned())?;
     schedule::fire_due(&engine, &catalog).await.doing(|| "start what is due".to_owned())?;
 
     let mut worker =
@@ -64,8 +62,8 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
         () = interrupts.next() => true,
     };
     worker.shut_down().await.doing(|| "give the runs back".to_owned())?;
-    let moved = moved(&store, &before).await.doing(|| "list runs".to_owned())?;
-    let next = next(&*opened.clock, &store).await.doing(|| "see what is due next".to_owned())?;
+    let moved = before.moved(&store).await.doing(|| "list runs".to_owned())?;
+    let next = engine.next_due().await.doing(|| "see what is due next".to_owned())?;
     store.close().await;
     say(opened, &moved, next);
     Ok(if interrupted { Exit::Interrupted } else { Exit::Ok })
@@ -87,62 +85,56 @@ fn warn_of_canaries(opened: &Opened, catalog: &Catalog, looks: Looks) {
     }
 }
 
-type Standing = BTreeMap<RunId, RunStatus>;
+/// How runs stood before anything was done.
+struct Standing {
+    /// The newest run of all.
+    newest: Option<RunId>,
+    /// Those that had not ended.
+    open: BTreeMap<RunId, RunStatus>,
+}
 
-/// Runs that have not ended.
-async fn standing(store: &Arc<dyn Store>) -> Result<Standing, StoreError> {
-    let mut standing = Standing::new();
+impl Standing {
+    async fn now(store: &Arc<dyn Store>) -> Result<Self, StoreError> {
+        let newest = store.runs(&RunFilter { limit: 1, ..RunFilter::default() }).await?;
+        Ok(Self { newest: newest.first().map(|run| run.id), open: open(store).await? })
+    }
+
+    /// Runs that are new, or stand elsewhere since; oldest first.
+    async fn moved(&self, store: &Arc<dyn Store>) -> Result<Vec<Run>, StoreError> {
+        let after = open(store).await?;
+        let latest = store.runs(&RunFilter { limit: COMPARED, ..RunFilter::default() }).await?;
+        let fresh =
+            latest.iter().map(|run| run.id).filter(|id| self.newest.is_none_or(|newest| *id > newest));
+        let elsewhere =
+            self.open.iter().filter(|(id, status)| after.get(id) != Some(status)).map(|(id, _)| *id);
+        let mut moved = vec![];
+        for id in fresh.chain(elsewhere).collect::<BTreeSet<RunId>>() {
+            if let Some(run) = store.run(id).await?
+                && self.open.get(&id) != Some(&run.status)
+            {
+                moved.push(run);
+            }
+        }
+        Ok(moved)
+    }
+}
+
+async fn open(store: &Arc<dyn Store>) -> Result<BTreeMap<RunId, RunStatus>, StoreError> {
+    let mut open = BTreeMap::new();
     for status in
         [RunStatus::Queued, RunStatus::Running, RunStatus::Waiting, RunStatus::Held, RunStatus::Undoing]
     {
         let filter = RunFilter { status: Some(status), limit: COMPARED, ..RunFilter::default() };
-        standing.extend(store.runs(&filter).await?.into_iter().map(|run| (run.id, run.status)));
+        open.extend(store.runs(&filter).await?.into_iter().map(|run| (run.id, run.status)));
     }
-    Ok(standing)
+    Ok(open)
 }
 
-/// Runs that are new, or stand elsewhere than `before`; oldest first.
-async fn moved(store: &Arc<dyn Store>, before: &Standing) -> Result<Vec<Run>, StoreError> {
-    let newest = before.keys().max().copied();
-    let after = store.runs(&RunFilter { limit: COMPARED, ..RunFilter::default() }).await?;
-    let fresh = after.iter().map(|run| run.id).filter(|id| newest.is_none_or(|newest| *id > newest));
-    let ids: std::collections::BTreeSet<RunId> = fresh.chain(before.keys().copied()).collect();
-    let mut moved = vec![];
-    for id in ids {
-        if let Some(run) = store.run(id).await?
-            && before.get(&id) != Some(&run.status)
-        {
-            moved.push(run);
-        }
-    }
-    Ok(moved)
-}
-
-/// What is due next, in words, and when.
-pub async fn next(
-    clock: &dyn Clock,
-    store: &Arc<dyn Store>,
-) -> Result<Option<(String, Timestamp)>, StoreError> {
-    let waits = first(&store.due(clock.now()).await?).map(|next| {
-        let what = match next.what {
-            Awaited::Run => "a run goes on",
-            Awaited::Lease => "a run of a process that is gone is taken over",
-            Awaited::Look => "a look at a canary",
-            Awaited::Message => "a message is sent again",
-            Awaited::Board => "a message that follows a run is rewritten",
-        };
-        (what.to_owned(), next.at)
-    });
-    let schedules = store.schedules().await?;
-    let ticks = schedules.iter().map(|row| (format!("the schedule of {}", row.workflow), row.next_fire_at));
-    Ok(waits.into_iter().chain(ticks).min_by_key(|(_, at)| *at))
-}
-
-fn say(opened: &Opened, moved: &[Run], next: Option<(String, Timestamp)>) {
+fn say(opened: &Opened, moved: &[Run], next: Option<(Next, Timestamp)>) {
     let value = json!({
         "runs": moved.iter().map(summary).collect::<Vec<_>>(),
         "next_due_at": next.as_ref().map(|(_, at)| at),
-        "next": next.as_ref().map(|(what, _)| what),
+        "next": next.as_ref().map(|(what, _)| what.to_string()),
     });
     opened.out.result(&value, || {
         let mut lines: Vec<String> = moved

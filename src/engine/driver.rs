@@ -81,7 +81,7 @@ impl<'a> Driver<'a> {
             known: Known::new(engine, claim),
             bodies: JoinSet::new(),
             stop_bodies: CancellationToken::new(),
-            force_bodies: engine.force.child_token(),
+            force_bodies: engine.force().child_token(),
             stopped: None,
             shutdown,
             nudge,

@@ -122,8 +122,8 @@ pub struct Engine {
     live: live::Live,
     /// What was rolled back to and is being read.
     rereads: TaskTracker,
-    /// Fires when a shutdown's time is nearly over: processes of steps end at once.
-    force: CancellationToken,
+    /// Fires when a shutdown's time is nearly over: processes of steps end at once. A worker that starts has a new one.
+    force: Mutex<CancellationToken>,
 }
 
 /// More parsed workflows than this are not kept.
@@ -153,7 +153,7 @@ impl Engine {
             parsed: Mutex::default(),
             live: live::Live::default(),
             rereads,
-            force: CancellationToken::new(),
+            force: Mutex::default(),
         })
     }
 
@@ -173,6 +173,16 @@ impl Engine {
         }
         parsed.insert(hash, Arc::clone(&workflow));
         Ok(workflow)
+    }
+
+    /// What ends processes of steps at once.
+    fn force(&self) -> CancellationToken {
+        self.force.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What a shutdown before forced is over.
+    fn forget_force(&self) {
+        *self.force.lock().unwrap_or_else(PoisonError::into_inner) = CancellationToken::new();
     }
 
     /// Directories of one attempt. Nothing is made yet.

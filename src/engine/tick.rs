@@ -1,6 +1,7 @@
 //! Works until nothing is due: what a process does that looks in now and then,
 //! and what one does that lets its database sleep in between.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use crate::domain::Timestamp;
-use crate::store::{Awaited, Due, StoreError};
+use crate::domain::id::WorkflowName;
+use crate::store::{Awaited, StoreError};
 
 /// When a process has nothing to do.
 #[derive(Debug, Clone, Copy)]
@@ -20,18 +22,26 @@ pub struct Patience {
     pub ask_every: Duration,
 }
 
-/// What is due next, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Next {
-    /// What.
-    pub what: Awaited,
-    /// When; a time that has passed is now.
-    pub at: Timestamp,
+/// What is due next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// One of the things that the database waits with.
+    Awaited(Awaited),
+    /// A tick of a workflow's schedule.
+    Schedule(WorkflowName),
 }
 
-/// The first of what waits.
-pub fn first(due: &Due) -> Option<Next> {
-    due.soonest.iter().min_by_key(|(_, at)| *at).map(|(what, at)| Next { what: *what, at: *at })
+impl fmt::Display for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Next::Awaited(Awaited::Run) => f.write_str("a run goes on"),
+            Next::Awaited(Awaited::Lease) => f.write_str("a run of a process that is gone is taken over"),
+            Next::Awaited(Awaited::Look) => f.write_str("a look at a canary"),
+            Next::Awaited(Awaited::Message) => f.write_str("a message is sent again"),
+            Next::Awaited(Awaited::Board) => f.write_str("a message that follows a run is rewritten"),
+            Next::Schedule(workflow) => write!(f, "the schedule of {workflow}"),
+        }
+    }
 }
 
 impl Engine {
@@ -62,7 +72,7 @@ impl Engine {
             return Ok(false);
         }
         let due = self.store.due(self.clock.now()).await?;
-        if first(&due).is_some_and(|next| next.at <= self.clock.now() + soon) {
+        if due.soonest.iter().any(|(_, at)| *at <= self.clock.now() + soon) {
             return Ok(false);
         }
         for run in due.runs {
@@ -75,5 +85,14 @@ impl Engine {
 
     fn is_busy(&self) -> bool {
         self.live_runs() > 0 || self.rereads() > 0
+    }
+
+    /// What is due next, and when; a time that has passed is now.
+    pub async fn next_due(&self) -> Result<Option<(Next, Timestamp)>, StoreError> {
+        let waits = self.store.due(self.clock.now()).await?.soonest;
+        let waits = waits.into_iter().map(|(what, at)| (Next::Awaited(what), at));
+        let schedules = self.store.schedules().await?;
+        let ticks = schedules.into_iter().map(|row| (Next::Schedule(row.workflow), row.next_fire_at));
+        Ok(waits.chain(ticks).min_by_key(|(_, at)| *at))
     }
 }

@@ -64,6 +64,7 @@ impl Worker {
     /// Registers this process and starts its loops.
     pub async fn start(engine: Arc<Engine>, notifiers: Arc<Notifiers>) -> Result<Self, StoreError> {
         engine.store.register_worker(engine.worker, &engine.settings.labels, engine.clock.now()).await?;
+        engine.forget_force();
         let stop = CancellationToken::new();
         let activations = TaskTracker::new();
         let mut loops = JoinSet::new();
@@ -116,7 +117,7 @@ impl Worker {
         let last_part = (grace / 4).min(FORCED_END);
         let mut ended = tokio::time::timeout(grace - last_part, self.activations.wait()).await.is_ok();
         if !ended {
-            self.engine.force.cancel();
+            self.engine.force().cancel();
             ended = tokio::time::timeout(last_part, self.activations.wait()).await.is_ok();
         }
         // What is being sent or written is not cut off: it would be sent again.

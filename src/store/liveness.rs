@@ -50,8 +50,11 @@ impl Liveness {
         self.dir.join(format!("{worker}.lock"))
     }
 
-    /// Takes the lock of `worker` for the life of this process, or until `leave`.
+    /// Takes the lock of `worker` for the life of this process, or until `forget`; whoever has it keeps it.
     pub(crate) fn enter(&self, worker: WorkerId) -> io::Result<()> {
+        if self.held.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&worker) {
+            return Ok(());
+        }
         let file = File::options().create(true).truncate(false).write(true).open(self.path(worker))?;
         file.try_lock().map_err(|error| match error {
             TryLockError::Error(error) => error,
@@ -96,6 +99,7 @@ mod tests {
         mine.enter(worker).expect("free");
         assert_eq!((other.of(worker), mine.of(worker)), (Life::Alive, Life::Alive));
         assert!(other.enter(worker).is_err(), "held by another");
+        mine.enter(worker).expect("held already");
         drop(mine);
         assert_eq!(other.of(worker), Life::Dead);
         other.forget(worker);

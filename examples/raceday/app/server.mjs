@@ -51,7 +51,7 @@ async function served({ version, base_url, manifest_sha256 }, request, values) {
   const started = performance.now();
   const told = { cold: false };
   const tell = (error, finish) => {
-    const durationMs = performance.now() - started;
+    const durationMs = told.durationMs ?? performance.now() - started;
     predictions.write({
       ...request, predictionTime: new Date(Date.now()).toISOString(), modelVersion: version,
       finishS: finish, durationMs, error, cold: told.cold,
@@ -62,7 +62,7 @@ async function served({ version, base_url, manifest_sha256 }, request, values) {
     });
   };
   try {
-    await switches?.before(version, Math.random());
+    await switches?.before(version, Math.random(), told);
     const { cold, legs } = await model({ version, base_url, manifest_sha256 });
     told.cold = cold;
     const predicted = legs(request.distance, values);

@@ -40,7 +40,8 @@ WITH passed AS (
 INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
 SELECT run, $13, $14, 'started', $2, $4, $4 FROM ended";
 
-/// The fence first; the rest joins what passed it.
+/// The fence first; the rest joins what passed it. It looks at one attempt a checkpoint, by its key: an EXISTS would be
+/// answered from a hash of the whole table.
 const WRITE: &str = "
 WITH input AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
@@ -49,10 +50,11 @@ WITH input AS (
 ), passed AS (
     UPDATE refit.runs r SET crashes = 0, progressed = TRUE, status = i.status,
         outcome = coalesce(i.outcome, r.outcome), reason = coalesce(i.reason, r.reason)
-    FROM input i
-    WHERE r.id = i.run AND r.epoch = i.epoch AND r.status <> 'finished' AND (i.step IS NULL OR EXISTS (
-        SELECT 1 FROM refit.attempts a WHERE a.run = i.run AND a.step = i.step AND a.attempt = i.attempt
-        AND a.state = 'started' AND a.epoch = i.epoch))
+    FROM input i LEFT JOIN LATERAL (
+        SELECT 1 AS found FROM refit.attempts a WHERE a.run = i.run AND a.step = i.step AND a.attempt = i.attempt
+        AND a.state = 'started' AND a.epoch = i.epoch LIMIT 1
+    ) a ON TRUE
+    WHERE r.id = i.run AND r.epoch = i.epoch AND r.status <> 'finished' AND (i.step IS NULL OR a.found = 1)
     RETURNING r.id, i.epoch, i.at
 ), ended AS (
     UPDATE refit.attempts a SET state = i.state, finished_at = i.finished_at, changed_at = i.at, output = i.output,

@@ -22,6 +22,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 struct Held {
     connection: Option<PgConnection>,
     keys: HashMap<WorkerId, i64>,
+    /// Whether a task looks after the session.
+    watched: bool,
 }
 
 /// The session and the locks it holds.
@@ -46,13 +48,12 @@ impl Session {
     pub(crate) async fn enter(&self, worker: WorkerId) -> Result<i64, StoreError> {
         let key = lock_key(worker);
         let mut held = self.held.lock().await;
-        let watched = !held.keys.is_empty();
         held.keys.insert(worker, key);
         if let Err(error) = held.hold(&self.options).await {
             held.keys.remove(&worker);
             return Err(error);
         }
-        if !watched {
+        if !std::mem::replace(&mut held.watched, true) {
             let (options, shared, stop) = (self.options.clone(), Arc::clone(&self.held), self.stop.clone());
             tokio::spawn(async move {
                 loop {
@@ -62,6 +63,7 @@ impl Session {
                     }
                     let mut held = shared.lock().await;
                     if held.keys.is_empty() {
+                        held.watched = false;
                         return;
                     }
                     if let Err(error) = held.hold(&options).await {

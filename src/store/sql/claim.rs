@@ -202,7 +202,8 @@ impl SqlStore {
         }
         let lock_key = self.parts.session.enter(worker).await?;
         sqlx::query(sql!(
-            "INSERT INTO refit.processes (id, labels, machine, lock_key, registered_at) VALUES ($1, $2, $3, $4, $5)"
+            "INSERT INTO refit.processes (id, labels, machine, lock_key, registered_at) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (id) DO UPDATE SET labels = excluded.labels, registered_at = excluded.registered_at"
         ))
         .bind(worker.0)
         .bind(Json(labels.iter().map(|label| text(label)).collect::<Vec<_>>()))

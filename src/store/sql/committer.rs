@@ -1,8 +1,11 @@
 //! Writes checkpoints. One that comes alone is written at once, in its
 //! caller's own task. Those that come while another is written wait, and are
-//! written together: one commit for many runs.
+//! written together: one commit for many runs. While many come, none is taken
+//! for one that comes alone: the first one back would commit by itself, and all
+//! others would wait for it.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::Pool;
@@ -43,6 +46,8 @@ struct Work {
     writer: tokio::sync::Mutex<Option<GroupWriter>>,
     waiting: Mutex<Vec<Pending>>,
     comes: Notify,
+    /// Whether the last commit was of several.
+    many: AtomicBool,
 }
 
 impl Committer {
@@ -51,6 +56,7 @@ impl Committer {
             writer: tokio::sync::Mutex::new(Some(GroupWriter::new(pool, clock, news))),
             waiting: Mutex::default(),
             comes: Notify::new(),
+            many: AtomicBool::new(false),
         });
         let task = tokio::spawn(Arc::clone(&work).write_what_waits());
         Self { work, _task: AbortOnDropHandle::new(task) }
@@ -59,13 +65,14 @@ impl Committer {
     pub(super) async fn write(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         let pending = Pending { checkpoint, answer };
-        match self.work.writer.try_lock() {
-            Ok(mut writer) => {
+        let alone = !self.work.many.load(Ordering::Relaxed);
+        match alone.then(|| self.work.writer.try_lock()) {
+            Some(Ok(mut writer)) => {
                 if let Some(writer) = writer.as_mut() {
                     writer.write(vec![pending]).await;
                 }
             }
-            Err(_) => {
+            Some(Err(_)) | None => {
                 self.work.waiting().push(pending);
                 self.work.comes.notify_one();
             }
@@ -102,7 +109,12 @@ impl Work {
 
     async fn drain(&self, writer: &mut GroupWriter) {
         loop {
+            if self.many.load(Ordering::Relaxed) {
+                // Those that the last commit answered come back first, all of them.
+                tokio::task::yield_now().await;
+            }
             let group = self.next_group();
+            self.many.store(group.len() > 1, Ordering::Relaxed);
             if group.is_empty() {
                 return;
             }

@@ -14,6 +14,19 @@ const NAMED: i64 = 200;
 
 impl SqlStore {
     pub(super) async fn what_is_due(&self, at: Timestamp) -> Result<Due, StoreError> {
+        // A run goes from being leased or asleep to being due, and then leaves messages: what is looked for in that order
+        // is not missed while others act.
+        let lease = self.soonest_silent_lease().await?;
+        let wakes = self
+            .soonest(
+                sql!(concat!(
+                    "SELECT wake_at FROM refit.runs WHERE poke_at IS NOT NULL AND lease_owner IS NULL AND wake_at > ",
+                    now!("$1"),
+                    " ORDER BY wake_at LIMIT 1"
+                )),
+                Some(at),
+            )
+            .await?;
         let due = sqlx::query(sql!(concat!(
             "SELECT id FROM refit.runs r WHERE poke_at IS NOT NULL AND lease_owner IS NULL
                  AND (wake_at <= ",
@@ -29,36 +42,33 @@ impl SqlStore {
         .await?;
         let runs = rows::all(&due, |row| Ok(RunId(get(row, "id")?)))?;
         let soonest = [
-            (
-                Awaited::Run,
-                self.soonest(sql!(concat!(
-                    "SELECT wake_at FROM refit.runs WHERE poke_at IS NOT NULL AND lease_owner IS NULL AND wake_at > ",
-                    now!("$1"),
-                    " ORDER BY wake_at LIMIT 1"
-                )), Some(at))
-                .await?,
-            ),
-            (Awaited::Lease, self.soonest_silent_lease().await?),
+            (Awaited::Lease, lease),
+            (Awaited::Run, wakes),
             (
                 Awaited::Look,
-                self.soonest(sql!(
-                    "SELECT next_look_at FROM refit.canaries WHERE state IN ('watching', 'baking')
+                self.soonest(
+                    sql!(
+                        "SELECT next_look_at FROM refit.canaries WHERE state IN ('watching', 'baking')
                      ORDER BY next_look_at LIMIT 1"
-                ), None)
+                    ),
+                    None,
+                )
                 .await?,
             ),
             (
                 Awaited::Message,
-                self.soonest(sql!(
-                    "SELECT due_at FROM refit.outbox WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"
-                ), None)
+                self.soonest(
+                    sql!("SELECT due_at FROM refit.outbox WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"),
+                    None,
+                )
                 .await?,
             ),
             (
                 Awaited::Board,
-                self.soonest(sql!(
-                    "SELECT due_at FROM refit.boards WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"
-                ), None)
+                self.soonest(
+                    sql!("SELECT due_at FROM refit.boards WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"),
+                    None,
+                )
                 .await?,
             ),
         ];
