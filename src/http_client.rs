@@ -4,6 +4,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
+use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
 use crate::adapter::AdapterError;
@@ -22,6 +23,9 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(300);
 const LONGEST_EXCERPT: usize = 300;
 /// Of an error's body, at most this much is read.
 const LONGEST_ERROR_BODY: usize = 64 * 1024;
+
+/// Redirects in a row that are followed.
+const MOST_REDIRECTS: usize = 10;
 
 /// An answer that is read whole has at most this many bytes.
 const LONGEST_ANSWER: usize = 1024 * 1024;
@@ -51,12 +55,27 @@ fn with_patience(read_timeout: Duration) -> Result<Client, AdapterError> {
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(read_timeout)
+        .redirect(Policy::custom(|attempt| match refused_redirect(&attempt) {
+            Some(why) => attempt.error(why),
+            None => attempt.follow(),
+        }))
+        .referer(false)
         .build()
         .map_err(|error| AdapterError::Rejected {
             service: "the HTTP client".to_owned(),
             action: "start".to_owned(),
             cause: causes(&error),
         })
+}
+
+/// Why a redirect is not followed. Requests carry secrets in headers of any name, in addresses and in bodies, so
+/// one goes where its settings say and nowhere else: the library takes back only the headers it knows.
+fn refused_redirect(attempt: &Attempt<'_>) -> Option<&'static str> {
+    let from = attempt.previous().last()?;
+    if attempt.url().origin() != from.origin() {
+        return Some("it redirects to another scheme, host or port, which is not followed: set that address");
+    }
+    (attempt.previous().len() > MOST_REDIRECTS).then_some("it redirects too often")
 }
 
 /// Sends `request` and returns the answer if its status says success.
@@ -203,7 +222,7 @@ pub fn excerpt(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wiremock::matchers::method;
+    use wiremock::matchers::{method, path};
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
     use super::*;
@@ -255,6 +274,38 @@ mod tests {
         let error = send("thing", "look", request, &Secrets::default()).await.expect_err("nobody there");
         assert!(error.is_transient());
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_redirect_takes_no_secret_to_another_host() {
+        let (server, other) = (MockServer::start().await, MockServer::start().await);
+        for (at, to) in [("/away", format!("{}/taken", other.uri())), ("/near", "/here".to_owned())] {
+            Mock::given(path(at))
+                .respond_with(ResponseTemplate::new(307).insert_header("Location", to))
+                .mount(&server)
+                .await;
+        }
+        Mock::given(path("/round"))
+            .respond_with(ResponseTemplate::new(302).insert_header("Location", "/round"))
+            .mount(&server)
+            .await;
+        Mock::given(path("/here")).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+        let ask = async |at: &str| {
+            let request = build().expect("a client").get(format!("{}{at}?key=hunter22", server.uri()));
+            send("thing", "look", request.header("X-Api-Key", "hunter22"), &Secrets::default()).await
+        };
+        let refused = ask("/away").await.expect_err("another host").to_string();
+        assert!(refused.contains("another scheme, host or port"), "{refused}");
+        assert!(!refused.contains("hunter22") && !refused.contains(&other.uri()), "{refused}");
+        assert_eq!(other.received_requests().await.map(|seen| seen.len()), Some(0));
+        let round = ask("/round").await.expect_err("it goes round");
+        assert!(!round.is_transient() && round.to_string().contains("too often"), "{round}");
+
+        ask("/near").await.expect("the same host");
+        let seen = server.received_requests().await.expect("recorded");
+        let last = seen.last().expect("a request");
+        assert_eq!(last.headers.get("X-Api-Key").and_then(|key| key.to_str().ok()), Some("hunter22"));
+        assert!(last.headers.get("Referer").is_none(), "an address may have a secret in its query");
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ pub mod vercel_blob;
 use object_store::path::Path;
 use serde_json::Value;
 
-use self::sealed::SealedVersion;
+use self::sealed::{SealedError, SealedVersion};
 use crate::adapter::{Adapter, AdapterError, ArtifactStore, BuildError, Deps, build_of};
 use crate::domain::id::{ModelName, VersionName};
 use crate::domain::version::VersionRecord;
@@ -46,7 +46,7 @@ pub async fn verify(
     model: &ModelName,
     version: &VersionName,
     manifest_sha256: &str,
-) -> Result<(), AdapterError> {
+) -> Result<(), SealedError> {
     as_recorded(store, sealed::verify(store, model, version).await?, manifest_sha256)
 }
 
@@ -55,31 +55,32 @@ fn as_recorded(
     store: &ArtifactStore,
     sealed: SealedVersion,
     manifest_sha256: &str,
-) -> Result<(), AdapterError> {
+) -> Result<(), SealedError> {
     if sealed.sha256 == manifest_sha256 {
         return Ok(());
     }
-    Err(AdapterError::Rejected {
-        service: store.label.clone(),
-        action: format!("verify {}/{}", sealed.manifest.model, sealed.manifest.version),
-        cause: format!("its manifest is not the one that was sealed: SHA-256 {}", sealed.sha256),
+    Err(SealedError::BadManifest {
+        label: store.label.clone(),
+        cause: format!("it is not the one that was sealed: SHA-256 {}", sealed.sha256),
+        model: sealed.manifest.model,
+        version: sealed.manifest.version,
     })
 }
 
 /// The same of a version as it is known: one that was adopted where it lay has its manifest in the
 /// database only.
-pub async fn verify_known(store: &ArtifactStore, record: &VersionRecord) -> Result<(), AdapterError> {
+pub async fn verify_known(store: &ArtifactStore, record: &VersionRecord) -> Result<(), SealedError> {
     match (&record.place, &record.manifest) {
-        (Some(place), Some(manifest)) => Ok(sealed::verify_in_place(store, place, manifest).await?),
+        (Some(place), Some(manifest)) => sealed::verify_in_place(store, place, manifest).await,
         (Some(_) | None, _) => verify(store, &record.model, &record.name, &record.manifest_sha256).await,
     }
 }
 
 /// Looks whether a known version has its manifest, and its files by their names and sizes; what is in them is
 /// not read.
-pub async fn verify_presence(store: &ArtifactStore, record: &VersionRecord) -> Result<(), AdapterError> {
+pub async fn verify_presence(store: &ArtifactStore, record: &VersionRecord) -> Result<(), SealedError> {
     match (&record.place, &record.manifest) {
-        (Some(place), Some(manifest)) => Ok(sealed::verify_presence_in_place(store, place, manifest).await?),
+        (Some(place), Some(manifest)) => sealed::verify_presence_in_place(store, place, manifest).await,
         (Some(_) | None, _) => {
             let sealed = sealed::verify_presence(store, &record.model, &record.name).await?;
             as_recorded(store, sealed, &record.manifest_sha256)

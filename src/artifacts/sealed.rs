@@ -81,6 +81,29 @@ pub enum SealedError {
     Store(#[from] AdapterError),
 }
 
+impl SealedError {
+    /// Whether what the store has is not what was sealed; else nobody could see whether it is.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            SealedError::NotSealed { .. } | SealedError::BadManifest { .. } | SealedError::BadFile { .. } => {
+                true
+            }
+            SealedError::Disk { .. } | SealedError::Store(_) => false,
+        }
+    }
+
+    /// Whether the same may work a little later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            SealedError::Store(error) => error.is_transient(),
+            SealedError::NotSealed { .. }
+            | SealedError::BadManifest { .. }
+            | SealedError::BadFile { .. }
+            | SealedError::Disk { .. } => false,
+        }
+    }
+}
+
 impl From<SealedError> for AdapterError {
     fn from(error: SealedError) -> Self {
         let cause = error.to_string();

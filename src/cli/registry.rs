@@ -29,7 +29,7 @@ pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
 
 /// Reads every file of a version and compares it with what was sealed.
 pub async fn verify(store: &ArtifactStore, record: &VersionRecord) -> Result<(), AdapterError> {
-    crate::artifacts::verify_known(store, record).await
+    Ok(crate::artifacts::verify_known(store, record).await?)
 }
 
 /// Brings the files of a version, verified, to `dir`, which is then whole or as it was.

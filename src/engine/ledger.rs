@@ -313,10 +313,13 @@ impl Ledger for RunLedger {
     async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError> {
         let actor = ReleaseActor::Run { run: self.run.id };
         let (engine, model, back) = (&self.engine, &self.run.model, to.map(Back::to));
-        let release = engine.decide_rollback(model, target, back, actor.clone(), "a rollback step").await?;
-        let choice = if to.is_some() { Choice::Named } else { Choice::Free };
-        engine.check_rollback_later(&release, choice, actor);
-        Ok(release)
+        let done = engine.decide_rollback(model, target, back, actor.clone(), "a rollback step").await?;
+        // With only a canary dropped, nobody gets what was not served before.
+        if done.changes_champion {
+            let choice = if to.is_some() { Choice::Named } else { Choice::Free };
+            engine.check_rollback_later(&done.release, choice, actor);
+        }
+        Ok(done.release)
     }
 
     async fn foresee(&self, opening: &CanaryOpening) -> Result<Option<Foreseen>, StepError> {

@@ -42,6 +42,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::domain::canary::Looks;
@@ -119,6 +120,8 @@ pub struct Engine {
     parsed: Mutex<HashMap<[u8; 32], Arc<Workflow>>>,
     /// Runs that this process works on now.
     live: live::Live,
+    /// What was rolled back to and is being read.
+    rereads: TaskTracker,
     /// Fires when a shutdown's time is nearly over: processes of steps end at once. A worker that starts has a new one.
     force: Mutex<CancellationToken>,
 }
@@ -136,6 +139,9 @@ impl Engine {
         state: PathBuf,
         settings: Settings,
     ) -> Arc<Self> {
+        let rereads = TaskTracker::new();
+        // Only a closed one says when it is empty; it takes tasks all the same.
+        rereads.close();
         Arc::new(Self {
             store,
             clock,
@@ -146,6 +152,7 @@ impl Engine {
             settings,
             parsed: Mutex::default(),
             live: live::Live::default(),
+            rereads,
             force: Mutex::default(),
         })
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Engine;
 use crate::adapter::{AdapterError, ArtifactStore};
+use crate::artifacts::sealed::SealedError;
 use crate::domain::canary::CanaryState;
 use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
@@ -78,10 +79,25 @@ pub struct Back<'a> {
     pub marks_bad: bool,
 }
 
+/// What a rollback decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RolledBack {
+    /// What is to be served now.
+    pub release: Release,
+    /// Whether everybody gets another version than before; else only a canary was dropped.
+    pub changes_champion: bool,
+}
+
 impl<'a> Back<'a> {
     /// To `version`, with no judgement on the other.
     pub fn to(version: &'a VersionName) -> Self {
         Self { version, marks_bad: false }
+    }
+}
+
+impl From<SealedError> for ReleaseError {
+    fn from(error: SealedError) -> Self {
+        ReleaseError::Outside(error.into())
     }
 }
 
@@ -126,7 +142,7 @@ impl Engine {
         actor: ReleaseActor,
         reason: &str,
     ) -> Result<Release, ReleaseError> {
-        let release = self.decide_rollback(model, target, to, actor, reason).await?;
+        let RolledBack { release, .. } = self.decide_rollback(model, target, to, actor, reason).await?;
         self.show(&release).await?;
         Ok(release)
     }
@@ -141,7 +157,7 @@ impl Engine {
         to: Option<Back<'_>>,
         actor: ReleaseActor,
         reason: &str,
-    ) -> Result<Release, ReleaseError> {
+    ) -> Result<RolledBack, ReleaseError> {
         loop {
             let current = self
                 .store
@@ -163,7 +179,8 @@ impl Engine {
                 },
             };
             if let Some(release) = self.replace(&current, assignment, None, &actor, reason, bad).await? {
-                return Ok(release);
+                let changes_champion = release.desired.champion != current.desired.champion;
+                return Ok(RolledBack { release, changes_champion });
             }
         }
     }
@@ -215,11 +232,10 @@ impl Engine {
                 }
                 Err(error) => {
                     tracing::error!(version = %record.name, "Version {} cannot be served: {error}", record.name);
-                    match error {
-                        ReleaseError::Outside(error) if to.is_none() && !error.is_transient() => {
-                            unusable.push(format!("{} cannot serve ({error})", record.name));
-                        }
-                        error => unreachable = Some(error),
+                    if to.is_none() && !error.is_transient() {
+                        unusable.push(format!("{} cannot serve ({error})", record.name));
+                    } else {
+                        unreachable = Some(error.into());
                     }
                 }
             }
@@ -251,25 +267,23 @@ impl Engine {
     }
 
     /// A version whose manifest and files are what was sealed: all of it is read.
-    pub(super) async fn verified(&self, record: &VersionRecord) -> Result<Served, ReleaseError> {
+    pub(super) async fn verified(&self, record: &VersionRecord) -> Result<Served, SealedError> {
         crate::artifacts::verify_known(self.store_of(record)?, record).await?;
         Ok(served(record))
     }
 
     /// A version whose manifest and files are there. Whoever rolls back waits for this, and the version it goes
     /// to was read whole when it was promoted; `check_rollback` reads it again once it serves.
-    async fn present(&self, record: &VersionRecord) -> Result<Served, ReleaseError> {
+    async fn present(&self, record: &VersionRecord) -> Result<Served, SealedError> {
         crate::artifacts::verify_presence(self.store_of(record)?, record).await?;
         Ok(served(record))
     }
 
-    fn store_of(&self, record: &VersionRecord) -> Result<&ArtifactStore, ReleaseError> {
-        self.services.stores.get(&record.store).ok_or_else(|| {
-            ReleaseError::Outside(AdapterError::Rejected {
-                service: "refit.toml".to_owned(),
-                action: format!("find store `{}`", record.store),
-                cause: "it has no such store".to_owned(),
-            })
+    fn store_of(&self, record: &VersionRecord) -> Result<&ArtifactStore, AdapterError> {
+        self.services.stores.get(&record.store).ok_or_else(|| AdapterError::Rejected {
+            service: "refit.toml".to_owned(),
+            action: format!("find store `{}`", record.store),
+            cause: "it has no such store".to_owned(),
         })
     }
 

@@ -1,16 +1,23 @@
 //! What a rollback went to, read after it serves: whoever rolls back does not wait until a whole version was
 //! read, and a damaged one does not stay.
 //!
-//! A process that dies in between leaves the version unread. It was read whole when it was promoted, and
-//! clients compare each file with the manifest before they serve it.
+//! A process that stops waits for it within its grace. One that dies in between, or has to stop before the end,
+//! leaves the version unread. It was read whole when it was promoted, and clients compare each file with the
+//! manifest before they serve it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::Engine;
 use super::release::ReleaseError;
+use crate::artifacts::sealed::SealedError;
 use crate::domain::release::{Release, ReleaseActor};
+use crate::domain::version::VersionRecord;
+
+/// Waited before a store that does not answer is asked again.
+const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(9)];
 
 /// Who chose the version that a rollback went to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +33,8 @@ impl Engine {
     /// good version, or alerts and fails, as `choice` says. Returns what serves then.
     ///
     /// # Errors
-    /// The named version is damaged, nothing good is left, or the store does not answer.
+    /// The named version is damaged, nothing good is left, or the files cannot be read: then people are
+    /// alerted, and no version is marked.
     pub async fn check_rollback(
         self: &Arc<Self>,
         mut release: Release,
@@ -38,10 +46,14 @@ impl Engine {
             let Some(record) = self.store.version(&release.model, &served.version).await? else {
                 return Ok(release);
             };
-            let damage = match self.verified(&record).await {
-                Ok(_) => return Ok(release),
-                Err(ReleaseError::Outside(error)) if !error.is_transient() => error,
-                Err(error) => return Err(error),
+            let damage = match self.read_patiently(&record).await {
+                Ok(()) => return Ok(release),
+                Err(error) if error.is_damage() => error,
+                Err(error) => {
+                    // A right that is missing says nothing about the version: none is marked.
+                    self.alert_unread(&release, &format!("{} was not read: {error}", record.name)).await?;
+                    return Err(error.into());
+                }
             };
             let reason = format!("the files of {} are damaged: {damage}", record.name);
             tracing::error!(model = %release.model, version = %record.name,
@@ -49,7 +61,7 @@ impl Engine {
             let next = match choice {
                 Choice::Named => {
                     self.alert_damaged(&release, &reason).await?;
-                    return Err(ReleaseError::Outside(damage));
+                    return Err(damage.into());
                 }
                 Choice::Free => match self.back_to(&release, None).await {
                     Ok((assignment, bad)) => {
@@ -76,7 +88,37 @@ impl Engine {
         }
     }
 
-    /// The same beside what the process does otherwise.
+    /// Reads all of a version; again, a few times, where the store does not answer.
+    async fn read_patiently(&self, record: &VersionRecord) -> Result<(), SealedError> {
+        for pause in PAUSES {
+            match self.verified(record).await {
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(version = %record.name, "{} was not read: {error}; trying again", record.name);
+                    tokio::time::sleep(pause).await;
+                }
+                other => return other.map(drop),
+            }
+        }
+        self.verified(record).await.map(drop)
+    }
+
+    /// How many versions that were rolled back to this process is reading beside what it does otherwise.
+    pub fn rereads(&self) -> usize {
+        self.rereads.len()
+    }
+
+    /// Returns once nothing is being read any more, or after `grace`; the process is about to end.
+    pub(super) async fn end_rereads(&self, grace: Duration) {
+        if tokio::time::timeout(grace, self.rereads.wait()).await.is_err() {
+            tracing::warn!(
+                rereads = self.rereads(),
+                "What was rolled back to is not read to the end before this process stops; \
+                 `refit model verify` reads it"
+            );
+        }
+    }
+
+    /// The same as `check_rollback`, beside what the process does otherwise.
     pub(super) fn check_rollback_later(
         self: &Arc<Self>,
         release: &Release,
@@ -84,7 +126,7 @@ impl Engine {
         actor: ReleaseActor,
     ) {
         let (engine, release) = (Arc::clone(self), release.clone());
-        tokio::spawn(async move {
+        self.rereads.spawn(async move {
             let model = release.model.clone();
             if let Err(error) = engine.check_rollback(release, choice, &actor).await {
                 tracing::error!(%model, "What `{model}` was rolled back to was not read: {error}");
@@ -98,6 +140,15 @@ impl Engine {
             "todo": "Roll back again: `refit rollback` goes to the next good version.",
         });
         let key = format!("damaged/{}/{}", release.target, release.generation);
+        Ok(self.alert_about(&release.model, None, &key, facts).await?)
+    }
+
+    async fn alert_unread(&self, release: &Release, reason: &str) -> Result<(), ReleaseError> {
+        let facts = json!({
+            "reason": reason, "target": release.target,
+            "todo": "See that refit may read the store, then `refit model verify` reads the version.",
+        });
+        let key = format!("unread/{}/{}", release.target, release.generation);
         Ok(self.alert_about(&release.model, None, &key, facts).await?)
     }
 }

@@ -68,7 +68,7 @@ impl Engine {
     pub async fn is_quiet(&self, soon: TimeDelta) -> Result<bool, StoreError> {
         // Before and after: what a run that is given back leaves is in the database then, and what is taken
         // meanwhile is in hand.
-        if self.live_runs() > 0 {
+        if self.is_busy() {
             return Ok(false);
         }
         let due = self.store.due(self.clock.now()).await?;
@@ -80,7 +80,11 @@ impl Engine {
                 return Ok(false);
             }
         }
-        Ok(self.live_runs() == 0)
+        Ok(!self.is_busy())
+    }
+
+    fn is_busy(&self) -> bool {
+        self.live_runs() > 0 || self.rereads() > 0
     }
 
     /// What is due next, and when; a time that has passed is now.

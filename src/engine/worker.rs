@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -112,7 +113,7 @@ impl Worker {
     pub async fn shut_down(mut self) -> Result<(), StoreError> {
         self.stop.cancel();
         self.activations.close();
-        let grace = self.engine.settings.grace;
+        let (grace, begun) = (self.engine.settings.grace, Instant::now());
         let last_part = (grace / 4).min(FORCED_END);
         let mut ended = tokio::time::timeout(grace - last_part, self.activations.wait()).await.is_ok();
         if !ended {
@@ -124,6 +125,8 @@ impl Worker {
         if tokio::time::timeout(last_part, done).await.is_err() {
             self.loops.shutdown().await;
         }
+        // Last: runs and the look at canaries may begin to read until they end.
+        self.engine.end_rereads(grace.saturating_sub(begun.elapsed())).await;
         if ended {
             return self.engine.store.retire_worker(self.engine.worker).await;
         }

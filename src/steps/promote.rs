@@ -12,6 +12,7 @@ use super::compare::{CompareOutput, Decision};
 use super::context::{ReleaseChange, ReleaseChangeKind, Sleep, StepContext, StepError, StepResult, to_json};
 use super::publish::PublishOutput;
 use super::wait::span;
+use crate::adapter::AdapterError;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::id::{Generation, TargetName, VersionName};
@@ -185,8 +186,9 @@ async fn verify(ctx: &StepContext<'_>, published: &PublishOutput) -> Result<(), 
         .stores
         .get(&published.store)
         .ok_or_else(|| StepError::permanent(format!("there is no store `{}`", published.store)))?;
-    crate::artifacts::verify(store, &ctx.run.model, &published.version, &published.manifest_sha256).await?;
-    Ok(())
+    let PublishOutput { version, manifest_sha256, .. } = published;
+    let whole = crate::artifacts::verify(store, &ctx.run.model, version, manifest_sha256).await;
+    Ok(whole.map_err(AdapterError::from)?)
 }
 
 async fn show(

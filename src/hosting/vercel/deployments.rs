@@ -46,13 +46,14 @@ pub(super) struct Change<'c> {
 }
 
 /// The newest deployment of the team's own that `serving`, a build of older code, was put over: one that had the
-/// domain, or that would have got it while this wait watched.
+/// domain, or that may yet get it while this wait watches.
 fn overtaken<'a>(serving: &Deployment, all: &'a [Deployment], waiting: &Waiting) -> Option<&'a Deployment> {
     let watched = waiting.ours.as_deref() == Some(serving.id()) && !waiting.promoted;
     let unknown = all.iter().filter(|it| !it.is_refits() && serving.did_not_know(it));
     let mut lost = unknown.filter(|it| match it.state() {
         State::Serving | State::Rolling => true,
-        State::Staged | State::UnderWay => watched,
+        State::UnderWay => watched,
+        State::Staged => watched && waiting.passed_by < STAGED_LOOKS,
         State::Failed => false,
     });
     // Newest first.
@@ -71,6 +72,8 @@ struct Waiting {
     promoted: bool,
     /// Looks at one of somebody else's that is ready but not assigned.
     others: u32,
+    /// Looks at one of those that refit's own, which serves, was made after.
+    passed_by: u32,
 }
 
 /// The deployments of one project.
@@ -228,7 +231,8 @@ impl Deployments<'_> {
     }
 
     /// A build of refit's came out after the team's own `newer` one and took production's domain from it:
-    /// the newer code is built with the variables as they are now.
+    /// the newer code is built with the variables as they are now. One that is only ready never served, and may
+    /// be meant not to: that is the team's to promote.
     async fn catch_up(
         &self,
         newer: &Deployment,
@@ -237,6 +241,20 @@ impl Deployments<'_> {
         all: &[Deployment],
         waiting: &mut Waiting,
     ) -> Result<Turn, AdapterError> {
+        if newer.state() == State::Staged {
+            waiting.passed_by += 1;
+            if waiting.passed_by == STAGED_LOOKS {
+                tracing::warn!(
+                    project = self.project,
+                    newer = newer.id(),
+                    "Deployment {} of {} is built, but production's domain was not assigned to it; promote it on \
+                     Vercel if it should serve",
+                    newer.id(),
+                    self.project
+                );
+            }
+            return Ok(Turn::Wait(format!("production's domain to lead to {}", newer.id())));
+        }
         let made = ours.iter().filter(|it| it.meta(META_FROM) == Some(newer.id()));
         match made.clone().find(|it| it.state() != State::Failed) {
             Some(own) => {

@@ -1,23 +1,46 @@
 //! Releases are owned: two workflows on one model, and humans beside them.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
+use refit::adapter::AdapterError;
 use refit::clock::Clock;
 use refit::domain::canary::CanaryState;
 use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::run::{Outcome, RunStatus};
 use refit::domain::version::VersionState;
+use refit::engine::Engine;
 use refit::engine::release::{Back, PromotedByHand, ReleaseError};
 use refit::engine::reread::Choice;
 use refit::store::{ReleaseWrite, ReleaseWritten};
 
 use super::on_both;
 use super::rollout::*;
-use crate::support::crash::Crash;
+use crate::support::crash::{Crash, Files};
 use crate::support::world::turn;
 
 const DAY: Flow = Flow { wait: "{ for: 24h }", ..FLOW };
 const OTHER: Flow = Flow { name: "other", ..DAY };
 const HELD: Flow = Flow { compare: "rules: [{ metric: error_rate }], on_inconclusive: hold", ..FLOW };
+
+const ROLLS_BACK: &str = r"
+name: back
+model: m
+mode: act
+concurrency: { key: back }
+steps:
+  - { id: back, uses: rollback, with: { target: production } }
+";
+
+/// Returns once the process reads nothing that was rolled back to.
+async fn read_to_the_end(engine: &Engine) {
+    let all = async {
+        while engine.rereads() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("read in the end");
+}
 
 fn ann() -> ReleaseActor {
     ReleaseActor::Human { name: "ann".to_owned() }
@@ -200,6 +223,86 @@ async fn a_rollback_serves_before_it_reads_and_a_damaged_version_does_not_stay()
         }
         let nothing = back(None).await;
         assert!(matches!(nothing, Err(ReleaseError::NothingLeft { .. })), "{nothing:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_that_may_be_listed_and_not_read_are_not_damaged() {
+    on_both(async |world| {
+        let crash = Crash::never();
+        let engine = world.process(&crash).await;
+        serving(&world, &engine).await;
+        for _ in 2..=3 {
+            publish(&world, &engine).await;
+        }
+        let done = engine.promote_by_hand(&model(), &target(), &version("3"), false, "ann", None).await;
+        assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
+        crash.files(Files::Denied);
+        let release = engine.roll_back(&model(), &target(), None, ann(), "bad").await.expect("rolled back");
+        let unread = engine.check_rollback(release.clone(), Choice::Free, &ann()).await;
+        assert!(
+            matches!(unread, Err(ReleaseError::Outside(AdapterError::Denied { .. }))),
+            "a right is missing: {unread:?}"
+        );
+        assert_eq!(shown(&world), serves("1"), "it stays");
+        for (name, state) in
+            [("1", VersionState::Sealed), ("2", VersionState::Sealed), ("3", VersionState::Bad)]
+        {
+            assert_eq!(state_of(&engine, name).await, state, "{name}");
+        }
+        let notices =
+            engine.store.take_outbox(100, std::time::Duration::from_secs(60), world.clock.now()).await;
+        let told: Vec<String> =
+            notices.expect("readable").iter().map(|entry| entry.notice.facts.to_string()).collect();
+        assert!(told.iter().any(|facts| facts.contains("1 was not read")), "{told:#?}");
+    })
+    .await;
+}
+
+/// The champion served all along, whatever is wrong with its files: a rollback that only drops a canary is no
+/// reason to leave it.
+#[tokio::test]
+async fn a_rollback_step_that_drops_a_canary_leaves_the_champion_alone() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        publish(&world, &engine).await;
+        on_canary(&world, &engine, DAY).await;
+        damage_within(&world, "1");
+        let run = world.trigger(&engine, ROLLS_BACK).await;
+        assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::Succeeded));
+        read_to_the_end(&engine).await;
+        assert_eq!((shown(&world), state_of(&engine, "1").await), (serves("1"), VersionState::Sealed));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_process_is_not_done_while_it_reads_what_a_step_rolled_back_to() {
+    on_both(async |world| {
+        let crash = Crash::never();
+        let engine = world.process(&crash).await;
+        serving(&world, &engine).await;
+        for _ in 2..=3 {
+            publish(&world, &engine).await;
+        }
+        for name in ["2", "3"] {
+            let done = engine.promote_by_hand(&model(), &target(), &version(name), false, "ann", None).await;
+            assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
+        }
+        damage_within(&world, "2");
+        crash.files(Files::Held);
+        let run = world.trigger(&engine, ROLLS_BACK).await;
+        assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::Succeeded));
+        assert_eq!(shown(&world), serves("2"), "it serves before it is read");
+        assert_eq!(engine.rereads(), 1);
+        assert!(!engine.is_quiet(TimeDelta::zero()).await.expect("readable"));
+        crash.files(Files::Readable);
+        read_to_the_end(&engine).await;
+        assert_eq!(shown(&world), serves("1"), "2 is damaged");
+        assert_eq!(state_of(&engine, "2").await, VersionState::Bad);
+        assert!(engine.is_quiet(TimeDelta::zero()).await.expect("readable"));
     })
     .await;
 }

@@ -341,6 +341,22 @@ async fn a_push_that_refits_build_was_put_over_is_built_again() {
 }
 
 #[tokio::test]
+async fn a_deployment_that_is_meant_to_wait_is_not_published_by_refit() {
+    let (vercel, us) = (Vercel::start(), InstanceId::generate());
+    let target = target(&vercel, json!({}));
+    target.apply(&release(1, "v1", None), us).await.expect("applied");
+    vercel.with(|world| {
+        world.builds = [Build::WithoutDomain].into();
+        world.before_deploy = Some(|world| drop(world.pushed("not yet")));
+        world.after_deploy = Some(crate::support::vercel::World::settle);
+    });
+    target.apply(&release(2, "v1", Some(("v2", 1_000))), us).await.expect("applied");
+    vercel.with(|world| assert_eq!(world.serving_commit(), "first commit"));
+    assert_eq!((says(&vercel).await["percent"].clone(), vercel.made()), (json!("10"), 2));
+    sound(&vercel);
+}
+
+#[tokio::test]
 async fn after_a_rollback_at_the_host_the_code_that_serves_is_kept() {
     let (vercel, us) = (Vercel::start(), InstanceId::generate());
     let target = target(&vercel, json!({}));

@@ -69,6 +69,18 @@ pub struct Crash {
     made: Arc<Mutex<Made>>,
     instead: Option<Instead>,
     frozen: Arc<tokio::sync::watch::Sender<bool>>,
+    files: Arc<tokio::sync::watch::Sender<Files>>,
+}
+
+/// What becomes of a read of a version's files; its manifest is always read, and lists are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Files {
+    #[default]
+    Readable,
+    /// As with a right to list and none to read.
+    Denied,
+    /// Nothing comes, until that changes.
+    Held,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +116,7 @@ impl Crash {
             made: Arc::default(),
             instead: None,
             frozen: Arc::new(tokio::sync::watch::Sender::new(false)),
+            files: Arc::default(),
         }
     }
 
@@ -142,6 +155,25 @@ impl Crash {
     /// The process wakes up.
     pub fn thaw(&self) {
         self.frozen.send_replace(false);
+    }
+
+    /// From now on, reads of files go like this.
+    pub fn files(&self, files: Files) {
+        self.files.send_replace(files);
+    }
+
+    async fn read(&self, at: &Path) -> object_store::Result<()> {
+        if at.filename() == Some("manifest.json") {
+            return Ok(());
+        }
+        let mut files = self.files.subscribe();
+        match *files.wait_for(|files| *files != Files::Held).await.expect("the sender lives") {
+            Files::Denied => Err(object_store::Error::PermissionDenied {
+                path: at.to_string(),
+                source: "403 Forbidden".into(),
+            }),
+            Files::Readable | Files::Held => Ok(()),
+        }
     }
 
     /// The writes so far.
@@ -279,6 +311,7 @@ impl ObjectStore for CrashingObjects {
 
     async fn get_opts(&self, at: &Path, options: GetOptions) -> object_store::Result<GetResult> {
         self.crash.alive().await;
+        self.crash.read(at).await?;
         self.inner.get_opts(at, options).await
     }
 

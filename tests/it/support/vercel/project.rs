@@ -40,6 +40,8 @@ pub enum Build {
     Fails(&'static str),
     /// Somebody cancels it.
     Cancelled,
+    /// It is built and not given the domain: `vercel deploy --prod --skip-domain`.
+    WithoutDomain,
     /// It stands still in this state.
     Stuck(&'static str),
 }
@@ -150,7 +152,8 @@ impl World {
                     "READY"
                 }
                 ("READY", _) => {
-                    let production = it.target.as_deref() == Some("production");
+                    let production =
+                        it.target.as_deref() == Some("production") && it.build != Build::WithoutDomain;
                     if !it.assigned && production && self.auto_assign && it.created > serving {
                         (it.assigned, it.substate) = (true, Some("PROMOTED".to_owned()));
                         promoted = Some(it.id.clone());
