@@ -41,24 +41,34 @@ pub fn install_crypto() {
 
 /// A client with refit's name and timeouts; one is made and then cloned.
 pub fn build() -> Result<Client, AdapterError> {
-    with_patience(READ_TIMEOUT)
+    with_patience(READ_TIMEOUT, same_origin())
+}
+
+/// A client for requests that carry nothing of ours, neither headers nor a body: they go where they are sent, as those
+/// of files that a host keeps elsewhere are.
+pub fn build_for_public_files() -> Result<Client, AdapterError> {
+    with_patience(READ_TIMEOUT, Policy::limited(MOST_REDIRECTS))
 }
 
 /// A client for requests with megabytes of body: an answer can only begin when all of it is sent.
 pub fn build_for_transfers() -> Result<Client, AdapterError> {
-    with_patience(TRANSFER_TIMEOUT)
+    with_patience(TRANSFER_TIMEOUT, same_origin())
 }
 
-fn with_patience(read_timeout: Duration) -> Result<Client, AdapterError> {
+fn same_origin() -> Policy {
+    Policy::custom(|attempt| match refused_redirect(&attempt) {
+        Some(why) => attempt.error(why),
+        None => attempt.follow(),
+    })
+}
+
+fn with_patience(read_timeout: Duration, redirects: Policy) -> Result<Client, AdapterError> {
     install_crypto();
     Client::builder()
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(read_timeout)
-        .redirect(Policy::custom(|attempt| match refused_redirect(&attempt) {
-            Some(why) => attempt.error(why),
-            None => attempt.follow(),
-        }))
+        .redirect(redirects)
         .referer(false)
         .build()
         .map_err(|error| AdapterError::Rejected {

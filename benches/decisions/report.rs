@@ -98,12 +98,10 @@ pub fn write(
     }
     let _ = write!(
         text,
-        "\n## What a look costs\n\nAt {} requests a minute, interval included: {:.2} ms (median of {} looks, worst \
-         {:.2} ms).\n",
+        "\n## What a look costs\n\nAt {} requests a minute, interval included: {:.2} ms (median of {} looks).\n",
         grouped(look.requests_per_minute),
         look.median_ms,
         look.looks,
-        look.worst_ms
     );
     let missed = missed(rows, cases, look);
     text.push_str("\n## Where it falls short\n\n");

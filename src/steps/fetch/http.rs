@@ -10,6 +10,7 @@ use super::{PATIENCE, Sink};
 use crate::adapter::AdapterError;
 use crate::domain::Timestamp;
 use crate::domain::expr::Template;
+use crate::http_client::build_for_public_files;
 use crate::steps::context::{StepContext, StepError};
 
 /// Bytes of a body, as they come over the wire.
@@ -23,7 +24,8 @@ pub(super) async fn send(
 ) -> Result<(), StepError> {
     let address = ctx.render(url)?;
     let shown = shown(&address);
-    let mut request = ctx.services.http.get(&address);
+    let client = if headers.is_empty() { build_for_public_files()? } else { ctx.services.http.clone() };
+    let mut request = client.get(&address);
     for (name, value) in headers {
         request = request.header(name, ctx.render(value)?);
     }

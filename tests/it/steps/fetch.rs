@@ -134,6 +134,27 @@ async fn rows_of_a_url() {
     assert!(!failure.message.contains("token"), "{}", failure.message);
 }
 
+/// As a release's file is, which its host keeps elsewhere; but a key stays with the host it is for.
+#[tokio::test]
+async fn a_public_file_is_followed_to_another_host() {
+    let bench = Bench::new("data");
+    let (server, elsewhere) = (MockServer::start().await, MockServer::start().await);
+    let sent = ResponseTemplate::new(302).insert_header("location", format!("{}/rows", elsewhere.uri()));
+    Mock::given(path("/rows")).respond_with(sent).mount(&server).await;
+    let answer = ResponseTemplate::new(200).set_body_string("a\n1\n2\n");
+    Mock::given(path("/rows")).respond_with(answer).mount(&elsewhere).await;
+    let with_key = of_url(&format!("{}/rows", server.uri()));
+    let refused = run(&with_key, &bench.ctx()).await;
+    assert!(matches!(refused, Err(StepError::Failed { .. })), "{refused:?}");
+    assert_eq!(elsewhere.received_requests().await.map(|seen| seen.len()), Some(0));
+    let mut without = with_key;
+    if let Source::Http { headers, .. } = &mut without.from {
+        headers.clear();
+    }
+    let output: FetchOutput = done(run(&without, &bench.ctx()).await);
+    assert_eq!(output.rows, 2);
+}
+
 #[tokio::test]
 async fn a_body_that_is_cut_is_not_taken_for_whole() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
