@@ -113,7 +113,7 @@ impl Bench {
                     "TOKEN".parse().expect("a name"),
                     Secret::new("hunter22"),
                 )])),
-                http: reqwest::Client::new(),
+                http: refit::http_client::build().expect("a client"),
                 guard: guard(),
             },
             ledger: FakeLedger::default(),
