@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::Timestamp;
 use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
 use crate::domain::pull::{Page, Wanted};
 use crate::domain::release::{Release, ReleaseDocument};
@@ -141,6 +142,9 @@ pub struct Message {
     pub blocks: Option<serde_json::Value>,
     /// Mail addresses; empty for other channels.
     pub to: Vec<String>,
+    /// Set when an earlier try to send it may have come through though nobody heard so: it was not made before this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_since: Option<Timestamp>,
 }
 
 /// Sends messages. At least once; exactly once where the service takes a key.

@@ -162,6 +162,7 @@ impl Renderer {
             html: Some(html),
             blocks: Some(self.blocks(SLACK_LAYOUT, &data)?),
             to: to.to_vec(),
+            tried_since: None,
         })
     }
 
@@ -182,6 +183,7 @@ impl Renderer {
             html: None,
             blocks: Some(self.blocks(PROGRESS_LAYOUT, &data)?),
             to: vec![],
+            tried_since: None,
         })
     }
 
