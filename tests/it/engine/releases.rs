@@ -210,7 +210,11 @@ async fn a_rollback_names_the_versions_that_it_passes_over_and_what_is_wrong_wit
             engine.roll_back(&model(), &target(), None, ann(), "bad times").await.expect("rolled back");
         assert_eq!(shown(&world), serves("2"), "3 was the previous one");
         assert_eq!(back.passed_over.len(), 1, "{:?}", back.passed_over);
-        assert!(back.passed_over[0].starts_with("3 cannot serve (model.json of m/3"), "{:?}", back.passed_over);
+        assert!(
+            back.passed_over[0].starts_with("3 cannot serve (model.json of m/3"),
+            "{:?}",
+            back.passed_over
+        );
         let history = engine.store.release_history(&model(), &target(), 1).await.expect("readable");
         assert_eq!(history[0].reason, format!("bad times; passed over: {}", back.passed_over[0]));
     })

@@ -6,7 +6,7 @@ use refit::adapter::{AdapterError, Message, Notifier};
 use serde_json::json;
 
 use super::{deps, message};
-use crate::support::faulty_server::Fault;
+use crate::support::faults::Fault;
 use crate::support::slack::{CHANNEL, Slack, TOKEN};
 
 fn notifier(service: &Slack) -> Arc<dyn Notifier> {

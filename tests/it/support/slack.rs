@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
 use super::contract::{Violations, watch};
-use super::faulty_server::Server;
+use super::faults::Server;
 
 pub const TOKEN: &str = "xoxb-test-hush-hush";
 pub const CHANNEL: &str = "C0123456789";
