@@ -125,6 +125,17 @@ pub struct Observed {
     pub document: ReleaseDocument,
     /// What distinguishes this state of the host from every other: an ETag, a hash.
     pub fingerprint: String,
+    /// What people are to be told, though what is shown is right.
+    pub attention: Option<Attention>,
+}
+
+/// Something at a host that refit leaves as it is and somebody may want otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attention {
+    /// What: one sentence.
+    pub what: String,
+    /// What a person can do about it: one sentence.
+    pub todo: String,
 }
 
 /// A message, rendered: what a notifier sends.

@@ -165,6 +165,13 @@ async fn a_deployment_that_is_meant_to_wait_is_not_published_by_refit() {
     target.apply(&release(2, "v1", Some(("v2", 1_000))), us).await.expect("applied");
     vercel.with(|world| assert_eq!(world.serving_commit(), "first commit"));
     assert_eq!((says(&vercel).await["percent"].clone(), vercel.made()), (json!("10"), 2));
+    // Nor is it forgotten: people are told, until the next change.
+    let attention = async || target.read(&suite::model()).await.expect("readable").expect("shown").attention;
+    let told = attention().await.expect("something");
+    assert!(told.what.ends_with("production's domain was not assigned to it."), "{}", told.what);
+    assert_eq!(told.todo, "If it should serve, promote it on Vercel.");
+    target.apply(&release(3, "v1", None), us).await.expect("applied");
+    assert_eq!(attention().await, None);
     sound(&vercel);
 }
 
