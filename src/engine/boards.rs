@@ -129,7 +129,7 @@ impl Engine {
         // The attempt under way is counted by `take_boards`.
         message.tried_since = (board.attempts > 1).then_some(run.created_at);
         let says = json!([message.subject, message.text, message.blocks]).to_string();
-        let says: String = Sha256::digest(says).iter().map(|byte| format!("{byte:02x}")).collect();
+        let says = hex::encode(Sha256::digest(says));
         let again = self.clock.now() + AGAIN;
         if let (Some(place), Some(shown)) = (&board.place, &board.shows)
             && *shown == says

@@ -1,6 +1,5 @@
 //! Lines of a batch, one by one, with the batch's id.
 
-use std::fmt::Write as _;
 use std::io::{BufRead, Read};
 
 use serde::de::DeserializeOwned;
@@ -80,11 +79,7 @@ pub(super) fn read<T: DeserializeOwned>(
     }
     read.batch_id = match batch_id {
         Some(id) => id.to_owned(),
-        None => hash.finalize().iter().fold("sha256:".to_owned(), |mut id, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(id, "{byte:02x}");
-            id
-        }),
+        None => format!("sha256:{}", hex::encode(hash.finalize())),
     };
     Ok(read)
 }
