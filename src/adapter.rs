@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::Timestamp;
 use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
 use crate::domain::pull::{Page, Wanted};
 use crate::domain::release::{Release, ReleaseDocument};
@@ -124,6 +125,17 @@ pub struct Observed {
     pub document: ReleaseDocument,
     /// What distinguishes this state of the host from every other: an ETag, a hash.
     pub fingerprint: String,
+    /// What people are to be told, though what is shown is right.
+    pub attention: Option<Attention>,
+}
+
+/// Something at a host that refit leaves as it is and somebody may want otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attention {
+    /// What: one sentence.
+    pub what: String,
+    /// What a person can do about it: one sentence.
+    pub todo: String,
 }
 
 /// A message, rendered: what a notifier sends.
@@ -141,6 +153,9 @@ pub struct Message {
     pub blocks: Option<serde_json::Value>,
     /// Mail addresses; empty for other channels.
     pub to: Vec<String>,
+    /// Set when an earlier try to send it may have come through though nobody heard so: it was not made before this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_since: Option<Timestamp>,
 }
 
 /// Sends messages. At least once; exactly once where the service takes a key.

@@ -100,7 +100,8 @@ async fn leave(engine: &Arc<Engine>, release: Release) -> Result<Left, CliError>
         return Ok(Left { release, withdrawn });
     }
     let who = ReleaseActor::Human { name: actor() };
-    let last = engine.roll_back(&release.model, &release.target, None, who, REASON).await.doing(doing)?;
+    let done = engine.roll_back(&release.model, &release.target, None, who, REASON).await.doing(doing)?;
+    let last = done.release;
     Ok(Left { release: last, withdrawn })
 }
 

@@ -253,6 +253,7 @@ async fn test(opened: &Opened, args: &NotifyTest) -> Result<Exit, CliError> {
         html: Some(format!("<p>{TEST}</p>")),
         blocks: None,
         to,
+        tried_since: None,
     };
     let sent = in_time(notifier.send(&message)).await;
     let value = json!({

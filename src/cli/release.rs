@@ -235,15 +235,20 @@ pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError
     let who = ReleaseActor::Human { name: who };
     let doing = || format!("roll back `{model}` on {target}");
     let before = release.desired.champion;
-    let mut release = engine.roll_back(&model, &target, back, who.clone(), &reason).await.doing(doing)?;
+    let done = engine.roll_back(&model, &target, back, who.clone(), &reason).await.doing(doing)?;
     opened.poke().await;
+    for version in &done.passed_over {
+        opened.out.note(&format!("passed over: {version}"));
+    }
+    let mut release = done.release;
     if let Some(served) = release.desired.champion.clone().filter(|served| Some(served) != before.as_ref()) {
         opened.out.note(&format!("{} serves; its files are being read", served.version));
         let choice = if back.is_some() { Choice::Named } else { Choice::Free };
         let doing = || format!("read the files of {}, which serves already", served.version);
         release = engine.check_rollback(release, choice, &who).await.doing(doing)?;
     }
-    let value = json!({"model": model, "target": target, "release": release});
+    let value =
+        json!({"model": model, "target": target, "release": release, "passed_over": done.passed_over});
     opened.out.result(&value, || {
         let serves = release.desired.champion.as_ref();
         let serves = serves.map_or("nothing".to_owned(), |served| served.version.to_string());

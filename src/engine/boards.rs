@@ -122,10 +122,12 @@ impl Engine {
         };
         let facts = self.standing(&run, &workflow).await?;
         let id = format!("{}/board/{}", run.id, board.notifier);
-        let message = match notifiers.renderer().progress(&id, &facts) {
+        let mut message = match notifiers.renderer().progress(&id, &facts) {
             Ok(message) => message,
             Err(error) => return Ok(Err(rejected("write the message about a run", error.to_string()))),
         };
+        // The attempt under way is counted by `take_boards`.
+        message.tried_since = (board.attempts > 1).then_some(run.created_at);
         let says = json!([message.subject, message.text, message.blocks]).to_string();
         let says = hex::encode(Sha256::digest(says));
         let again = self.clock.now() + AGAIN;

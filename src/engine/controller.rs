@@ -238,9 +238,9 @@ impl Engine {
         reason: &str,
     ) -> Result<(), StoreError> {
         for _ in 0..TRIES {
-            let assignment = match canary.state {
+            let (assignment, reason) = match canary.state {
                 CanaryState::Baking => match self.back_to(&release, None).await {
-                    Ok((assignment, _)) => assignment,
+                    Ok(way) => (way.assignment.clone(), way.reason(reason)),
                     Err(ReleaseError::Store(error)) => return Err(error),
                     Err(error) => {
                         let facts = json!({"reason": reason, "problem": error.to_string()});
@@ -257,13 +257,13 @@ impl Engine {
                     }
                 },
                 CanaryState::Watching | CanaryState::Promoted | CanaryState::RolledBack => {
-                    Assignment { canary: None, ..release.desired.clone() }
+                    (Assignment { canary: None, ..release.desired.clone() }, reason.to_owned())
                 }
             };
             let write = ReleaseWrite {
-                ends_canary: Some((canary.id, reason.to_owned())),
+                ends_canary: Some((canary.id, reason.clone())),
                 marks_bad: Some(canary.version.clone()),
-                ..self.change(canary, &release, assignment, reason)
+                ..self.change(canary, &release, assignment, &reason)
             };
             match self.store.write_release(write).await? {
                 ReleaseWritten::Made(release) => {

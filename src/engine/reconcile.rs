@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Engine;
 use super::release::ReleaseError;
-use crate::adapter::{Observed, Target};
+use crate::adapter::{Attention, Observed, Target};
 use crate::domain::id::RunId;
 use crate::domain::release::{Assignment, CanaryServed, Release, ReleaseActor, ReleaseDocument, Served};
 use crate::store::{ReleaseAudit, StoreError};
@@ -56,6 +56,9 @@ impl Engine {
             return Err(ReleaseError::UnknownTarget { target: release.target.clone() });
         };
         let observed = host.read(&release.model).await?;
+        if let Some(attention) = observed.as_ref().and_then(|observed| observed.attention.as_ref()) {
+            self.tell_of(release, attention).await?;
+        }
         // Read after the host, so that it holds whatever the host may show of ours.
         let history = self.store.release_history(&release.model, &release.target, REMEMBERED).await?;
         match self.shown(release, observed.as_ref(), &history) {
@@ -71,6 +74,16 @@ impl Engine {
             }
             Shown::Foreign => self.changed_by_hand(host.as_ref(), release, observed, &history).await,
         }
+    }
+
+    /// Says what somebody may want otherwise at the host: once, however often it is seen.
+    async fn tell_of(&self, release: &Release, attention: &Attention) -> Result<(), StoreError> {
+        let history = self.store.release_history(&release.model, &release.target, 1).await?;
+        let run = release.owner.or_else(|| history.first().and_then(|change| run_of(&change.actor)));
+        let facts = json!({"reason": attention.what, "todo": attention.todo, "target": release.target});
+        let state = Sha256::digest(&attention.what);
+        let key = format!("attention/{}/{}", release.target, hex::encode(&state[..8]));
+        self.alert_about(&release.model, run, &key, facts).await
     }
 
     fn shown(&self, release: &Release, observed: Option<&Observed>, history: &[ReleaseAudit]) -> Shown {

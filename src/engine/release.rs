@@ -86,6 +86,28 @@ pub struct RolledBack {
     pub release: Release,
     /// Whether everybody gets another version than before; else only a canary was dropped.
     pub changes_champion: bool,
+    /// Versions that were nearer and could not serve, each with what is wrong with it.
+    pub passed_over: Vec<String>,
+}
+
+/// The version that serves after a rollback, and how it was chosen.
+pub(super) struct WayBack {
+    /// What serves then.
+    pub assignment: Assignment,
+    /// The version that is bad from now on.
+    pub bad: Option<VersionName>,
+    /// Versions that would have been taken before it, each with what is wrong with it.
+    pub passed_over: Vec<String>,
+}
+
+impl WayBack {
+    /// `why` there was a rollback, with what it passed over: so it stands in the history, and people are told.
+    pub fn reason(&self, why: &str) -> String {
+        if self.passed_over.is_empty() {
+            return why.to_owned();
+        }
+        format!("{why}; passed over: {}", self.passed_over.join("; "))
+    }
 }
 
 impl<'a> Back<'a> {
@@ -141,10 +163,10 @@ impl Engine {
         to: Option<Back<'_>>,
         actor: ReleaseActor,
         reason: &str,
-    ) -> Result<Release, ReleaseError> {
-        let RolledBack { release, .. } = self.decide_rollback(model, target, to, actor, reason).await?;
-        self.show(&release).await?;
-        Ok(release)
+    ) -> Result<RolledBack, ReleaseError> {
+        let done = self.decide_rollback(model, target, to, actor, reason).await?;
+        self.show(&done.release).await?;
+        Ok(done)
     }
 
     /// With a canary out and no version named, drops the canary; else goes to the version named, to the
@@ -164,11 +186,12 @@ impl Engine {
                 .release(model, target)
                 .await?
                 .ok_or_else(|| ReleaseError::NoRelease { model: model.clone(), target: target.clone() })?;
-            let (assignment, bad) = match (&current.desired.canary, to) {
-                (Some(canary), None) => {
-                    let bad = canary.served.version.clone();
-                    (Assignment { canary: None, ..current.desired.clone() }, Some(bad))
-                }
+            let way = match (&current.desired.canary, to) {
+                (Some(canary), None) => WayBack {
+                    assignment: Assignment { canary: None, ..current.desired.clone() },
+                    bad: Some(canary.served.version.clone()),
+                    passed_over: vec![],
+                },
                 (_, to) => match self.back_to(&current, to).await {
                     Ok(back) => back,
                     Err(error @ ReleaseError::NothingLeft { .. }) => {
@@ -178,19 +201,21 @@ impl Engine {
                     Err(error) => return Err(error),
                 },
             };
-            if let Some(release) = self.replace(&current, assignment, None, &actor, reason, bad).await? {
+            let reason = way.reason(reason);
+            let WayBack { assignment, bad, passed_over } = way;
+            if let Some(release) = self.replace(&current, assignment, None, &actor, &reason, bad).await? {
                 let changes_champion = release.desired.champion != current.desired.champion;
-                return Ok(RolledBack { release, changes_champion });
+                return Ok(RolledBack { release, changes_champion, passed_over });
             }
         }
     }
 
-    /// The assignment that serves an older version, and the version that is bad from now on.
+    /// The nearest older version that can serve, or the one that is named.
     pub(super) async fn back_to(
         &self,
         current: &Release,
         to: Option<Back<'_>>,
-    ) -> Result<(Assignment, Option<VersionName>), ReleaseError> {
+    ) -> Result<WayBack, ReleaseError> {
         let champion = current.desired.champion.as_ref();
         let versions = self.store.versions(&current.model).await?;
         let candidates: Vec<&VersionRecord> = match to {
@@ -218,8 +243,7 @@ impl Engine {
             let version = to.version.clone();
             return Err(ReleaseError::UnknownVersion { model: current.model.clone(), version });
         }
-        let mut unusable = vec![];
-        let mut unreachable = None;
+        let (mut passed_over, mut unreachable) = (vec![], None);
         for record in candidates {
             match self.present(record).await {
                 Ok(served) => {
@@ -228,19 +252,19 @@ impl Engine {
                         .filter(|_| to.is_none_or(|to| to.marks_bad));
                     let assignment =
                         Assignment { previous: champion.cloned(), champion: Some(served), canary: None };
-                    return Ok((assignment, bad));
+                    return Ok(WayBack { assignment, bad, passed_over });
                 }
                 Err(error) => {
                     tracing::error!(version = %record.name, "Version {} cannot be served: {error}", record.name);
-                    if to.is_none() && !error.is_transient() {
-                        unusable.push(format!("{} cannot serve ({error})", record.name));
-                    } else {
+                    passed_over.push(format!("{} cannot serve ({error})", record.name));
+                    if to.is_some() || error.is_transient() {
                         unreachable = Some(error.into());
                     }
                 }
             }
         }
-        Err(unreachable.unwrap_or(ReleaseError::NothingLeft { model: current.model.clone(), unusable }))
+        let model = current.model.clone();
+        Err(unreachable.unwrap_or(ReleaseError::NothingLeft { model, unusable: passed_over }))
     }
 
     /// Somebody wants the champion gone, and there is nothing to take its place.

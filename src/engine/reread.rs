@@ -64,8 +64,9 @@ impl Engine {
                     return Err(damage.into());
                 }
                 Choice::Free => match self.back_to(&release, None).await {
-                    Ok((assignment, bad)) => {
-                        self.replace(&release, assignment, None, actor, &reason, bad).await?
+                    Ok(way) => {
+                        let reason = way.reason(&reason);
+                        self.replace(&release, way.assignment, None, actor, &reason, way.bad).await?
                     }
                     Err(error @ ReleaseError::NothingLeft { .. }) => {
                         self.alert_nothing_left(&release, &error, &reason).await?;

@@ -4,6 +4,7 @@
 //! Read when the message is queued, so that it says how things stood then.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -72,14 +73,30 @@ pub(super) async fn facts(
         Ok(None) => {}
         Err(error) => unread("schedules", run, &error),
     }
-    let page =
-        engine.settings.public_url.as_ref().and_then(|url| url.join(&format!("v1/runs/{}", run.id)).ok());
-    if let Some(page) = page {
-        facts.insert("links".to_owned(), json!([{"label": "Open the run", "url": page}]));
+    // What a browser shows; the rest of the API is for programs.
+    let page = engine.settings.public_url.as_ref().filter(|_| has_receipt(moment));
+    if let Some(page) = page.and_then(|url| url.join(&format!("v1/runs/{}/receipt", run.id)).ok()) {
+        facts.insert("links".to_owned(), json!([{"label": "Read the receipt", "url": page}]));
     }
     let id = run.id.0.simple().to_string();
     facts.insert("command".to_owned(), json!(format!("refit run show {}", &id[id.len() - 8..])));
     facts
+}
+
+/// Whether something was decided by then, so that there is a receipt.
+fn has_receipt(moment: Moment) -> bool {
+    match moment {
+        Moment::Promoted | Moment::Rejected | Moment::RolledBack | Moment::Held => true,
+        Moment::Started
+        | Moment::CanaryStarted
+        | Moment::NeedsApproval
+        | Moment::Skipped
+        | Moment::Failed
+        | Moment::Cancelled
+        | Moment::Succeeded
+        | Moment::Message
+        | Moment::Alert => false,
+    }
 }
 
 fn unread(what: &str, run: &Run, error: &StoreError) {
@@ -216,12 +233,26 @@ fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
 fn watching(workflow: &Workflow) -> Option<String> {
     let canary = workflow.steps.iter().position(|step| matches!(step.kind, StepKind::Canary(_)))?;
     let wait = workflow.steps.iter().skip(canary).find_map(|step| step.kind.wait())?;
-    let longest = wait.at_most.map(|most| format!(", at most {}", humantime::format_duration(most)));
+    let longest = wait.at_most.map(|most| format!(", at most {}", lasting(most)));
     Some(format!(
         "it is watched for at least {}{}; should it harm, it is taken back at once",
-        humantime::format_duration(wait.at_least),
+        lasting(wait.at_least),
         longest.unwrap_or_default()
     ))
+}
+
+/// A duration as people say it: `1 day 12 hours`.
+fn lasting(duration: Duration) -> String {
+    let mut rest = duration.as_secs();
+    let mut words = vec![];
+    for (unit, scale) in [("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)] {
+        let count = rest / scale;
+        if count > 0 {
+            words.push(format!("{count} {unit}{}", if count == 1 { "" } else { "s" }));
+            rest %= scale;
+        }
+    }
+    if words.is_empty() { "0 seconds".to_owned() } else { words.join(" ") }
 }
 
 /// When the schedule starts the workflow again.

@@ -158,7 +158,7 @@ impl Target for Programs {
             let cause = format!("it printed a release of `{}`: it must heed REFIT_MODEL", document.model);
             return Err(self.rejected("read the release", cause));
         }
-        Ok(Some(Observed { document, fingerprint: fingerprint(text.as_bytes()) }))
+        Ok(Some(Observed { document, fingerprint: fingerprint(text.as_bytes()), attention: None }))
     }
 
     async fn apply(&self, release: &Release, instance: InstanceId) -> Result<(), AdapterError> {

@@ -252,7 +252,7 @@ impl Target for Http {
             let cause = format!("it is a release of `{}`: put `${{{{ model }}}}` into `url`", document.model);
             return Err(self.rejected("read the release", cause));
         }
-        Ok(Some(Observed { document, fingerprint: fingerprint(&bytes) }))
+        Ok(Some(Observed { document, fingerprint: fingerprint(&bytes), attention: None }))
     }
 
     async fn apply(&self, release: &Release, instance: InstanceId) -> Result<(), AdapterError> {

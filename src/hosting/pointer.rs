@@ -214,7 +214,7 @@ impl Pointer {
                 format!("it is a release of `{}`: give each model a file, by {{model}}", document.model);
             return Err(self.rejected("read the release", cause));
         }
-        Ok(Observed { document, fingerprint })
+        Ok(Observed { document, fingerprint, attention: None })
     }
 }
 

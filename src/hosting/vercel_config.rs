@@ -127,7 +127,7 @@ impl Target for GlobalConfig {
                 ),
             });
         }
-        Ok(Some(Observed { document, fingerprint: fingerprint(&bytes) }))
+        Ok(Some(Observed { document, fingerprint: fingerprint(&bytes), attention: None }))
     }
 
     async fn apply(&self, release: &Release, instance: InstanceId) -> Result<(), AdapterError> {

@@ -30,6 +30,9 @@ pub const KINDS: [&str; 15] = [
 pub fn facts(kind: &str) -> Option<Facts> {
     let (moment, own) = of(kind)?;
     let mut facts = common();
+    if matches!(moment, Moment::Promoted | Moment::Rejected | Moment::RolledBack | Moment::Held) {
+        facts.insert("links".to_owned(), json!([{"label": "Read the receipt", "url": RECEIPT}]));
+    }
     for (key, value) in own.as_object().cloned().unwrap_or_default() {
         facts.insert(key, value);
     }
@@ -54,12 +57,12 @@ fn common() -> Map<String, Value> {
             {"verdict": "pass", "sentence": "r2 is 0.912; at least 0.85 allowed"},
         ],
         "next": NEXT_RUN,
-        "links": [{"label": "Open the run", "url": "https://refit.example.com/v1/runs/019a7d3c-5b7e-7c21-9d58-3f2a9c41e07b"}],
         "command": "refit run show 9c41e07b",
     });
     facts.as_object().cloned().unwrap_or_default()
 }
 
+const RECEIPT: &str = "https://refit.example.com/v1/runs/019a7d3c-5b7e-7c21-9d58-3f2a9c41e07b/receipt";
 const NEXT_RUN: &str = "the next run is due on Sunday, 2026-11-29 02:00 UTC";
 const STABLE: &str = "2026-11-15 serves all traffic since 2026-11-22 10:42 UTC.";
 
@@ -69,7 +72,13 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
         {"name": "r2", "candidate": 0.87, "champion": 0.905, "better": "higher"},
     ]);
     Some(match kind {
-        "started" => (Moment::Started, json!({"metrics": [], "verdicts": [], "version": null, "next": null})),
+        "started" => (
+            Moment::Started,
+            json!({
+                "serving": "2026-11-15 serves all traffic since 2026-11-15 04:10 UTC.",
+                "metrics": [], "verdicts": [], "version": null, "next": null,
+            }),
+        ),
         "progress" => (
             Moment::CanaryStarted,
             json!({
@@ -85,7 +94,7 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
                     {"step": "compare", "state": "pending"},
                     {"step": "promote", "state": "pending"},
                 ],
-                "next": "it is watched for at least 1day, at most 3days; should it harm, it is taken back at once",
+                "next": "it is watched for at least 1 day, at most 3 days; should it harm, it is taken back at once",
             }),
         ),
         "needs_approval" => (
@@ -100,7 +109,7 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
             Moment::CanaryStarted,
             json!({
                 "serving": "2026-11-22 serves 10% of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
-                "next": "it is watched for at least 1day, at most 3days; should it harm, it is taken back at once",
+                "next": "it is watched for at least 1 day, at most 3 days; should it harm, it is taken back at once",
             }),
         ),
         "promoted" => (

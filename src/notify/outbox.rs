@@ -123,11 +123,13 @@ async fn send(
     let (notifier, to) = notifiers.resolve(&entry.notice.to)?;
     let facts = Facts::of(&entry.notice);
     let rendered = notifiers.renderer.render(&entry.notice.key, &facts, to);
-    let message = rendered.map_err(|error| AdapterError::Rejected {
+    let mut message = rendered.map_err(|error| AdapterError::Rejected {
         service: "refit".to_owned(),
         action: "write the message".to_owned(),
         cause: error.to_string(),
     })?;
+    // The attempt under way is counted by `take_outbox`.
+    message.tried_since = (entry.attempts > 1).then_some(entry.queued_at);
     let sending = match (below, notifier.board()) {
         (Some(below), Some(board)) => board.reply(&message, below, is_loud(moment)),
         (Some(_), None) | (None, _) => notifier.send(&message),

@@ -7,9 +7,11 @@
 //! `message/progress.hbs` and `slack/progress.json.hbs` make the message that
 //! follows a run. A name that a template uses and that is no fact is an error.
 
+mod prose;
+
 use std::path::Path;
 
-use handlebars::{Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext};
+use handlebars::Handlebars;
 use serde_json::{Value, json};
 
 use super::facts::{Facts, Link, MetricRow, StepMark};
@@ -137,7 +139,7 @@ impl Renderer {
         plain.register_escape_fn(handlebars::no_escape);
         html.register_escape_fn(handlebars::html_escape);
         slack.register_escape_fn(slack_escape);
-        html.register_helper("prose", Box::new(Prose));
+        html.register_helper("prose", Box::new(prose::Prose));
         for moment in MOMENTS {
             let (name, text) = of_moment(moment);
             register(&mut plain, name, text, overrides)?;
@@ -163,6 +165,7 @@ impl Renderer {
             html: Some(html),
             blocks: Some(self.blocks(SLACK_LAYOUT, &data)?),
             to: to.to_vec(),
+            tried_since: None,
         })
     }
 
@@ -183,6 +186,7 @@ impl Renderer {
             html: None,
             blocks: Some(self.blocks(PROGRESS_LAYOUT, &data)?),
             to: vec![],
+            tried_since: None,
         })
     }
 
@@ -204,41 +208,6 @@ impl Renderer {
             problem: format!("it does not make JSON: {error}"),
         })?;
         Ok(within_limits(blocks))
-    }
-}
-
-/// `{{prose text}}` in HTML: the text, escaped, with what stands in backticks as code.
-struct Prose;
-
-impl HelperDef for Prose {
-    fn call<'reg: 'rc, 'rc>(
-        &self,
-        helper: &Helper<'rc>,
-        _: &'reg Handlebars<'reg>,
-        _: &'rc Context,
-        _: &mut RenderContext<'reg, 'rc>,
-        out: &mut dyn Output,
-    ) -> HelperResult {
-        let text = helper.param(0).and_then(|text| text.value().as_str()).unwrap_or_default();
-        let mut parts: Vec<&str> = text.split('`').collect();
-        if parts.len().is_multiple_of(2) {
-            // A backtick without its other is one.
-            parts = vec![text];
-        }
-        for (index, part) in parts.iter().enumerate() {
-            let part = handlebars::html_escape(part);
-            if index.is_multiple_of(2) {
-                out.write(&part)?;
-            } else {
-                out.write(
-                    "<code class=\"code\" style=\"padding:1px 5px;border-radius:4px;background:#f0f0f3;\
-                    color:#1c2024;font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace\">",
-                )?;
-                out.write(&part)?;
-                out.write("</code>")?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,15 +1,17 @@
 //! `kind = "slack-api"`: Slack's Web API. One message a run, rewritten as the run goes on; what the workflow's
 //! `notify:` asks for is said below it.
 //!
-//! Slack takes no key that makes a message unique: after an answer that was lost, a message may stand there
-//! twice. Each carries its id in `metadata` (`event_type` `refit_message`), so that such a pair can be recognised.
+//! Slack takes no key that makes a message unique. Each carries its id in `metadata` (`event_type`
+//! `refit_message`); before one is posted that an earlier try may have left there, it is looked for (`left`).
+
+mod left;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
+use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,7 +28,7 @@ pub const ADAPTER: Adapter<Arc<dyn Notifier>> = Adapter { kind: "slack-api", bui
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// The name of the secret that holds the bot's token (`xoxb-…`, scope `chat:write`).
+    /// The name of the secret that holds the bot's token (`xoxb-…`, scopes `chat:write` and `channels:history`).
     token: SecretName,
     /// The channel: its id (`C0123456789`) or `#name`.
     channel: String,
@@ -111,7 +113,7 @@ impl Refused {
 impl Notifier for SlackApi {
     async fn send(&self, message: &Message) -> Result<(), AdapterError> {
         self.posts.turn().await.map_err(later)?;
-        self.post(message, json!({})).await.map(|_| ()).map_err(|refused| refused.error)
+        self.post_once(message, json!({})).await.map_err(|refused| refused.error)
     }
 
     fn board(&self) -> Option<&dyn Board> {
@@ -119,23 +121,31 @@ impl Notifier for SlackApi {
     }
 
     async fn check(&self) -> Result<Option<String>, AdapterError> {
-        let said = self.call("auth.test", None).await.map_err(|refused| refused.error)?;
+        let said = self.ask("auth.test", &[]).await.map_err(|refused| refused.error)?;
         let word = |key: &str| said[key].as_str().unwrap_or("?").to_owned();
-        Ok(Some(format!("bot `{}` of workspace {} writes to {}", word("user"), word("team"), self.channel)))
+        let who = format!("bot `{}` of workspace {} writes to {}", word("user"), word("team"), self.channel);
+        Ok(Some(match self.can_look().await {
+            Ok(()) => who,
+            Err(error @ AdapterError::Unavailable { .. }) => return Err(error),
+            Err(error) => format!("{who}, where a message whose answer is lost will be sent twice: {error}"),
+        }))
     }
 }
 
 #[async_trait]
 impl Board for SlackApi {
     async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, AdapterError> {
-        if let Some(at) = at {
-            self.updates.turn().await.map_err(later)?;
-            let place = json!({"channel": at.channel, "ts": at.ts});
-            match self.say("chat.update", message, place).await {
-                Ok(_) => return Ok(at.clone()),
-                Err(refused) if refused.is_gone() => {}
-                Err(refused) => return Err(refused.error),
-            }
+        if let Some(at) = at
+            && self.rewrite(message, at).await?
+        {
+            return Ok(at.clone());
+        }
+        let left = self.left(message, &self.channel, None).await.map_err(|refused| refused.error)?;
+        // One that is older than `at` was given up before.
+        if let Some(left) = left.filter(|left| at.is_none_or(|at| left.ts > at.ts))
+            && self.rewrite(message, &left).await?
+        {
+            return Ok(left);
         }
         // A turn that is free, and none ahead: what people wait for goes first.
         self.posts.now().map_err(later)?;
@@ -145,17 +155,35 @@ impl Board for SlackApi {
     async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), AdapterError> {
         self.posts.turn().await.map_err(later)?;
         let place = json!({"channel": below.channel, "thread_ts": below.ts, "reply_broadcast": loud});
-        match self.post(message, place).await {
-            Ok(_) => Ok(()),
-            Err(refused) if refused.is_gone() => {
-                self.post(message, json!({})).await.map(|_| ()).map_err(|refused| refused.error)
-            }
-            Err(refused) => Err(refused.error),
-        }
+        let answered = match self.post_once(message, place).await {
+            Err(refused) if refused.is_gone() => self.post_once(message, json!({})).await,
+            other => other,
+        };
+        answered.map_err(|refused| refused.error)
     }
 }
 
 impl SlackApi {
+    /// Whether the message at `at` says `message` now; not when it is gone.
+    async fn rewrite(&self, message: &Message, at: &Posted) -> Result<bool, AdapterError> {
+        self.updates.turn().await.map_err(later)?;
+        let place = json!({"channel": at.channel, "ts": at.ts});
+        match self.say("chat.update", message, place).await {
+            Ok(_) => Ok(true),
+            Err(refused) if refused.is_gone() => Ok(false),
+            Err(refused) => Err(refused.error),
+        }
+    }
+
+    /// Posts `message`, unless an earlier try did.
+    async fn post_once(&self, message: &Message, place: Value) -> Result<(), Refused> {
+        let channel = place["channel"].as_str().unwrap_or(&self.channel);
+        match self.left(message, channel, place["thread_ts"].as_str()).await? {
+            Some(_) => Ok(()),
+            None => self.post(message, place).await.map(|_| ()),
+        }
+    }
+
     /// Posts `message` to the channel, or where `place` says; returns where it is.
     async fn post(&self, message: &Message, mut place: Value) -> Result<Posted, Refused> {
         if place.get("channel").is_none() {
@@ -181,7 +209,7 @@ impl SlackApi {
         if let Some(blocks) = &message.blocks {
             body["text"] = json!(escape(&message.subject));
             body["blocks"] = blocks.clone();
-            match self.call(method, Some(&body)).await {
+            match self.tell(method, &body).await {
                 Err(refused) if refused.is_about_blocks() => {
                     tracing::warn!(
                         message.id,
@@ -194,18 +222,26 @@ impl SlackApi {
             }
         }
         body["text"] = json!(escape(whole.trim_end()));
-        self.call(method, Some(&body)).await
+        self.tell(method, &body).await
     }
 
-    async fn call(&self, method: &str, body: Option<&Value>) -> Result<Value, Refused> {
+    /// A method that reads.
+    async fn ask(&self, method: &str, query: &[(&str, &str)]) -> Result<Value, Refused> {
+        self.call(method, self.http.get(self.url(method)).query(query)).await
+    }
+
+    /// A method that writes.
+    async fn tell(&self, method: &str, body: &Value) -> Result<Value, Refused> {
+        let request = self.http.post(self.url(method));
+        self.call(method, request.header(CONTENT_TYPE, "application/json; charset=utf-8").json(body)).await
+    }
+
+    fn url(&self, method: &str) -> String {
+        format!("{}/{method}", self.base_url)
+    }
+
+    async fn call(&self, method: &str, request: RequestBuilder) -> Result<Value, Refused> {
         let action = format!("call {method}");
-        let url = format!("{}/{method}", self.base_url);
-        let request = match body {
-            Some(body) => {
-                self.http.post(url).header(CONTENT_TYPE, "application/json; charset=utf-8").json(body)
-            }
-            None => self.http.get(url),
-        };
         let request = request.bearer_auth(self.token.reveal());
         let answer = http_client::exchange(SERVICE, &action, request).await.map_err(Refused::silent)?;
         let text = self.secrets.mask(&answer.body);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use refit::adapter::{AdapterError, Observed, Target, TargetTraits};
+use refit::adapter::{AdapterError, Attention, Observed, Target, TargetTraits};
 use refit::clock::{Clock, ManualClock};
 use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, CanaryState};
@@ -30,6 +30,7 @@ use serde_json::Value;
 struct Host {
     document: Mutex<Option<ReleaseDocument>>,
     away: Mutex<bool>,
+    attention: Mutex<Option<Attention>>,
 }
 
 impl Host {
@@ -63,7 +64,11 @@ impl Target for Host {
 
     async fn read(&self, _: &ModelName) -> Result<Option<Observed>, AdapterError> {
         self.reach()?;
-        Ok(self.shows().map(|document| Observed { fingerprint: format!("{document:?}"), document }))
+        let attention = self.attention.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(self.shows().map(|document| {
+            let fingerprint = format!("{document:?}");
+            Observed { fingerprint, document, attention }
+        }))
     }
 
     async fn apply(&self, release: &Release, instance: InstanceId) -> Result<(), AdapterError> {
@@ -402,6 +407,21 @@ async fn a_host_changed_by_hand_loses_our_canary_and_nothing_else() {
     assert_eq!(world.canary().await.state, CanaryState::RolledBack);
     let alerts = world.store.take_outbox(10, Duration::from_secs(1), world.clock.now()).await.expect("read");
     assert_eq!(alerts.len(), 1, "{alerts:?}");
+}
+
+#[tokio::test]
+async fn what_a_host_wants_people_to_see_is_told_once_and_changes_nothing() {
+    let world = world(&[(1000, 60)]).await;
+    let (what, todo) = ("Deployment 7 does not serve.".to_owned(), "Promote it.".to_owned());
+    *world.host.attention.lock().unwrap_or_else(PoisonError::into_inner) = Some(Attention { what, todo });
+    for _ in 0..3 {
+        assert_eq!(world.engine.reconcile_releases().await.expect("compared"), 0);
+    }
+    assert_eq!(world.canary().await.state, CanaryState::Watching);
+    let alerts = world.store.take_outbox(10, Duration::from_secs(1), world.clock.now()).await.expect("read");
+    assert_eq!(alerts.len(), 1, "{alerts:?}");
+    assert_eq!(alerts[0].notice.facts["reason"], "Deployment 7 does not serve.");
+    assert_eq!(alerts[0].notice.facts["todo"], "Promote it.");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::api::{Api, Call, Failure};
 use super::deployment::{Deployment, META_FROM, META_RELEASE, META_SEEN, META_VALUES, State, is_older};
-use crate::adapter::AdapterError;
+use crate::adapter::{AdapterError, Attention};
 use crate::http_client::excerpt;
 
 /// One release is built at most this often: a build that fails every time is not tried at every look.
@@ -74,6 +74,8 @@ struct Waiting {
     others: u32,
     /// Looks at one of those that refit's own, which serves, was made after.
     passed_by: u32,
+    /// One that stayed so: people are told.
+    left: Option<Attention>,
 }
 
 /// The deployments of one project.
@@ -100,8 +102,8 @@ impl Deployments<'_> {
     }
 
     /// Returns once a deployment serves that has the variables as they are now, and makes one if there is
-    /// none. One that was asked for before is found by the release in its `meta`.
-    pub async fn serve(&self, change: &Change<'_>) -> Result<(), AdapterError> {
+    /// none. One that was asked for before is found by the release in its `meta`. Returns what people are to be told.
+    pub async fn serve(&self, change: &Change<'_>) -> Result<Option<Attention>, AdapterError> {
         let since = Instant::now();
         let mut waiting = Waiting::default();
         let mut what = "the first answer".to_owned();
@@ -115,7 +117,7 @@ impl Deployments<'_> {
             }
             let mut pause = self.poll;
             match self.turn(change, &mut waiting).await {
-                Ok(Turn::Serves) => return Ok(()),
+                Ok(Turn::Serves) => return Ok(waiting.left),
                 Ok(Turn::Wait(next)) => what = next,
                 // While a build is under way a look that fails is only a look that failed.
                 Err(AdapterError::Unavailable { retry_after, .. })
@@ -244,14 +246,15 @@ impl Deployments<'_> {
         if newer.state() == State::Staged {
             waiting.passed_by += 1;
             if waiting.passed_by == STAGED_LOOKS {
-                tracing::warn!(
-                    project = self.project,
-                    newer = newer.id(),
-                    "Deployment {} of {} is built, but production's domain was not assigned to it; promote it on \
-                     Vercel if it should serve",
+                let what = format!(
+                    "Deployment {} of {} was built while refit's own was, and production's domain was not \
+                     assigned to it.",
                     newer.id(),
                     self.project
                 );
+                tracing::warn!(project = self.project, newer = newer.id(), "{what}");
+                let todo = "If it should serve, promote it on Vercel.".to_owned();
+                waiting.left = Some(Attention { what, todo });
             }
             return Ok(Turn::Wait(format!("production's domain to lead to {}", newer.id())));
         }

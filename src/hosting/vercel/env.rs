@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::api::{Api, Call, Failure};
-use crate::adapter::AdapterError;
+use crate::adapter::{AdapterError, Attention};
 use crate::domain::release::ReleaseDocument;
 
 /// How the variables are called.
@@ -59,6 +59,9 @@ pub(super) struct Note {
     /// While a change is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub under_way: Option<UnderWay>,
+    /// What was seen on the way and people are to be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attention>,
 }
 
 /// A change under way.

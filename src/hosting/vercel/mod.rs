@@ -160,6 +160,7 @@ impl Target for Vercel {
         }
         let values = there.values();
         let wanted = Values::of(&note.document).or(&values);
+        let attention = note.attention.clone();
         let shown = match &note.under_way {
             Some(under_way) if values.changed_by_hand(&[&wanted, &under_way.from]).is_none() => {
                 under_way.before.clone()
@@ -169,7 +170,7 @@ impl Target for Vercel {
         };
         Ok(shown.map(|document| {
             let state = serde_json::json!([document, values]).to_string();
-            Observed { fingerprint: fingerprint(state.as_bytes()), document }
+            Observed { fingerprint: fingerprint(state.as_bytes()), document, attention }
         }))
     }
 
@@ -286,7 +287,9 @@ impl Vercel {
         let env = self.env();
         let wanted = Values::of(document);
         let under_way = match note {
-            Some(Note { document: noted, under_way: Some(under_way) }) if same_change(&noted, document) => {
+            Some(Note { document: noted, under_way: Some(under_way), .. })
+                if same_change(&noted, document) =>
+            {
                 Some(under_way)
             }
             note => {
@@ -296,7 +299,7 @@ impl Vercel {
                     None => Some(note.document),
                 });
                 let under_way = UnderWay { from: there.values(), before };
-                let note = Note { document: document.clone(), under_way: Some(under_way) };
+                let note = Note { document: document.clone(), under_way: Some(under_way), attention: None };
                 self.write_note(&there, &note).await?;
                 None
             }
@@ -313,11 +316,11 @@ impl Vercel {
         let superseded = || self.newest.load(Ordering::SeqCst) > generation;
         let values = there.values().text();
         let change = Change { release: &release, values: &values, changed_at: there.changed_at() };
-        self.deployments(&superseded).serve(&change).await?;
+        let attention = self.deployments(&superseded).serve(&change).await?;
         if let Some(version) = &wanted.version {
             self.verified(document, version).await?;
         }
-        self.write_note(&there, &Note { document: document.clone(), under_way: None }).await
+        self.write_note(&there, &Note { document: document.clone(), under_way: None, attention }).await
     }
 
     async fn write_note(&self, there: &Variables, note: &Note) -> Result<(), AdapterError> {

@@ -7,7 +7,7 @@ use refit::artifacts::upload::CHUNK;
 use serde_json::{Value, json};
 
 use super::suite::{Training, model, name};
-use crate::support::faults::{Fault, Op, Rule};
+use crate::support::line::Op;
 use crate::support::node;
 use crate::support::vercel_blob::{Access, VercelBlob};
 
@@ -23,7 +23,7 @@ async fn node(service: &VercelBlob, module: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_client_does_all_it_can() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     service.page_at_most(2);
     let said = node(&service, r#"
         import * as blob from '@vercel/blob';
@@ -84,18 +84,18 @@ async fn the_real_client_does_all_it_can() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_client_knows_the_errors() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     for (fault, class) in [
-        (Fault::RateLimited(7), "BlobServiceRateLimited 7"),
-        (Fault::Refused(403, "store_suspended"), "BlobStoreSuspendedError"),
-        (Fault::Refused(404, "store_not_found"), "BlobStoreNotFoundError"),
-        (Fault::Refused(503, "service_unavailable"), "BlobServiceNotAvailable"),
-        (Fault::Refused(404, "not_found"), "BlobNotFoundError"),
-        (Fault::Refused(412, "precondition_failed"), "BlobPreconditionFailedError"),
-        (Fault::Expired, "BlobAccessError"),
+        (service.rate_limited("7"), "BlobServiceRateLimited 7"),
+        (service.refused(403, "store_suspended"), "BlobStoreSuspendedError"),
+        (service.refused(404, "store_not_found"), "BlobStoreNotFoundError"),
+        (service.refused(503, "service_unavailable"), "BlobServiceNotAvailable"),
+        (service.refused(404, "not_found"), "BlobNotFoundError"),
+        (service.refused(412, "precondition_failed"), "BlobPreconditionFailedError"),
+        (service.expired(), "BlobAccessError"),
     ] {
         service.mend();
-        service.fault(Rule::on(fault, |call| call.op == Op::Head));
+        service.fault(service.on(fault.clone(), |call| call.op == Op::Head));
         let said = node(&service, "
             import { head } from '@vercel/blob';
             try { await head('x'); console.log('0'); }
@@ -107,7 +107,7 @@ async fn the_real_client_knows_the_errors() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_client_reads_what_refit_wrote() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     let store = super::vercel_blob(&service, Access::Public, "models");
     let training = Training::of(&[("größe 2.json", 1_000), ("large.bin", CHUNK * 2 + 9)]);
     let sealed = training.publish(&store, "1").await.expect("published");

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::processes::project::{Project, eventually};
-use crate::support::faults::{Fault, Op, Rule};
+use crate::support::faults::Fault;
+use crate::support::line::Op;
 use crate::support::vercel_blob::{Access, VercelBlob};
 
 /// Half a minute: longer than the test, whose process is dead by then.
@@ -36,10 +37,10 @@ steps:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_goes_on_where_it_was_killed() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     let project = project(&service);
     // The last small files and the second part get stuck.
-    service.fault(Rule::on(STUCK, |call| call.pathname.ends_with("/6.bin") || call.part == Some(2)));
+    service.fault(service.on(STUCK, |call| call.pathname.ends_with("/6.bin") || call.part == Some(2)));
     let mut server = project.serve().ready();
     let run = project.trigger("retrain");
     let finished = || (1..=5).all(|n| service.brought(&format!("/{n}.bin")) == 1);

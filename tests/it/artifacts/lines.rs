@@ -8,7 +8,8 @@ use refit::artifacts::sealed::{self, SealedError};
 use refit::artifacts::upload::{CHUNK, UploadError};
 
 use super::suite::{Training, listed, model, name, object};
-use crate::support::faults::{Call, Fault, Line, Op, Rule};
+use crate::support::faults::Fault;
+use crate::support::line::{Call, Line, Op};
 use crate::support::vercel_blob::{Access, VercelBlob};
 use crate::support::{python, s3_line};
 
@@ -23,10 +24,10 @@ async fn a_line_that_breaks_once(fresh: impl Fn(&str) -> ArtifactStore, line: &L
     assert!(writes >= 7, "claim, file, begin, two parts, complete, manifest: {:?}", line.calls());
     for write in 0..writes {
         for (kind, fault) in
-            [Fault::CutBefore, Fault::CutHalfway, Fault::CutAfter, Fault::Torn].into_iter().enumerate()
+            [Fault::CutAtOnce, Fault::CutHalfway, Fault::LostAnswer, Fault::Torn].into_iter().enumerate()
         {
             let store = fresh(&format!("cut-{write}-{kind}"));
-            line.fault(Rule::on(fault, |call| call.op.writes()).after(write).once());
+            line.fault(line.on(fault.clone(), |call| call.op.writes()).after(write).once());
             if let Err(error) = training.publish(&store, "1").await {
                 assert!(transient(&error), "{write} {fault:?}: {error}");
                 assert!(listed(&store).await.is_empty(), "{write} {fault:?}");
@@ -57,9 +58,9 @@ fn outside(error: &UploadError) -> Option<&AdapterError> {
 /// A storm outlasts every retry: a clear error, nothing sealed, and all is well when it is over.
 async fn a_storm(fresh: impl Fn(&str) -> ArtifactStore, line: &Line) {
     let training = Training::of(&FILES);
-    for (name, fault) in [("500", Fault::Refused(500, "InternalError")), ("429", Fault::RateLimited(1))] {
+    for (name, fault) in [("500", line.refused(500, "InternalError")), ("429", line.rate_limited("1"))] {
         let store = fresh(name);
-        line.fault(Rule::on(fault, |call| matches!(call.op, Op::Part | Op::Put)).after(1));
+        line.fault(line.on(fault, |call| matches!(call.op, Op::Part | Op::Put)).after(1));
         let error = training.publish(&store, "1").await.expect_err(name);
         assert!(transient(&error) && error.to_string().contains(name), "{error}");
         line.mend();
@@ -71,11 +72,11 @@ async fn a_storm(fresh: impl Fn(&str) -> ArtifactStore, line: &Line) {
 /// Slow answers are waited for; a token that expired is not tried again.
 async fn slow_and_expired(fresh: impl Fn(&str) -> ArtifactStore, line: &Line) {
     let training = Training::of(&FILES);
-    line.fault(Rule::on(Fault::Slow(Duration::from_millis(150)), |_| true));
+    line.fault(line.on(Fault::Slow(Duration::from_millis(150)), |_| true));
     training.publish(&fresh("slow"), "1").await.expect("published");
     line.mend();
     let store = fresh("expired");
-    line.fault(Rule::on(Fault::Expired, |_| true).after(3));
+    line.fault(line.on(line.expired(), |_| true).after(3));
     line.forget_calls();
     let error = training.publish(&store, "1").await.expect_err("expired");
     assert!(matches!(outside(&error), Some(AdapterError::Denied { .. })), "{error}");
@@ -90,10 +91,10 @@ async fn torn_downloads(store: &ArtifactStore, line: &Line) {
     let training = Training::of(&FILES);
     training.publish(store, "1").await.expect("published");
     line.fault(
-        Rule::on(Fault::Torn, |call: &Call| call.op == Op::Download && call.pathname.ends_with("large.bin"))
+        line.on(Fault::Torn, |call: &Call| call.op == Op::Download && call.pathname.ends_with("large.bin"))
             .times(2),
     );
-    line.fault(Rule::on(Fault::CutBefore, |call: &Call| call.op == Op::Download).times(2));
+    line.fault(line.on(Fault::CutAtOnce, |call: &Call| call.op == Op::Download).times(2));
     let to = training.dir.path().join("fetched");
     sealed::fetch(store, &model(), &name("1"), &to).await.expect("fetched");
     for file in &training.files {
@@ -128,13 +129,13 @@ async fn seen_without_reading(store: &ArtifactStore, line: &Line) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vercel_blob_cut_in_every_part() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     a_line_that_breaks_once(|name| super::vercel_blob(&service, Access::Public, name), &service).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vercel_blob_in_a_storm() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     let fresh = |name: &str| super::vercel_blob(&service, Access::Public, name);
     a_storm(fresh, &service).await;
     slow_and_expired(fresh, &service).await;
@@ -146,14 +147,14 @@ async fn vercel_blob_in_a_storm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_cut_in_every_part() {
     let server = python::s3().await;
-    let line = s3_line::to(server.port).await;
+    let line = s3_line::to(server.port);
     a_line_that_breaks_once(|name| super::s3_at(line.port, name), &line).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_in_a_storm() {
     let server = python::s3().await;
-    let line = s3_line::to(server.port).await;
+    let line = s3_line::to(server.port);
     let fresh = |name: &str| super::s3_at(line.port, name);
     a_storm(fresh, &line).await;
     slow_and_expired(fresh, &line).await;
@@ -165,16 +166,16 @@ async fn s3_in_a_storm() {
 /// The service says how long: refit waits that long, and no longer than it has patience for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_limit_of_vercel_blob_is_waited_for() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     let store = super::vercel_blob(&service, Access::Public, "");
     let at = object(&store, "1", "a.json");
-    service.fault(Rule::on(Fault::RateLimited(1), |_| true).times(2));
+    service.fault(service.on(service.rate_limited("1"), |_| true).times(2));
     let begin = Instant::now();
     store.objects.put(&at, "a".into()).await.expect("written");
     assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
     assert_eq!(service.calls().len(), 3);
 
-    service.fault(Rule::on(Fault::RateLimited(3600), |_| true));
+    service.fault(service.on(service.rate_limited("3600"), |_| true));
     let begin = Instant::now();
     let error = sealed::list_sealed(&store, &model()).await.expect_err("for an hour");
     assert!(begin.elapsed() < Duration::from_secs(20));
@@ -188,20 +189,20 @@ async fn a_rate_limit_of_vercel_blob_is_waited_for() {
 /// Every refusal is an error that says what to do, with no secret in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_of_vercel_blob_say_what_to_do() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     let store = super::vercel_blob(&service, Access::Public, "");
     let refused = async |fault| {
         service.mend();
-        service.fault(Rule::on(fault, |_| true));
+        service.fault(service.on(fault, |_| true));
         let error = sealed::list_sealed(&store, &model()).await.expect_err("refused");
         assert!(matches!(error, AdapterError::Denied { .. }), "{error:?}");
         assert!(!error.to_string().contains("s3cr3t"), "{error}");
         error.to_string()
     };
-    assert!(refused(Fault::Expired).await.contains("make a new read-write token"));
-    assert!(refused(Fault::Refused(403, "store_suspended")).await.contains("its page on Vercel says why"));
-    assert!(refused(Fault::Refused(404, "store_not_found")).await.contains("connect another one"));
-    assert!(refused(Fault::Refused(403, "not_allowed")).await.contains("read-write token of this store"));
+    assert!(refused(service.expired()).await.contains("make a new read-write token"));
+    assert!(refused(service.refused(403, "store_suspended")).await.contains("its page on Vercel says why"));
+    assert!(refused(service.refused(404, "store_not_found")).await.contains("connect another one"));
+    assert!(refused(service.refused(403, "not_allowed")).await.contains("read-write token of this store"));
     service.mend();
     let private = super::vercel_blob(&service, Access::Private, "");
     let wrong = Training::of(&FILES).publish(&private, "1").await.expect_err("a public store").to_string();
@@ -212,7 +213,7 @@ async fn refusals_of_vercel_blob_say_what_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vercel_blob_updates_only_what_was_read() {
     use object_store::{Error, PutMode, UpdateVersion};
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     let store = super::vercel_blob(&service, Access::Public, "");
     let at = object(&store, "1", "pointer.json");
     let update = |e_tag: Option<String>| PutMode::Update(UpdateVersion { e_tag, version: None });

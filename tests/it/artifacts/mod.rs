@@ -77,20 +77,20 @@ async fn a_real_s3_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vercel_blob_public() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     suite::exercise(|name| vercel_blob(&service, Access::Public, &format!("team/{name}"))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vercel_blob_private() {
-    let service = VercelBlob::start(Access::Private).await;
+    let service = VercelBlob::start(Access::Private);
     service.page_at_most(2);
     suite::publishes(|name| vercel_blob(&service, Access::Private, &format!("team/{name}"))).await;
 }
 
 #[tokio::test]
 async fn what_apps_are_told_of_vercel_blob_comes_from_the_service() {
-    let service = VercelBlob::start(Access::Public).await;
+    let service = VercelBlob::start(Access::Public);
     let store = vercel_blob(&service, Access::Public, "team a");
     let (model, version) = ("m".parse().expect("a name"), "v1".parse().expect("a name"));
     let unknown = store.base_url(&model, &version).expect_err("no answer yet").to_string();

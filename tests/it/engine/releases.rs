@@ -1,5 +1,6 @@
 //! Releases are owned: two workflows on one model, and humans beside them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -17,7 +18,7 @@ use refit::store::{ReleaseWrite, ReleaseWritten};
 use super::on_both;
 use super::rollout::*;
 use crate::support::crash::{Crash, Files};
-use crate::support::world::turn;
+use crate::support::world::{World, turn};
 
 const DAY: Flow = Flow { wait: "{ for: 24h }", ..FLOW };
 const OTHER: Flow = Flow { name: "other", ..DAY };
@@ -40,6 +41,28 @@ async fn read_to_the_end(engine: &Engine) {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), all).await.expect("read in the end");
+}
+
+/// Version 1 serves; versions up to this one are sealed.
+async fn sealed(world: &World, engine: &Arc<Engine>, newest: usize) {
+    serving(world, engine).await;
+    for _ in 2..=newest {
+        publish(world, engine).await;
+    }
+}
+
+/// A person promotes these versions, one after the other.
+async fn promote(engine: &Arc<Engine>, versions: &[&str]) {
+    for name in versions {
+        let done = engine.promote_by_hand(&model(), &target(), &version(name), false, "ann", None).await;
+        assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
+    }
+}
+
+/// What people are to be told.
+async fn told(world: &World, engine: &Engine) -> Vec<String> {
+    let notices = engine.store.take_outbox(100, Duration::from_secs(60), world.clock.now()).await;
+    notices.expect("readable").iter().map(|entry| entry.notice.facts.to_string()).collect()
 }
 
 fn ann() -> ReleaseActor {
@@ -158,15 +181,9 @@ async fn a_person_rolls_a_canary_back_and_the_run_ends_in_the_middle_of_its_wait
 async fn a_rollback_without_a_canary_goes_to_the_previous_version_then_to_the_newest_good_one() {
     on_both(async |world| {
         let engine = world.process(&Crash::never()).await;
-        serving(&world, &engine).await;
-        for _ in 2..=4 {
-            publish(&world, &engine).await;
-        }
+        sealed(&world, &engine, 4).await;
         // 1, then 4, then 2: the version before 2 is 4.
-        for name in ["4", "2"] {
-            let done = engine.promote_by_hand(&model(), &target(), &version(name), false, "ann", None).await;
-            assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
-        }
+        promote(&engine, &["4", "2"]).await;
         let back = async || engine.roll_back(&model(), &target(), None, ann(), "bad").await;
         back().await.expect("rolled back");
         assert_eq!(shown(&world), serves("4"), "the previous one");
@@ -183,20 +200,36 @@ async fn a_rollback_without_a_canary_goes_to_the_previous_version_then_to_the_ne
 }
 
 #[tokio::test]
+async fn a_rollback_names_the_versions_that_it_passes_over_and_what_is_wrong_with_them() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        sealed(&world, &engine, 4).await;
+        promote(&engine, &["3", "4"]).await;
+        damage(&world, "3");
+        let back =
+            engine.roll_back(&model(), &target(), None, ann(), "bad times").await.expect("rolled back");
+        assert_eq!(shown(&world), serves("2"), "3 was the previous one");
+        assert_eq!(back.passed_over.len(), 1, "{:?}", back.passed_over);
+        assert!(
+            back.passed_over[0].starts_with("3 cannot serve (model.json of m/3"),
+            "{:?}",
+            back.passed_over
+        );
+        let history = engine.store.release_history(&model(), &target(), 1).await.expect("readable");
+        assert_eq!(history[0].reason, format!("bad times; passed over: {}", back.passed_over[0]));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_rollback_serves_before_it_reads_and_a_damaged_version_does_not_stay() {
     on_both(async |world| {
         let engine = world.process(&Crash::never()).await;
-        serving(&world, &engine).await;
-        for _ in 2..=4 {
-            publish(&world, &engine).await;
-        }
-        for name in ["3", "4"] {
-            let done = engine.promote_by_hand(&model(), &target(), &version(name), false, "ann", None).await;
-            assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
-        }
+        sealed(&world, &engine, 4).await;
+        promote(&engine, &["3", "4"]).await;
         damage_within(&world, "3");
         let back = async |to| engine.roll_back(&model(), &target(), to, ann(), "bad").await;
-        let release = back(None).await.expect("rolled back");
+        let release = back(None).await.expect("rolled back").release;
         assert_eq!(shown(&world), serves("3"), "the previous one, at once");
         let release = engine.check_rollback(release, Choice::Free, &ann()).await.expect("a good one");
         assert_eq!(shown(&world), serves("2"), "3 is damaged: the newest good one");
@@ -207,14 +240,11 @@ async fn a_rollback_serves_before_it_reads_and_a_damaged_version_does_not_stay()
         // Who names a version gets it, and hears what is wrong with it.
         damage_within(&world, "1");
         let named = version("1");
-        let release = back(Some(Back::to(&named))).await.expect("rolled back");
+        let release = back(Some(Back::to(&named))).await.expect("rolled back").release;
         let damaged = engine.check_rollback(release, Choice::Named, &ann()).await;
         assert!(matches!(damaged, Err(ReleaseError::Outside(_))), "{damaged:?}");
         assert_eq!(shown(&world), serves("1"));
-        let notices =
-            engine.store.take_outbox(100, std::time::Duration::from_secs(60), world.clock.now()).await;
-        let told: Vec<String> =
-            notices.expect("readable").iter().map(|entry| entry.notice.facts.to_string()).collect();
+        let told = told(&world, &engine).await;
         assert!(told.iter().any(|facts| facts.contains("the files of 1 are damaged")), "{told:#?}");
 
         // None is left but the damaged one that serves.
@@ -232,14 +262,11 @@ async fn files_that_may_be_listed_and_not_read_are_not_damaged() {
     on_both(async |world| {
         let crash = Crash::never();
         let engine = world.process(&crash).await;
-        serving(&world, &engine).await;
-        for _ in 2..=3 {
-            publish(&world, &engine).await;
-        }
-        let done = engine.promote_by_hand(&model(), &target(), &version("3"), false, "ann", None).await;
-        assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
+        sealed(&world, &engine, 3).await;
+        promote(&engine, &["3"]).await;
         crash.files(Files::Denied);
-        let release = engine.roll_back(&model(), &target(), None, ann(), "bad").await.expect("rolled back");
+        let back = engine.roll_back(&model(), &target(), None, ann(), "bad").await;
+        let release = back.expect("rolled back").release;
         let unread = engine.check_rollback(release.clone(), Choice::Free, &ann()).await;
         assert!(
             matches!(unread, Err(ReleaseError::Outside(AdapterError::Denied { .. }))),
@@ -251,10 +278,7 @@ async fn files_that_may_be_listed_and_not_read_are_not_damaged() {
         {
             assert_eq!(state_of(&engine, name).await, state, "{name}");
         }
-        let notices =
-            engine.store.take_outbox(100, std::time::Duration::from_secs(60), world.clock.now()).await;
-        let told: Vec<String> =
-            notices.expect("readable").iter().map(|entry| entry.notice.facts.to_string()).collect();
+        let told = told(&world, &engine).await;
         assert!(told.iter().any(|facts| facts.contains("1 was not read")), "{told:#?}");
     })
     .await;
@@ -283,14 +307,8 @@ async fn a_process_is_not_done_while_it_reads_what_a_step_rolled_back_to() {
     on_both(async |world| {
         let crash = Crash::never();
         let engine = world.process(&crash).await;
-        serving(&world, &engine).await;
-        for _ in 2..=3 {
-            publish(&world, &engine).await;
-        }
-        for name in ["2", "3"] {
-            let done = engine.promote_by_hand(&model(), &target(), &version(name), false, "ann", None).await;
-            assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
-        }
+        sealed(&world, &engine, 3).await;
+        promote(&engine, &["2", "3"]).await;
         damage_within(&world, "2");
         crash.files(Files::Held);
         let run = world.trigger(&engine, ROLLS_BACK).await;

@@ -15,7 +15,7 @@ use refit::domain::Timestamp;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, SqliteConnection};
 
-use crate::support::faulty_server::Server;
+use crate::support::faults::Server;
 
 /// A request that an app served.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use refit::domain::canary::CanaryState;
 use serde_json::{Value, json};
 
 use super::watched::Watched;
-use crate::support::faulty_server::Server;
+use crate::support::faults::Server;
 use crate::support::world::{World, start};
 
 /// The canary fails every request.

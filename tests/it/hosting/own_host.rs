@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::suite::{self, Host, release};
 use super::vercel_config::deps;
 use crate::artifacts;
-use crate::support::faulty_server::{Fault, Server};
+use crate::support::faults::{Fault, Server};
 
 /// A host that keeps what it is told, beside other things.
 #[derive(Clone, Default)]

@@ -8,7 +8,7 @@ use refit::domain::id::{Generation, InstanceId, ModelName};
 use refit::domain::release::{Assignment, CanaryServed, Release, Served};
 use refit::domain::workflow::units::BasisPoints;
 
-use crate::support::faulty_server::{Fault, Server};
+use crate::support::faults::{Fault, Server};
 
 /// A host that shows nothing yet.
 pub struct Host {
@@ -150,7 +150,7 @@ async fn every_fault_passes_and_has_one_effect(fresh: &impl Fn(&str) -> Host) {
                     }
                 }
                 assert!(done, "{what}: never done; {:#?}", server.asked());
-                server.calm();
+                server.mend();
                 let shown = host.target.read(&model()).await.expect(&what).expect(&what);
                 assert_eq!(shown.document, release.document(us), "{what}");
                 assert_eq!((host.builds)(), builds, "{what}: {:#?}", server.asked());

@@ -96,8 +96,7 @@ async fn doctor_finds_what_is_missing_and_leaves_nothing_behind() {
 async fn a_limit_that_lasts_is_left_to_the_step() {
     let vercel = Vercel::start();
     let target = target(&vercel, json!({}));
-    let limited =
-        crate::support::faulty_server::Fault::Answer(429, vec![("retry-after", "90")], String::new());
+    let limited = crate::support::faults::Fault::Answer(429, vec![("retry-after", "90")], String::new());
     vercel.server.fault_after(0, limited);
     let error = target.read(&suite::model()).await.expect_err("busy");
     assert!(

@@ -7,7 +7,7 @@ use refit::adapter::{AdapterError, Deps, Message, Notifier};
 use serde_json::{Value, json};
 
 use super::deps;
-use crate::support::faulty_server::{Fault, Server};
+use crate::support::faults::{Fault, Server};
 use crate::support::resend::{self, Resend};
 use crate::support::slack::{self, Slack};
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::deps;
 use crate::support::crash::Crash;
-use crate::support::faulty_server::Fault;
+use crate::support::faults::Fault;
 use crate::support::slack::{Posted, Slack, TOKEN};
 use crate::support::world::{World, turn};
 

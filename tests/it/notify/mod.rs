@@ -39,6 +39,7 @@ fn message() -> Message {
         html: Some("<p>v2 serves all traffic.</p>".to_owned()),
         blocks: Some(json!([{"type": "header", "text": {"type": "plain_text", "text": "v2"}}])),
         to: vec!["team@example.com".to_owned(), "Zoë <zoe@example.com>".to_owned()],
+        tried_since: None,
     }
 }
 

@@ -7,7 +7,7 @@ use refit::adapter::{AdapterError, Notifier};
 use serde_json::json;
 
 use super::{deps, message};
-use crate::support::faulty_server::Fault;
+use crate::support::faults::Fault;
 use crate::support::resend::{KEY, Resend};
 
 fn notifier(service: &Resend, from: &str) -> Arc<dyn Notifier> {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use refit::adapter::{AdapterError, Notifier};
+use refit::adapter::{AdapterError, Message, Notifier};
 use serde_json::json;
 
 use super::{deps, message};
+use crate::support::faults::Fault;
 use crate::support::slack::{CHANNEL, Slack, TOKEN};
 
 fn notifier(service: &Slack) -> Arc<dyn Notifier> {
@@ -59,6 +60,52 @@ async fn a_message_that_somebody_deleted_is_posted_anew() {
     let anew = notifier(&service);
     let anew = anew.board().expect("it can").show(&message(), Some(&gone)).await.expect("posted");
     assert_ne!(anew, gone);
+    service.violations.assert_none();
+}
+
+/// A message that was tried before.
+fn tried() -> Message {
+    Message { tried_since: Some("2026-11-21T07:00:00Z".parse().expect("a time")), ..message() }
+}
+
+#[tokio::test]
+async fn a_message_whose_answer_was_lost_is_found_and_not_posted_again() {
+    let service = Slack::start().await;
+    // Each call is of a process of its own, which has not posted anything within this second.
+    let slack = || notifier(&service);
+    service.server.next(Fault::LostAnswer);
+    slack().board().expect("it can").show(&message(), None).await.expect_err("nobody heard");
+    for other in ["another", "a third"] {
+        slack().send(&Message { id: other.to_owned(), ..message() }).await.expect("sent");
+    }
+    let now = Message { subject: "v2 is on canary".to_owned(), ..tried() };
+    let place = slack().board().expect("it can").show(&now, None).await.expect("rewritten");
+    let messages = service.messages();
+    assert_eq!((messages.len(), &messages[0].ts), (3, &place.ts));
+    assert_eq!((messages[0].text.as_str(), messages[0].edits), ("v2 is on canary", 1));
+
+    // An answer below it, quiet and so only in its thread, and a message in the channel.
+    service.server.next(Fault::LostAnswer);
+    slack().board().expect("it can").reply(&message(), &place, false).await.expect_err("nobody heard");
+    slack().board().expect("it can").reply(&tried(), &place, false).await.expect("it is there");
+    slack().send(&Message { id: "never sent".to_owned(), ..tried() }).await.expect("sent");
+    slack().send(&Message { id: "never sent".to_owned(), ..tried() }).await.expect("it is there");
+    let texts: Vec<_> = service.messages().into_iter().map(|message| message.thread_ts.is_some()).collect();
+    assert_eq!(texts, [false, false, false, true, false]);
+    service.violations.assert_none();
+}
+
+#[tokio::test]
+async fn without_the_right_to_read_the_channel_a_message_is_rather_sent_twice() {
+    let service = Slack::start().await;
+    let said = notifier(&service).check().await.expect("it can look");
+    assert_eq!(said.as_deref(), Some("bot `refit` of workspace Example writes to #models"));
+    service.write_only();
+    notifier(&service).send(&message()).await.expect("sent");
+    notifier(&service).send(&tried()).await.expect("sent again");
+    assert_eq!(service.messages().len(), 2);
+    let said = notifier(&service).check().await.expect("it can write").expect("words");
+    assert!(said.contains("will be sent twice") && said.contains("add the scope channels:history"), "{said}");
     service.violations.assert_none();
 }
 

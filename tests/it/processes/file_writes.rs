@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use refit::domain::id::RunId;
 use refit::domain::run::{Outcome, RunStatus};
 
-use super::project::{Project, each_once, eventually};
+use super::project::{Project, STORE_AND_TARGET, each_once, eventually};
 
 const RETRAIN: &str = r#"
 name: retrain
@@ -40,22 +40,12 @@ steps:
   - { id: promote, uses: promote }
 "#;
 
-const REFIT: &str = r#"
-[stores.models]
-kind = "local"
-path = "models"
-
-[targets.production]
-kind = "pointer"
-path = "release.json"
-"#;
-
 const ROWS: &str = "distance,finish_s\nsprint,4000.5\nolympic,8000.25\n";
 
 /// A project whose run waits for a worker.
 fn prepared() -> (Project, RunId) {
     let project = Project::sqlite();
-    project.write("refit.toml", REFIT);
+    project.write("refit.toml", STORE_AND_TARGET);
     project.write("rows.csv", ROWS);
     project.write("workflows/retrain.yaml", RETRAIN);
     let run = project.trigger("retrain");
@@ -181,7 +171,7 @@ fn whole(project: &Project, run: RunId, at: &Call) {
 /// A project with a run that ended, whose files nothing needs any more, and one that waits for a worker.
 async fn collectable() -> (Project, [RunId; 2]) {
     let (project, ended) = prepared();
-    project.write("refit.toml", &format!("{REFIT}\n[retention]\nrun_files = \"0s\"\n"));
+    project.write("refit.toml", &format!("{STORE_AND_TARGET}\n[retention]\nrun_files = \"0s\"\n"));
     let server = project.serve();
     let (run, _) = project.await_status(ended, RunStatus::Finished).await;
     assert_eq!(run.outcome, Some(Outcome::Promoted), "{run:#?}");

@@ -15,6 +15,17 @@ use tempfile::TempDir;
 
 use crate::support::world::copy_dir;
 
+/// A directory of models, and a file that says which one serves.
+pub const STORE_AND_TARGET: &str = r#"
+[stores.models]
+kind = "local"
+path = "models"
+
+[targets.production]
+kind = "pointer"
+path = "release.json"
+"#;
+
 /// Nothing that is waited for takes longer, on a busy machine either.
 const PATIENCE: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(5);

@@ -9,18 +9,8 @@ use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{Connection as _, PgConnection};
 
-use super::project::{Project, count, each_once, eventually};
+use super::project::{Project, STORE_AND_TARGET, count, each_once, eventually};
 use crate::support::world::http;
-
-const TARGET: &str = r#"
-[stores.models]
-kind = "local"
-path = "models"
-
-[targets.production]
-kind = "pointer"
-path = "release.json"
-"#;
 
 /// `CANARY` takes what else its step is given.
 const RETRAIN: &str = r#"
@@ -117,7 +107,7 @@ async fn a_tick_that_was_killed_on_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_that_nobody_would_watch_does_not_go_out() {
     let project = Project::sqlite();
-    project.write("refit.toml", TARGET);
+    project.write("refit.toml", STORE_AND_TARGET);
     project.write("workflows/retrain.yaml", &RETRAIN.replace("CANARY", ""));
     let first = project.trigger("retrain");
     assert_eq!(outcomes(&project.tick()), [("waiting", "")], "the first version waits as any other");
@@ -135,7 +125,7 @@ async fn a_canary_that_nobody_would_watch_does_not_go_out() {
     let canary = attempts.iter().find(|attempt| attempt.step.as_str() == "canary").unwrap();
     insta::assert_snapshot!(canary.error.as_ref().unwrap().message, @"the canary was not started: no server watches, and how far apart the ticks are is not said");
 
-    project.write("refit.toml", &format!("[worker]\ntick_every = \"15m\"\n{TARGET}"));
+    project.write("refit.toml", &format!("[worker]\ntick_every = \"15m\"\n{STORE_AND_TARGET}"));
     project.write("workflows/retrain.yaml", &RETRAIN.replace("CANARY", ", max_look_gap: 15m"));
     let accepted = project.trigger("retrain");
     let said = project.tick();

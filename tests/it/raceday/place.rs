@@ -65,7 +65,7 @@ impl Place {
             false => root.join("app.db").display().to_string(),
         };
         let place = Self {
-            blob: VercelBlob::start(Access::Public).await,
+            blob: VercelBlob::start(Access::Public),
             vercel: Vercel::start(),
             resend: Resend::start().await,
             slack: Slack::start().await,

@@ -12,11 +12,11 @@ use refit::domain::run::{Outcome, Run, RunStatus};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::place::{Place, QUICK};
-use crate::support::faults::{self, Rule};
+use crate::support::faults::Fault;
 use crate::support::instance::Instance;
 use crate::support::vercel_blob::VercelBlob;
 use crate::support::world::start;
-use crate::support::{faulty_server, resend, slack, vercel};
+use crate::support::{resend, slack, vercel};
 
 /// What is written to the log.
 #[derive(Clone, Default)]
@@ -96,11 +96,12 @@ async fn finish(refit: &Instance) -> Run {
 fn echoes(place: &Place, status: u16) {
     let of = secrets();
     let said = |whose: &str| format!("{{\"error\":\"you sent Bearer {}\"}}", of[whose]);
-    let code: &'static str = format!("you_sent_{}", VercelBlob::token()).leak();
-    place.blob.fault(Rule::on(faults::Fault::Refused(status, code), |call| call.op.writes()).once());
-    place.vercel.server.fault_after(0, faulty_server::Fault::Answer(status, vec![], said("vercel")));
-    place.resend.server.next(faulty_server::Fault::Answer(status, vec![], said("resend")));
-    place.slack.server.next(faulty_server::Fault::Answer(status, vec![], said("slack")));
+    let code = format!("you_sent_{}", VercelBlob::token());
+    let blob = &place.blob;
+    blob.fault(blob.on(blob.refused(status, &code), |call| call.op.writes()).once());
+    place.vercel.server.fault_after(0, Fault::Answer(status, vec![], said("vercel")));
+    place.resend.server.next(Fault::Answer(status, vec![], said("resend")));
+    place.slack.server.next(Fault::Answer(status, vec![], said("slack")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,10 +122,10 @@ async fn a_token_is_in_no_log_error_database_message_or_address() {
     echoes(&place, 500);
     let first = finish(&refit).await;
     assert_eq!(first.outcome, Some(Outcome::Promoted), "{:?}", first.reason);
-    place.blob.fault(Rule::on(faults::Fault::CutAfter, |call| call.op.writes()).once());
-    place.vercel.server.fault_after(0, faulty_server::Fault::Cut);
-    place.resend.server.next(faulty_server::Fault::Cut);
-    place.slack.server.next(faulty_server::Fault::Torn);
+    place.blob.fault(place.blob.on(Fault::LostAnswer, |call| call.op.writes()).once());
+    place.vercel.server.fault_after(0, Fault::Cut);
+    place.resend.server.next(Fault::Cut);
+    place.slack.server.next(Fault::Torn);
 
     // What does not: nobody may do anything any more.
     for status in [401, 403] {
@@ -134,10 +135,7 @@ async fn a_token_is_in_no_log_error_database_message_or_address() {
         errors.extend(refused.reason);
     }
     for target in refit.engine.services.targets.values() {
-        place
-            .vercel
-            .server
-            .fault_after(0, faulty_server::Fault::Answer(403, vec![], vercel::TOKEN.to_owned()));
+        place.vercel.server.fault_after(0, Fault::Answer(403, vec![], vercel::TOKEN.to_owned()));
         errors.push(target.check().await.expect_err("refused").to_string());
     }
 

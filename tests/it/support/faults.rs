@@ -1,79 +1,72 @@
-//! HTTP services of object stores that break when they are told to: what can go
-//! wrong between a client and the service, and when.
+//! A server whose connections break where a test says: it serves any router, and cuts, tears, delays or replaces
+//! answers, or stops the caller's world right before or after a request. One for all services: those that keep
+//! objects are seen through `line`.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use axum::body::{Body, Bytes};
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::http::request::Parts;
-use axum::http::{Request, Response, header};
+use axum::http::{Request, Response, StatusCode, header};
 use futures::StreamExt;
-use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::ServiceExt;
 
-/// What a request wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Op {
-    Put,
-    Begin,
-    Part,
-    Complete,
-    List,
-    Head,
-    Delete,
-    Copy,
-    Rename,
-    Download,
-}
-
-impl Op {
-    /// Whether it brings or changes something.
-    pub fn writes(self) -> bool {
-        match self {
-            Op::Put | Op::Begin | Op::Part | Op::Complete | Op::Delete | Op::Copy | Op::Rename => true,
-            Op::List | Op::Head | Op::Download => false,
-        }
-    }
-}
-
-/// A request that came in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    pub op: Op,
-    pub pathname: String,
-    /// Of an upload in parts, from 1.
-    pub part: Option<usize>,
-}
-
-/// What happens instead of the answer.
-#[derive(Debug, Clone, Copy)]
+/// What happens to one request.
+#[derive(Debug, Clone)]
 pub enum Fault {
-    /// 429, with these seconds in `Retry-After`.
-    RateLimited(u64),
-    /// A status and a code; nothing is done.
-    Refused(u16, &'static str),
-    /// The line is cut before anything is read.
-    CutBefore,
-    /// The line is cut in the middle of the request's body.
+    /// Answered so, without being heard.
+    Answer(u16, Vec<(&'static str, &'static str)>, String),
+    /// The connection breaks before it is heard.
+    Cut,
+    /// The connection breaks before anything of its body is read.
+    CutAtOnce,
+    /// The connection breaks in the middle of its body.
     CutHalfway,
-    /// It is done, and the line is cut before the answer.
-    CutAfter,
-    /// It is done, and the answer is cut in its middle.
+    /// It is heard and has its effect; the connection breaks before the answer.
+    LostAnswer,
+    /// Half of the answer's body comes.
     Torn,
-    /// It is done after this time.
+    /// It is heard after this time, if somebody still waits then.
     Slow(Duration),
-    /// The token is not valid any more.
-    Expired,
+    /// Whoever asks is stopped before it is heard.
+    StopBefore,
+    /// Whoever asks is stopped after it had its effect.
+    StopAfter,
+}
+
+impl Fault {
+    /// Those after which trying again must work.
+    pub fn passing() -> Vec<Fault> {
+        vec![
+            Fault::Answer(
+                429,
+                vec![("retry-after", "0")],
+                r#"{"error":{"code":"rate_limited","message":"slow"}}"#.to_owned(),
+            ),
+            Fault::Answer(503, vec![], "<html>upstream</html>".to_owned()),
+            Fault::Answer(
+                500,
+                vec![],
+                r#"{"error":{"code":"internal_server_error","message":"oops"}}"#.to_owned(),
+            ),
+            Fault::Cut,
+            Fault::LostAnswer,
+            Fault::Torn,
+            Fault::Slow(Duration::from_millis(20)),
+        ]
+    }
 }
 
 /// A fault for some requests.
 pub struct Rule {
-    matches: Box<dyn Fn(&Call) -> bool + Send>,
+    matches: Box<dyn Fn(&Parts) -> bool + Send>,
     skip: usize,
     times: usize,
     fault: Fault,
@@ -81,7 +74,7 @@ pub struct Rule {
 
 impl Rule {
     /// For every request that `matches`.
-    pub fn on(fault: Fault, matches: impl Fn(&Call) -> bool + Send + 'static) -> Self {
+    pub fn on(fault: Fault, matches: impl Fn(&Parts) -> bool + Send + 'static) -> Self {
         Self { matches: Box::new(matches), skip: 0, times: usize::MAX, fault }
     }
 
@@ -101,9 +94,9 @@ impl Rule {
         self.times(1)
     }
 
-    /// Its fault, if it is about `call` and due.
-    pub fn take(&mut self, call: &Call) -> Option<Fault> {
-        if self.times == 0 || !(self.matches)(call) {
+    /// Its fault, if it is about this request and due.
+    fn take(&mut self, request: &Parts) -> Option<Fault> {
+        if self.times == 0 || !(self.matches)(request) {
             return None;
         }
         if self.skip > 0 {
@@ -111,163 +104,207 @@ impl Rule {
             return None;
         }
         self.times -= 1;
-        Some(self.fault)
+        Some(self.fault.clone())
     }
 }
 
-/// A service behind a line that breaks.
-#[async_trait]
-pub trait Service: Send + Sync + 'static {
-    /// What a request wants; none when it makes no sense.
-    fn call(&self, parts: &Parts) -> Option<Call>;
-    /// Does it; says whether that was a success.
-    async fn answer(&self, parts: &Parts, call: &Call, body: Bytes) -> Response<Body>;
-    /// Says that it does not, with status and code.
-    fn refuse(&self, status: u16, code: &'static str) -> Response<Body>;
-    /// Says that the token is no good.
-    fn expired(&self) -> Response<Body>;
+/// A longer body is not kept.
+const LONGEST_KEPT: usize = 64 << 10;
+
+/// A request as it came in.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// `METHOD path?query`.
+    pub line: String,
+    pub parts: Parts,
+    /// Empty when it was long, or never came.
+    pub body: String,
+    /// Whether it was answered with success.
+    pub done: bool,
 }
 
-/// A service on a port of its own, and what is to go wrong.
-pub struct Line {
-    pub port: u16,
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.parts.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// A server on loopback, until it is dropped.
+#[derive(Clone)]
+pub struct Server {
+    /// `http://127.0.0.1:port`.
+    pub url: String,
     shared: Arc<Shared>,
-    accepting: JoinHandle<()>,
+    _stop: Arc<DropGuard>,
 }
 
 struct Shared {
-    service: Arc<dyn Service>,
+    router: Router,
     rules: Mutex<Vec<Rule>>,
-    calls: Mutex<Vec<Call>>,
-    /// Requests that were answered with success.
-    done: Mutex<Vec<Call>>,
+    seen: Mutex<Vec<Seen>>,
+    stopped: Notify,
 }
 
-fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Server {
+    /// Serves `router` at a port of its own.
+    pub fn start(router: Router) -> Self {
+        Self::start_with(|_| router)
+    }
 
-impl Line {
-    /// `make` is told the port.
-    pub async fn start(make: impl FnOnce(u16) -> Arc<dyn Service>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+    /// The same, for a router that has to know its address.
+    pub fn start_with(router: impl FnOnce(&str) -> Router) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("a socket");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
         let shared = Arc::new(Shared {
-            service: make(port),
+            router: router(&url),
             rules: Mutex::default(),
-            calls: Mutex::default(),
-            done: Mutex::default(),
+            seen: Mutex::default(),
+            stopped: Notify::new(),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Self { port, shared, accepting }
+        let stop = CancellationToken::new();
+        let (serving, stopping) = (Arc::clone(&shared), stop.clone());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = tokio::select! {
+                    accepted = listener.accept() => accepted.expect("a connection"),
+                    () = stopping.cancelled() => return,
+                };
+                let (shared, stopping) = (Arc::clone(&serving), stopping.clone());
+                tokio::spawn(async move {
+                    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                        let shared = Arc::clone(&shared);
+                        async move { shared.serve(request.map(Body::new)).await }
+                    });
+                    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                    tokio::select! {
+                        // A connection that breaks is what was asked for.
+                        _ = connection => {}
+                        () = stopping.cancelled() => {}
+                    }
+                });
+            }
+        });
+        Self { url, shared, _stop: Arc::new(stop.drop_guard()) }
     }
 
     /// From now on, until `mend`.
     pub fn fault(&self, rule: Rule) {
-        locked(&self.shared.rules).push(rule);
+        self.shared.rules.lock().unwrap().push(rule);
+    }
+
+    /// `fault` for the next request that has none yet.
+    pub fn next(&self, fault: Fault) {
+        self.fault_after(0, fault);
+    }
+
+    /// `fault` for the request after the next `after` ones.
+    pub fn fault_after(&self, after: usize, fault: Fault) {
+        self.fault(Rule::on(fault, |_| true).after(after).once());
     }
 
     /// No more faults.
     pub fn mend(&self) {
-        locked(&self.shared.rules).clear();
+        self.shared.rules.lock().unwrap().clear();
     }
 
-    /// Every request that came in.
-    pub fn calls(&self) -> Vec<Call> {
-        locked(&self.shared.calls).clone()
+    /// How many requests came.
+    pub fn count(&self) -> usize {
+        self.shared.seen.lock().unwrap().len()
     }
 
-    /// How often objects whose path ends so were brought whole: by put, or by an upload that was completed.
-    pub fn brought(&self, ending: &str) -> usize {
-        let done = locked(&self.shared.done);
-        let whole =
-            |call: &&Call| matches!(call.op, Op::Put | Op::Complete) && call.pathname.ends_with(ending);
-        done.iter().filter(whole).count()
+    /// All requests that came.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared.seen.lock().unwrap().clone()
     }
 
-    pub fn forget_calls(&self) {
-        locked(&self.shared.calls).clear();
-        locked(&self.shared.done).clear();
+    /// The first lines of all requests.
+    pub fn asked(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.line).collect()
+    }
+
+    /// Returns once somebody was stopped.
+    pub async fn stopped(&self) {
+        self.shared.stopped.notified().await;
     }
 }
 
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.accepting.abort();
+impl Shared {
+    async fn serve(&self, request: Request<Body>) -> io::Result<Response<Body>> {
+        let (parts, body) = request.into_parts();
+        let at = self.see(&parts);
+        let fault = self.rules.lock().unwrap().iter_mut().find_map(|rule| rule.take(&parts));
+        let cut = || Err(io::Error::other("the line is cut, as it was asked for"));
+        if let Some(Fault::CutAtOnce) = fault {
+            return cut();
+        }
+        if let Some(Fault::CutHalfway) = fault {
+            let length = parts.headers.get(header::CONTENT_LENGTH);
+            let length: usize = length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
+            let (mut body, mut read) = (body.into_data_stream(), 0);
+            while read < length / 2 {
+                let Some(Ok(chunk)) = body.next().await else { break };
+                read += chunk.len();
+            }
+            return cut();
+        }
+        let body = to_bytes(body, usize::MAX).await.map_err(io::Error::other)?;
+        if body.len() <= LONGEST_KEPT {
+            self.seen.lock().unwrap()[at].body = String::from_utf8_lossy(&body).into_owned();
+        }
+        let answer = async || {
+            let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
+            let answer = self.router.clone().oneshot(request).await.expect("infallible");
+            self.seen.lock().unwrap()[at].done = answer.status().is_success();
+            answer
+        };
+        match fault {
+            None => Ok(answer().await),
+            Some(Fault::Answer(status, headers, body)) => {
+                let mut answer = Response::builder().status(StatusCode::from_u16(status).expect("a status"));
+                for (name, value) in headers {
+                    answer = answer.header(name, value);
+                }
+                Ok(answer.body(Body::from(body)).expect("an answer"))
+            }
+            Some(Fault::Cut | Fault::CutAtOnce | Fault::CutHalfway) => cut(),
+            Some(Fault::LostAnswer) => {
+                answer().await;
+                cut()
+            }
+            Some(Fault::Torn) => Ok(torn(answer().await).await),
+            Some(Fault::Slow(time)) => {
+                tokio::time::sleep(time).await;
+                Ok(answer().await)
+            }
+            Some(Fault::StopBefore) => {
+                self.stopped.notify_one();
+                std::future::pending().await
+            }
+            Some(Fault::StopAfter) => {
+                answer().await;
+                self.stopped.notify_one();
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Notes a request; returns its number.
+    fn see(&self, parts: &Parts) -> usize {
+        let line = format!("{} {}", parts.method, parts.uri);
+        let mut seen = self.seen.lock().unwrap();
+        seen.push(Seen { line, parts: parts.clone(), body: String::new(), done: false });
+        seen.len() - 1
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let service = service_fn(|request| handle(Arc::clone(&shared), request));
-            // A cut line is meant.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
-    }
-}
-
-async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let Some(call) = shared.service.call(&parts) else {
-        return Ok(shared.service.refuse(404, "no_such_request"));
-    };
-    locked(&shared.calls).push(call.clone());
-    let fault = locked(&shared.rules).iter_mut().find_map(|rule| rule.take(&call));
-    let cut = || Err(io::Error::other("the line is cut, as it was asked for"));
-    if let Some(Fault::CutBefore) = fault {
-        return cut();
-    }
-    if let Some(Fault::CutHalfway) = fault {
-        let length =
-            parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let (mut body, mut read, length) = (Body::new(body).into_data_stream(), 0, length.unwrap_or(0_usize));
-        while read < length / 2 {
-            let Some(Ok(chunk)) = body.next().await else { break };
-            read += chunk.len();
-        }
-        return cut();
-    }
-    let body = axum::body::to_bytes(Body::new(body), usize::MAX).await.map_err(io::Error::other)?;
-    let answer = async || {
-        let response = shared.service.answer(&parts, &call, body.clone()).await;
-        if response.status().is_success() {
-            locked(&shared.done).push(call.clone());
-        }
-        response
-    };
-    match fault {
-        None => Ok(answer().await),
-        Some(Fault::CutBefore | Fault::CutHalfway | Fault::CutAfter) => {
-            answer().await;
-            cut()
-        }
-        Some(Fault::Torn) => Ok(torn(answer().await).await),
-        Some(Fault::Slow(time)) => {
-            tokio::time::sleep(time).await;
-            Ok(answer().await)
-        }
-        Some(Fault::RateLimited(seconds)) => {
-            let mut response = shared.service.refuse(429, "rate_limited");
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-            Ok(response)
-        }
-        Some(Fault::Refused(status, code)) => Ok(shared.service.refuse(status, code)),
-        Some(Fault::Expired) => Ok(shared.service.expired()),
-    }
-}
-
-/// Half of `response`, which promises all of it.
-async fn torn(response: Response<Body>) -> Response<Body> {
-    let (mut parts, body) = response.into_parts();
-    let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-    parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
-    let half = bytes.slice(..bytes.len() / 2);
-    let half = futures::stream::once(async move { Ok::<_, io::Error>(half) });
-    let cut = futures::stream::once(async { Err(io::Error::other("torn")) });
-    Response::from_parts(parts, Body::from_stream(half.chain(cut)))
+/// The answer with half of its body, and the connection broken.
+async fn torn(answer: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = answer.into_parts();
+    let whole = to_bytes(body, usize::MAX).await.expect("a body");
+    parts.headers.insert(header::CONTENT_LENGTH, whole.len().max(2).into());
+    let half: io::Result<Bytes> = Ok(whole.slice(..whole.len() / 2));
+    let stream = futures::stream::iter([half, Err(io::Error::other("torn"))]);
+    Response::from_parts(parts, Body::from_stream(stream))
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::contract::{Violations, watch};
-use super::faulty_server::Server;
+use super::faults::Server;
 
 pub const KEY: &str = "re_test_hush_hush";
 /// Keys are kept so long.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
 use super::contract::{Violations, watch};
-use super::faulty_server::Server;
+use super::faults::Server;
 
 pub const TOKEN: &str = "xoxb-test-hush-hush";
 pub const CHANNEL: &str = "C0123456789";
@@ -42,6 +42,7 @@ pub struct Posted {
 }
 
 type Shared = State<Arc<Mutex<Workspace>>>;
+type Asked = Query<HashMap<String, String>>;
 
 #[derive(Default)]
 struct Workspace {
@@ -49,19 +50,27 @@ struct Workspace {
     made: u32,
     /// What every call is refused with.
     refuses: Option<Value>,
+    /// The app may not read what is in the channel.
+    write_only: bool,
     webhook: Vec<Value>,
+    /// Messages that one answer has at most.
+    page: usize,
 }
 
 impl Slack {
     pub async fn start() -> Self {
-        let state: Arc<Mutex<Workspace>> = Arc::default();
+        // Few enough for a test to need a second page.
+        let state = Arc::new(Mutex::new(Workspace { page: 2, ..Workspace::default() }));
         let api = Router::new()
             .route("/api/chat.postMessage", post(post_message))
             .route("/api/chat.update", post(update))
             .route("/api/auth.test", get(auth_test))
+            .route("/api/conversations.history", get(asked_history))
+            .route("/api/conversations.replies", get(replies))
+            .route("/api/conversations.list", get(channels))
             .with_state(Arc::clone(&state));
         let (watched, violations) = watch("slack", api);
-        // Not in the contract: what people read, and the webhooks.
+        // Not in the contract: how Slack's own client for Node asks, and the webhooks.
         let rest = Router::new()
             .route("/api/conversations.history", post(history))
             .route("/services/{*rest}", post(webhook))
@@ -88,6 +97,11 @@ impl Slack {
     /// Every call is refused with this word, and with what else Slack says then.
     pub fn refuse(&self, with: Value) {
         self.state.lock().unwrap().refuses = Some(with);
+    }
+
+    /// The app has the scope `chat:write` and no other.
+    pub fn write_only(&self) {
+        self.state.lock().unwrap().write_only = true;
     }
 
     pub fn welcome(&self) {
@@ -223,22 +237,84 @@ async fn auth_test(State(slack): Shared, headers: HeaderMap) -> Response {
     .into_response()
 }
 
-async fn history(State(slack): Shared, headers: HeaderMap) -> Response {
+async fn history(State(slack): Shared, headers: HeaderMap, body: Bytes) -> Response {
+    let arguments = arguments(&headers, &body);
+    let text = |(key, value): (String, Value)| {
+        (key, value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    };
+    let arguments = arguments.into_iter().map(text).collect();
+    asked_history(State(slack), headers, Query(arguments)).await
+}
+
+async fn asked_history(State(slack): Shared, headers: HeaderMap, Query(asked): Asked) -> Response {
+    let seen = |message: &Posted| message.thread_ts.is_none() || message.broadcast;
+    read(&slack.lock().unwrap(), &headers, &asked, seen)
+}
+
+async fn replies(State(slack): Shared, headers: HeaderMap, Query(asked): Asked) -> Response {
+    let workspace = slack.lock().unwrap();
+    let Some(ts) = asked.get("ts").filter(|ts| workspace.messages.iter().any(|there| there.ts == **ts))
+    else {
+        return no("thread_not_found");
+    };
+    read(&workspace, &headers, &asked, |message| message.thread_ts.as_ref().unwrap_or(&message.ts) == ts)
+}
+
+/// The messages that are `seen`: newest first, a page at a time, and without metadata unless it is asked for.
+fn read(
+    workspace: &Workspace,
+    headers: &HeaderMap,
+    asked: &HashMap<String, String>,
+    seen: impl Fn(&Posted) -> bool,
+) -> Response {
+    if let Some(refused) = refused(workspace, headers) {
+        return refused;
+    }
+    if workspace.write_only {
+        let scopes = json!({"ok": false, "error": "missing_scope", "needed": "channels:history", "provided": "chat:write"});
+        return Json(scopes).into_response();
+    }
+    // By id only: names are refused here.
+    if asked.get("channel").is_none_or(|channel| channel != CHANNEL) {
+        return no("channel_not_found");
+    }
+    let number = |key: &str, absent: f64| asked.get(key).map_or(absent, |text| text.parse().expect(key));
+    let (oldest, from, limit) =
+        (number("oldest", 0.0), number("cursor", 0.0) as usize, number("limit", 100.0));
+    let until = from + (limit as usize).min(workspace.page);
+    let all = workspace.messages.iter().rev().filter(|message| seen(message));
+    let all: Vec<&Posted> =
+        all.filter(|message| message.ts.parse::<f64>().expect("a time") > oldest).collect();
+    let shown = all.iter().skip(from).take(until - from).map(|message| {
+        let mut said =
+            json!({"type": "message", "ts": message.ts, "text": message.text, "blocks": message.blocks});
+        if let Some(thread) = &message.thread_ts {
+            said["thread_ts"] = json!(thread);
+        }
+        if asked.get("include_all_metadata").is_some_and(|wanted| wanted == "true")
+            && message.metadata.is_object()
+        {
+            said["metadata"] = message.metadata.clone();
+        }
+        said
+    });
+    let more = until < all.len();
+    let next = if more { until.to_string() } else { String::new() };
+    Json(json!({
+        "ok": true, "messages": shown.collect::<Vec<_>>(), "has_more": more,
+        "response_metadata": {"next_cursor": next},
+    }))
+    .into_response()
+}
+
+async fn channels(State(slack): Shared, headers: HeaderMap) -> Response {
     let workspace = slack.lock().unwrap();
     if let Some(refused) = refused(&workspace, &headers) {
         return refused;
     }
-    let seen =
-        workspace.messages.iter().rev().filter(|message| message.thread_ts.is_none() || message.broadcast);
-    let messages: Vec<Value> = seen
-        .map(|message| {
-            json!({
-                "type": "message", "ts": message.ts, "text": message.text, "blocks": message.blocks,
-                "thread_ts": message.thread_ts, "metadata": message.metadata,
-            })
-        })
-        .collect();
-    Json(json!({"ok": true, "messages": messages, "has_more": false})).into_response()
+    let channel = |id: &str, name: &str| json!({"id": id, "name": name, "is_archived": false});
+    Json(json!({"ok": true, "channels": [channel("C0000000001", "general"), channel(CHANNEL, "models")]}))
+        .into_response()
 }
 
 async fn webhook(State(slack): Shared, Path(rest): Path<String>, body: Bytes) -> Response {

@@ -104,7 +104,10 @@ impl Target for Host {
             });
         }
         let current = self.current();
-        Ok(current.map(|document| Observed { fingerprint: document.generation.to_string(), document }))
+        Ok(current.map(|document| {
+            let fingerprint = document.generation.to_string();
+            Observed { fingerprint, document, attention: None }
+        }))
     }
 
     async fn apply(&self, release: &Release, instance: InstanceId) -> Result<(), AdapterError> {

@@ -140,13 +140,13 @@ async fn a_first_version_then_one_that_stays_and_one_that_is_taken_back(database
 
             Next: the next run is due on Sunday, 2026-11-22 02:00 UTC
 
-            Open the run: https://refit.example.com/v1/runs/[id]
+            Read the receipt: https://refit.example.com/v1/runs/[id]/receipt
             More: refit run show [run]
             --
             run [id], workflow retrain
             ");
         assert_snapshot!(mails[1].2, @r"
-            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
+            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest. Nothing has to be done.
 
             Checked before it serves, 2026-11-20 -> 2026-11-20.2:
               mae   12.55 ->  10.38  -17.3 %, better
@@ -155,9 +155,8 @@ async fn a_first_version_then_one_that_stays_and_one_that_is_taken_back(database
               ✓ mae is 10.38; at most 15 allowed
               ✓ r2 is 0.9351; at least 0.9 allowed
 
-            Next: it is watched for at least 30m, at most 12h; should it harm, it is taken back at once
+            Next: it is watched for at least 30 minutes, at most 12 hours; should it harm, it is taken back at once
 
-            Open the run: https://refit.example.com/v1/runs/[id]
             More: refit run show [run]
             --
             run [id], workflow retrain
@@ -176,7 +175,7 @@ async fn a_first_version_then_one_that_stays_and_one_that_is_taken_back(database
 
             Next: the next run is due on Sunday, 2026-11-22 02:00 UTC
 
-            Open the run: https://refit.example.com/v1/runs/[id]
+            Read the receipt: https://refit.example.com/v1/runs/[id]/receipt
             More: refit run show [run]
             --
             run [id], workflow retrain
@@ -195,7 +194,7 @@ async fn a_first_version_then_one_that_stays_and_one_that_is_taken_back(database
 
             Next: the next run is due on Sunday, 2026-11-22 02:00 UTC
 
-            Open the run: https://refit.example.com/v1/runs/[id]
+            Read the receipt: https://refit.example.com/v1/runs/[id]/receipt
             More: refit run show [run]
             --
             run [id], workflow retrain
@@ -224,13 +223,12 @@ async fn what_nobody_reports_on_is_left_to_a_human(database: Database) {
 
             Why: no evidence since the canary went out at 2026-11-20 02:00 UTC
 
-            Open the run: https://refit.example.com/v1/runs/[id]
             More: refit run show [run]
             --
             run [id], workflow retrain
             ");
         assert_snapshot!(mails[3].2, @r"
-            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
+            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest. Nothing has to be done.
 
             The evidence does not decide. Look at it: `refit run show [id]`. Then promote it: `refit promote 2026-11-20.2`, or take it back: `refit rollback`.
 
@@ -245,7 +243,7 @@ async fn what_nobody_reports_on_is_left_to_a_human(database: Database) {
 
             Next: if nobody decides until 2026-11-26 14:00 UTC, it is taken back
 
-            Open the run: https://refit.example.com/v1/runs/[id]
+            Read the receipt: https://refit.example.com/v1/runs/[id]/receipt
             More: refit run show [run]
             --
             run [id], workflow retrain

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::contract::{self, Violations};
-use super::faulty_server::Server;
+use super::faults::Server;
 
 pub use config::Config;
 pub use project::{Build, Deployment, ListShape, Variable};

@@ -79,7 +79,7 @@ struct Upload {
 pub struct Blobs {
     access: Access,
     /// Before every pathname.
-    files_url: String,
+    pub files_url: String,
     blobs: BTreeMap<String, Blob>,
     uploads: BTreeMap<String, Upload>,
     begun: usize,
@@ -102,8 +102,8 @@ fn type_of(pathname: &str) -> &'static str {
 }
 
 impl Blobs {
-    pub fn new(access: Access, files_url: String) -> Self {
-        let (blobs, uploads) = (BTreeMap::new(), BTreeMap::new());
+    pub fn new(access: Access) -> Self {
+        let (files_url, blobs, uploads) = (String::new(), BTreeMap::new(), BTreeMap::new());
         Self { access, files_url, blobs, uploads, begun: 0, longest_page: LONGEST_PAGE }
     }
 

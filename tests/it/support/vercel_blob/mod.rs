@@ -7,19 +7,29 @@ mod blobs;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
-use axum::body::{Body, Bytes};
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 pub use self::blobs::Access;
 use self::blobs::{Blobs, Refused};
-use super::faults::{Call, Line, Op, Service};
+use super::line::{Call, Dialect, Line, Op};
 
 /// The store's id; part of every token and address.
 pub const STORE: &str = "aB3dE5gH7jK9mN1p";
 const SECRET: &str = "s3cr3tS3cr3tS3cr3t";
+
+const DIALECT: Dialect = Dialect {
+    call,
+    refusal: |code| refusal(code, "Please try again later").to_string(),
+    expired: || {
+        let no = blobs::no_token();
+        (no.status, refusal(no.code, &no.message).to_string())
+    },
+};
 
 /// A running service with one store.
 pub struct VercelBlob {
@@ -38,17 +48,15 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl VercelBlob {
-    pub async fn start(access: Access) -> Self {
-        let mut made = None;
-        let line = Line::start(|port| {
-            let files_url = format!("http://127.0.0.1:{port}/files/{}", STORE.to_lowercase());
-            let blobs = Mutex::new(Blobs::new(access, files_url));
-            let store = Arc::new(OneStore { blobs, violations: Mutex::default() });
-            made = Some(Arc::clone(&store));
-            store
-        })
-        .await;
-        Self { line, store: made.unwrap() }
+    pub fn start(access: Access) -> Self {
+        let store =
+            Arc::new(OneStore { blobs: Mutex::new(Blobs::new(access)), violations: Mutex::default() });
+        let line = Line::start(DIALECT, |port| {
+            locked(&store.blobs).files_url =
+                format!("http://127.0.0.1:{port}/files/{}", STORE.to_lowercase());
+            Router::new().fallback(serve).with_state(Arc::clone(&store))
+        });
+        Self { line, store }
     }
 
     pub fn token() -> String {
@@ -155,38 +163,26 @@ impl<'a> Asked<'a> {
     }
 }
 
-#[async_trait]
-impl Service for OneStore {
-    fn call(&self, parts: &Parts) -> Option<Call> {
-        if parts.uri.to_string().contains(SECRET) {
-            locked(&self.violations).push(format!("the token is in an address: {}", parts.uri));
-        }
-        let call = Asked::of(parts).and_then(|asked| {
-            let part = asked.header("x-mpu-part-number").and_then(|part| part.parse().ok());
-            Some(Call { op: asked.op()?, pathname: asked.pathname(), part })
-        });
-        if call.is_none() {
-            let said = format!("{} {} is no request of the API", parts.method, parts.uri);
-            locked(&self.violations).push(said);
-        }
-        call
-    }
+fn call(parts: &Parts) -> Option<Call> {
+    let asked = Asked::of(parts)?;
+    let part = asked.header("x-mpu-part-number").and_then(|part| part.parse().ok());
+    Some(Call { op: asked.op()?, pathname: asked.pathname(), part })
+}
 
-    async fn answer(&self, parts: &Parts, call: &Call, body: Bytes) -> Response<Body> {
-        let Some(asked) = Asked::of(parts) else { return self.refuse(404, "not_found") };
-        match answer(&mut locked(&self.blobs), &asked, call.op, body) {
-            Ok(response) => response,
-            Err(problem) => refused(&problem),
-        }
+async fn serve(State(store): State<Arc<OneStore>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(body, usize::MAX).await.expect("a body");
+    if parts.uri.to_string().contains(SECRET) {
+        locked(&store.violations).push(format!("the token is in an address: {}", parts.uri));
     }
-
-    fn refuse(&self, status: u16, code: &'static str) -> Response<Body> {
-        refused(&Refused::new(status, code, "Please try again later"))
-    }
-
-    fn expired(&self) -> Response<Body> {
-        refused(&blobs::no_token())
-    }
+    let asked = Asked::of(&parts);
+    let Some((asked, op)) = asked.and_then(|asked| asked.op().map(|op| (asked, op))) else {
+        let said = format!("{} {} is no request of the API", parts.method, parts.uri);
+        locked(&store.violations).push(said);
+        return refused(&Refused::new(404, "not_found", "there is no such request"));
+    };
+    let answered = answer(&mut locked(&store.blobs), &asked, op, body);
+    answered.unwrap_or_else(|problem| refused(&problem))
 }
 
 fn answer(blobs: &mut Blobs, asked: &Asked<'_>, op: Op, body: Bytes) -> Result<Response<Body>, Refused> {
@@ -208,9 +204,12 @@ fn answer(blobs: &mut Blobs, asked: &Asked<'_>, op: Op, body: Bytes) -> Result<R
     Ok(shown(&said))
 }
 
+fn refusal(code: &str, message: &str) -> Value {
+    json!({"error": {"code": code, "message": message}})
+}
+
 fn refused(refused: &Refused) -> Response<Body> {
-    let body = json!({"error": {"code": refused.code, "message": refused.message}});
-    let mut response = shown(&body);
+    let mut response = shown(&refusal(refused.code, &refused.message));
     *response.status_mut() = StatusCode::from_u16(refused.status).unwrap();
     response
 }

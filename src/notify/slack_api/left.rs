@@ -1,0 +1,118 @@
+//! Finds a message that an earlier try left: its answer was lost, or refit died before it could note where it is.
+//! Slack keeps each message's id in its metadata, and gives it back to who may read the channel.
+
+use serde_json::Value;
+
+use super::{Refused, SERVICE, SlackApi};
+use crate::adapter::{AdapterError, Message, Posted};
+
+/// Slack's clock and the one that `Message::tried_since` is of may differ by so many seconds.
+const CLOCKS_DIFFER: i64 = 600;
+/// Messages, or channels, of one answer; Slack advises no more.
+const PAGE: &str = "200";
+/// In a channel with more messages than so many answers hold, it is not found.
+const PAGES: usize = 10;
+
+impl SlackApi {
+    /// Where `message` stands in `channel`, or below its message `thread`, if an earlier try may have posted it and
+    /// did. Where that cannot be seen, for want of a scope, it counts as not posted: to be told twice is better than
+    /// not at all.
+    pub(super) async fn left(
+        &self,
+        message: &Message,
+        channel: &str,
+        thread: Option<&str>,
+    ) -> Result<Option<Posted>, Refused> {
+        let Some(since) = message.tried_since else { return Ok(None) };
+        let oldest = since.timestamp().saturating_sub(CLOCKS_DIFFER).max(0).to_string();
+        match self.find(&message.id, channel, thread, &oldest).await {
+            Err(refused) if !refused.error.is_transient() && !refused.is_gone() => {
+                tracing::warn!(
+                    message.id,
+                    "Message {} may be sent twice, refit cannot see whether it stands in {channel} already: {}",
+                    message.id,
+                    refused.error
+                );
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    /// Whether messages that stand in the channel can be seen.
+    pub(super) async fn can_look(&self) -> Result<(), AdapterError> {
+        let looked = async {
+            let channel = self.id_of(&self.channel).await?;
+            self.ask("conversations.history", &[("channel", &channel), ("limit", "1")]).await
+        };
+        looked.await.map(|_| ()).map_err(|refused| refused.error)
+    }
+
+    /// Below `thread`, then in the channel: that try may have been made before there was a message to answer to.
+    async fn find(
+        &self,
+        id: &str,
+        channel: &str,
+        thread: Option<&str>,
+        oldest: &str,
+    ) -> Result<Option<Posted>, Refused> {
+        let channel = self.id_of(channel).await?;
+        let ours = |said: &Value| {
+            let metadata = &said["metadata"];
+            let same = metadata["event_type"] == "refit_message" && metadata["event_payload"]["id"] == id;
+            Some(Posted { channel: channel.clone(), ts: said["ts"].as_str().filter(|_| same)?.to_owned() })
+        };
+        let query = [("channel", channel.as_str()), ("oldest", oldest), ("include_all_metadata", "true")];
+        if let Some(ts) = thread {
+            let query = [query.as_slice(), &[("ts", ts)]].concat();
+            let below = self.first_of("conversations.replies", &query, "messages", ours).await?;
+            if below.is_some() {
+                return Ok(below);
+            }
+        }
+        // Newest first: of two that stand there, the one that may be rewritten for longest.
+        self.first_of("conversations.history", &query, "messages", ours).await
+    }
+
+    /// The id of a channel that is called `name`; methods that read take nothing else.
+    async fn id_of(&self, name: &str) -> Result<String, Refused> {
+        let Some(name) = name.strip_prefix('#') else { return Ok(name.to_owned()) };
+        let query = [("types", "public_channel,private_channel"), ("exclude_archived", "true")];
+        let id = |said: &Value| Some(said["id"].as_str().filter(|_| said["name"] == name)?.to_owned());
+        let found = self.first_of("conversations.list", &query, "channels", id).await?;
+        found.ok_or_else(|| {
+            Refused::silent(AdapterError::Rejected {
+                service: SERVICE.to_owned(),
+                action: format!("find the channel #{name}"),
+                cause: "it is in no list that the app sees: set `channel` to its id, C0123456789".to_owned(),
+            })
+        })
+    }
+
+    /// What `wanted` finds first among the items called `list` of all pages.
+    async fn first_of<T>(
+        &self,
+        method: &str,
+        query: &[(&str, &str)],
+        list: &str,
+        wanted: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>, Refused> {
+        let mut cursor = String::new();
+        for _ in 0..PAGES {
+            let mut query = query.to_vec();
+            query.push(("limit", PAGE));
+            if !cursor.is_empty() {
+                query.push(("cursor", &cursor));
+            }
+            let said = self.ask(method, &query).await?;
+            if let Some(found) = said[list].as_array().into_iter().flatten().find_map(&wanted) {
+                return Ok(Some(found));
+            }
+            match said["response_metadata"]["next_cursor"].as_str() {
+                Some(next) if !next.is_empty() => cursor = next.to_owned(),
+                _ => break,
+            }
+        }
+        Ok(None)
+    }
+}
