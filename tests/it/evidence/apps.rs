@@ -1,13 +1,14 @@
 //! Apps that keep what they served, each in its own way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use axum::extract::Query;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, SqliteConnection};
 
 use crate::support::faults::Server;
+use crate::support::prometheus::Prometheus;
 
 /// A request that an app served.
 #[derive(Debug, Clone)]
@@ -322,76 +324,71 @@ impl App for Endpoint {
     }
 }
 
-/// Counters of an app in a Prometheus. Those of errors appear with the first error.
+/// Counters of an app, scraped by a Prometheus that stands behind a proxy. Those of errors appear with the first
+/// error.
 pub struct Counters {
     kept: Kept,
-    server: Server,
+    proxy: Server,
 }
 
 impl Counters {
     pub async fn new() -> Self {
         let kept = Kept::new();
-        let answers = |form: fn(&Kept, &BTreeMap<String, String>) -> Value| {
-            let of = kept.clone();
-            get(move |Query(asked): Query<BTreeMap<String, String>>, headers: HeaderMap| {
-                let of = of.clone();
-                async move { of.refuses(&headers).unwrap_or_else(|| Json(form(&of, &asked)).into_response()) }
-            })
-        };
-        let router = Router::new()
-            .route("/api/v1/query_range", answers(matrix))
-            .route("/api/v1/query", answers(vector));
-        Self { server: Server::start(router), kept }
-    }
-}
-
-/// The value of each series that `query` selects, at `at`; one of errors once it counted.
-fn counters(kept: &Kept, query: &str, at: i64) -> Vec<(Value, usize)> {
-    let all = kept.requests.lock().unwrap();
-    let versions: BTreeSet<&str> = all.iter().map(|(it, _)| it.version).collect();
-    let count = |version: &str, ok: bool| {
-        all.iter().filter(|(it, _)| it.version == version && it.ok == ok && it.at.timestamp() <= at).count()
-    };
-    let mut found = vec![];
-    for version in versions {
-        let (ok, failed) = (count(version, true), count(version, false));
-        if query.contains("_bucket") {
-            for (le, n) in [("0.005", 0), ("0.05", ok + failed), ("+Inf", ok + failed)] {
-                found.push((json!({"__name__": "ms_bucket", "version": version, "le": le}), n));
+        // One server for as many requests as are kept: another takes its place when there are more.
+        let running: Arc<tokio::sync::Mutex<Option<(usize, Prometheus)>>> = Arc::default();
+        let of = kept.clone();
+        let asked = move |uri: Uri, headers: HeaderMap| {
+            let (of, running) = (of.clone(), running.clone());
+            async move {
+                if let Some(refusal) = of.refuses(&headers) {
+                    return refusal;
+                }
+                let mut running = running.lock().await;
+                let kept = of.requests.lock().unwrap().len();
+                if running.as_ref().is_none_or(|(scraped, _)| *scraped != kept) {
+                    let samples = scraped(&of.requests.lock().unwrap());
+                    *running = Some((kept, Prometheus::over(&samples).await));
+                }
+                let url = format!("{}{uri}", running.as_ref().expect("running").1.url);
+                let answer = reqwest::get(url).await.expect("an answer");
+                (answer.status(), answer.bytes().await.expect("a body")).into_response()
             }
-            continue;
-        }
-        found.push((json!({"__name__": "n_total", "version": version, "status": "200"}), ok));
-        if failed > 0 {
-            found.push((json!({"__name__": "n_total", "version": version, "status": "500"}), failed));
-        }
+        };
+        Self { proxy: Server::start(Router::new().fallback(asked)), kept }
     }
-    found
 }
 
-fn matrix(kept: &Kept, asked: &BTreeMap<String, String>) -> Value {
-    let number = |name: &str| asked[name].parse::<i64>().expect("a number");
-    let mut series: BTreeMap<String, (Value, Vec<Value>)> = BTreeMap::new();
-    let mut at = number("start");
-    while at <= number("end") {
-        for (labels, value) in counters(kept, &asked["query"], at) {
-            let (_, points) = series.entry(labels.to_string()).or_insert((labels, vec![]));
-            points.push(json!([at, value.to_string()]));
-        }
-        at += number("step");
-    }
-    let result: Vec<Value> =
-        series.into_values().map(|(labels, points)| json!({"metric": labels, "values": points})).collect();
-    json!({"status": "success", "data": {"resultType": "matrix", "result": result}})
-}
+/// Seconds between two scrapes, which do not fall together with the minutes.
+const SCRAPED: (i64, usize) = (7, 15);
 
-fn vector(kept: &Kept, asked: &BTreeMap<String, String>) -> Value {
-    assert!(asked["query"].starts_with("last_over_time("), "{asked:?}");
-    let at = asked["time"].parse::<i64>().expect("a number");
-    let found = counters(kept, &asked["query"], at).into_iter();
-    let result: Vec<Value> =
-        found.map(|(labels, value)| json!({"metric": labels, "value": [at, value.to_string()]})).collect();
-    json!({"status": "success", "data": {"resultType": "vector", "result": result}})
+/// What a Prometheus keeps of these requests, from an hour before the first to four hours after the last.
+fn scraped(requests: &[(Served, Value)]) -> String {
+    let times = requests.iter().map(|(it, _)| it.at.timestamp());
+    let (Some(first), Some(last)) = (times.clone().min(), times.max()) else { return String::new() };
+    let scrapes = first / 60 * 60 - 3600 + SCRAPED.0..last + 4 * 3600;
+    let versions: BTreeSet<&str> = requests.iter().map(|(it, _)| it.version).collect();
+    let count = |version: &str, ok: bool, at: i64| {
+        let served = |it: &Served| it.version == version && it.ok == ok && it.at.timestamp() <= at;
+        requests.iter().filter(|(it, _)| served(it)).count()
+    };
+    let (mut counters, mut buckets) =
+        (String::from("# TYPE n counter\n"), String::from("# TYPE ms histogram\n"));
+    for version in versions {
+        for at in scrapes.clone().step_by(SCRAPED.1) {
+            let (ok, failed) = (count(version, true, at), count(version, false, at));
+            for (status, n) in [("200", Some(ok)), ("500", Some(failed).filter(|n| *n > 0))] {
+                if let Some(n) = n {
+                    let labels = format!("job=\"app\",version=\"{version}\",status=\"{status}\"");
+                    let _ = writeln!(counters, "n_total{{{labels}}} {n} {at}");
+                }
+            }
+            for (le, n) in [("0.005", 0), ("0.05", ok + failed), ("+Inf", ok + failed)] {
+                let labels = format!("job=\"app\",version=\"{version}\",le=\"{le}\"");
+                let _ = writeln!(buckets, "ms_bucket{{{labels}}} {n} {at}");
+            }
+        }
+    }
+    counters + &buckets
 }
 
 #[async_trait]
@@ -400,7 +397,7 @@ impl App for Counters {
         format!(
             "prometheus:\n  url: {}\n  headers: {{ authorization: \"Bearer ${{{{ secrets.TOKEN }}}}\" }}\n  requests: n_total{{job=\"app\"}}\n  \
              error_if: row.status.startsWith('5')\n  latency: ms_bucket{{job=\"app\"}}",
-            self.server.url
+            self.proxy.url
         )
     }
 

@@ -8,6 +8,7 @@ pub mod instance;
 pub mod ledger;
 pub mod line;
 pub mod node;
+pub mod prometheus;
 pub mod python;
 pub mod resend;
 pub mod s3_line;
