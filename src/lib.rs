@@ -8,7 +8,7 @@
 //! * `store`: what must survive a crash, one trait, two databases
 //! * `artifacts`, `hosting`, `notify`, `trainers`: the outside, one file each, behind `adapter`
 //! * `simulate`: past weeks, replayed under other rules
-//! * `receipt`: what was decided on which evidence, as a page
+//! * `receipt`: what was decided on which evidence, as a page; `templates`: what it and messages are made of
 //! * `http`, `cli`: the ways in
 //! * `clock`, `secret`, `config`, `http_client`, `app_database`: time, secrets, settings, HTTP and databases of
 //!   apps enter here
@@ -32,5 +32,6 @@ pub mod secret;
 pub mod simulate;
 pub mod steps;
 pub mod store;
+pub mod templates;
 pub mod trainers;
 pub mod trigger;

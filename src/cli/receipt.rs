@@ -25,7 +25,7 @@ pub async fn receipt(opened: &Opened, args: &Args) -> Result<Exit, CliError> {
                 error.hint("it is under way: there is a receipt once it has decided")
             }
         })?;
-    let template = |error: crate::notify::render::TemplateError| {
+    let template = |error: crate::templates::TemplateError| {
         CliError::usage(error.to_string()).hint("mend the file in the directory that [templates] names")
     };
     let text = if opened.out.json {

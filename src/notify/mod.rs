@@ -23,7 +23,8 @@ use serde_json::Value;
 use crate::adapter::{Adapter, AdapterError, Board, BuildError, Deps, Notifier, build_of};
 use crate::domain::id::NotifierName;
 use crate::domain::workflow::Recipient;
-use render::{Renderer, TemplateError};
+use crate::templates::TemplateError;
+use render::Renderer;
 
 /// The notifiers there are.
 const ADAPTERS: &[Adapter<Arc<dyn Notifier>>] =

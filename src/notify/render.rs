@@ -17,24 +17,15 @@ use serde_json::{Value, json};
 use super::facts::{Facts, Link, MetricRow, StepMark};
 use crate::adapter::Message;
 use crate::domain::verdict::Verdict;
-use crate::domain::words::{number, steers};
+use crate::domain::words::number;
 use crate::domain::workflow::{Better, Mode, Moment};
+use crate::templates::{TemplateError, clean, engine, line, register, render};
 
 /// Renders messages.
 pub struct Renderer {
     plain: Handlebars<'static>,
     html: Handlebars<'static>,
     slack: Handlebars<'static>,
-}
-
-/// A template that is not one, or asks for a fact that there is not.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("template {name}: {problem}")]
-pub struct TemplateError {
-    /// The template's file name.
-    pub name: String,
-    /// What is wrong.
-    pub problem: String,
 }
 
 const TEXT_LAYOUT: &str = "mail/layout.txt.hbs";
@@ -195,7 +186,7 @@ impl Renderer {
         let mut data = data(facts);
         let said = render(&self.plain, name, &data)?;
         let (subject, lead) = said.split_once('\n').unwrap_or((&said, ""));
-        let paragraphs: Vec<String> = lead.lines().map(printable).filter(|line| !line.is_empty()).collect();
+        let paragraphs: Vec<String> = lead.lines().map(line).filter(|line| !line.is_empty()).collect();
         data["subject"] = json!(shorten(&one_line(subject), LONGEST_SUBJECT));
         data["lead"] = json!(paragraphs);
         Ok(data)
@@ -209,35 +200,6 @@ impl Renderer {
         })?;
         Ok(within_limits(blocks))
     }
-}
-
-pub(crate) fn engine() -> Handlebars<'static> {
-    let mut engine = Handlebars::new();
-    engine.set_strict_mode(true);
-    engine
-}
-
-pub(crate) fn register(
-    engine: &mut Handlebars<'static>,
-    name: &str,
-    built_in: &str,
-    overrides: Option<&Path>,
-) -> Result<(), TemplateError> {
-    let failed = |problem: String| TemplateError { name: name.to_owned(), problem };
-    let text = match overrides.map(|directory| std::fs::read_to_string(directory.join(name))) {
-        Some(Ok(text)) => text,
-        Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(failed(error.to_string()));
-        }
-        Some(Err(_)) | None => built_in.to_owned(),
-    };
-    engine.register_template_string(name, text).map_err(|error| failed(error.to_string()))
-}
-
-pub(crate) fn render(engine: &Handlebars<'_>, name: &str, data: &Value) -> Result<String, TemplateError> {
-    engine
-        .render(name, data)
-        .map_err(|error| TemplateError { name: name.to_owned(), problem: error.to_string() })
 }
 
 /// The facts as templates see them: numbers as people write them, every text without control characters.
@@ -375,28 +337,14 @@ fn sign_of_step(mark: StepMark) -> &'static str {
     }
 }
 
-pub(crate) fn clean(value: Value) -> Value {
-    match value {
-        Value::String(text) => Value::String(text.lines().map(printable).collect::<Vec<_>>().join("\n")),
-        Value::Array(items) => items.into_iter().map(clean).collect(),
-        Value::Object(map) => map.into_iter().map(|(name, value)| (name, clean(value))).collect(),
-        other => other,
-    }
-}
-
 fn is_web(url: &str) -> bool {
     url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
         && !url.contains(['|', '>', '<', '"', ' ', '\n'])
 }
 
-/// A line without control characters and characters that turn text around.
-fn printable(line: &str) -> String {
-    line.chars().map(|c| if steers(c) { ' ' } else { c }).collect::<String>().trim().to_owned()
-}
-
 /// All in one line: what a header takes.
 fn one_line(text: &str) -> String {
-    printable(text).split_whitespace().collect::<Vec<_>>().join(" ")
+    line(text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// At most `most` characters.

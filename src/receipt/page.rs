@@ -15,7 +15,7 @@ use crate::domain::receipt::{CanaryFacts, Decision, GateFacts, Receipt};
 use crate::domain::verdict::Verdict;
 use crate::domain::words::{count, number, steers};
 use crate::domain::workflow::step::Role;
-use crate::notify::render::{TemplateError, clean, engine, register, render};
+use crate::templates::{TemplateError, clean, engine, register, render};
 
 const HTML: &str = "receipt/page.html.hbs";
 const MARKDOWN: &str = "receipt/page.md.hbs";
