@@ -55,6 +55,11 @@ impl Asked {
         }
     }
 
+    /// It is no database that can be opened at all.
+    fn not_opened(&self, cause: &str) -> AdapterError {
+        Self { action: "be opened", ..self.clone() }.rejected(cause)
+    }
+
     /// It took too long.
     pub fn late(&self, patience: Duration) -> AdapterError {
         self.unavailable(format!("no answer within {patience:?}"))
@@ -123,7 +128,7 @@ fn of_sqlite(code: &str) -> Means {
 /// A session; the transaction that reads is the caller's to begin, read-only.
 pub async fn postgres(url: &str, asked: &Asked) -> Result<PgConnection, AdapterError> {
     let options = PgConnectOptions::from_str(url)
-        .map_err(|_| asked.rejected("its `url` is not a Postgres connection string"))?
+        .map_err(|_| asked.not_opened("its `url` is not a Postgres connection string"))?
         .application_name("refit")
         // Poolers hand every transaction to another session.
         .statement_cache_capacity(0)
@@ -135,7 +140,7 @@ pub async fn postgres(url: &str, asked: &Asked) -> Result<PgConnection, AdapterE
 /// The file, which is there already and stays as it is.
 pub async fn sqlite(path: &Path, asked: &Asked) -> Result<SqliteConnection, AdapterError> {
     if !path.is_file() {
-        return Err(asked.rejected("there is no such file"));
+        return Err(asked.not_opened("there is no such file"));
     }
     let options = SqliteConnectOptions::new()
         .filename(path)
