@@ -188,7 +188,8 @@ fn longer(mut sum: Vec<u64>, more: &[u64]) -> Vec<u64> {
     sum
 }
 
-/// A request that was reported before keeps its first prediction. What is not finite cannot be compared.
+/// A request that was reported before keeps its first prediction, also when that was compared and is gone. What is not
+/// finite cannot be compared.
 pub(super) async fn add_predictions(
     connection: &mut Connection,
     model: &ModelName,
@@ -216,7 +217,9 @@ pub(super) async fn add_predictions(
     sqlx::query(sql!(concat!(
         "INSERT INTO refit.predictions (model, request_id, version, value, shadow, at)
          SELECT $1, e.value ->> 'r', e.value ->> 'v', CAST(e.value ->> 'p' AS DOUBLE PRECISION), e.value -> 's', ",
-        moment!("e.value ->> 't'"), " FROM ", each!("$2"), " WHERE TRUE ON CONFLICT DO NOTHING"
+        moment!("e.value ->> 't'"), " FROM ", each!("$2"), "
+         WHERE NOT EXISTS (SELECT 1 FROM refit.paired_errors k WHERE k.model = $1 AND k.request_id = e.value ->> 'r')
+         ON CONFLICT DO NOTHING"
     )))
     .bind(model.as_str())
     .bind(Json(rows))

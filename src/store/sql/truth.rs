@@ -96,12 +96,13 @@ impl SqlStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<PairedError>, StoreError> {
+        // Each half is in order by its index, and the two are merged; with `OR` all would be sorted for every page.
         let found = sqlx::query(sql!(
-            "SELECT seq, request_id, block, at,
-                    CASE WHEN served = $2 THEN served_error ELSE shadow_error END AS canary_error,
-                    CASE WHEN served = $2 THEN shadow_error ELSE served_error END AS stable_error
-             FROM refit.paired_errors
-             WHERE model = $1 AND ((served = $2 AND shadow = $3) OR (served = $3 AND shadow = $2)) AND seq > $4
+            "SELECT seq, request_id, block, at, served_error AS canary_error, shadow_error AS stable_error
+             FROM refit.paired_errors WHERE model = $1 AND served = $2 AND shadow = $3 AND seq > $4
+             UNION ALL
+             SELECT seq, request_id, block, at, shadow_error AS canary_error, served_error AS stable_error
+             FROM refit.paired_errors WHERE model = $1 AND served = $3 AND shadow = $2 AND seq > $4 AND $2 <> $3
              ORDER BY seq LIMIT $5"
         ))
         .bind(model.as_str())
@@ -202,6 +203,7 @@ pub(super) async fn match_truths(
     Ok(matched_count)
 }
 
+/// The first pair of two versions on a request counts, whoever reports it again.
 async fn insert_pairs(
     connection: &mut Connection,
     model: &ModelName,
@@ -221,7 +223,7 @@ async fn insert_pairs(
              (model, seq, request_id, block, served, served_error, shadow, shadow_error, at)
          SELECT $1, CAST(e.value ->> 'n' AS BIGINT), e.value ->> 'r', e.value ->> 'b', e.value ->> 'v',
              CAST(e.value ->> 'e' AS DOUBLE PRECISION), e.value ->> 'w', CAST(e.value ->> 'f' AS DOUBLE PRECISION), $3
-         FROM ", each!("$2")
+         FROM ", each!("$2"), " WHERE TRUE ON CONFLICT DO NOTHING"
     )))
     .bind(model.as_str())
     .bind(Json(pairs))

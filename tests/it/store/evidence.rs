@@ -15,6 +15,7 @@ on_both! {
     minutes_are_added_up_and_stand_out_by_their_number
     truth_makes_a_pair_of_errors
     truth_that_comes_first_waits
+    a_request_that_is_reported_again_with_its_truth_counts_once
     a_row_that_a_run_scored_counts_once_and_only_for_its_holder
 }
 
@@ -121,6 +122,22 @@ async fn truth_that_comes_first_waits(db: Database) {
     store.observe(&batch("b1", Vec::new(), predictions, db.now())).await.expect("kept");
     let pairs = store.paired_errors(&model(), &version("v2"), &version("v1"), 0, 100).await.expect("read");
     assert_eq!((pairs.len(), pairs[0].canary, pairs[0].stable), (1, 1.0, 1.5));
+}
+
+async fn a_request_that_is_reported_again_with_its_truth_counts_once(db: Database) {
+    let store = db.open().await;
+    for round in ["1", "2"] {
+        // The second time, the other version is said to have served it.
+        let (served, shadow) = if round == "1" { ("v2", "v1") } else { ("v1", "v2") };
+        let predictions = vec![prediction("r1", served, 10.0, &[(shadow, 12.0)], db.now())];
+        store.observe(&batch(round, Vec::new(), predictions, db.now())).await.expect("kept");
+        store.add_truth(&truths(round, &[("r1", 11.5)], db.now())).await.expect("kept");
+    }
+    for (one, other) in [("v1", "v2"), ("v1", "v1"), ("v2", "v2")] {
+        let pairs =
+            store.paired_errors(&model(), &version(one), &version(other), 0, 100).await.expect("read");
+        assert_eq!(pairs.len(), 1, "{one} and {other}");
+    }
 }
 
 async fn a_row_that_a_run_scored_counts_once_and_only_for_its_holder(db: Database) {
