@@ -172,7 +172,13 @@ fn errors(rows: &Rows, predicted: &[(f64, f64)]) -> Vec<ScoredRow> {
     let scored = rows.rows.iter().zip(predicted).filter_map(|(row, (champion, candidate))| {
         let actual = row.actual?;
         let (stable, canary) = ((champion - actual).abs(), (candidate - actual).abs());
-        Some(ScoredRow { id: row.id.clone(), block: row.block.clone(), stable, canary })
+        Some(ScoredRow {
+            id: row.id.clone(),
+            block: row.block.clone(),
+            served_at: row.served_at,
+            stable,
+            canary,
+        })
     });
     scored.collect()
 }

@@ -5,6 +5,7 @@
 //! and `compare` go by its record.
 //!
 //! * `minutes`: minutes become tables; `blocks`: pairs of errors become bets
+//! * `labels`: which truths count, and how many are missing
 //! * `rules`: the tests of one rule; `analysis`: what was read and what is frozen
 //! * `look`: what follows; `words`: why, with numbers; `view`: what is shown
 //! * `forecast`: what a canary can show, beforehand; `play`: by playing it through
@@ -14,6 +15,7 @@
 mod analysis;
 mod blocks;
 mod forecast;
+mod labels;
 mod look;
 mod minutes;
 mod paired;
@@ -29,11 +31,12 @@ mod tests;
 
 pub use self::analysis::{Analysis, ERROR_HISTORY, HISTORY, News};
 pub use self::forecast::{Equal, Expected, Forecast, RuleForecast, Worse};
-pub use self::look::{Decision, Foreseen, Look, look};
+pub use self::labels::{Ripe, Ripening};
+pub use self::look::{Decision, Foreseen, Look, Trouble, look};
 pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_bucket};
 pub use self::paired::{PairedErrors, paired_errors};
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
-pub use self::view::{ArmView, CanaryView, RuleView};
+pub use self::view::{ArmView, CanaryView, LabelsView, RuleView};
 pub use self::watch::Looks;
 pub use self::words::RuleWords;
 

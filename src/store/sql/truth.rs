@@ -8,6 +8,7 @@ use sqlx::types::Json;
 
 use super::super::{Connection, Row};
 use super::evidence::{Kind, begin_batch, take_numbers};
+use super::labels::Labelled;
 use super::rows::{self, get, json as document, text, time_text};
 use super::signals::fence;
 use super::store::SqlStore;
@@ -78,7 +79,8 @@ impl SqlStore {
                 continue;
             }
             new += 1;
-            let pair = |one: (&str, f64), other: (&str, f64)| json!({"r": id, "b": row.block.as_deref().map(text), "v": one.0, "e": one.1, "w": other.0, "f": other.1});
+            let (block, served_at) = (row.block.as_deref().map(text), row.served_at.map(time_text));
+            let pair = |one: (&str, f64), other: (&str, f64)| json!({"r": id, "b": block, "v": one.0, "e": one.1, "w": other.0, "f": other.1, "t": served_at});
             let (stable, canary) = ((stable, row.stable), (canary, row.canary));
             // Each with itself, too: its errors, from which a later canary learns their scale.
             pairs.extend([pair(stable, stable), pair(stable, canary), pair(canary, canary)]);
@@ -98,10 +100,10 @@ impl SqlStore {
     ) -> Result<Vec<PairedError>, StoreError> {
         // Each half is in order by its index, and the two are merged; with `OR` all would be sorted for every page.
         let found = sqlx::query(sql!(
-            "SELECT seq, request_id, block, at, served_error AS canary_error, shadow_error AS stable_error
+            "SELECT seq, request_id, block, at, served_at, served_error AS canary_error, shadow_error AS stable_error
              FROM refit.paired_errors WHERE model = $1 AND served = $2 AND shadow = $3 AND seq > $4
              UNION ALL
-             SELECT seq, request_id, block, at, shadow_error AS canary_error, served_error AS stable_error
+             SELECT seq, request_id, block, at, served_at, shadow_error AS canary_error, served_error AS stable_error
              FROM refit.paired_errors WHERE model = $1 AND served = $3 AND shadow = $2 AND seq > $4 AND $2 <> $3
              ORDER BY seq LIMIT $5"
         ))
@@ -141,7 +143,7 @@ async fn known_pairs(
     found.iter().map(|row| get(row, "request_id")).collect()
 }
 
-fn pair(row: &Row) -> Result<PairedError, StoreError> {
+pub(super) fn pair(row: &Row) -> Result<PairedError, StoreError> {
     Ok(PairedError {
         seq: get(row, "seq")?,
         request_id: get(row, "request_id")?,
@@ -149,6 +151,7 @@ fn pair(row: &Row) -> Result<PairedError, StoreError> {
         canary: get(row, "canary_error")?,
         stable: get(row, "stable_error")?,
         at: get(row, "at")?,
+        served_at: get(row, "served_at")?,
     })
 }
 
@@ -165,7 +168,7 @@ pub(super) async fn match_truths(
     }
     let wanted: Vec<Value> = requests.iter().map(|request| json!({ "r": text(request) })).collect();
     let found = sqlx::query(sql!(concat!(
-        "SELECT p.request_id, p.version, p.value AS predicted, p.shadow, t.value AS truth, t.block
+        "SELECT p.request_id, p.version, p.value AS predicted, p.shadow, p.at AS served_at, t.value AS truth, t.block
          FROM ",
         each!("$2"),
         "
@@ -179,12 +182,15 @@ pub(super) async fn match_truths(
     .await?;
     let mut pairs = Vec::new();
     let mut matched = Vec::with_capacity(found.len());
+    let mut counted = Labelled::default();
     for row in &found {
         let request: String = get(row, "request_id")?;
         let truth: f64 = get(row, "truth")?;
         let error = (get::<f64>(row, "predicted")? - truth).abs();
         let (block, version) = (get::<Option<String>>(row, "block")?, get::<String>(row, "version")?);
-        let pair = |one: (&str, f64), other: (&str, f64)| json!({"r": request, "b": block, "v": one.0, "e": one.1, "w": other.0, "f": other.1});
+        let served_at: Timestamp = get(row, "served_at")?;
+        let time = time_text(served_at);
+        let pair = |one: (&str, f64), other: (&str, f64)| json!({"r": request, "b": block, "v": one.0, "e": one.1, "w": other.0, "f": other.1, "t": time});
         // A version with itself, whoever served: its errors, from which a later canary learns their scale.
         let served = (version.as_str(), error);
         pairs.push(pair(served, served));
@@ -196,7 +202,9 @@ pub(super) async fn match_truths(
             }
         }
         matched.push(json!({ "r": request }));
+        counted.labelled(version, served_at);
     }
+    counted.keep(connection, model).await?;
     insert_pairs(connection, model, pairs, at).await?;
     let matched_count = matched.len() as u64;
     forget(connection, model, matched).await?;
@@ -220,10 +228,10 @@ async fn insert_pairs(
     }
     sqlx::query(sql!(concat!(
         "INSERT INTO refit.paired_errors
-             (model, seq, request_id, block, served, served_error, shadow, shadow_error, at)
+             (model, seq, request_id, block, served, served_error, shadow, shadow_error, at, served_at)
          SELECT $1, CAST(e.value ->> 'n' AS BIGINT), e.value ->> 'r', e.value ->> 'b', e.value ->> 'v',
-             CAST(e.value ->> 'e' AS DOUBLE PRECISION), e.value ->> 'w', CAST(e.value ->> 'f' AS DOUBLE PRECISION), $3
-         FROM ", each!("$2"), " WHERE TRUE ON CONFLICT DO NOTHING"
+             CAST(e.value ->> 'e' AS DOUBLE PRECISION), e.value ->> 'w', CAST(e.value ->> 'f' AS DOUBLE PRECISION), $3, ",
+        moment!("e.value ->> 't'"), " FROM ", each!("$2"), " WHERE TRUE ON CONFLICT DO NOTHING"
     )))
     .bind(model.as_str())
     .bind(Json(pairs))

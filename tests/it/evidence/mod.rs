@@ -4,6 +4,7 @@
 mod apps;
 mod endless;
 mod examples;
+mod labels;
 mod suite;
 mod watched;
 

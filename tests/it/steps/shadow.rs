@@ -138,7 +138,13 @@ async fn a_row_whose_truth_arrived_is_scored_once_by_both() {
     rows(&bench, &[others[0], SAME_HOUR, others[1], others[2]]);
     let spec = hourly(PREDICT);
     assert_eq!(slept(&mut bench, &spec).await, TimeDelta::hours(1));
-    let first = ScoredRow { id: "a".to_owned(), block: Some("r1".to_owned()), stable: 1.0, canary: 1.0 };
+    let first = ScoredRow {
+        id: "a".to_owned(),
+        block: Some("r1".to_owned()),
+        served_at: None,
+        stable: 1.0,
+        canary: 1.0,
+    };
     assert_eq!(scored(&bench), std::slice::from_ref(&first));
     assert!(bench.log.notes().contains("1 new rows with their truth"), "{}", bench.log.notes());
 
