@@ -10,8 +10,10 @@
 //! * `look`: what follows; `words`: why, with numbers; `view`: what is shown
 //! * `forecast`: what a canary can show, beforehand; `play`: by playing it through
 //! * `paired`: the test of prediction errors over rows that are there at once
+//! * `advice`: what prediction errors alone would decide
 //! * `replay`: the same tests and limits over minutes of a file or a simulation
 
+mod advice;
 mod analysis;
 mod blocks;
 mod forecast;
@@ -29,6 +31,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use self::advice::by_errors;
 pub use self::analysis::{Analysis, ERROR_HISTORY, HISTORY, News};
 pub use self::forecast::{Equal, Expected, Forecast, RuleForecast, Worse};
 pub use self::labels::{Ripe, Ripening};

@@ -182,6 +182,42 @@ async fn without_a_canary_or_after_it_there_is_nothing_to_score() {
     assert_eq!(failure(run(&hourly(PREDICT), &bench.ctx()).await), "no canary step ran before this one");
 }
 
+/// The same versions, and nothing is on canary because the mode does not act.
+fn advised() -> Bench {
+    let mut bench = on_canary();
+    bench.ledger.canary = None;
+    let output = CanaryOutput {
+        rollout: Rollout::Advised,
+        target: "production".parse().expect("a name"),
+        version: "2".parse().expect("a name"),
+        champion: Some("1".parse().expect("a name")),
+        generation: None,
+        share: BasisPoints(1000),
+        canary: None,
+    };
+    bench.history.clear();
+    bench.ended("canary", serde_json::to_value(output).expect("JSON"));
+    bench
+}
+
+#[tokio::test]
+async fn in_a_mode_that_does_not_act_rows_are_scored_and_what_they_say_is_kept() {
+    let mut bench = advised();
+    rows(&bench, &[]);
+    let spec = hourly(PREDICT);
+    assert_eq!(slept(&mut bench, &spec).await, TimeDelta::hours(1));
+    let arrived = ["a,10,12,2026-11-21T02:10:00Z,r1", "b,10,11,2026-11-21T02:10:00Z,r1"];
+    rows(&bench, &arrived);
+    bench.clock.advance(TimeDelta::hours(24));
+    let output: ShadowOutput = done(run(&spec, &bench.ctx()).await);
+    assert_eq!((output.ended_by, output.rows, scored(&bench).len()), (EndedBy::Time, 2, 2));
+    let advice = output.advice.expect("something is said");
+    assert_eq!(
+        (advice.verdict, advice.reason.as_str()),
+        (Verdict::Inconclusive, "the workflow compares nothing")
+    );
+}
+
 #[tokio::test]
 async fn a_source_that_is_away_fails_the_run_only_when_it_stays_away() {
     let mut bench = on_canary();

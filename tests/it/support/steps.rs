@@ -1,6 +1,6 @@
 //! A bench for step bodies: a run with its directories, and a ledger in memory.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use refit::clock::ManualClock;
 use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, Foreseen, Looks};
 use refit::domain::event::{Cause, Event};
-use refit::domain::evidence::{ScoredRow, ScoredRows};
+use refit::domain::evidence::{PairedError, ScoredRow, ScoredRows};
 use refit::domain::expr::{Scope, Template};
 use refit::domain::id::{
     CanaryId, Epoch, EventId, Generation, InstanceId, RunId, StepId, StoreName, TargetName, VersionName,
@@ -448,9 +448,18 @@ impl Ledger for FakeLedger {
         Ok(self.canary.clone())
     }
 
-    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<HashSet<String>, StepError> {
+    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<Vec<PairedError>, StepError> {
         let scored = self.scored.lock().expect("unpoisoned");
-        Ok(scored.iter().map(|row| row.id.clone()).collect())
+        let pair = |(seq, row): (i64, &ScoredRow)| PairedError {
+            seq,
+            request_id: row.id.clone(),
+            block: row.block.clone(),
+            canary: row.canary,
+            stable: row.stable,
+            at: now(),
+            served_at: row.served_at,
+        };
+        Ok((1..).zip(scored.iter()).map(pair).collect())
     }
 
     async fn add_scored(&self, scored: &ScoredRows) -> Result<u64, StepError> {

@@ -186,3 +186,24 @@ fn minutes_of_two_shares_are_no_one_table() {
     assert!(!analysis(&record).are_lost());
     assert!(analysis(&record).rate.test.log_e_worse() <= 0.0);
 }
+
+#[test]
+fn without_traffic_the_same_pairs_count_at_the_same_age_and_decide_the_same() {
+    let worse = |i: i64| {
+        let stable = 1.0 + (i % 7) as f64;
+        PairedError { stable, canary: 2.0 * stable, ..of(i, i % 60, i % 60 + 1) }
+    };
+    let pairs: Vec<_> = (1..=300).map(worse).collect();
+    let early = by_errors(&record(), pairs.clone(), minute(HORIZON - 1));
+    assert_eq!((counted(&early), early.verdict), (0, Verdict::Inconclusive));
+    // As many as were served in the first ten minutes.
+    assert_eq!(counted(&by_errors(&record(), pairs.clone(), minute(HORIZON + 9))), 50);
+    let late = by_errors(&record(), pairs, minute(HORIZON + 59));
+    assert_eq!((counted(&late), late.verdict), (300, Verdict::Fail), "{}", late.reason);
+    let before = of(1, -10, -5);
+    assert_eq!(
+        counted(&by_errors(&record(), vec![before], minute(500))),
+        0,
+        "its truth may have been trained on"
+    );
+}
