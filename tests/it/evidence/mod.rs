@@ -5,6 +5,7 @@ mod apps;
 mod endless;
 mod examples;
 mod labels;
+mod status;
 mod suite;
 mod watched;
 
