@@ -10,7 +10,7 @@ use super::super::{Connection, Row};
 use super::evidence::unsigned;
 use super::rows::{self, get, time_text, word};
 use super::store::SqlStore;
-use super::truth::pair;
+use super::truth::{in_order, pair};
 use crate::domain::Timestamp;
 use crate::domain::canary::{Ripe, Ripening};
 use crate::domain::evidence::{LabelMinute, PairedError, minute_of};
@@ -107,18 +107,16 @@ impl SqlStore {
         let Some((after, number)) = wanted.after.filter(|(after, _)| *after <= wanted.until) else {
             return Ok(vec![]);
         };
+        let (one, other) = in_order(canary, stable);
         let found = sqlx::query(sql!(
-            "SELECT seq, request_id, block, at, served_at,
-                    CASE WHEN served = $2 THEN served_error ELSE shadow_error END AS canary_error,
-                    CASE WHEN served = $2 THEN shadow_error ELSE served_error END AS stable_error
-             FROM refit.paired_errors
-             WHERE model = $1 AND served_at >= $4 AND served_at <= $6 AND (served_at > $4 OR seq > $5) AND seq <= $7
-             AND ((served = $2 AND shadow = $3) OR (served = $3 AND shadow = $2))
+            "SELECT * FROM refit.paired_errors
+             WHERE model = $1 AND one = $2 AND other = $3
+             AND served_at >= $4 AND served_at <= $6 AND (served_at > $4 OR seq > $5) AND seq <= $7
              ORDER BY served_at, seq LIMIT $8"
         ))
         .bind(model.as_str())
-        .bind(canary.as_str())
-        .bind(stable.as_str())
+        .bind(one)
+        .bind(other)
         .bind(after)
         .bind(number)
         .bind(wanted.until)
@@ -126,7 +124,7 @@ impl SqlStore {
         .bind(i64::from(limit))
         .fetch_all(&self.parts.reader)
         .await?;
-        rows::all(&found, pair)
+        rows::all(&found, |row| pair(row, canary))
     }
 }
 
