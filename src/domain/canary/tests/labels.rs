@@ -84,14 +84,14 @@ fn a_quick_truth_counts_no_sooner_than_a_slow_one() {
 #[test]
 fn each_pair_counts_once_whatever_the_looks_and_pages() {
     // Truths come out of order, some before their request is old enough and some after.
-    let pairs: Vec<_> = (1..=400).map(|i| of(i, (i * 37) % 200, 200 + (i * i) % 300)).collect();
-    for (step, page) in [(1, 1000), (7, 3), (60, 1000), (600, 1)] {
+    let pairs: Vec<_> = (1..=120).map(|i| of(i, (i * 37) % 200, 200 + (i * i) % 300)).collect();
+    for (step, page) in [(7, 1000), (7, 3), (60, 1000), (600, 1)] {
         let mut kept = Kept { pairs: pairs.clone(), ..Kept::default() };
         // The number says in which order they arrived.
         kept.pairs.sort_by_key(|pair| pair.at);
         (1..).zip(&mut kept.pairs).for_each(|(seq, pair)| pair.seq = seq);
         let mut record = record();
-        for look in 0..900 {
+        for look in 0..250 {
             let looked = kept.look(&record, minute((look * step).min(600)), page);
             // One who dies before it is saved looks again.
             if look % 3 != 0 {
