@@ -66,6 +66,7 @@ fn canary(start: Timestamp) -> Result<CanaryRecord, Failure> {
         margin: 1.5,
         acceptable_below: None,
         never_above: None,
+        label_horizon: Duration::ZERO,
         weight: None,
         role: Role::Gating,
     };

@@ -19,7 +19,7 @@ use crate::domain::workflow::StepKind;
 use crate::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
 use crate::domain::workflow::units::BasisPoints;
 use crate::evidence::{Measured, read_minutes};
-use crate::steps::canary::{compare_rules, longest_watch};
+use crate::steps::canary::compare_rules;
 
 /// `refit canary …`.
 pub fn canary(
@@ -182,7 +182,7 @@ fn of_workflow(opened: &Opened, name: &str) -> Result<(Compare, Vec<Stage>, Opti
             "cannot plan: the canary of `{name}` has no `compare` step: nothing is tested"
         ))
     })?;
-    Ok((rules, canary.stages.clone(), longest_watch(&workflow, id)))
+    Ok((rules, canary.stages.clone(), workflow.longest_watch(id)))
 }
 
 fn override_rules(rules: &mut Compare, args: &CanaryPlan) {

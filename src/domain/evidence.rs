@@ -119,6 +119,22 @@ pub struct PairedError {
     pub stable: f64,
     /// When truth arrived.
     pub at: Timestamp,
+    /// When the request was served; none of a row that refit scored itself and whose time of serving is not known.
+    #[serde(default)]
+    pub served_at: Option<Timestamp>,
+}
+
+/// Requests of one version in one minute whose prediction is compared with a truth, by when they were served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelMinute {
+    /// The version that served them.
+    pub version: VersionName,
+    /// The beginning of the minute.
+    pub minute: Timestamp,
+    /// With a prediction.
+    pub predicted: u64,
+    /// Of these, those whose truth is known.
+    pub labelled: u64,
 }
 
 /// Observations of one batch, aggregated on the way in.
@@ -184,6 +200,8 @@ pub struct ScoredRow {
     pub id: String,
     /// One block is one bet.
     pub block: Option<String>,
+    /// When it was served, if that is known.
+    pub served_at: Option<Timestamp>,
     /// |prediction - truth| of the version that is compared with.
     pub stable: f64,
     /// |prediction - truth| of the version on canary.

@@ -17,23 +17,16 @@ use super::release::ReleaseError;
 use super::reread::Choice;
 use super::{Engine, boards, notices};
 use crate::domain::Timestamp;
-use crate::domain::canary::{
-    Analysis, CanaryRecord, CanaryState, Decision, ERROR_HISTORY, HISTORY, News, look,
-};
+use crate::domain::canary::{CanaryRecord, CanaryState, Decision, Trouble, look};
 use crate::domain::id::{CanaryId, ModelName, RunId, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::{RunStatus, SignalKind};
 use crate::domain::verdict::Verdict;
-use crate::domain::workflow::step::OnlineMetric;
 use crate::domain::workflow::units::BasisPoints;
 use crate::domain::workflow::{Moment, Recipient};
 use crate::steps::canary::CANARY_VALIDITY;
 use crate::store::{Notice, ReleaseWrite, ReleaseWritten, StoreError};
 
-/// Rows of one page, and pages of one look.
-const PAGE: (u32, usize) = (2000, 50);
-/// Errors of the stable version that its scale is learnt from: the newest.
-const STABLE_ERRORS: usize = 200_000;
 /// How often a change that others were faster with is tried again within one look.
 const TRIES: usize = 5;
 
@@ -74,14 +67,25 @@ impl Engine {
             return self.no_longer_carried(before, &release).await;
         }
         let unread = self.pull(before, now).await?;
-        let mut news = self.news(before, &release).await?;
+        let mut news = self.news(before, &release, now).await?;
         news.more |= unread;
         let looked = look(before, &news, now);
         let mut after = looked.record;
         let mut told = vec![];
-        if let Some(why) = &looked.notice {
-            let todo = "Check that the app routes by the release document and reports what it serves.";
-            told = self.alerts(before, "no-evidence", json!({"reason": why, "todo": todo})).await?;
+        if let Some(trouble) = &looked.notice {
+            let (key, why, todo) = match trouble {
+                Trouble::NoEvidence(why) => (
+                    "no-evidence",
+                    why,
+                    "Check that the app routes by the release document and reports what it serves.",
+                ),
+                Trouble::TruthMissing(why) => (
+                    "truth-missing",
+                    why,
+                    "Check how truths find the requests of this version. It is not promoted like this.",
+                ),
+            };
+            told = self.alerts(before, key, json!({"reason": why, "todo": todo})).await?;
         }
         if let Some(forecast) = &looked.forecast {
             tracing::info!(canary.id = %before.id, run.id = %before.run,
@@ -148,62 +152,6 @@ impl Engine {
             self.store.signal(after.run, &SignalKind::Look, ACTOR, Some(&after.reason), now).await?;
         }
         Ok(saved)
-    }
-
-    /// What is new since the last look, in pages and at most [`PAGE`] of them.
-    pub(super) async fn news(&self, canary: &CanaryRecord, release: &Release) -> Result<News, StoreError> {
-        // An analysis that cannot be read is answered by `look`; nothing is read for it.
-        let Ok(analysis) = Analysis::of(canary) else { return Ok(News::default()) };
-        let (limit, pages) = PAGE;
-        let share = release.desired.canary.as_ref().map(|canary| (canary.basis_points, release.updated_at));
-        let mut news = News { share, ..News::default() };
-        let versions = [canary.version.clone(), canary.champion.clone()];
-        let (mut cursor, first) = (analysis.cursor, canary.started_at - HISTORY);
-        news.more = true;
-        for _ in 0..pages {
-            let page = self.store.evidence(&canary.model, &versions, cursor, limit).await?;
-            cursor = page.iter().map(|minute| minute.seq).fold(cursor, i64::max);
-            let whole = page.len() < limit as usize;
-            // Old minutes only move the cursor, which the newest one carries.
-            let newest = page.iter().map(|minute| minute.seq).max();
-            let wanted =
-                page.into_iter().filter(|minute| minute.minute >= first || Some(minute.seq) == newest);
-            news.minutes.extend(wanted);
-            if whole {
-                news.more = false;
-                break;
-            }
-        }
-        let pairs =
-            |stable, after| self.store.paired_errors(&canary.model, stable, &canary.champion, after, limit);
-        let mut cursor = analysis.paired_cursor;
-        for page in 1..=pages {
-            let found = pairs(&canary.version, cursor).await?;
-            cursor = found.iter().map(|pair| pair.seq).fold(cursor, i64::max);
-            let whole = found.len() < limit as usize;
-            news.pairs.extend(found);
-            if whole {
-                break;
-            }
-            news.more |= page == pages;
-        }
-        if !analysis.frozen && canary.rules.rules.iter().any(|rule| rule.metric == OnlineMetric::AbsError) {
-            let (mut cursor, first) = (0, canary.started_at - ERROR_HISTORY);
-            loop {
-                let found = pairs(&canary.champion, cursor).await?;
-                cursor = found.iter().map(|pair| pair.seq).fold(cursor, i64::max);
-                let last =
-                    found.len() < limit as usize || found.iter().all(|pair| pair.at >= canary.started_at);
-                let wanted = found.into_iter().filter(|pair| pair.at >= first && pair.at < canary.started_at);
-                news.stable_errors.extend(wanted);
-                let excess = news.stable_errors.len().saturating_sub(STABLE_ERRORS);
-                news.stable_errors.drain(..excess);
-                if last {
-                    break;
-                }
-            }
-        }
-        Ok(news)
     }
 
     /// Gives the canary another share, same salt; the release that shows it, or `None` when somebody was faster.

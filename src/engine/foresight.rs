@@ -24,7 +24,7 @@ impl Engine {
             }
         }
         loop {
-            let news = self.news(&canary, release).await?;
+            let news = self.news(&canary, release, now).await?;
             let looked = look(&canary, &news, now);
             if looked.forecast.is_some() || !news.more {
                 return Ok(looked.forecast);

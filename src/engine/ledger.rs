@@ -2,7 +2,6 @@
 //! one step. An outage of the database is waited through, until the step is
 //! told to stop.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use super::reread::Choice;
 use super::retention::Deletion;
 use super::{Engine, notices};
 use crate::domain::canary::{CanaryRecord, CanaryState, Foreseen, Looks};
-use crate::domain::evidence::ScoredRows;
+use crate::domain::evidence::{PairedError, ScoredRows};
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
@@ -339,15 +338,19 @@ impl Ledger for RunLedger {
         self.own_canary().await
     }
 
-    async fn scored(&self, stable: &VersionName, canary: &VersionName) -> Result<HashSet<String>, StepError> {
+    async fn scored(
+        &self,
+        stable: &VersionName,
+        canary: &VersionName,
+    ) -> Result<Vec<PairedError>, StepError> {
         let store = &self.engine.store;
-        let (mut known, mut cursor) = (HashSet::new(), 0);
+        let (mut known, mut cursor) = (vec![], 0);
         loop {
             let model = &self.run.model;
             let page = through_outage!(self, store.paired_errors(model, canary, stable, cursor, PAGE))?;
             cursor = page.iter().map(|pair| pair.seq).fold(cursor, i64::max);
             let is_last = page.len() < PAGE as usize;
-            known.extend(page.into_iter().map(|pair| pair.request_id));
+            known.extend(page);
             if is_last {
                 return Ok(known);
             }

@@ -24,6 +24,7 @@ mod known;
 pub mod ledger;
 pub mod live;
 pub mod log;
+mod news;
 pub mod notices;
 mod pull;
 pub mod reconcile;

@@ -13,12 +13,14 @@ use crate::domain::Timestamp;
 use crate::domain::id::{MetricName, VersionName};
 use crate::domain::release::Release;
 use crate::domain::run::{Attempt, AttemptState, Run};
+use crate::domain::verdict::Verdict;
 use crate::domain::workflow::{Mode, Moment, StepKind, Workflow};
 use crate::steps::canary::{CanaryOutput, Rollout};
 use crate::steps::gate::GateOutput;
 use crate::steps::publish::PublishOutput;
 use crate::steps::rollback::RollbackAdvised;
 use crate::steps::run::{RunOutput, champion};
+use crate::steps::shadow::ShadowOutput;
 use crate::store::StoreError;
 
 /// Facts of `moment`, as `notify::facts` names them. What the database does not
@@ -180,14 +182,27 @@ pub(super) fn advice(workflow: &Workflow, attempts: &[Attempt]) -> Option<String
         return None;
     }
     let canaries = outputs::<CanaryOutput>(attempts).filter(|canary| canary.rollout == Rollout::Advised);
+    let scored = outputs::<ShadowOutput>(attempts).filter_map(|shadow| shadow.advice).last();
     let canaries = canaries.map(|canary| {
         let CanaryOutput { version, target, share, .. } = &canary;
-        match &canary.champion {
-            Some(champion) => format!(
+        match (&canary.champion, &scored) {
+            (Some(champion), Some(advice)) => {
+                let would = match advice.verdict {
+                    Verdict::Pass => "would be promoted",
+                    Verdict::Fail => "would be rolled back",
+                    Verdict::Inconclusive | Verdict::Error => "would not be decided",
+                };
+                format!(
+                    "In `mode: act`, {version} would get {share} of `{target}` beside {champion}, and {would} by the \
+                     rows that both predicted: {}.",
+                    advice.reason
+                )
+            }
+            (Some(champion), None) => format!(
                 "In `mode: act`, {version} would now get {share} of `{target}` beside {champion}, and the \
                  evidence would decide."
             ),
-            None => {
+            (None, _) => {
                 format!("In `mode: act`, {version} would now serve `{target}`: nothing was released yet.")
             }
         }

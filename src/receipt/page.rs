@@ -9,7 +9,7 @@ use handlebars::Handlebars;
 use serde_json::{Value, json};
 
 use crate::domain::Timestamp;
-use crate::domain::canary::RuleView;
+use crate::domain::canary::{LabelsView, RuleView};
 use crate::domain::gate::RuleResult;
 use crate::domain::receipt::{CanaryFacts, Decision, GateFacts, Receipt};
 use crate::domain::verdict::Verdict;
@@ -225,6 +225,13 @@ fn canary(canary: &CanaryFacts) -> Value {
             "accepted": rule.accepted,
         })
     };
+    let labels = |labels: &LabelsView| {
+        let [age, canary, stable, interval, worse, limit] = labels.words();
+        json!({
+            "age": age, "canary": canary, "stable": stable, "interval": interval, "worse": worse, "limit": limit,
+            "bar": bar(labels.log_e_worse, labels.limit),
+        })
+    };
     let (_, class) = mark(view.verdict);
     json!({
         "version": view.version,
@@ -236,6 +243,7 @@ fn canary(canary: &CanaryFacts) -> Value {
         "class": class,
         "reason": view.reason,
         "rules": view.rules.iter().map(rule).collect::<Vec<_>>(),
+        "labels": view.labels.as_ref().map(labels),
     })
 }
 

@@ -1,14 +1,12 @@
 //! What the steps of a simulation see: a release that says who the champion
 //! is, and nothing that could be changed.
 
-use std::collections::HashSet;
-
 use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, Foreseen, Looks};
-use crate::domain::evidence::ScoredRows;
+use crate::domain::evidence::{PairedError, ScoredRows};
 use crate::domain::id::{CanaryId, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Intent, Undo};
@@ -69,8 +67,8 @@ impl Ledger for PastLedger {
     async fn foresee(&self, _: &CanaryOpening) -> Result<Option<Foreseen>, StepError> {
         Ok(None)
     }
-    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<HashSet<String>, StepError> {
-        Ok(HashSet::new())
+    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<Vec<PairedError>, StepError> {
+        Ok(vec![])
     }
     async fn add_scored(&self, _: &ScoredRows) -> Result<u64, StepError> {
         refused()

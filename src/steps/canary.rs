@@ -10,9 +10,9 @@ use super::context::{
 };
 use super::gate::GateOutput;
 use super::publish::PublishOutput;
-use crate::domain::id::{CanaryId, Generation, StepId, TargetName, VersionName};
+use crate::domain::id::{CanaryId, Generation, TargetName, VersionName};
 use crate::domain::release::{Assignment, CanaryServed, Release, Served};
-use crate::domain::workflow::step::{Canary, Compare, Wait};
+use crate::domain::workflow::step::{Canary, Compare};
 use crate::domain::workflow::units::BasisPoints;
 use crate::domain::workflow::{Mode, StepKind, Workflow};
 
@@ -200,13 +200,6 @@ pub fn compare_rules(spec: &Canary, workflow: &Workflow) -> Option<Compare> {
 
 /// When the first `wait` or `shadow` after this step will have ended at the latest.
 fn deadline(ctx: &StepContext<'_>) -> Option<crate::domain::Timestamp> {
-    let longest = TimeDelta::from_std(longest_watch(ctx.workflow, ctx.step)?).ok()?;
+    let longest = TimeDelta::from_std(ctx.workflow.longest_watch(ctx.step)?).ok()?;
     Some(ctx.clock.now() + longest)
-}
-
-/// How long the first `wait` or `shadow` after the step `canary` lasts at the most: the time to decide.
-pub fn longest_watch(workflow: &Workflow, canary: &StepId) -> Option<std::time::Duration> {
-    let after = workflow.steps.iter().skip_while(|step| &step.id != canary).skip(1);
-    let Wait { at_least, at_most, .. } = after.into_iter().find_map(|step| step.kind.wait())?;
-    Some(at_most.unwrap_or(*at_least))
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::canary::{CanaryOutput, Rollout};
 use super::context::{StepContext, StepError, StepResult};
+use super::shadow::ShadowOutput;
 use crate::domain::canary::CanaryState;
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::step::{Compare, OnInconclusive};
@@ -55,11 +56,15 @@ pub async fn run(spec: &Compare, ctx: &StepContext<'_>) -> Result<StepResult, St
             decision: Decision::Promote,
             reason: "first version: there is no champion to compare with".to_owned(),
         },
-        Rollout::Advised => CompareOutput {
-            verdict: Verdict::Inconclusive,
-            decision: decide(Verdict::Inconclusive, spec.on_inconclusive),
-            reason: "mode is not act: the version had no traffic".to_owned(),
-        },
+        Rollout::Advised => {
+            let advice = ctx.latest_output::<ShadowOutput>().and_then(|(_, shadow)| shadow.advice);
+            let verdict = advice.as_ref().map_or(Verdict::Inconclusive, |advice| advice.verdict);
+            let mut reason = "mode is not act: the version had no traffic".to_owned();
+            if let Some(advice) = advice {
+                reason.push_str(&format!("; the rows that both predicted: {}", advice.reason));
+            }
+            CompareOutput { verdict, decision: decide(verdict, spec.on_inconclusive), reason }
+        }
         Rollout::OnCanary => {
             let canary = ctx
                 .ledger

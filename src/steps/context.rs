@@ -372,12 +372,12 @@ pub trait Ledger: Send + Sync {
     async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError>;
     /// What is known of this run's canary.
     async fn canary(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError>;
-    /// Ids of the rows of which the evidence has a pair of errors of these versions.
+    /// The pairs of errors of these versions that the evidence has, oldest first.
     async fn scored(
         &self,
         stable: &VersionName,
         canary: &VersionName,
-    ) -> Result<std::collections::HashSet<String>, StepError>;
+    ) -> Result<Vec<crate::domain::evidence::PairedError>, StepError>;
     /// Adds pairs of errors to the evidence, each row once; returns how many were new.
     async fn add_scored(&self, scored: &ScoredRows) -> Result<u64, StepError>;
     /// The watching goes on after promotion until `until`, or ends.

@@ -23,7 +23,8 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
         Some(StepKind::Shadow(_)) => {
             let rows = output.get("rows").and_then(Value::as_u64).map(|rows| counted(rows, "row"));
             let by = word(output, "ended_by").map(|by| format!("ended by {}", by.replace('_', " ")));
-            joined([rows, by])
+            let advice = output.get("advice").and_then(|advice| word(advice, "reason"));
+            joined([rows, by, advice])
         }
         Some(StepKind::Approve(_)) => {
             let by = word(output, "approved_by").map(|who| format!("approved by {who}"));

@@ -2,17 +2,23 @@
 //! their truth arrives, whoever served them. The pairs of errors are evidence of
 //! the canary like those that an app reports; the app changes nothing.
 //!
+//! In a mode that does not act nothing is on canary. The rows are scored all the
+//! same, and the step says what they would decide.
+//!
 //! A row counts once, however often it is read: what was scored is in the
 //! database before the step sleeps again.
 
 mod predict;
 mod replay;
 mod rows;
+mod unseen;
+
+use std::collections::HashSet;
 
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
-use super::canary::CanaryOutput;
+use super::canary::{CanaryOutput, Rollout};
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
 use super::run::guarded::Paths;
 use super::wait::{self, EndedBy, Waiting, span};
@@ -24,6 +30,7 @@ use crate::domain::words::number;
 use crate::domain::workflow::step::Shadow;
 pub(super) use replay::{Replayed, replay};
 use rows::{Choice, Row, Rows};
+pub use unseen::Conclusion;
 
 /// Rows of one round; the rest has another one right after.
 const MOST_ROWS: usize = 10_000;
@@ -39,6 +46,9 @@ pub struct ShadowOutput {
     pub ended_by: EndedBy,
     /// Rows that it added to the evidence.
     pub rows: u64,
+    /// What they say of a version that has no traffic, because `mode` is not `act`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<Conclusion>,
 }
 
 /// What the step leaves for itself.
@@ -50,24 +60,33 @@ struct State {
     rows: u64,
     /// Rounds that failed in a row.
     failures: u32,
+    /// See [`ShadowOutput::advice`].
+    #[serde(default)]
+    advice: Option<Conclusion>,
 }
 
 /// Scores what is new, when it is time to, and goes to sleep.
 pub async fn run(spec: &Shadow, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
     let now = ctx.clock.now();
     let mut state = match ctx.resume {
-        None => State { since: now, next: now, rows: 0, failures: 0 },
+        None => State { since: now, next: now, rows: 0, failures: 0, advice: None },
         Some(resume) => State::deserialize(resume)
             .map_err(|error| StepError::permanent(format!("cannot read how far it was: {error}")))?,
     };
-    if ctx.latest_output::<CanaryOutput>().is_none() {
+    let Some((_, started)) = ctx.latest_output::<CanaryOutput>() else {
         return Err(StepError::permanent("no canary step ran before this one"));
-    }
-    let over = |state: &State, ended_by| {
-        StepResult::done(ShadowOutput { since: state.since, ended_by, rows: state.rows })
     };
-    let Some(canary) = ctx.ledger.canary().await? else { return over(&state, EndedBy::NoCanary) };
-    let waiting = wait::look(&spec.wait, state.since, ctx).await?;
+    let over = |state: &State, ended_by| {
+        let State { since, rows, advice, .. } = state.clone();
+        StepResult::done(ShadowOutput { since, ended_by, rows, advice })
+    };
+    let advised = started.rollout == Rollout::Advised;
+    let canary = match ctx.ledger.canary().await? {
+        None if advised => unseen::canary(state.since, state.advice.as_ref(), &started, ctx),
+        canary => canary,
+    };
+    let Some(canary) = canary else { return over(&state, EndedBy::NoCanary) };
+    let waiting = wait::look(&spec.wait, state.since, Some(&canary), ctx)?;
     if let Waiting::Over(ended_by @ (EndedBy::CanaryEnded | EndedBy::NoCanary)) = waiting {
         return over(&state, ended_by);
     }
@@ -97,6 +116,9 @@ pub async fn run(spec: &Shadow, ctx: &StepContext<'_>) -> Result<StepResult, Ste
         if !left {
             break;
         }
+    }
+    if advised && rounds > 0 {
+        state.advice = Some(unseen::conclude(state.advice.take(), &canary, ctx).await?);
     }
     match waiting {
         Waiting::Over(ended_by) => {
@@ -147,6 +169,7 @@ struct Round {
 async fn round(spec: &Shadow, ctx: &StepContext<'_>, canary: &CanaryRecord) -> Result<Round, StepError> {
     let paths = Paths::prepare(ctx, Some("rows"))?;
     let known = ctx.ledger.scored(&canary.champion, &canary.version).await?;
+    let known: HashSet<String> = known.into_iter().map(|pair| pair.request_id).collect();
     let (from, until) = (canary.started_at, ctx.clock.now());
     // A truth from before may have been trained on, and one from the future is none yet.
     let is_new =
@@ -172,7 +195,13 @@ fn errors(rows: &Rows, predicted: &[(f64, f64)]) -> Vec<ScoredRow> {
     let scored = rows.rows.iter().zip(predicted).filter_map(|(row, (champion, candidate))| {
         let actual = row.actual?;
         let (stable, canary) = ((champion - actual).abs(), (candidate - actual).abs());
-        Some(ScoredRow { id: row.id.clone(), block: row.block.clone(), stable, canary })
+        Some(ScoredRow {
+            id: row.id.clone(),
+            block: row.block.clone(),
+            served_at: row.served_at,
+            stable,
+            canary,
+        })
     });
     scored.collect()
 }

@@ -9,7 +9,7 @@ use super::canary::CanaryOutput;
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
 use super::promote::by_hand;
 use crate::domain::Timestamp;
-use crate::domain::canary::CanaryState;
+use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::expr::Expr;
 use crate::domain::workflow::StepKind;
 use crate::domain::workflow::step::Wait;
@@ -66,7 +66,11 @@ pub async fn run(spec: &Wait, ctx: &StepContext<'_>) -> Result<StepResult, StepE
                 .since
         }
     };
-    match look(spec, since, ctx).await? {
+    let canary = match ctx.latest_output::<CanaryOutput>() {
+        Some(_) => ctx.ledger.canary().await?,
+        None => None,
+    };
+    match look(spec, since, canary.as_ref(), ctx)? {
         Waiting::Over(ended_by) => StepResult::done(WaitOutput { since, ended_by }),
         Waiting::Until(until) => Ok(StepResult::Sleep(Sleep {
             until: Some(until),
@@ -78,15 +82,20 @@ pub async fn run(spec: &Wait, ctx: &StepContext<'_>) -> Result<StepResult, StepE
     }
 }
 
-/// Whether a wait that began at `since` is over.
-pub(super) async fn look(spec: &Wait, since: Timestamp, ctx: &StepContext<'_>) -> Result<Waiting, StepError> {
+/// Whether a wait that began at `since` is over; `canary` is what it watches.
+pub(super) fn look(
+    spec: &Wait,
+    since: Timestamp,
+    canary: Option<&CanaryRecord>,
+    ctx: &StepContext<'_>,
+) -> Result<Waiting, StepError> {
     let now = ctx.clock.now();
     let over = |ended_by| Ok(Waiting::Over(ended_by));
     let watches = [&spec.until, &spec.abort_if].into_iter().flatten().any(|expr| expr.mentions("canary"));
     let mut scope = Cow::Borrowed(ctx.scope);
     let has_canary = ctx.workflow.steps.iter().any(|step| matches!(step.kind, StepKind::Canary(_)));
     if has_canary && ctx.latest_output::<CanaryOutput>().is_some() {
-        match ctx.ledger.canary().await? {
+        match canary {
             Some(canary) if canary.state != CanaryState::Watching => return over(EndedBy::CanaryEnded),
             Some(_) if by_hand(ctx.signals).is_some() => return over(EndedBy::CanaryEnded),
             Some(canary) => scope = Cow::Owned(ctx.scope.clone().with("canary", canary.shown())),

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapter::Posted;
 use crate::domain::Timestamp;
-use crate::domain::canary::CanaryRecord;
+use crate::domain::canary::{CanaryRecord, Ripe, Ripening};
 use crate::domain::event::Event;
 pub use crate::domain::evidence::{
     EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, ScoredRow, ScoredRows,
@@ -437,4 +437,14 @@ pub trait Store: Registry {
         after: i64,
         limit: u32,
     ) -> Result<Vec<PairedError>, StoreError>;
+    /// Pairs that were read before their request was old enough and now count, by time of the request, and minutes in
+    /// which all requests are old enough.
+    async fn ripe(
+        &self,
+        model: &ModelName,
+        canary: &VersionName,
+        stable: &VersionName,
+        wanted: &Ripening,
+        limit: u32,
+    ) -> Result<Ripe, StoreError>;
 }

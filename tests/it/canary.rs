@@ -118,6 +118,7 @@ fn rules() -> Compare {
         margin: 1.5,
         acceptable_below: None,
         never_above: None,
+        label_horizon: Duration::ZERO,
         weight: None,
         role: Role::Gating,
     };

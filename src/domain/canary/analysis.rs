@@ -12,6 +12,7 @@ use super::super::workflow::units::BasisPoints;
 use super::CanaryRecord;
 use super::blocks::{Blocks, Clip};
 use super::forecast::{Expected, Forecast};
+use super::labels::{Labels, Ripe, Ripening};
 use super::minutes::{Arrived, Counts, Intake, LATENCY_BUCKETS, MinTable, OpenTable, Side, arm, sum};
 use super::rules::{self, RuleTest};
 
@@ -53,6 +54,9 @@ pub struct Analysis {
     pub stopped: Option<String>,
     /// It was said once that no evidence comes.
     pub told_no_data: bool,
+    /// It was said once that truths are missing.
+    #[serde(default)]
+    pub told_labels: bool,
     pub(super) tests: Vec<RuleTest>,
     pub(super) share: BasisPoints,
     pub(super) slow_above: Option<usize>,
@@ -73,6 +77,9 @@ pub struct Analysis {
     open: OpenTable,
     late: OpenTable,
     quiet: Quiet,
+    /// Where a rule has a label horizon.
+    #[serde(default)]
+    pub(super) labels: Option<Labels>,
     /// What the canary can show, from the traffic before it.
     #[serde(default)]
     pub(super) forecast: Option<String>,
@@ -106,6 +113,8 @@ pub struct News {
     pub pairs: Vec<PairedError>,
     /// Until [`Analysis::frozen`]: errors of the stable version before the canary, oldest first.
     pub stable_errors: Vec<PairedError>,
+    /// What [`Analysis::ripening`] asked for.
+    pub ripe: Option<Ripe>,
     /// There is more than one look reads: nothing is concluded yet.
     pub more: bool,
     /// The share that the release gives the canary, and since when; the stage's when absent.
@@ -127,6 +136,7 @@ impl Analysis {
             looked_at: None,
             stopped: None,
             told_no_data: false,
+            told_labels: false,
             tests,
             share,
             slow_above: None,
@@ -145,6 +155,7 @@ impl Analysis {
             open: OpenTable::default(),
             late: OpenTable::default(),
             quiet: Quiet::default(),
+            labels: record.label_horizon().map(|_| Labels::new(record.started_at)).transpose()?,
             forecast: None,
             underpowered: false,
         })
@@ -165,6 +176,12 @@ impl Analysis {
         Ok(analysis)
     }
 
+    /// What came of age since the last look and has to be read for this one, where a rule has a label horizon.
+    pub fn ripening(&self, record: &CanaryRecord, now: Timestamp) -> Option<Ripening> {
+        let labels = self.labels.as_ref()?;
+        Some(labels.ripening(record.label_horizon()?, self.paired_cursor, now))
+    }
+
     /// Reads what is new.
     pub(super) fn read(
         &mut self,
@@ -179,6 +196,9 @@ impl Analysis {
             }
             self.follow_share(record, news);
             self.count(record, now);
+            if let (Some(labels), Some(ripe)) = (&mut self.labels, &news.ripe) {
+                labels.count(record, &ripe.minutes, ripe.before);
+            }
             self.bet(record, now)?;
         }
         self.looked_at = Some(now);
@@ -200,20 +220,32 @@ impl Analysis {
                 self.intake.absorb(side, minute.clone());
             }
         }
+        // A truth counts from when it arrived, and not before its request is old enough.
+        let horizon = record.label_horizon();
+        let since = |pair: &PairedError| match (pair.served_at, horizon) {
+            (Some(served_at), Some(horizon)) => pair.at.max(served_at + horizon),
+            (Some(_) | None, _) => pair.at,
+        };
         if !self.frozen {
             for error in &news.stable_errors {
-                if error.at < record.started_at && error.at + ERROR_HISTORY >= record.started_at {
-                    self.stable_blocks.add(error);
+                let at = since(error);
+                if at < record.started_at && at + ERROR_HISTORY >= record.started_at {
+                    self.stable_blocks.add(error, at);
                 }
             }
+        }
+        let mut counts = vec![];
+        if let (Some(labels), Some(ripe)) = (&mut self.labels, &news.ripe) {
+            counts.extend(labels.age(&ripe.pairs, ripe.through));
         }
         for pair in &news.pairs {
             if pair.seq > self.paired_cursor {
                 self.paired_cursor = pair.seq;
-                if pair.at >= record.started_at {
-                    self.blocks.add(pair);
-                }
+                counts.extend(self.labels.as_ref().is_none_or(|labels| labels.counts(pair)).then_some(pair));
             }
+        }
+        for pair in counts.into_iter().filter(|pair| pair.at >= record.started_at) {
+            self.blocks.add(pair, since(pair));
         }
     }
 
@@ -297,6 +329,9 @@ impl Analysis {
         }
         self.share = share;
         self.share_since = since.max(self.share_since);
+        if let Some(labels) = &mut self.labels {
+            labels.share_changed(self.share_since);
+        }
         self.canary_in_stage = 0;
         self.quiet = Quiet { heard: self.quiet.heard, ..Quiet::default() };
         let kept = self.split.as_mut().is_some_and(|split| split.change_share(share.fraction()).is_ok());

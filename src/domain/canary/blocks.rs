@@ -45,37 +45,43 @@ pub(super) struct Bet {
 pub(super) struct Blocks {
     open: Vec<OpenBlock>,
     closed: VecDeque<String>,
+    /// The number of the last pair: as it was read, or one more where it had to wait for its turn.
+    #[serde(default)]
+    last: i64,
     /// Pairs that came after their block was bet on.
     pub(super) late: u64,
 }
 
 impl Blocks {
-    /// Takes in a pair; what is no error (negative, not a number) is left out.
-    pub(super) fn add(&mut self, pair: &PairedError) {
+    /// Takes in a pair, which counts since `at`; what is no error (negative, not a number) is left out.
+    pub(super) fn add(&mut self, pair: &PairedError, at: Timestamp) {
         if !(pair.canary >= 0.0 && pair.stable >= 0.0) {
             return;
         }
+        let seq = pair.seq.max(self.last.saturating_add(1));
+        self.last = seq;
         if pair.block.as_ref().is_some_and(|name| self.closed.contains(name)) {
             self.late += 1;
             return;
         }
-        let known = self.open.iter_mut().find(|open| open.name.is_some() && open.name == pair.block);
+        let known =
+            pair.block.as_ref().and_then(|_| self.open.iter_mut().find(|open| open.name == pair.block));
         match known {
             Some(open) => {
                 open.pairs += 1;
                 open.canary += pair.canary;
                 open.stable += pair.stable;
-                open.last_seq = open.last_seq.max(pair.seq);
-                open.last_at = open.last_at.max(pair.at);
+                open.last_seq = seq;
+                open.last_at = open.last_at.max(at);
             }
             None => self.open.push(OpenBlock {
                 name: pair.block.clone(),
                 pairs: 1,
                 canary: pair.canary,
                 stable: pair.stable,
-                first_seq: pair.seq,
-                last_seq: pair.seq,
-                last_at: pair.at,
+                first_seq: seq,
+                last_seq: seq,
+                last_at: at,
             }),
         }
     }
@@ -119,6 +125,12 @@ pub(super) struct Clip {
 impl Clip {
     pub(super) fn bound(&self) -> Option<f64> {
         self.bound
+    }
+
+    /// Blocks that were learnt from, while the bound is not frozen.
+    #[cfg(test)]
+    pub(super) fn learnt(&self) -> usize {
+        self.blocks.len()
     }
 
     /// Learns from a block, while the bound is not frozen.

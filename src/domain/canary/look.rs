@@ -20,8 +20,8 @@ pub struct Look {
     pub record: CanaryRecord,
     /// What follows. The same at every look until it is done, so that one who dies in between loses nothing.
     pub decision: Decision,
-    /// To be said once: no evidence comes.
-    pub notice: Option<String>,
+    /// To be said once.
+    pub notice: Option<Trouble>,
     /// To be said once, when the traffic before the canary is known: what the canary can show.
     pub forecast: Option<Foreseen>,
 }
@@ -33,6 +33,15 @@ pub struct Foreseen {
     pub sentence: String,
     /// The chance that one that is no worse passes is under 50 %.
     pub underpowered: bool,
+}
+
+/// What keeps a canary from being decided, and a person can put right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// No evidence comes.
+    NoEvidence(String),
+    /// More of the canary's truths are missing than of the stable version's.
+    TruthMissing(String),
 }
 
 /// What follows from a look.
@@ -103,7 +112,7 @@ fn decide(
     analysis: &mut Analysis,
     news: &News,
     now: Timestamp,
-    notice: &mut Option<String>,
+    notice: &mut Option<Trouble>,
 ) -> Decision {
     let evidence = against(&record.rules.rules, &analysis.tests);
     if let Some((combined, index)) = evidence.filter(|(combined, _)| is_worse(&record.rules, combined)) {
@@ -122,7 +131,13 @@ fn decide(
         return if has_traffic { Decision::StopTraffic { reason } } else { Decision::Continue };
     }
     if analysis.no_data(record, now) && !std::mem::replace(&mut analysis.told_no_data, true) {
-        *notice = Some(words::no_data(record, analysis));
+        *notice = Some(Trouble::NoEvidence(words::no_data(record, analysis)));
+    }
+    if notice.is_none()
+        && let Some(why) = words::truth_missing(record, analysis)
+        && !std::mem::replace(&mut analysis.told_labels, true)
+    {
+        *notice = Some(Trouble::TruthMissing(why));
     }
     if record.verdict == Verdict::Pass {
         return Decision::Continue;
@@ -131,6 +146,10 @@ fn decide(
     record.verdict = Verdict::Inconclusive;
     if record.deadline.is_some_and(|deadline| now >= deadline) {
         record.reason = words::deadline(record, analysis);
+        if let Some(why) = incomparable(record, analysis) {
+            record.verdict = Verdict::Error;
+            record.reason = why;
+        }
         return Decision::Continue;
     }
     advance(record, analysis, evidence.map(|(combined, _)| combined), now)
@@ -148,6 +167,12 @@ fn stopped(analysis: &mut Analysis) -> Option<String> {
     analysis.stopped.clone()
 }
 
+/// Why the arms cannot be compared: such a canary gets no more traffic and is not promoted.
+fn incomparable(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
+    let split = analysis.split_wrong().map(|seen| words::split(analysis, seen));
+    split.or_else(|| words::truth_missing(record, analysis))
+}
+
 /// The verdict `pass`, the next stage, or neither yet.
 fn advance(
     record: &mut CanaryRecord,
@@ -162,8 +187,8 @@ fn advance(
     if now - record.stage_since < min_time {
         return Decision::Continue;
     }
-    if let Some(seen) = analysis.split_wrong() {
-        record.reason = words::split(analysis, seen);
+    if let Some(why) = incomparable(record, analysis) {
+        record.reason = why;
         return Decision::Continue;
     }
     if record.stage + 1 < record.stages.len() {

@@ -25,7 +25,7 @@ pub fn latency_bucket(milliseconds: f64) -> usize {
 }
 
 /// Rows of a minute count in it when they come this soon after its end.
-const CLOSES_AFTER: TimeDelta = TimeDelta::seconds(60 + 90);
+pub(super) const CLOSES_AFTER: TimeDelta = TimeDelta::seconds(60 + 90);
 /// Rows are filed under minutes up to 10 minutes old: after this, nothing is added to a minute.
 const FINAL_AFTER: TimeDelta = TimeDelta::minutes(15);
 /// A table that small traffic keeps open closes after this at the latest.

@@ -5,15 +5,19 @@
 //! and `compare` go by its record.
 //!
 //! * `minutes`: minutes become tables; `blocks`: pairs of errors become bets
+//! * `labels`: which truths count, and how many are missing
 //! * `rules`: the tests of one rule; `analysis`: what was read and what is frozen
 //! * `look`: what follows; `words`: why, with numbers; `view`: what is shown
 //! * `forecast`: what a canary can show, beforehand; `play`: by playing it through
 //! * `paired`: the test of prediction errors over rows that are there at once
+//! * `advice`: what prediction errors alone would decide
 //! * `replay`: the same tests and limits over minutes of a file or a simulation
 
+mod advice;
 mod analysis;
 mod blocks;
 mod forecast;
+mod labels;
 mod look;
 mod minutes;
 mod paired;
@@ -27,13 +31,15 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use self::advice::by_errors;
 pub use self::analysis::{Analysis, ERROR_HISTORY, HISTORY, News};
 pub use self::forecast::{Equal, Expected, Forecast, RuleForecast, Worse};
-pub use self::look::{Decision, Foreseen, Look, look};
+pub use self::labels::{Ripe, Ripening};
+pub use self::look::{Decision, Foreseen, Look, Trouble, look};
 pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_bucket};
 pub use self::paired::{PairedErrors, paired_errors};
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
-pub use self::view::{ArmView, CanaryView, RuleView};
+pub use self::view::{ArmView, CanaryView, LabelsView, RuleView};
 pub use self::watch::Looks;
 pub use self::words::RuleWords;
 

@@ -28,14 +28,17 @@ pub struct PairedErrors {
 pub fn paired_errors(rows: &[ScoredRow], rule: &CompareRule) -> Result<Option<PairedErrors>, InvalidInput> {
     let mut blocks = Blocks::default();
     for (row, seq) in rows.iter().zip(1..) {
-        blocks.add(&PairedError {
+        let at = Timestamp::MIN_UTC;
+        let pair = PairedError {
             seq,
             request_id: row.id.clone(),
             block: row.block.clone(),
             canary: row.canary,
             stable: row.stable,
-            at: Timestamp::MIN_UTC,
-        });
+            at,
+            served_at: None,
+        };
+        blocks.add(&pair, at);
     }
     let (mut clip, mut test) = (Clip::default(), MeanTest::default());
     for block in blocks.close(Timestamp::MAX_UTC) {
@@ -65,7 +68,7 @@ mod tests {
         let row = |place: usize| {
             let stable = 1.0 + (place * 7 % 10) as f64;
             let block = (per_block > 1).then(|| (place / per_block).to_string());
-            ScoredRow { id: place.to_string(), block, stable, canary: factor * stable }
+            ScoredRow { id: place.to_string(), block, served_at: None, stable, canary: factor * stable }
         };
         (0..count).map(row).collect()
     }

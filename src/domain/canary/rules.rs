@@ -54,14 +54,9 @@ pub(super) enum RuleTest {
 impl RuleTest {
     pub(super) fn new(rule: &CompareRule) -> Result<Self, InvalidInput> {
         Ok(match rule.metric {
-            OnlineMetric::ErrorRate | OnlineMetric::LatencySlowShare => RuleTest::Rate(Box::new(RateTest {
-                test: ErrorTest::new(rule.margin)?,
-                dispersion: Dispersion::default(),
-                bound: RateBound::default(),
-                guard: rule.never_above.map(AbsoluteGuard::new).transpose()?,
-                canary: (0, 0),
-                stable: (0, 0),
-            })),
+            OnlineMetric::ErrorRate | OnlineMetric::LatencySlowShare => {
+                RuleTest::Rate(Box::new(RateTest::new(rule.margin, rule.never_above)?))
+            }
             OnlineMetric::AbsError => RuleTest::Mean(Box::default()),
         })
     }
@@ -169,6 +164,17 @@ pub(super) fn acceptance_level(rule: &CompareRule, beta: f64) -> f64 {
 }
 
 impl RateTest {
+    pub(super) fn new(margin: f64, never_above: Option<f64>) -> Result<Self, InvalidInput> {
+        Ok(Self {
+            test: ErrorTest::new(margin)?,
+            dispersion: Dispersion::default(),
+            bound: RateBound::default(),
+            guard: never_above.map(AbsoluteGuard::new).transpose()?,
+            canary: (0, 0),
+            stable: (0, 0),
+        })
+    }
+
     /// The canary's part of a minute: what concerns it alone.
     pub(super) fn see_canary(&mut self, arm: Arm) {
         let exponent = self.dispersion.exponent();

@@ -11,6 +11,7 @@ use crate::domain::evidence::{EvidenceMinute, MinuteCounts, PairedError};
 use crate::domain::workflow::step::{CompareRule, OnlineMetric, Role};
 
 mod forecasts;
+mod labels;
 mod properties;
 mod replays;
 
@@ -29,6 +30,7 @@ fn rule(metric: OnlineMetric) -> CompareRule {
         margin: if metric == OnlineMetric::AbsError { 1.1 } else { 1.5 },
         acceptable_below: None,
         never_above: None,
+        label_horizon: Duration::ZERO,
         weight: None,
         role: Role::Gating,
     }
@@ -367,6 +369,7 @@ fn pair(seq: i64, day: i64, canary: f64, stable: f64) -> PairedError {
         canary,
         stable,
         at: start() + TimeDelta::days(day + 1),
+        served_at: None,
     }
 }
 

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::id::{CanaryId, RunId, TargetName, VersionName};
+use super::super::stats::split::LOG_E_WRONG;
 use super::super::verdict::Verdict;
 use super::super::workflow::step::{OnlineMetric, Role};
 use super::super::workflow::units::BasisPoints;
@@ -53,6 +54,26 @@ pub struct CanaryView {
     pub forecast: Option<String>,
     /// By rule, in the order of the file.
     pub rules: Vec<RuleView>,
+    /// Requests whose truth is missing, where a rule has a label horizon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelsView>,
+}
+
+/// Requests that are old enough to have their truth: how many have none.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LabelsView {
+    /// How old, in seconds.
+    pub horizon_s: u64,
+    /// The version on canary; its events are requests without truth.
+    pub canary: ArmView,
+    /// The version it is compared with.
+    pub stable: ArmView,
+    /// `ln E` that more of the canary's are missing.
+    pub log_e_worse: f64,
+    /// At this the arms cannot be compared, and the canary is not promoted.
+    pub limit: f64,
+    /// The odds ratios that are not ruled out at alpha.
+    pub odds_ratio: (f64, f64),
 }
 
 /// The evidence on one rule.
@@ -149,7 +170,20 @@ impl CanaryRecord {
             limit_against: -self.rules.alpha.ln(),
             forecast: analysis.and_then(|analysis| analysis.forecast.clone()),
             rules: analysis.map_or_else(Vec::new, |analysis| self.rule_views(analysis)),
+            labels: analysis.and_then(|analysis| self.labels_view(analysis)),
         }
+    }
+
+    fn labels_view(&self, analysis: &Analysis) -> Option<LabelsView> {
+        let rate = &analysis.labels.as_ref()?.rate;
+        Some(LabelsView {
+            horizon_s: self.label_horizon()?.num_seconds().unsigned_abs(),
+            canary: arm(rate.canary),
+            stable: arm(rate.stable),
+            log_e_worse: rate.test.log_e_worse(),
+            limit: LOG_E_WRONG,
+            odds_ratio: rate.test.interval(self.rules.alpha),
+        })
     }
 
     fn rule_views(&self, analysis: &Analysis) -> Vec<RuleView> {

@@ -1,13 +1,16 @@
 //! Why, in plain words with numbers.
 
+use std::time::Duration;
+
 use super::super::stats::interval::{ODDS_RATIO_MAX, ODDS_RATIO_MIN};
 use super::super::words::count;
-use super::super::workflow::step::{Compare, OnlineMetric};
+use super::super::workflow::step::{Compare, CompareRule, OnlineMetric};
+use super::super::workflow::units::format_duration;
 use super::CanaryRecord;
 use super::analysis::Analysis;
 use super::look::gating;
 use super::rules::{RuleTest, acceptance_level};
-use super::view::{ArmView, RuleView};
+use super::view::{ArmView, LabelsView, RuleView};
 
 /// What is counted, as the subject of a sentence.
 fn subject(metric: OnlineMetric) -> &'static str {
@@ -35,12 +38,12 @@ pub(super) fn against(rules: &Compare, index: usize, tests: &[RuleTest], log_e: 
         RuleTest::Mean(mean) => format!("worse over {} blocks", count(mean.blocks)),
     };
     let evidence = format!("evidence {}, limit {}", odds(log_e), odds(-rules.alpha.ln()));
-    format!("{}: {finding}; {evidence}", arms(rule.metric, test))
+    format!("{}: {finding}; {evidence}", arms(rule, test))
 }
 
 /// Both arms in numbers.
-fn arms(metric: OnlineMetric, test: &RuleTest) -> String {
-    let subject = subject(metric);
+fn arms(rule: &CompareRule, test: &RuleTest) -> String {
+    let subject = subject(rule.metric);
     match test {
         RuleTest::Rate(rate) => {
             format!("canary {subject} {}, stable {}", share(rate.canary), share(rate.stable))
@@ -49,7 +52,11 @@ fn arms(metric: OnlineMetric, test: &RuleTest) -> String {
             Some((canary, stable)) => {
                 format!("canary {subject} {}, stable {}", number(canary), number(stable))
             }
-            None => format!("no truth for the {subject} yet"),
+            None if rule.label_horizon.is_zero() => format!("no truth for the {subject} yet"),
+            None => {
+                let age = format_duration(rule.label_horizon);
+                format!("no truth for the {subject} of requests {age} old yet")
+            }
         },
     }
 }
@@ -72,7 +79,7 @@ pub(super) fn pass(rules: &Compare, tests: &[RuleTest]) -> String {
             let floor = if rule.metric == OnlineMetric::AbsError { number(floor) } else { percent(floor) };
             format!("below {floor}, which is acceptable")
         };
-        format!("{}: {finding}", arms(rule.metric, test))
+        format!("{}: {finding}", arms(rule, test))
     });
     metrics.collect::<Vec<_>>().join("; ")
 }
@@ -82,10 +89,34 @@ pub(super) fn so_far(record: &CanaryRecord, analysis: &Analysis) -> String {
     if record.rules.rules.is_empty() {
         return "the workflow compares nothing".to_owned();
     }
-    if analysis.minutes == 0 && analysis.paired_cursor == 0 {
+    let missing = missing(record, analysis);
+    if analysis.minutes == 0 && analysis.paired_cursor == 0 && missing.is_none() {
         return "no evidence yet".to_owned();
     }
-    undecided(&record.rules, &analysis.tests)
+    let undecided = undecided(&record.rules, &analysis.tests);
+    match missing {
+        Some(missing) => format!("{undecided}; {missing}"),
+        None => undecided,
+    }
+}
+
+/// Requests of both arms that are old enough to have their truth and have none.
+fn missing(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
+    let rate = &analysis.labels.as_ref()?.rate;
+    let age = record.rules.rules.iter().map(|rule| rule.label_horizon).max()?;
+    (rate.canary.0 > 0).then(|| {
+        let (canary, stable) = (share(rate.canary), share(rate.stable));
+        format!("without truth after {}: canary {canary}, stable {stable}", format_duration(age))
+    })
+}
+
+/// The canary's truths are missing more often, if they are.
+pub(super) fn truth_missing(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
+    analysis.labels.as_ref().filter(|labels| labels.are_lost())?;
+    let missing = missing(record, analysis)?;
+    Some(format!(
+        "the truth of more of the canary's requests is missing, so the errors cannot be compared; {missing}"
+    ))
 }
 
 /// The evidence of every rule, none of it enough.
@@ -95,7 +126,7 @@ pub(super) fn undecided(rules: &Compare, tests: &[RuleTest]) -> String {
         let level = acceptance_level(rule, rules.beta);
         format!(
             "{}: evidence that it is worse {}, that it is not {} of {}",
-            arms(rule.metric, test),
+            arms(rule, test),
             odds(worse),
             odds(not_worse),
             odds(-level.ln())
@@ -164,11 +195,7 @@ impl RuleView {
         RuleWords {
             canary: arm(&self.canary),
             stable: arm(&self.stable),
-            interval: self.odds_ratio.map(|(lower, upper)| {
-                let lower = if lower <= ODDS_RATIO_MIN { "0x".to_owned() } else { times(lower) };
-                let upper = if upper >= ODDS_RATIO_MAX { "any amount".to_owned() } else { times(upper) };
-                format!("{lower} to {upper}")
-            }),
+            interval: self.odds_ratio.map(between),
             worse: (odds(self.log_e_worse), self.limit_alone(limit_against).map(odds)),
             not_worse: (odds(self.log_e_not_worse), odds(self.limit_not_worse)),
             margin: times(self.margin),
@@ -179,6 +206,29 @@ impl RuleView {
     pub fn limit_alone(&self, limit_against: f64) -> Option<f64> {
         self.weight.map(|weight| limit_against - weight.ln())
     }
+}
+
+impl LabelsView {
+    /// In words: how old the requests are, those of the version on canary without truth, those of the one beside it,
+    /// the odds ratios that are not ruled out, the evidence that it loses more, and what it must not reach.
+    pub fn words(&self) -> [String; 6] {
+        let arm = |arm: &ArmView| share((arm.n, arm.events.unwrap_or_default()));
+        [
+            format_duration(Duration::from_secs(self.horizon_s)),
+            arm(&self.canary),
+            arm(&self.stable),
+            between(self.odds_ratio),
+            odds(self.log_e_worse),
+            odds(self.limit),
+        ]
+    }
+}
+
+/// An interval of odds ratios.
+fn between((lower, upper): (f64, f64)) -> String {
+    let lower = if lower <= ODDS_RATIO_MIN { "0x".to_owned() } else { times(lower) };
+    let upper = if upper >= ODDS_RATIO_MAX { "any amount".to_owned() } else { times(upper) };
+    format!("{lower} to {upper}")
 }
 
 fn share((n, e): (u64, u64)) -> String {

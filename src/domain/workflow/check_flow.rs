@@ -1,11 +1,14 @@
 //! Whether each step gets what it works on: metrics for a gate, files for a
 //! version, a version for a canary, rules for a verdict.
 
-use super::Step;
 use super::check::{File, Order};
 use super::decode::Draft;
 use super::diagnostic::Diagnostic;
-use super::step::{Canary, Compare, Expectations, Gate, OnlineMetric, Run, StepKind, Wait, WhenUnderpowered};
+use super::step::{
+    Canary, Compare, Expectations, Gate, OnlineMetric, Role, Run, StepKind, Wait, WhenUnderpowered,
+};
+use super::units::format_duration;
+use super::{Step, longest_watch};
 use crate::domain::expr::nearest;
 use crate::domain::id::StepId;
 
@@ -74,7 +77,10 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                 }
                 from_run(&flow, index, step, evaluate.from.as_ref(), "scored", diagnostics);
             }
-            StepKind::Canary(canary) => rules_of(&flow, index, step, canary, diagnostics),
+            StepKind::Canary(canary) => {
+                rules_of(&flow, index, step, canary, diagnostics);
+                truth_comes_in_time(&flow, index, canary, diagnostics);
+            }
             StepKind::Wait(wait) => watches(&flow, index, step, wait, diagnostics),
             StepKind::Shadow(shadow) => {
                 watches(&flow, index, step, &shadow.wait, diagnostics);
@@ -269,6 +275,32 @@ fn rules_of(flow: &Flow<'_>, index: usize, step: &Step, canary: &Canary, diagnos
             Diagnostic::warning(step.at, format!("no step after `{}` promotes it or rolls it back", step.id));
         diagnostics
             .push(diagnostic.hint("add a `promote` step; it promotes, rolls back or holds by the verdict"));
+    }
+}
+
+/// A rule that decides does not wait for truth until the time to decide is over.
+fn truth_comes_in_time(flow: &Flow<'_>, index: usize, canary: &Canary, diagnostics: &mut Vec<Diagnostic>) {
+    if flow.drafts.iter().any(|draft| !draft.sound) {
+        return;
+    }
+    let after = flow.steps.iter().filter(|(other, _)| *other > index).map(|(_, step)| *step);
+    let Some(longest) = longest_watch(after) else { return };
+    let rules = flow.steps.iter().find_map(|(_, step)| {
+        let StepKind::Compare(compare) = &step.kind else { return None };
+        canary.compare.as_ref().is_none_or(|id| id == &step.id).then_some(&compare.rules)
+    });
+    for rule in rules.into_iter().flatten() {
+        if rule.role == Role::Gating && !rule.label_horizon.is_zero() && rule.label_horizon >= longest {
+            let message = format!(
+                "no request is {} old when the canary has to be decided, {} after its start",
+                format_duration(rule.label_horizon),
+                format_duration(longest)
+            );
+            let diagnostic = Diagnostic::error(rule.at, message);
+            diagnostics.push(diagnostic.hint(
+                "give the canary more time, shorten `label_horizon`, or let the rule only observe: `mode: observe`",
+            ));
+        }
     }
 }
 

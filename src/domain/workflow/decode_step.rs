@@ -409,9 +409,24 @@ fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> 
         let message = format!("`acceptable_below` of `{word}` is higher than its `never_above`");
         diagnostics.push(Diagnostic::error(node.at, message));
     }
+    let label_horizon = node.duration("label_horizon").unwrap_or_default();
+    if let Some(place) = node.get("label_horizon").filter(|_| metric != OnlineMetric::AbsError) {
+        let message = format!("`label_horizon` does not fit `{word}`");
+        let hint = "only `abs_error` waits for truth; a request that fails or is slow says so at once";
+        diagnostics.push(Diagnostic::error(place.at, message).hint(hint));
+    }
     let weight = with.get("weights").and_then(|weights| weights.number(word));
     let role = node.word_or_default("mode");
-    Some(CompareRule { at: node.at, metric, margin, acceptable_below, never_above, weight, role })
+    Some(CompareRule {
+        at: node.at,
+        metric,
+        margin,
+        acceptable_below,
+        never_above,
+        label_horizon,
+        weight,
+        role,
+    })
 }
 
 /// `weights:` names metrics that have a rule, and shares out the whole of alpha.

@@ -368,6 +368,11 @@ static COMPARE_RULE: Object = Object {
         ),
         key("never_above", Shape::Rate, "Above this it is not, whatever the champion does."),
         key(
+            "label_horizon",
+            Shape::Duration,
+            "Of `abs_error`: a request counts once it was served this long ago, so that truths that are quick to arrive do not speak for all; how many requests have none by then is watched. 0 when absent: every truth counts as it arrives.",
+        ),
+        key(
             "mode",
             words(&["gating", "observe"]),
             "Whether it decides or is only shown; `gating` when absent.",

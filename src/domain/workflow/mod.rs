@@ -87,6 +87,17 @@ impl Workflow {
         let StepKind::Compare(compare) = &step.kind else { return None };
         Some((&step.id, compare))
     }
+
+    /// How long the step `canary` has to decide.
+    pub fn longest_watch(&self, canary: &StepId) -> Option<Duration> {
+        longest_watch(self.steps.iter().skip_while(|step| &step.id != canary).skip(1))
+    }
+}
+
+/// How long the first `wait` or `shadow` among the steps after a canary lasts at the most: its time to decide.
+fn longest_watch<'s>(after: impl IntoIterator<Item = &'s Step>) -> Option<Duration> {
+    let wait = after.into_iter().find_map(|step| step.kind.wait())?;
+    Some(wait.at_most.unwrap_or(wait.at_least))
 }
 
 impl Workflow {

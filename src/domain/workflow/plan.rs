@@ -1,5 +1,7 @@
 //! What a workflow would do, step by step, in plain words.
 
+use std::time::Duration;
+
 use super::step::{
     Approve, Canary, Compare, Fetch, FirstVersion, Gate, GateRule, OnInconclusive, OnlineMetric, Publish,
     Run, Source, StepKind, Wait,
@@ -205,7 +207,11 @@ fn compare(it: &Compare) -> String {
                 OnlineMetric::LatencySlowShare => "share of slow requests",
                 OnlineMetric::AbsError => "absolute error",
             };
-            format!("{metric} worse by less than {}", percent(rule.margin - 1.0))
+            let age = match rule.label_horizon {
+                Duration::ZERO => String::new(),
+                age => format!(" of requests {} old", format_duration(age)),
+            };
+            format!("{metric}{age} worse by less than {}", percent(rule.margin - 1.0))
         })
         .collect();
     let undecided = match it.on_inconclusive {

@@ -1,7 +1,7 @@
 use insta::assert_snapshot;
 
 use super::*;
-use crate::domain::canary::{ArmView, CanaryState, CanaryView};
+use crate::domain::canary::{ArmView, CanaryState, CanaryView, LabelsView};
 use crate::domain::id::CanaryId;
 use crate::domain::metric::Metrics;
 use crate::domain::receipt::{Change, DataFacts, Person, Reproduce, TrainingFacts};
@@ -118,6 +118,7 @@ fn rolled_back() -> Receipt {
                 limit_against: 50f64.ln(),
                 forecast: None,
                 rules: vec![errors],
+                labels: None,
             },
             alpha: 0.02,
             beta: 0.05,
@@ -164,6 +165,29 @@ fn a_receipt_in_markdown_says_what_was_compared_and_what_it_does_not_promise() {
 #[test]
 fn a_receipt_in_html_draws_the_limits() {
     assert_snapshot!("rolled_back.html", pages().html(&rolled_back()).expect("renders"));
+}
+
+#[test]
+fn missing_truths_have_a_line_in_both() {
+    let mut receipt = rolled_back();
+    let arm = |n, events| ArmView { n, events: Some(events), value: Some(events as f64 / n as f64) };
+    let view = &mut receipt.canary.as_mut().expect("it has one").view;
+    view.labels = Some(LabelsView {
+        horizon_s: 7200,
+        canary: arm(200, 120),
+        stable: arm(1800, 20),
+        log_e_worse: 12.0,
+        limit: 1000f64.ln(),
+        odds_ratio: (50.0, 200.0),
+    });
+    let markdown = pages().markdown(&receipt).expect("renders");
+    let line = markdown.lines().find(|line| line.contains("without truth")).expect("a line");
+    assert_snapshot!(line, @"| requests without truth after 2h | 120 of 200 (60.0 %) | 20 of 1,800 (1.1 %) | 50.0x to 200.0x | 162,754:1, not promoted at 1,000:1 | |");
+    let html = pages().html(&receipt).expect("renders");
+    assert!(
+        html.contains("Evidence that more of 2026-11-22 are missing: 162,754:1; not promoted at 1,000:1"),
+        "{html}"
+    );
 }
 
 #[test]

@@ -114,7 +114,7 @@ impl Ledger for Names {
         &self,
         _: &VersionName,
         _: &VersionName,
-    ) -> Result<std::collections::HashSet<String>, StepError> {
+    ) -> Result<Vec<crate::domain::evidence::PairedError>, StepError> {
         unused()
     }
     async fn add_scored(&self, _: &crate::domain::evidence::ScoredRows) -> Result<u64, StepError> {

@@ -23,6 +23,8 @@ pub(super) struct Row {
     pub(super) id: String,
     /// When its truth became known, or when it was logged.
     pub(super) at: Timestamp,
+    /// When it was served, if the rows say it.
+    pub(super) served_at: Option<Timestamp>,
     pub(super) block: Option<String>,
     /// Absent while nobody knows it.
     pub(super) actual: Option<f64>,
@@ -76,13 +78,20 @@ struct Places {
     at: usize,
     actual: usize,
     block: Option<usize>,
+    served_at: Option<usize>,
 }
 
 impl Places {
     fn find(header: &ByteRecord) -> Result<Self, String> {
         let place = |name: &str| header.iter().position(|cell| cell.trim_ascii() == name.as_bytes());
         let needed = |name| place(name).ok_or_else(|| format!("the rows have no column `{name}`"));
-        Ok(Self { id: needed("id")?, at: needed("at")?, actual: needed("actual")?, block: place("block") })
+        Ok(Self {
+            id: needed("id")?,
+            at: needed("at")?,
+            actual: needed("actual")?,
+            block: place("block"),
+            served_at: place("served_at"),
+        })
     }
 
     fn row(&self, record: &ByteRecord) -> Result<Row, String> {
@@ -101,9 +110,13 @@ impl Places {
         if id.is_empty() {
             return Err("`id` is empty".to_owned());
         }
-        let at = text(self.at)?;
-        let at = parse_timestamp(at)
-            .ok_or_else(|| format!("`at` is `{}`, neither a date nor a time", at.escape_debug()))?;
+        let time = |place: usize, column: &str| {
+            let cell = text(place)?;
+            let no_time = || format!("`{column}` is `{}`, neither a date nor a time", cell.escape_debug());
+            if cell.is_empty() { Ok(None) } else { parse_timestamp(cell).ok_or_else(no_time).map(Some) }
+        };
+        let at = time(self.at, "at")?.ok_or("`at` is empty")?;
+        let served_at = self.served_at.map(|place| time(place, "served_at")).transpose()?.flatten();
         let actual = match text(self.actual)? {
             "" => None,
             cell => match cell.parse::<f64>() {
@@ -113,7 +126,7 @@ impl Places {
         };
         let block =
             self.block.map(|place| name(place, "block")).transpose()?.filter(|block| !block.is_empty());
-        Ok(Row { id, at, block, actual, cells: record.clone() })
+        Ok(Row { id, at, served_at, block, actual, cells: record.clone() })
     }
 }
 
@@ -228,6 +241,10 @@ mod tests {
         for (text, problem) in [
             ("id,at\n", "the rows have no column `actual`"),
             ("id,at,actual\na,soon,1\n", "line 2: `at` is `soon`, neither a date nor a time"),
+            (
+                "id,at,actual,served_at\na,2026-11-01,1,\nb,2026-11-01,1,2026-10-31\nc,2026-11-01,1,then\n",
+                "line 4: `served_at` is `then`, neither a date nor a time",
+            ),
             ("id,at,actual\na,2026-11-01,inf\n", "line 2: `actual` is `inf`, not a number"),
             ("id,at,actual\na,2026-11-01,1\n,2026-11-01,1\n", "line 3: `id` is empty"),
         ] {

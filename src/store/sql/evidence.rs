@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use sqlx::types::Json;
 
 use super::super::{Connection, Row};
+use super::labels::Labelled;
 use super::rows::{self, get, json as document, text, time_text, word};
 use super::store::SqlStore;
 use super::truth::match_truths;
@@ -29,7 +30,7 @@ impl Kind {
     }
 }
 
-fn unsigned(row: &Row, column: &str) -> Result<u64, StoreError> {
+pub(super) fn unsigned(row: &Row, column: &str) -> Result<u64, StoreError> {
     u64::try_from(get::<i64>(row, column)?).map_err(|e| unreadable(column, e))
 }
 
@@ -188,7 +189,8 @@ fn longer(mut sum: Vec<u64>, more: &[u64]) -> Vec<u64> {
     sum
 }
 
-/// A request that was reported before keeps its first prediction. What is not finite cannot be compared.
+/// A request that was reported before keeps its first prediction, also when that was compared and is gone. What is not
+/// finite cannot be compared.
 pub(super) async fn add_predictions(
     connection: &mut Connection,
     model: &ModelName,
@@ -213,14 +215,20 @@ pub(super) async fn add_predictions(
     if rows.is_empty() {
         return Ok(());
     }
-    sqlx::query(sql!(concat!(
+    let new = sqlx::query(sql!(concat!(
         "INSERT INTO refit.predictions (model, request_id, version, value, shadow, at)
          SELECT $1, e.value ->> 'r', e.value ->> 'v', CAST(e.value ->> 'p' AS DOUBLE PRECISION), e.value -> 's', ",
-        moment!("e.value ->> 't'"), " FROM ", each!("$2"), " WHERE TRUE ON CONFLICT DO NOTHING"
+        moment!("e.value ->> 't'"), " FROM ", each!("$2"), "
+         WHERE NOT EXISTS (SELECT 1 FROM refit.paired_errors k WHERE k.model = $1 AND k.request_id = e.value ->> 'r')
+         ON CONFLICT DO NOTHING RETURNING version, at"
     )))
     .bind(model.as_str())
     .bind(Json(rows))
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(())
+    let mut counted = Labelled::default();
+    for row in &new {
+        counted.predicted(get(row, "version")?, get(row, "at")?);
+    }
+    counted.keep(connection, model).await
 }

@@ -11,6 +11,7 @@ mod deliver;
 mod due;
 mod evidence;
 mod holdings;
+mod labels;
 mod logs;
 mod outbox;
 mod pulls;

@@ -14,7 +14,7 @@ use super::Committer;
 use crate::adapter::Posted;
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::canary::{CanaryRecord, CanaryState, Ripe, Ripening};
 use crate::domain::event::Event;
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{
@@ -551,5 +551,16 @@ impl Store for SqlStore {
         limit: u32,
     ) -> Result<Vec<PairedError>, StoreError> {
         self.seen(self.list_pairs(model, canary, stable, after, limit).await)
+    }
+
+    async fn ripe(
+        &self,
+        model: &ModelName,
+        canary: &VersionName,
+        stable: &VersionName,
+        wanted: &Ripening,
+        limit: u32,
+    ) -> Result<Ripe, StoreError> {
+        self.seen(self.list_ripe(model, canary, stable, wanted, limit).await)
     }
 }

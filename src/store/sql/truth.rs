@@ -8,6 +8,7 @@ use sqlx::types::Json;
 
 use super::super::{Connection, Row};
 use super::evidence::{Kind, begin_batch, take_numbers};
+use super::labels::Labelled;
 use super::rows::{self, get, json as document, text, time_text};
 use super::signals::fence;
 use super::store::SqlStore;
@@ -78,10 +79,12 @@ impl SqlStore {
                 continue;
             }
             new += 1;
-            let pair = |one: (&str, f64), other: (&str, f64)| json!({"r": id, "b": row.block.as_deref().map(text), "v": one.0, "e": one.1, "w": other.0, "f": other.1});
+            let about = About { request: &id, block: row.block.as_deref(), served_at: row.served_at };
             let (stable, canary) = ((stable, row.stable), (canary, row.canary));
             // Each with itself, too: its errors, from which a later canary learns their scale.
-            pairs.extend([pair(stable, stable), pair(stable, canary), pair(canary, canary)]);
+            pairs.extend(
+                [(stable, stable), (stable, canary), (canary, canary)].map(|(a, b)| about.pair(a, b)),
+            );
         }
         insert_pairs(&mut tx, model, pairs, scored.at).await?;
         tx.commit().await?;
@@ -96,22 +99,19 @@ impl SqlStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<PairedError>, StoreError> {
+        let (one, other) = in_order(canary, stable);
         let found = sqlx::query(sql!(
-            "SELECT seq, request_id, block, at,
-                    CASE WHEN served = $2 THEN served_error ELSE shadow_error END AS canary_error,
-                    CASE WHEN served = $2 THEN shadow_error ELSE served_error END AS stable_error
-             FROM refit.paired_errors
-             WHERE model = $1 AND ((served = $2 AND shadow = $3) OR (served = $3 AND shadow = $2)) AND seq > $4
+            "SELECT * FROM refit.paired_errors WHERE model = $1 AND one = $2 AND other = $3 AND seq > $4
              ORDER BY seq LIMIT $5"
         ))
         .bind(model.as_str())
-        .bind(canary.as_str())
-        .bind(stable.as_str())
+        .bind(one)
+        .bind(other)
         .bind(after)
         .bind(i64::from(limit))
         .fetch_all(&self.parts.reader)
         .await?;
-        rows::all(&found, pair)
+        rows::all(&found, |row| pair(row, canary))
     }
 }
 
@@ -124,31 +124,61 @@ async fn known_pairs(
     rows: &[ScoredRow],
 ) -> Result<HashSet<String>, StoreError> {
     let wanted: Vec<Value> = rows.iter().map(|row| json!({ "r": text(&row.id) })).collect();
+    let (one, other) = if stable <= canary { (stable, canary) } else { (canary, stable) };
+    // `CROSS JOIN` has SQLite begin with the rows; by itself it goes through them for every pair of the model.
     let found = sqlx::query(sql!(concat!(
-        "SELECT request_id FROM refit.paired_errors
-         WHERE model = $1 AND ((served = $2 AND shadow = $3) OR (served = $3 AND shadow = $2))
-         AND request_id IN (SELECT e.value ->> 'r' FROM ",
+        "SELECT k.request_id FROM ",
         each!("$4"),
-        ")"
+        " CROSS JOIN refit.paired_errors k
+         WHERE k.model = $1 AND k.request_id = e.value ->> 'r' AND k.one = $2 AND k.other = $3"
     )))
     .bind(model.as_str())
-    .bind(stable)
-    .bind(canary)
+    .bind(one)
+    .bind(other)
     .bind(Json(wanted))
     .fetch_all(connection)
     .await?;
     found.iter().map(|row| get(row, "request_id")).collect()
 }
 
-fn pair(row: &Row) -> Result<PairedError, StoreError> {
+/// A row as a pair of `canary` and the other version.
+pub(super) fn pair(row: &Row, canary: &VersionName) -> Result<PairedError, StoreError> {
+    let (one, other) = (get(row, "one_error")?, get(row, "other_error")?);
+    let is_first = get::<&str>(row, "one")? == canary.as_str();
+    let (canary, stable) = if is_first { (one, other) } else { (other, one) };
     Ok(PairedError {
         seq: get(row, "seq")?,
         request_id: get(row, "request_id")?,
         block: get(row, "block")?,
-        canary: get(row, "canary_error")?,
-        stable: get(row, "stable_error")?,
+        canary,
+        stable,
         at: get(row, "at")?,
+        served_at: get(row, "served_at")?,
     })
+}
+
+/// Two versions in the order in which a pair of theirs is kept.
+pub(super) fn in_order<'v>(a: &'v VersionName, b: &'v VersionName) -> (&'v str, &'v str) {
+    if a.as_str() <= b.as_str() { (a.as_str(), b.as_str()) } else { (b.as_str(), a.as_str()) }
+}
+
+/// The request of a pair.
+struct About<'r> {
+    request: &'r str,
+    block: Option<&'r str>,
+    served_at: Option<Timestamp>,
+}
+
+impl About<'_> {
+    /// The errors of two versions on it, as [`insert_pairs`] keeps them.
+    fn pair(&self, a: (&str, f64), b: (&str, f64)) -> Value {
+        let (one, other) = if a.0 <= b.0 { (a, b) } else { (b, a) };
+        let (block, served_at) = (self.block.map(text), self.served_at.map(time_text));
+        json!({
+            "r": self.request, "b": block, "t": served_at,
+            "v": one.0, "e": one.1, "w": other.0, "f": other.1,
+        })
+    }
 }
 
 /// Makes pairs of errors of these requests, as far as both prediction and truth are known, and deletes both;
@@ -163,13 +193,14 @@ pub(super) async fn match_truths(
         return Ok(0);
     }
     let wanted: Vec<Value> = requests.iter().map(|request| json!({ "r": text(request) })).collect();
+    // `CROSS JOIN` as in `known_pairs`.
     let found = sqlx::query(sql!(concat!(
-        "SELECT p.request_id, p.version, p.value AS predicted, p.shadow, t.value AS truth, t.block
+        "SELECT p.request_id, p.version, p.value AS predicted, p.shadow, p.at AS served_at, t.value AS truth, t.block
          FROM ",
         each!("$2"),
         "
-         JOIN refit.predictions p ON p.model = $1 AND p.request_id = e.value ->> 'r'
-         JOIN refit.truths t ON t.model = $1 AND t.request_id = p.request_id
+         CROSS JOIN refit.predictions p CROSS JOIN refit.truths t
+         WHERE p.model = $1 AND p.request_id = e.value ->> 'r' AND t.model = $1 AND t.request_id = p.request_id
          ORDER BY p.request_id"
     )))
     .bind(model.as_str())
@@ -178,30 +209,35 @@ pub(super) async fn match_truths(
     .await?;
     let mut pairs = Vec::new();
     let mut matched = Vec::with_capacity(found.len());
+    let mut counted = Labelled::default();
     for row in &found {
         let request: String = get(row, "request_id")?;
         let truth: f64 = get(row, "truth")?;
         let error = (get::<f64>(row, "predicted")? - truth).abs();
         let (block, version) = (get::<Option<String>>(row, "block")?, get::<String>(row, "version")?);
-        let pair = |one: (&str, f64), other: (&str, f64)| json!({"r": request, "b": block, "v": one.0, "e": one.1, "w": other.0, "f": other.1});
+        let served_at: Timestamp = get(row, "served_at")?;
+        let about = About { request: &request, block: block.as_deref(), served_at: Some(served_at) };
         // A version with itself, whoever served: its errors, from which a later canary learns their scale.
         let served = (version.as_str(), error);
-        pairs.push(pair(served, served));
+        pairs.push(about.pair(served, served));
         for shadow in document::<Vec<Shadow>>(row, "shadow")? {
             if shadow.v.as_str() != version {
                 let scored = (shadow.v.as_str(), (shadow.p - truth).abs());
-                pairs.push(pair(served, scored));
-                pairs.push(pair(scored, scored));
+                pairs.push(about.pair(served, scored));
+                pairs.push(about.pair(scored, scored));
             }
         }
         matched.push(json!({ "r": request }));
+        counted.labelled(version, served_at);
     }
+    counted.keep(connection, model).await?;
     insert_pairs(connection, model, pairs, at).await?;
     let matched_count = matched.len() as u64;
     forget(connection, model, matched).await?;
     Ok(matched_count)
 }
 
+/// The first pair of two versions on a request counts, whoever reports it again.
 async fn insert_pairs(
     connection: &mut Connection,
     model: &ModelName,
@@ -218,10 +254,10 @@ async fn insert_pairs(
     }
     sqlx::query(sql!(concat!(
         "INSERT INTO refit.paired_errors
-             (model, seq, request_id, block, served, served_error, shadow, shadow_error, at)
+             (model, seq, request_id, block, one, one_error, other, other_error, at, served_at)
          SELECT $1, CAST(e.value ->> 'n' AS BIGINT), e.value ->> 'r', e.value ->> 'b', e.value ->> 'v',
-             CAST(e.value ->> 'e' AS DOUBLE PRECISION), e.value ->> 'w', CAST(e.value ->> 'f' AS DOUBLE PRECISION), $3
-         FROM ", each!("$2")
+             CAST(e.value ->> 'e' AS DOUBLE PRECISION), e.value ->> 'w', CAST(e.value ->> 'f' AS DOUBLE PRECISION), $3, ",
+        moment!("e.value ->> 't'"), " FROM ", each!("$2"), " WHERE TRUE ON CONFLICT DO NOTHING"
     )))
     .bind(model.as_str())
     .bind(Json(pairs))

@@ -120,6 +120,32 @@ fn a_batch_model_that_is_no_worse_is_promoted_whatever_its_processes_die_of() {
     }
 }
 
+#[tokio::test]
+async fn in_advise_the_rows_say_what_refit_would_have_done() {
+    for (factor, expected) in [
+        (4, "and would be rolled back by the rows that both predicted: canary mean error 20.1, stable 5.02"),
+        (1, "and would be promoted by the rows that both predicted: canary mean error 5.02, stable 5.02"),
+    ] {
+        let world = World::sqlite();
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        world.write("factor", &factor.to_string());
+        world.write("rows.csv", "id,at,x,actual\n");
+        let told = "mode: advise\nnotify: [{ on: [succeeded], console: true }]\n";
+        let run = world.trigger(&engine, &BATCH.replace("mode: act\n", told)).await;
+        reach(&world, &engine, run, TimeDelta::minutes(1), |run| run.status == RunStatus::Waiting).await;
+        world.pass(TimeDelta::minutes(30));
+        rows(&world);
+        let (outcome, reason) = outcome(&world, &engine).await;
+        assert_eq!(outcome, Some(Outcome::Succeeded), "{reason}");
+        assert_eq!(shown(&world), serves("1"));
+        assert_eq!(world.host.history().len(), 1, "the host never heard of it");
+        let queued = engine.store.outbox_of(run).await.expect("read");
+        let said = queued.iter().map(|entry| entry.notice.facts["advice"].to_string()).collect::<String>();
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
 /// Little traffic on version 1, then a workflow that asks first: 2 multiplies by `factor`.
 async fn asked(world: &World, factor: u8, inputs: bool) -> (Arc<Engine>, refit::domain::id::RunId) {
     let engine = world.process(&Crash::never()).await;

@@ -4,6 +4,8 @@
 mod apps;
 mod endless;
 mod examples;
+mod labels;
+mod status;
 mod suite;
 mod watched;
 

@@ -12,7 +12,7 @@ use refit::domain::pull::PullState;
 use refit::domain::release::{Assignment, CanaryServed, ReleaseActor, Served};
 use refit::domain::verdict::Verdict;
 use refit::domain::version::{VersionRecord, VersionState};
-use refit::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
+use refit::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Stage};
 use refit::domain::workflow::units::BasisPoints;
 use refit::engine::Engine;
 use refit::store::{ClaimResult, Opening, ReleaseWrite, ReleaseWritten, Store};
@@ -36,14 +36,22 @@ pub struct Watched {
 impl Watched {
     /// `evidence`: what the workflow says below `evidence:`.
     pub async fn start(world: World, evidence: &str) -> Self {
+        let evidence = format!("evidence:\n  {}", evidence.trim().replace('\n', "\n  "));
+        Self::by(world, &evidence, CompareRule::of(OnlineMetric::ErrorRate)).await
+    }
+
+    /// It is held to one rule, and the app pushes its evidence.
+    pub async fn pushed(world: World, rule: CompareRule) -> Self {
+        Self::by(world, "", rule).await
+    }
+
+    async fn by(world: World, evidence: &str, rule: CompareRule) -> Self {
         let engine = world.process(&Crash::never()).await;
         let store = &engine.store;
         let event = make::event(start());
         let mut new = make::new_run(&event, start());
-        new.run.definition.source = format!(
-            "name: retrain\nmodel: race-times\nevidence:\n  {}\nsteps: [{{run: x}}]\n",
-            evidence.trim().replace('\n', "\n  ")
-        );
+        new.run.definition.source =
+            format!("name: retrain\nmodel: race-times\n{evidence}\nsteps: [{{run: x}}]\n");
         let run = new.run.id;
         store.submit(&event, vec![new]).await.expect("submitted");
         let claimed =
@@ -52,7 +60,7 @@ impl Watched {
         for version in ["1", "2"] {
             adopt(store, version).await;
         }
-        let record = canary(store, run).await;
+        let record = canary(store, run, rule).await;
         store.open_canary(claim.run.epoch, &record).await.expect("opened");
         store.release_lease(run, claim.run.epoch).await.expect("given back");
         Self { world, engine, run }
@@ -120,7 +128,7 @@ async fn adopt(store: &Arc<dyn Store>, version: &str) {
     store.adopt_version(&record, &make::by_ann(start())).await.expect("adopted");
 }
 
-async fn canary(store: &Arc<dyn Store>, run: RunId) -> CanaryRecord {
+async fn canary(store: &Arc<dyn Store>, run: RunId, rule: CompareRule) -> CanaryRecord {
     let served = |version: &str| Served {
         version: version.parse().expect("a name"),
         base_url: format!("/models/{version}"),
@@ -147,15 +155,6 @@ async fn canary(store: &Arc<dyn Store>, run: RunId) -> CanaryRecord {
     };
     let ReleaseWritten::Made(release) = store.write_release(write).await.expect("written") else {
         panic!("not written")
-    };
-    let rule = CompareRule {
-        at: Default::default(),
-        metric: OnlineMetric::ErrorRate,
-        margin: 1.5,
-        acceptable_below: None,
-        never_above: None,
-        weight: None,
-        role: Role::Gating,
     };
     CanaryRecord {
         id: CanaryId::generate(),

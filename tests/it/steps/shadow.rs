@@ -138,7 +138,13 @@ async fn a_row_whose_truth_arrived_is_scored_once_by_both() {
     rows(&bench, &[others[0], SAME_HOUR, others[1], others[2]]);
     let spec = hourly(PREDICT);
     assert_eq!(slept(&mut bench, &spec).await, TimeDelta::hours(1));
-    let first = ScoredRow { id: "a".to_owned(), block: Some("r1".to_owned()), stable: 1.0, canary: 1.0 };
+    let first = ScoredRow {
+        id: "a".to_owned(),
+        block: Some("r1".to_owned()),
+        served_at: None,
+        stable: 1.0,
+        canary: 1.0,
+    };
     assert_eq!(scored(&bench), std::slice::from_ref(&first));
     assert!(bench.log.notes().contains("1 new rows with their truth"), "{}", bench.log.notes());
 
@@ -174,6 +180,42 @@ async fn without_a_canary_or_after_it_there_is_nothing_to_score() {
     assert!(scored(&bench).is_empty());
     bench.history.clear();
     assert_eq!(failure(run(&hourly(PREDICT), &bench.ctx()).await), "no canary step ran before this one");
+}
+
+/// The same versions, and nothing is on canary because the mode does not act.
+fn advised() -> Bench {
+    let mut bench = on_canary();
+    bench.ledger.canary = None;
+    let output = CanaryOutput {
+        rollout: Rollout::Advised,
+        target: "production".parse().expect("a name"),
+        version: "2".parse().expect("a name"),
+        champion: Some("1".parse().expect("a name")),
+        generation: None,
+        share: BasisPoints(1000),
+        canary: None,
+    };
+    bench.history.clear();
+    bench.ended("canary", serde_json::to_value(output).expect("JSON"));
+    bench
+}
+
+#[tokio::test]
+async fn in_a_mode_that_does_not_act_rows_are_scored_and_what_they_say_is_kept() {
+    let mut bench = advised();
+    rows(&bench, &[]);
+    let spec = hourly(PREDICT);
+    assert_eq!(slept(&mut bench, &spec).await, TimeDelta::hours(1));
+    let arrived = ["a,10,12,2026-11-21T02:10:00Z,r1", "b,10,11,2026-11-21T02:10:00Z,r1"];
+    rows(&bench, &arrived);
+    bench.clock.advance(TimeDelta::hours(24));
+    let output: ShadowOutput = done(run(&spec, &bench.ctx()).await);
+    assert_eq!((output.ended_by, output.rows, scored(&bench).len()), (EndedBy::Time, 2, 2));
+    let advice = output.advice.expect("something is said");
+    assert_eq!(
+        (advice.verdict, advice.reason.as_str()),
+        (Verdict::Inconclusive, "the workflow compares nothing")
+    );
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Evidence: counted once, in an order no reader's cursor misses.
 
 use refit::domain::Timestamp;
+use refit::domain::canary::Ripening;
+use refit::domain::evidence::LabelMinute;
 use refit::domain::id::{Epoch, ModelName, VersionName};
 use refit::store::{
     BatchReceipt, EvidenceMinute, MinuteCounts, ObservationBatch, Prediction, ScoredRow, ScoredRows,
@@ -15,6 +17,8 @@ on_both! {
     minutes_are_added_up_and_stand_out_by_their_number
     truth_makes_a_pair_of_errors
     truth_that_comes_first_waits
+    a_request_that_is_reported_again_with_its_truth_counts_once
+    pairs_come_of_age_in_pages_and_requests_without_truth_are_counted
     a_row_that_a_run_scored_counts_once_and_only_for_its_holder
 }
 
@@ -123,6 +127,73 @@ async fn truth_that_comes_first_waits(db: Database) {
     assert_eq!((pairs.len(), pairs[0].canary, pairs[0].stable), (1, 1.0, 1.5));
 }
 
+async fn a_request_that_is_reported_again_with_its_truth_counts_once(db: Database) {
+    let store = db.open().await;
+    for round in ["1", "2"] {
+        // The second time, the other version is said to have served it.
+        let (served, shadow) = if round == "1" { ("v2", "v1") } else { ("v1", "v2") };
+        let predictions = vec![prediction("r1", served, 10.0, &[(shadow, 12.0)], db.now())];
+        store.observe(&batch(round, Vec::new(), predictions, db.now())).await.expect("kept");
+        store.add_truth(&truths(round, &[("r1", 11.5)], db.now())).await.expect("kept");
+    }
+    for (one, other) in [("v1", "v2"), ("v1", "v1"), ("v2", "v2")] {
+        let pairs =
+            store.paired_errors(&model(), &version(one), &version(other), 0, 100).await.expect("read");
+        assert_eq!(pairs.len(), 1, "{one} and {other}");
+    }
+}
+
+async fn pairs_come_of_age_in_pages_and_requests_without_truth_are_counted(db: Database) {
+    let store = db.open().await;
+    let at = |minutes: i64| {
+        "2026-11-03T12:00:00Z".parse::<Timestamp>().expect("a time") + chrono::TimeDelta::minutes(minutes)
+    };
+    let served = |id: &str, by: &str, minutes: i64, seconds: i64| {
+        let shadow = if by == "v2" { "v1" } else { "v2" };
+        prediction(id, by, 10.0, &[(shadow, 12.0)], at(minutes) + chrono::TimeDelta::seconds(seconds))
+    };
+    let requests = ["a", "b", "c", "d", "e", "late"];
+    // The last one is served long before it is reported.
+    let reported = [("v2", 0, 0), ("v1", 0, 30), ("v1", 1, 0), ("v2", 1, 59), ("v1", 2, 0), ("v1", 0, 1)];
+    let predictions =
+        requests.iter().zip(reported).map(|(id, (by, minutes, seconds))| served(id, by, minutes, seconds));
+    let predictions: Vec<Prediction> = predictions.collect();
+    store.observe(&batch("b1", Vec::new(), predictions.clone(), db.now())).await.expect("kept");
+    store.observe(&batch("b2", Vec::new(), predictions, db.now())).await.expect("kept");
+    for (id, request) in ["d", "a", "b", "e"].iter().enumerate() {
+        store.add_truth(&truths(&format!("t{id}"), &[(request, 11.0)], db.now())).await.expect("kept");
+    }
+    let (canary, stable) = (version("v2"), version("v1"));
+    let pairs = store.paired_errors(&model(), &canary, &stable, 0, 100).await.expect("read");
+    let read = pairs.iter().map(|pair| pair.seq).max().expect("some");
+    store.add_truth(&truths("new", &[("c", 11.0)], db.now())).await.expect("kept");
+
+    let mut wanted = Ripening { read, after: None, until: at(1), minutes: (at(0), at(2)) };
+    let first = store.ripe(&model(), &canary, &stable, &wanted, 100).await.expect("read");
+    assert!(first.pairs.is_empty() && first.is_all(&wanted), "a first look has read none before: {first:?}");
+    let counts =
+        |minute: &LabelMinute| (minute.version.to_string(), minute.minute, minute.predicted, minute.labelled);
+    let mut counted: Vec<_> = first.minutes.iter().map(counts).collect();
+    counted.sort();
+    let of =
+        |version: &str, minutes, predicted, labelled| (version.to_owned(), at(minutes), predicted, labelled);
+    assert_eq!(counted, [of("v1", 0, 2, 1), of("v1", 1, 1, 1), of("v2", 0, 1, 1), of("v2", 1, 1, 1)]);
+
+    // From the first request on, two minutes later, one at a time; what was not read before is left to those who read it.
+    wanted = Ripening { after: Some((at(0), i64::MAX)), until: at(2), minutes: (at(2), at(2)), ..wanted };
+    let mut found = vec![];
+    loop {
+        let page = store.ripe(&model(), &canary, &stable, &wanted, 1).await.expect("read");
+        assert!(page.minutes.is_empty());
+        found.extend(page.pairs.iter().map(|pair| pair.request_id.clone()));
+        if page.is_all(&wanted) {
+            break;
+        }
+        wanted.after = Some(page.through);
+    }
+    assert_eq!(found, ["b", "d", "e"]);
+}
+
 async fn a_row_that_a_run_scored_counts_once_and_only_for_its_holder(db: Database) {
     let (store, other) = (db.open().await, db.open().await);
     let run = make::run(&store, db.now()).await;
@@ -131,6 +202,7 @@ async fn a_row_that_a_run_scored_counts_once_and_only_for_its_holder(db: Databas
     let row = |id: &str, canary: f64| ScoredRow {
         id: id.to_owned(),
         block: Some("race-1".to_owned()),
+        served_at: None,
         stable: 1.0,
         canary,
     };

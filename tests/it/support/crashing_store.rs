@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use refit::adapter::Posted;
 use refit::domain::Timestamp;
-use refit::domain::canary::{CanaryRecord, CanaryState};
+use refit::domain::canary::{CanaryRecord, CanaryState, Ripe, Ripening};
 use refit::domain::event::Event;
 use refit::domain::history::{ChangedBy, HistoryEntry};
 use refit::domain::id::*;
@@ -579,5 +579,17 @@ impl Store for CrashingStore {
     ) -> Result<Vec<PairedError>, StoreError> {
         self.crash.alive().await;
         self.inner.paired_errors(model, canary, stable, after, limit).await
+    }
+
+    async fn ripe(
+        &self,
+        model: &ModelName,
+        canary: &VersionName,
+        stable: &VersionName,
+        wanted: &Ripening,
+        limit: u32,
+    ) -> Result<Ripe, StoreError> {
+        self.crash.alive().await;
+        self.inner.ripe(model, canary, stable, wanted, limit).await
     }
 }

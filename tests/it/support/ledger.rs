@@ -1,13 +1,13 @@
 //! What a step talks to while it runs: a ledger in memory, and a log that can be asked.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, Foreseen, Looks};
-use refit::domain::evidence::{ScoredRow, ScoredRows};
+use refit::domain::evidence::{PairedError, ScoredRow, ScoredRows};
 use refit::domain::id::{CanaryId, Generation, StepId, StoreName, TargetName, VersionName};
 use refit::domain::release::Release;
 use refit::domain::run::{Intent, IntentState, Undo};
@@ -165,9 +165,18 @@ impl Ledger for FakeLedger {
         Ok(self.canary.clone())
     }
 
-    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<HashSet<String>, StepError> {
+    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<Vec<PairedError>, StepError> {
         let scored = self.scored.lock().expect("unpoisoned");
-        Ok(scored.iter().map(|row| row.id.clone()).collect())
+        let pair = |(seq, row): (i64, &ScoredRow)| PairedError {
+            seq,
+            request_id: row.id.clone(),
+            block: row.block.clone(),
+            canary: row.canary,
+            stable: row.stable,
+            at: now(),
+            served_at: row.served_at,
+        };
+        Ok((1..).zip(scored.iter()).map(pair).collect())
     }
 
     async fn add_scored(&self, scored: &ScoredRows) -> Result<u64, StepError> {

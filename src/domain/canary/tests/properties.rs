@@ -92,6 +92,7 @@ proptest! {
             canary,
             stable,
             at: minute(i as i64),
+            served_at: None,
         }).collect();
         let news = News { minutes: minutes.collect(), stable_errors: pairs.clone(), pairs, ..News::default() };
         let looked = look(&record, &news, minute(600));

@@ -54,6 +54,10 @@ pub struct CompareRule {
     pub acceptable_below: Option<f64>,
     /// The canary's rate must not exceed this, whatever the stable arm does.
     pub never_above: Option<f64>,
+    /// A request counts once it was served this long ago, whenever its truth came: truths that are quick to arrive
+    /// would else speak for all.
+    #[serde(default)]
+    pub label_horizon: Duration,
     /// Share of `alpha`; the default weights of the metrics present when absent.
     pub weight: Option<f64>,
     /// Whether it decides or is only shown.
@@ -75,6 +79,7 @@ impl CompareRule {
             margin,
             acceptable_below: None,
             never_above: None,
+            label_horizon: Duration::ZERO,
             weight: None,
             role: Role::default(),
         }

@@ -270,6 +270,16 @@ fn mistakes_of_a_canary() {
         ),
         ("from", "{ store: s }", "{ store: s, from: trian }"),
         (
+            "truth-comes-too-late",
+            "[{ metric: error_rate }]",
+            "[{ metric: error_rate, label_horizon: 5m }, { metric: abs_error, label_horizon: 60m }]",
+        ),
+        (
+            "truth-comes-too-late-but-only-observes",
+            "[{ metric: error_rate }]",
+            "[{ metric: error_rate }, { metric: abs_error, label_horizon: 1d, mode: observe }]",
+        ),
+        (
             "shadow-without-a-rule",
             "uses: wait, with: { for: 1h }",
             "uses: shadow, with: { run: predict, from: { file: rows.csv }, for: 1h }",
@@ -303,6 +313,11 @@ fn mistakes_of_a_canary() {
     5:5 error: `train` and `t2` run side by side on workers with different labels (one worker runs all branches; give both the same `runs_on`, or one after the other by `needs`)
     [from]
     5:5 error: `from: trian` is no `run` step before `publish` (name the step whose files are published)
+    [truth-comes-too-late]
+    8:88 error: `label_horizon` does not fit `error_rate` (only `abs_error` waits for truth; a request that fails or is slow says so at once)
+    8:94 error: no request is 1h old when the canary has to be decided, 1h after its start (give the canary more time, shorten `label_horizon`, or let the rule only observe: `mode: observe`)
+    [truth-comes-too-late-but-only-observes]
+
     [shadow-without-a-rule]
     7:5 warning: no rule looks at the prediction errors that `wait` finds (add a rule on `abs_error` to `compare`)
     "#);

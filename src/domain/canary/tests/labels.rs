@@ -1,0 +1,209 @@
+//! Requests count once they are old enough, each once, and missing truths stop a promotion.
+
+use super::*;
+use crate::domain::evidence::LabelMinute;
+
+const HORIZON: i64 = 120;
+
+fn record() -> CanaryRecord {
+    let mut errors = rule(OnlineMetric::AbsError);
+    errors.label_horizon = Duration::from_secs(60 * HORIZON as u64);
+    canary(vec![errors], &[(1000, 60)])
+}
+
+/// A pair of its own block, of a request served at one minute whose truth came at another.
+fn of(seq: i64, served: i64, at: i64) -> PairedError {
+    PairedError {
+        seq,
+        request_id: format!("r{seq}"),
+        block: None,
+        canary: 1.0,
+        stable: 1.0,
+        at: minute(at),
+        served_at: Some(minute(served)),
+    }
+}
+
+/// What a database holds, asked by looks as the controller asks it.
+#[derive(Default)]
+struct Kept {
+    pairs: Vec<PairedError>,
+    minutes: Vec<LabelMinute>,
+}
+
+impl Kept {
+    fn look(&self, record: &CanaryRecord, now: Timestamp, page: usize) -> Look {
+        let analysis = Analysis::of(record).expect("readable");
+        let known = |pair: &&PairedError| pair.at <= now;
+        let pairs = || self.pairs.iter().filter(known);
+        let new = pairs().filter(|pair| pair.seq > analysis.paired_cursor);
+        let mut news = News { pairs: new.cloned().collect(), ..News::default() };
+        if let Some(wanted) = analysis.ripening(record, now) {
+            let place = |pair: &PairedError| (pair.served_at.expect("served"), pair.seq);
+            let mut pairs: Vec<_> = pairs().filter(|pair| pair.seq <= wanted.read).cloned().collect();
+            pairs.retain(|pair| Some(place(pair)) > wanted.after && place(pair).0 <= wanted.until);
+            pairs.sort_by_key(place);
+            news.more = pairs.len() > page;
+            pairs.truncate(page);
+            let last = pairs.last().map(place).filter(|_| news.more);
+            let (from, before) = wanted.minutes;
+            let minutes = self.minutes.iter().filter(|it| it.minute >= from && it.minute < before);
+            let through = last.unwrap_or((wanted.until, i64::MAX));
+            news.ripe = Some(Ripe { pairs, through, minutes: minutes.cloned().collect(), before });
+        }
+        look(record, &news, now)
+    }
+}
+
+/// How many pairs were counted, whether or not they were bet on.
+fn counted(record: &CanaryRecord) -> usize {
+    let analysis = Analysis::of(record).expect("readable");
+    let bets: u64 = analysis
+        .tests
+        .iter()
+        .map(|test| match test {
+            rules::RuleTest::Mean(mean) => mean.pairs,
+            rules::RuleTest::Rate(_) => 0,
+        })
+        .sum();
+    // The first 50 set the scale and are kept until then.
+    bets as usize + if analysis.clip.bound().is_some() { 50 } else { analysis.clip.learnt() }
+}
+
+#[test]
+fn a_quick_truth_counts_no_sooner_than_a_slow_one() {
+    let kept =
+        Kept { pairs: vec![of(1, 0, 1), of(2, 60, 61), of(3, 0, 119), of(4, 0, 130)], ..Kept::default() };
+    let mut record = record();
+    for (now, expected) in [(62, 0), (119, 0), (120, 2), (125, 2), (130, 3), (179, 3), (180, 4), (500, 4)] {
+        record = kept.look(&record, minute(now), 100).record;
+        assert_eq!(counted(&record), expected, "minute {now}");
+    }
+}
+
+#[test]
+fn each_pair_counts_once_whatever_the_looks_and_pages() {
+    // Truths come out of order, some before their request is old enough and some after.
+    let pairs: Vec<_> = (1..=120).map(|i| of(i, (i * 37) % 200, 200 + (i * i) % 300)).collect();
+    for (step, page) in [(7, 1000), (7, 3), (60, 1000), (600, 1)] {
+        let mut kept = Kept { pairs: pairs.clone(), ..Kept::default() };
+        // The number says in which order they arrived.
+        kept.pairs.sort_by_key(|pair| pair.at);
+        (1..).zip(&mut kept.pairs).for_each(|(seq, pair)| pair.seq = seq);
+        let mut record = record();
+        for look in 0..250 {
+            let looked = kept.look(&record, minute((look * step).min(600)), page);
+            // One who dies before it is saved looks again.
+            if look % 3 != 0 {
+                record = looked.record;
+            }
+        }
+        assert_eq!(counted(&record), kept.pairs.len(), "every {step} minutes, {page} at once");
+    }
+}
+
+#[test]
+fn rows_that_nobody_served_count_at_once() {
+    let mut row = of(1, 0, 5);
+    row.served_at = None;
+    let looked = look(&record(), &News { pairs: vec![row], ..News::default() }, minute(6));
+    assert_eq!(counted(&looked.record), 1);
+}
+
+/// Minutes with 10 requests of the canary and 90 of the stable version, and so many without truth.
+fn missing(minutes: i64, canary: u64, stable: u64) -> Vec<LabelMinute> {
+    let of = |version: &str, at, predicted, without| LabelMinute {
+        version: version.parse().expect("valid"),
+        minute: minute(at),
+        predicted,
+        labelled: predicted - without,
+    };
+    (0..minutes).flat_map(|at| [of("2", at, 10, canary), of("1", at, 90, stable)]).collect()
+}
+
+#[test]
+fn a_canary_whose_truths_are_missing_is_not_promoted_and_said_so_once() {
+    let kept = Kept { minutes: missing(200, 5, 3), ..Kept::default() };
+    let mut record = record();
+    let mut told = vec![];
+    for now in [60, 120, 122, 123, 130, 200, 300] {
+        let looked = kept.look(&record, minute(now), 100);
+        assert_eq!(looked.decision, Decision::Continue);
+        told.extend(looked.notice.map(|notice| (now, notice)));
+        record = looked.record;
+        let judged = record.view().labels.expect("watched").canary.n;
+        // A minute is closed 90 seconds after its end.
+        assert_eq!(judged, 10 * (now - HORIZON - 2).clamp(0, 200).unsigned_abs(), "minute {now}");
+    }
+    let why = "the truth of more of the canary's requests is missing, so the errors cannot be compared; without truth after 2h: canary 40 of 80 (50.0 %), stable 24 of 720 (3.3 %)";
+    assert_eq!(told, [(130, Trouble::TruthMissing(why.to_owned()))]);
+    assert_eq!(record.verdict, Verdict::Inconclusive);
+    let late = kept.look(&record, record.deadline.expect("it has one"), 100).record;
+    assert_eq!(
+        late.verdict,
+        Verdict::Error,
+        "what cannot be compared is held, not promoted: {}",
+        late.reason
+    );
+}
+
+#[test]
+fn truths_that_are_missing_on_both_sides_or_on_the_stable_one_stop_nothing() {
+    for (canary, stable) in [(5, 45), (0, 45), (0, 0), (10, 90)] {
+        let kept = Kept { minutes: missing(600, canary, stable), ..Kept::default() };
+        let looked = kept.look(&record(), minute(800), 100);
+        assert_eq!(looked.notice, None);
+        assert!(looked.record.reason.contains("without truth after 2h"), "{}", looked.record.reason);
+    }
+}
+
+#[test]
+fn minutes_of_two_shares_are_no_one_table() {
+    // Truths get rarer when the share grows: within each share both arms lose the same.
+    let of = |version: &str, at, predicted, without| LabelMinute {
+        version: version.parse().expect("valid"),
+        minute: minute(at),
+        predicted,
+        labelled: predicted - without,
+    };
+    let early = (0..300).flat_map(|at| [of("2", at, 1, 0), of("1", at, 99, 0)]);
+    let late = (300..600).flat_map(|at| [of("2", at, 50, 25), of("1", at, 50, 25)]);
+    let kept = Kept { minutes: early.chain(late).collect(), ..Kept::default() };
+    let mut record = record();
+    record.deadline = None;
+    let changed = News { share: Some((BasisPoints(5000), minute(300))), ..News::default() };
+    record = look(&record, &changed, minute(301)).record;
+    let analysis = |record: &CanaryRecord| Analysis::of(record).expect("readable").labels.expect("watched");
+    let wanted = Analysis::of(&record).expect("readable").ripening(&record, minute(800)).expect("watched");
+    let ripe = Ripe {
+        pairs: vec![],
+        through: (wanted.until, i64::MAX),
+        minutes: kept.minutes,
+        before: wanted.minutes.1,
+    };
+    let news = News { share: Some((BasisPoints(5000), minute(300))), ripe: Some(ripe), ..News::default() };
+    record = look(&record, &news, minute(800)).record;
+    assert!(!analysis(&record).are_lost());
+    assert!(analysis(&record).rate.test.log_e_worse() <= 0.0);
+}
+
+#[test]
+fn without_traffic_the_same_pairs_count_at_the_same_age_and_decide_the_same() {
+    let worse = |i: i64| {
+        let stable = 1.0 + (i % 7) as f64;
+        PairedError { stable, canary: 2.0 * stable, ..of(i, i % 60, i % 60 + 1) }
+    };
+    let pairs: Vec<_> = (1..=300).map(worse).collect();
+    let early = by_errors(&record(), pairs.clone(), minute(HORIZON - 1));
+    assert_eq!((counted(&early), early.verdict), (0, Verdict::Inconclusive));
+    // As many as were served in the first ten minutes.
+    assert_eq!(counted(&by_errors(&record(), pairs.clone(), minute(HORIZON + 9))), 50);
+    let late = by_errors(&record(), pairs, minute(HORIZON + 59));
+    assert_eq!((counted(&late), late.verdict), (300, Verdict::Fail), "{}", late.reason);
+    let before = of(1, -10, -5);
+    assert_eq!(
+        counted(&by_errors(&record(), vec![before], minute(500))),
+        0,
+        "its truth may have been trained on"
+    );
+}
