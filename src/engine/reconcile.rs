@@ -82,7 +82,7 @@ impl Engine {
         let run = release.owner.or_else(|| history.first().and_then(|change| run_of(&change.actor)));
         let facts = json!({"reason": attention.what, "todo": attention.todo, "target": release.target});
         let state = Sha256::digest(&attention.what);
-        let key = format!("attention/{}/{}", release.target, hex(&state[..8]));
+        let key = format!("attention/{}/{}", release.target, hex::encode(&state[..8]));
         self.alert_about(&release.model, run, &key, facts).await
     }
 
