@@ -25,8 +25,8 @@ use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
 use crate::domain::metric::Metrics;
 use crate::domain::release::ReleaseActor;
 use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState};
+use crate::domain::words::{bytes, counted};
 use crate::engine::release::PromotedByHand;
-use crate::steps::headline::{bytes, counted};
 use crate::store::Store;
 
 /// Why, when nothing is said.

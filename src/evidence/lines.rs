@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::{BatchError, Limits, RowError};
+use crate::domain::words;
 
 /// An id of a request or a block that is longer is refused.
 const LONGEST_ID: usize = 200;
@@ -99,7 +100,7 @@ pub(super) fn without_place(error: &serde_json::Error) -> String {
 
 /// What somebody sent is not repeated at length, and never with control characters.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(LONGEST_ANSWER).collect()
+    words::printable(text).chars().take(LONGEST_ANSWER).collect()
 }
 
 /// An id that can be kept.
