@@ -80,9 +80,14 @@ pub(super) async fn facts(
     if let Some(page) = page.and_then(|url| url.join(&format!("v1/runs/{}/receipt", run.id)).ok()) {
         facts.insert("links".to_owned(), json!([{"label": "Read the receipt", "url": page}]));
     }
-    let id = run.id.0.simple().to_string();
-    facts.insert("command".to_owned(), json!(format!("refit run show {}", &id[id.len() - 8..])));
+    facts.insert("command".to_owned(), json!(format!("refit run show {}", short(run))));
     facts
+}
+
+/// As much of a run's id as commands need.
+fn short(run: &Run) -> String {
+    let id = run.id.0.simple().to_string();
+    id[id.len() - 8..].to_owned()
 }
 
 /// Whether something was decided by then, so that there is a receipt.
@@ -222,9 +227,13 @@ fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
             Some(format!(
                 "The evidence does not decide. Look at it: `refit run show {}`. Then promote it: \
                  `refit promote {version}`, or take it back: `refit rollback`.",
-                run.id
+                short(run)
             ))
         }
+        Moment::NeedsApproval => Some(format!(
+            "Look at it and decide: `refit run approve {0}`, or `refit run reject {0}`.",
+            short(run)
+        )),
         Moment::Failed => {
             let failed = attempts.iter().rev().filter(|attempt| attempt.state == AttemptState::Failed);
             let hint = failed.filter_map(|attempt| attempt.error.as_ref()?.hint.clone()).next()?;
@@ -235,7 +244,6 @@ fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
         | Moment::Promoted
         | Moment::Rejected
         | Moment::RolledBack
-        | Moment::NeedsApproval
         | Moment::Skipped
         | Moment::Cancelled
         | Moment::Succeeded

@@ -157,7 +157,7 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
                 "serving": "2026-11-22 serves 10% of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
                 "todo": "The evidence does not decide. Look at it: `refit run show 9c41e07b`. Then promote it: `refit promote 2026-11-22`, or take it back: `refit rollback`.",
                 "reason": "after 3 days: error_rate 0.9 % of 212 requests, 2026-11-15 had 0.5 % of 1,930; too few to tell",
-                "next": "without a decision it is taken back on 2026-12-01 02:31 UTC",
+                "next": "if nobody decides until 2026-12-01 02:31 UTC, it is taken back",
             }),
         ),
         "failed" => (

@@ -17,6 +17,8 @@ use refit::domain::workflow::{Moment, Recipient};
 use refit::steps::context::{CanaryOpening, Ledger, ReleaseChange, ReleaseRefused, StepError, StepLog};
 use serde_json::Value;
 
+use super::steps::now;
+
 /// What a step said.
 #[derive(Default)]
 pub struct Recorded {

@@ -228,9 +228,9 @@ async fn what_nobody_reports_on_is_left_to_a_human(database: Database) {
             run [id], workflow retrain
             ");
         assert_snapshot!(mails[3].2, @r"
-            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest. Nothing has to be done.
+            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
 
-            The evidence does not decide. Look at it: `refit run show [id]`. Then promote it: `refit promote 2026-11-20.2`, or take it back: `refit rollback`.
+            The evidence does not decide. Look at it: `refit run show [run]`. Then promote it: `refit promote 2026-11-20.2`, or take it back: `refit rollback`.
 
             Why: the time to decide is over; no evidence yet
 
