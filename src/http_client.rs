@@ -8,6 +8,7 @@ use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
 use crate::adapter::AdapterError;
+use crate::domain::words::steers;
 use crate::secret::Secrets;
 
 /// What refit calls itself; some services refuse a client without a name.
@@ -222,7 +223,7 @@ pub async fn head_of(mut response: Response) -> String {
 
 /// Foreign text made fit for one line of a message: no control characters, and not long.
 pub fn excerpt(text: &str) -> String {
-    let line = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let line = text.split(|c: char| c.is_whitespace() || steers(c)).filter(|word| !word.is_empty());
     let line = line.collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(LONGEST_EXCERPT) {
         Some((end, _)) => format!("{}…", &line[..end]),

@@ -10,9 +10,11 @@
 //! * `simulate`: past weeks, replayed under other rules
 //! * `receipt`: what was decided on which evidence, as a page
 //! * `http`, `cli`: the ways in
-//! * `clock`, `secret`, `config`, `http_client`: time, secrets, settings and HTTP enter here
+//! * `clock`, `secret`, `config`, `http_client`, `app_database`: time, secrets, settings, HTTP and databases of
+//!   apps enter here
 
 pub mod adapter;
+pub mod app_database;
 pub mod artifacts;
 pub mod cli;
 pub mod clock;

@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::write::{GzDecoder, GzEncoder};
 use sha2::{Digest, Sha256};
 
-use super::source::{LocalFile, Source, SourceError, hex};
+use super::source::{LocalFile, Source, SourceError};
 use crate::domain::version::{ContentEncoding, ManifestFile, Stored};
 
 /// Files that are compressed already.
@@ -104,7 +104,7 @@ impl Outgoing {
             path: stored_path.to_owned(),
             content_encoding: ContentEncoding::Gzip,
             size: gzip.size,
-            sha256: hex(&gzip.hash.finalize()),
+            sha256: hex::encode(gzip.hash.finalize()),
         });
         Ok(ManifestFile { stored, ..entry })
     }
@@ -178,7 +178,7 @@ impl Plain {
         if self.size != self.most {
             return Err(format!("it has {} bytes, not {}", self.size, self.most));
         }
-        Ok((rest, hex(&self.hash.finalize())))
+        Ok((rest, hex::encode(self.hash.finalize())))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::compress::Plain;
 use super::names::{self, OddName};
-use super::source::{LocalFile, Source, hex};
+use super::source::{LocalFile, Source};
 use super::{MANIFEST, object_below, place_path, store_error, version_path};
 use crate::adapter::{AdapterError, ArtifactStore};
 use crate::domain::id::{ModelName, VersionName};
@@ -176,7 +176,7 @@ pub async fn read_manifest(
     names::check_all(paths).map_err(|odd: OddName| bad(odd.to_string()))?;
     let stored = manifest.files.iter().map(ManifestFile::stored_path);
     names::check_all(stored).map_err(|odd: OddName| bad(odd.to_string()))?;
-    Ok(Some(SealedVersion { sha256: hex(&Sha256::digest(&bytes)), manifest }))
+    Ok(Some(SealedVersion { sha256: hex::encode(Sha256::digest(&bytes)), manifest }))
 }
 
 /// Reads a version whole and compares every file with the manifest.
@@ -435,7 +435,7 @@ impl<'a> Reader<'a> {
             path: file.stored_path().to_owned(),
             content_encoding: ContentEncoding::Gzip,
             size: stored_size,
-            sha256: hex(&hash.finalize()),
+            sha256: hex::encode(hash.finalize()),
         })
     }
 

@@ -137,7 +137,7 @@ impl Source {
             if self.read != self.opened.size {
                 return changed();
             }
-            let sha256 = hex(&self.hash.finalize());
+            let sha256 = hex::encode(self.hash.finalize());
             if expected.is_some_and(|expected| expected != sha256) {
                 return changed();
             }
@@ -173,16 +173,6 @@ pub(super) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(error) => Err(SourceError::Unreadable { path: path.to_owned(), cause: error.to_string() }),
     }
-}
-
-/// Bytes in lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a `String` cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@ use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
 use crate::domain::metric::Metrics;
 use crate::domain::release::ReleaseActor;
 use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState};
+use crate::domain::words::{bytes, counted};
 use crate::engine::release::PromotedByHand;
-use crate::steps::headline::{bytes, counted};
 use crate::store::Store;
 
 /// Why, when nothing is said.
@@ -255,7 +255,7 @@ async fn register(
             .map_err(|error| CliError::new(Exit::StepFailed, format!("cannot write a manifest: {error}")))?;
         record.base_url = place.store.url_below(&own).map_err(nowhere)?;
         record.place = Some(own);
-        record.manifest_sha256 = hex(&Sha256::digest(&document));
+        record.manifest_sha256 = hex::encode(Sha256::digest(&document));
         record.created_at = manifest.sealed_at;
         record.manifest = Some(manifest);
     }
@@ -303,9 +303,5 @@ async fn hashed(place: &Place<'_>, found: &Found) -> Result<ManifestFile, CliErr
         hash.update(&chunk);
         size += chunk.len() as u64;
     }
-    Ok(ManifestFile { path: found.file.clone(), size, sha256: hex(&hash.finalize()), stored: None })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(ManifestFile { path: found.file.clone(), size, sha256: hex::encode(hash.finalize()), stored: None })
 }

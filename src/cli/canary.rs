@@ -14,6 +14,7 @@ use super::output::{Output, plain, table};
 use super::project::Opened;
 use crate::domain::canary::{Expected, Forecast, Replay};
 use crate::domain::verdict::Verdict;
+use crate::domain::words::count;
 use crate::domain::workflow::StepKind;
 use crate::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
 use crate::domain::workflow::units::BasisPoints;
@@ -198,10 +199,10 @@ fn shown(forecast: &Forecast, rules: &Compare) -> String {
     let expected = &forecast.expected;
     let mut text = format!(
         "{} requests a day, {} of them errors; {} of the requests go to the canary, {} in {}\n",
-        grouped(expected.requests_per_day),
+        count(expected.requests_per_day.round() as u64),
         percent(expected.error_rate),
         percent(forecast.share),
-        grouped(forecast.canary_requests),
+        count(forecast.canary_requests.round() as u64),
         hours(forecast.hours),
     );
     if forecast.table_minutes > 1.0 {
@@ -226,7 +227,7 @@ fn shown(forecast: &Forecast, rules: &Compare) -> String {
         let detects =
             rule.detectable_ratio.map_or("nothing".to_owned(), |ratio| format!("{ratio:.2}x and more"));
         let proof = rule.to_prove.map_or("never".to_owned(), |time| {
-            format!("about {} requests, {}", grouped(time.requests), hours(time.minutes / 60.0))
+            format!("about {} requests, {}", count(time.requests.round() as u64), hours(time.minutes / 60.0))
         });
         let observes = if rule.role == Role::Observe { " (observed)" } else { "" };
         vec![
@@ -292,17 +293,6 @@ fn percent(share: f64) -> String {
         3
     };
     format!("{percent:.digits$} %")
-}
-
-fn grouped(count: f64) -> String {
-    let digits = format!("{count:.0}");
-    let places = digits.len();
-    let comma = |place: usize| place > 0 && (places - place).is_multiple_of(3);
-    digits
-        .chars()
-        .enumerate()
-        .flat_map(|(place, digit)| comma(place).then_some(',').into_iter().chain([digit]))
-        .collect()
 }
 
 fn hours(hours: f64) -> String {

@@ -12,8 +12,8 @@ use super::error::{CliError, Doing};
 use super::output::plain;
 use super::project::Opened;
 use crate::domain::id::VersionName;
+use crate::domain::words::counted;
 use crate::evidence::{BatchError, Limits, Reading, read_observations, read_truth};
-use crate::steps::headline::counted;
 use crate::store::BatchReceipt;
 
 /// `refit observe`.

@@ -18,10 +18,10 @@ use crate::domain::id::{ModelName, StoreName};
 use crate::domain::release::ReleaseActor;
 use crate::domain::retention::{Fate, Policy};
 use crate::domain::version::VersionState;
+use crate::domain::words::{bytes, counted};
 use crate::domain::workflow::StepKind;
 use crate::engine::Engine;
 use crate::engine::retention::{Deletion, Judged};
-use crate::steps::headline::{bytes, counted};
 use crate::store::{EvidenceAge, OldEvidence, Store};
 use crate::trigger::Catalog;
 

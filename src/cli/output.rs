@@ -6,6 +6,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::domain::Timestamp;
+use crate::domain::words::steers;
 
 /// Where and how a command shows things.
 #[derive(Debug, Clone, Copy)]
@@ -142,11 +143,7 @@ pub fn can_ask() -> bool {
 
 /// `text` without characters that steer a terminal: what trainers and services print is not trusted.
 pub fn plain(text: &str) -> String {
-    let steers = |c: char| {
-        (c.is_control() && c != '\n' && c != '\t')
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if steers(c) && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Whether progress can be drawn over and over.

@@ -17,9 +17,9 @@ use crate::domain::id::{ModelName, TargetName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
+use crate::domain::words::counted;
 use crate::engine::release::{Back, PromotedByHand};
 use crate::engine::reread::Choice;
-use crate::steps::headline::counted;
 use crate::store::{Pulled, RunFilter, RunSummary, ScheduleRow, Store};
 
 /// Active runs that `status` shows of each status.

@@ -142,12 +142,12 @@ fn report(out: Output, checked: &[Checked], errors: usize, warnings: usize) -> S
         }
         if let (Some(name), 0) = (&file.name, file.count(Severity::Error)) {
             let fine = if file.diagnostics.is_empty() { "is fine" } else { "can be run" };
-            let steps = crate::steps::headline::counted(file.steps as u64, "step");
+            let steps = crate::domain::words::counted(file.steps as u64, "step");
             text.push_str(&format!("{}: workflow `{name}` {fine}, {steps}\n", file.path));
         }
     }
     if errors + warnings > 0 {
-        let count = crate::steps::headline::counted;
+        let count = crate::domain::words::counted;
         text.push_str(&format!(
             "{}, {} in {}\n",
             count(errors as u64, "error"),

@@ -17,11 +17,12 @@ use holdout::{Arm, Score};
 pub use holdout::{Holdout, RowError};
 pub use time_order::{DataSpan, random_split};
 pub use warnings::{contradictions, optimism, warnings};
-use words::{at_least, at_most, in_words, number, percent, tolerance};
+use words::{at_least, at_most, in_words, percent, tolerance};
 
 use super::id::MetricName;
 use super::metric::Metrics;
 use super::verdict::{Verdict, overall};
+use super::words::number;
 use super::workflow::Better;
 use super::workflow::step::{GateRule, VsChampion};
 

@@ -22,6 +22,7 @@ pub mod simulate;
 pub mod stats;
 pub mod verdict;
 pub mod version;
+pub mod words;
 pub mod workflow;
 
 /// A moment in UTC. Decisions take it as an argument; only `crate::clock` makes one.

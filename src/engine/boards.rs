@@ -127,7 +127,7 @@ impl Engine {
             Err(error) => return Ok(Err(rejected("write the message about a run", error.to_string()))),
         };
         let says = json!([message.subject, message.text, message.blocks]).to_string();
-        let says: String = Sha256::digest(says).iter().map(|byte| format!("{byte:02x}")).collect();
+        let says = hex::encode(Sha256::digest(says));
         let again = self.clock.now() + AGAIN;
         if let (Some(place), Some(shown)) = (&board.place, &board.shows)
             && *shown == says

@@ -139,7 +139,7 @@ impl Engine {
         });
         // The same for one state of the host, however often it is seen and whether or not our canary was on it.
         let state = Sha256::digest(shows.map(|shows| shows.to_string()).unwrap_or_default());
-        let key = format!("changed-by-hand/{}/{}", release.target, hex(&state[..8]));
+        let key = format!("changed-by-hand/{}/{}", release.target, hex::encode(&state[..8]));
         self.alert_about(&release.model, run, &key, facts).await?;
         Ok(canary.is_some())
     }
@@ -161,8 +161,4 @@ fn shows(document: &ReleaseDocument, assignment: &Assignment) -> bool {
     }
     document.champion == assignment.champion
         && document.canary.as_ref().map(canary) == assignment.canary.as_ref().map(canary)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

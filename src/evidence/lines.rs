@@ -1,12 +1,12 @@
 //! Lines of a batch, one by one, with the batch's id.
 
-use std::fmt::Write as _;
 use std::io::{BufRead, Read};
 
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::{BatchError, Limits, RowError};
+use crate::domain::words;
 
 /// An id of a request or a block that is longer is refused.
 const LONGEST_ID: usize = 200;
@@ -80,11 +80,7 @@ pub(super) fn read<T: DeserializeOwned>(
     }
     read.batch_id = match batch_id {
         Some(id) => id.to_owned(),
-        None => hash.finalize().iter().fold("sha256:".to_owned(), |mut id, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(id, "{byte:02x}");
-            id
-        }),
+        None => format!("sha256:{}", hex::encode(hash.finalize())),
     };
     Ok(read)
 }
@@ -104,7 +100,7 @@ pub(super) fn without_place(error: &serde_json::Error) -> String {
 
 /// What somebody sent is not repeated at length, and never with control characters.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(LONGEST_ANSWER).collect()
+    words::printable(text).chars().take(LONGEST_ANSWER).collect()
 }
 
 /// An id that can be kept.

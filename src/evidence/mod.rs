@@ -34,7 +34,7 @@ pub(crate) fn fingerprint<'t>(parts: impl IntoIterator<Item = &'t str>) -> Strin
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hash.finalize()[..16])
 }
 
 /// How much one batch may hold. A batch beyond it is refused whole, so that it

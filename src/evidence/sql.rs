@@ -12,6 +12,7 @@ use async_trait::async_trait;
 
 use super::rows::Rows;
 use crate::adapter::{AdapterError, EvidenceSource};
+use crate::app_database;
 use crate::domain::expr::Expr;
 use crate::domain::pull::{Page, Wanted};
 use crate::secret::Secret;
@@ -22,8 +23,8 @@ const PAGE: (usize, usize) = (10_000, 32 * 1024 * 1024);
 const NEEDED: [&str; 3] = ["at", "request_id", "version"];
 /// No query takes longer.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// No connection takes longer to be closed.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// As in "could not read its evidence".
+const ACTION: &str = "read its evidence";
 
 /// A query over a database of the app's.
 pub(super) struct SqlSource {
@@ -50,15 +51,13 @@ impl SqlSource {
         } else if let Some(path) = url.strip_prefix("sqlite:") {
             Place::Sqlite(project.join(path.strip_prefix("//").unwrap_or(path)))
         } else {
-            return Err(rejected(
-                "the evidence database",
-                "be opened",
-                "its `url` begins with neither `postgres://` nor `sqlite:`",
-            ));
+            return Err(AdapterError::Rejected {
+                service: "the evidence database".to_owned(),
+                action: "be opened".to_owned(),
+                cause: "its `url` begins with neither `postgres://` nor `sqlite:`".to_owned(),
+            });
         };
-        // A comment at its end must not hide what is put around it.
-        let query = format!("{}\n", query.trim().trim_end_matches(';'));
-        Ok(Self { place, query, error_if })
+        Ok(Self { place, query: app_database::wrapped(query), error_if })
     }
 }
 
@@ -72,10 +71,6 @@ impl EvidenceSource for SqlSource {
         };
         Ok(rows.in_order(more))
     }
-}
-
-fn rejected(service: &str, action: &str, cause: &str) -> AdapterError {
-    AdapterError::Rejected { service: service.to_owned(), action: action.to_owned(), cause: cause.to_owned() }
 }
 
 /// What is wrong with the columns of a query.

@@ -81,5 +81,5 @@ pub(super) fn follows(
 
 /// What distinguishes these bytes from all others.
 pub(super) fn fingerprint(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }

@@ -1,6 +1,5 @@
 //! `/v1/models/{model}/release`: the document an app reads.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -80,13 +79,7 @@ fn answer(document: Vec<u8>, asked: &HeaderMap) -> Response {
 
 /// Strong: two documents of one tag have the same bytes.
 fn entity_tag(document: &[u8]) -> String {
-    let mut tag = String::from("\"");
-    for byte in &Sha256::digest(document)[..16] {
-        // Writing to a string cannot fail.
-        let _ = write!(tag, "{byte:02x}");
-    }
-    tag.push('"');
-    tag
+    format!("\"{}\"", hex::encode(&Sha256::digest(document)[..16]))
 }
 
 /// RFC 9110, 13.1.2: weak comparison with any of the tags, or `*`.

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use crate::domain::words::steers;
 
 /// A page of a list holds at most so many.
 const MOST: u32 = 200;
@@ -112,7 +113,7 @@ where
 {
     text.parse().map_err(|error: crate::domain::id::InvalidName| {
         // What was given is not repeated at any length.
-        let text: String = error.text.chars().filter(|c| !c.is_control()).take(100).collect();
+        let text: String = error.text.chars().filter(|&c| !steers(c)).take(100).collect();
         ApiError::invalid(format!("`{text}` is not a {}: {}", error.what, error.rule), "")
     })
 }

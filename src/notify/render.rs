@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::facts::{Facts, Link, MetricRow, StepMark};
 use crate::adapter::Message;
 use crate::domain::verdict::Verdict;
+use crate::domain::words::{number, steers};
 use crate::domain::workflow::{Better, Mode, Moment};
 
 /// Renders messages.
@@ -421,8 +422,7 @@ fn is_web(url: &str) -> bool {
 
 /// A line without control characters and characters that turn text around.
 fn printable(line: &str) -> String {
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    line.chars().map(|c| if hidden(c) { ' ' } else { c }).collect::<String>().trim().to_owned()
+    line.chars().map(|c| if steers(c) { ' ' } else { c }).collect::<String>().trim().to_owned()
 }
 
 /// All in one line: what a header takes.
@@ -441,17 +441,6 @@ fn shorten(text: &str, most: usize) -> String {
         cut.truncate(escape);
     }
     cut + "…"
-}
-
-/// A number in at most five significant digits.
-pub(crate) fn number(value: f64) -> String {
-    if value == 0.0 || !value.is_finite() {
-        return format!("{value}");
-    }
-    let before = value.abs().log10().floor() as i32 + 1;
-    let decimals = usize::try_from(5 - before).unwrap_or(0).min(12);
-    let text = format!("{value:.decimals$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 /// The change from the champion's value, in percent.

@@ -140,7 +140,7 @@ fn key_of(id: &str) -> String {
     if fits {
         return id.to_owned();
     }
-    let hash: String = Sha256::digest(id).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex::encode(Sha256::digest(id));
     format!("refit/{hash}")
 }
 

@@ -96,7 +96,7 @@ impl Smtp {
 
     /// The same for the same message, whatever its id has in it.
     fn message_id(&self, id: &str) -> String {
-        let hash: String = Sha256::digest(id).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::encode(&Sha256::digest(id)[..16]);
         format!("<{hash}.refit@{}>", self.from.email.domain())
     }
 }

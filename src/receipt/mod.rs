@@ -6,7 +6,6 @@ pub mod page;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::artifacts::source::hex;
 use crate::domain::Timestamp;
 use crate::domain::history::{self, HistoryEntry};
 use crate::domain::id::{RunId, StepId, VersionName};
@@ -76,7 +75,7 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
         limits: vec![],
         reproduce: Reproduce {
             workflow_file: definition.path.clone(),
-            configuration_sha256: hex(&definition_hash(definition)),
+            configuration_sha256: hex::encode(definition_hash(definition)),
             manifest_sha256: published.map(|published| published.manifest_sha256),
             provenance: provenance(store, run, version.as_ref()).await?,
             commands: commands(run.id, version.as_ref(), &run.workflow.to_string()),

@@ -13,8 +13,9 @@ use crate::domain::canary::RuleView;
 use crate::domain::gate::RuleResult;
 use crate::domain::receipt::{CanaryFacts, Decision, GateFacts, Receipt};
 use crate::domain::verdict::Verdict;
+use crate::domain::words::{count, number, steers};
 use crate::domain::workflow::step::Role;
-use crate::notify::render::{TemplateError, clean, engine, number, register, render};
+use crate::notify::render::{TemplateError, clean, engine, register, render};
 
 const HTML: &str = "receipt/page.html.hbs";
 const MARKDOWN: &str = "receipt/page.md.hbs";
@@ -61,7 +62,6 @@ const PARTED: &str = "&#8203;";
 
 /// Text of trainers, files and people as text, never as markup, a link or a mention.
 pub fn markdown_text(text: &str) -> String {
-    let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     // A colon of a sentence, of a time of day or of odds begins no address.
     let is_apart =
         |before: char, next: char| next.is_whitespace() || (before.is_ascii_digit() && next.is_ascii_digit());
@@ -110,7 +110,7 @@ fn data(receipt: &Receipt) -> Value {
         "reason": receipt.reason,
         "facts": facts(receipt),
         "data": receipt.data.iter().map(|data| json!({
-            "step": data.step, "rows": grouped(data.rows), "sha256": data.sha256, "violations": data.violations,
+            "step": data.step, "rows": count(data.rows), "sha256": data.sha256, "violations": data.violations,
         })).collect::<Vec<_>>(),
         "metrics": metrics(receipt),
         "gates": receipt.gates.iter().map(gate).collect::<Vec<_>>(),
@@ -185,7 +185,7 @@ fn gate(gate: &GateFacts) -> Value {
         let (mark, class) = mark(rule.verdict);
         let interval =
             rule.interval.map(|(lower, upper)| format!("between {} and {}", change(lower), change(upper)));
-        let n = rule.n.map(|n| format!("{} rows", grouped(n)));
+        let n = rule.n.map(|n| format!("{} rows", count(n)));
         let more: Vec<String> = interval.into_iter().chain(n).collect();
         json!({
             "sentence": rule.sentence, "rule": rule.rule, "mark": mark, "class": class,
@@ -289,13 +289,6 @@ fn flat(value: &Value) -> Option<String> {
 
 fn time(at: Timestamp) -> String {
     at.format("%F %H:%M UTC").to_string()
-}
-
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let comma = |place: usize| place > 0 && (digits.len() - place).is_multiple_of(3);
-    let places = digits.chars().enumerate();
-    places.flat_map(|(place, digit)| comma(place).then_some(',').into_iter().chain([digit])).collect()
 }
 
 #[cfg(test)]

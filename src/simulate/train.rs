@@ -16,7 +16,6 @@ use super::data::Weeks;
 use super::ledger::{NoLog, PastLedger};
 use super::project::clear;
 use crate::adapter::Deps;
-use crate::artifacts::source::hex;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::domain::Timestamp;
 use crate::domain::event::{Cause, Event};
@@ -261,7 +260,7 @@ fn key(simulation: &Simulation, weeks: &Weeks, week: Week, champion: Option<&Kep
         "rows": rows,
         "champion": champion.map(|kept| &kept.key),
     });
-    hex(&Sha256::digest(all.to_string()))[..32].to_owned()
+    hex::encode(Sha256::digest(all.to_string()))[..32].to_owned()
 }
 
 fn copy(from: &Path, to: &Path, files: &[ManifestFile]) -> std::io::Result<()> {
@@ -389,7 +388,7 @@ mod tests {
         let text = "block,actual,predicted,champion_predicted\nb,1,0,2\na,1,0,3\nb,1,0,4\na,1,0,1\n";
         let path = dir.path().join("errors.csv");
         std::fs::write(&path, text).expect("written");
-        let errors = ErrorsFile { path, sha256: hex(&Sha256::digest(text)), size: text.len() as u64 };
+        let errors = ErrorsFile { path, sha256: hex::encode(Sha256::digest(text)), size: text.len() as u64 };
         let blocks = read(&errors).expect("valid").blocks;
         let block = |name: &str, errors: &[f64]| Block { name: name.to_owned(), errors: errors.to_vec() };
         assert_eq!(blocks, [block("b", &[1.0, 3.0]), block("a", &[2.0, 0.0])]);

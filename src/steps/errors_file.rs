@@ -111,7 +111,7 @@ impl Rows {
 
     /// SHA-256 of what was read, in lower-case hex.
     fn sha256(self) -> String {
-        self.reader.into_inner().digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(self.reader.into_inner().digest.finalize())
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
     fn read_text(text: &str) -> Result<Holdout, String> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("writable");
-        let sha256 = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex::encode(Sha256::digest(text));
         read(&ErrorsFile { path: file.path().to_owned(), sha256, size: text.len() as u64 })
     }
 

@@ -43,6 +43,8 @@ pub struct FetchOutput {
 
 /// Chunks between the source and the disk.
 const IN_FLIGHT: usize = 8;
+/// As in "could not run the query".
+const ACTION: &str = "run the query";
 /// No answer, or no more of it, for this long: the source is gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 

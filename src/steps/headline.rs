@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use crate::domain::words::{bytes, counted, number};
 use crate::domain::workflow::StepKind;
 
 /// The main numbers of what a step returned; empty when it has none.
@@ -118,58 +119,10 @@ fn joined(parts: impl IntoIterator<Item = Option<String>>) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// A number as people read it: five significant digits, without trailing zeros.
-pub fn number(value: f64) -> String {
-    if value == 0.0 || !value.is_finite() {
-        return value.to_string();
-    }
-    let digits = (4 - value.abs().log10().floor() as i32).clamp(0, 12) as usize;
-    let text = format!("{value:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
-/// `1 row`, `1,234 rows`.
-pub fn counted(count: u64, what: &str) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    format!("{text} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// A size in the largest unit that leaves at least 1.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn numbers_sizes_and_counts_are_short() {
-        assert_eq!(number(0.912_345_678), "0.91235");
-        assert_eq!(number(451.2), "451.2");
-        assert_eq!(number(1_234_567.0), "1234567");
-        assert_eq!(counted(1, "row"), "1 row");
-        assert_eq!(counted(1_234_567, "row"), "1,234,567 rows");
-        assert_eq!(bytes(144 << 20), "144.0 MiB");
-    }
 
     #[test]
     fn a_gate_shows_what_did_not_pass() {

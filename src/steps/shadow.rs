@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use super::canary::CanaryOutput;
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
-use super::headline::number;
 use super::run::guarded::Paths;
 use super::wait::{self, EndedBy, Waiting, span};
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryRecord;
 use crate::domain::evidence::{ScoredRow, ScoredRows};
 use crate::domain::run::FailureKind;
+use crate::domain::words::number;
 use crate::domain::workflow::step::Shadow;
 pub(super) use replay::{Replayed, replay};
 use rows::{Choice, Row, Rows};

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-/// What imports nothing but `domain` and its like: time, secrets, errors of adapters, HTTP.
-const EDGES: &[&str] = &["domain", "adapter", "clock", "http_client", "secret"];
+/// What imports nothing but `domain` and its like: time, secrets, errors of adapters, HTTP, databases of apps.
+const EDGES: &[&str] = &["domain", "adapter", "app_database", "clock", "http_client", "secret"];
 
 /// What composes the whole sees all of it.
 const ALL_BUT_THE_SHELL: &[&str] = &[
@@ -35,6 +35,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("clock", &[], &["domain"]),
         ("secret", &[], &["domain"]),
         ("adapter", &[], &["domain", "secret"]),
+        ("app_database", &[], &["adapter", "domain"]),
         ("http_client", &[], &["adapter", "domain", "secret"]),
         ("config", EDGES, &[]),
         ("artifacts", adapter, &[]),

@@ -9,8 +9,8 @@ use super::changes::who;
 use crate::domain::canary::CanaryRecord;
 use crate::domain::history::HistoryEntry;
 use crate::domain::version::VersionRecord;
+use crate::domain::words::{bytes, number};
 use crate::receipt::page::markdown_text as escaped;
-use crate::steps::headline::{bytes, number};
 
 /// What a card tells.
 pub struct Card<'a> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::output::{plain, table};
 use super::super::project::Opened;
 use crate::domain::version::{Manifest, VersionRecord};
-use crate::steps::headline::{bytes, number};
+use crate::domain::words::{bytes, number};
 
 /// Prints it.
 pub fn print(opened: &Opened, one: &VersionRecord, other: &VersionRecord) {

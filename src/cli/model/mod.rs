@@ -21,8 +21,8 @@ use crate::domain::id::ModelName;
 use crate::domain::release::Release;
 use crate::domain::retention::Pin;
 use crate::domain::version::{VersionRecord, VersionState};
+use crate::domain::words::{bytes, counted, number};
 use crate::engine::Engine;
-use crate::steps::headline::{bytes, counted, number};
 use crate::store::Store;
 use card::Card;
 

@@ -1,6 +1,7 @@
 //! Why, in plain words with numbers.
 
 use super::super::stats::interval::{ODDS_RATIO_MAX, ODDS_RATIO_MIN};
+use super::super::words::count;
 use super::super::workflow::step::{Compare, OnlineMetric};
 use super::CanaryRecord;
 use super::analysis::Analysis;
@@ -218,19 +219,6 @@ fn odds(log_e: f64) -> String {
     // 1/0.02 is 50, also when its logarithm was rounded.
     let e = log_e.exp() * (1.0 + 1e-9);
     if e >= 10.0 { format!("{}:1", count(e.floor() as u64)) } else { format!("{e:.1}:1") }
-}
-
-/// A count with a comma between thousands.
-fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

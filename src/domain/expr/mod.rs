@@ -18,6 +18,8 @@ use std::sync::{Arc, LazyLock};
 use cel::{Context, Env, ExecutionError, IdedExpr};
 use serde_json::{Map, Value};
 
+use super::words::steers;
+
 pub use analysis::{Comparison, Path};
 pub use template::Template;
 
@@ -250,7 +252,7 @@ impl Expr {
 
 /// The start of a long expression, on one line.
 fn shorten(source: &str) -> String {
-    let line: String = source.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line: String = source.chars().map(|c| if steers(c) { ' ' } else { c }).collect();
     if line.chars().count() <= 120 { line } else { line.chars().take(119).chain(['…']).collect() }
 }
 

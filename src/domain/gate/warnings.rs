@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::holdout::{Arm, Holdout, Score};
-use super::words::{number, percent};
+use super::words::percent;
 use super::{RuleResult, worse_by};
 use crate::domain::id::MetricName;
 use crate::domain::metric::Metrics;
+use crate::domain::words::number;
 use crate::domain::workflow::Better;
 
 /// A claim may differ by rounding.

@@ -1,5 +1,6 @@
 //! Numbers and comparisons as sentences have them.
 
+use crate::domain::words::number;
 use crate::domain::workflow::step::VsChampion;
 
 pub(super) fn tolerance(vs: &VsChampion) -> String {
@@ -32,18 +33,4 @@ pub(super) fn at_least(worse: f64) -> String {
 
 pub(super) fn percent(fraction: f64) -> String {
     format!("{}%", number((fraction * 10_000.0).round() / 100.0))
-}
-
-/// Five significant digits, without trailing zeros.
-pub(super) fn number(value: f64) -> String {
-    if value == 0.0 || !value.is_finite() {
-        return format!("{value}");
-    }
-    let magnitude = value.abs().log10().floor();
-    if !(-4.0..9.0).contains(&magnitude) {
-        return format!("{value:.4e}");
-    }
-    let decimals = (4.0 - magnitude).clamp(0.0, 9.0) as usize;
-    let text = format!("{value:.decimals$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }

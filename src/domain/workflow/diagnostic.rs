@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Position;
+use crate::domain::words::steers;
 
 /// The longest part of a source line that is shown.
 const SHOWN: usize = 140;
@@ -96,10 +97,7 @@ fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\t' => ' ',
-            // Control characters and those that reorder what is shown.
-            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
-                '\u{fffd}'
-            }
+            c if steers(c) => '\u{fffd}',
             c => c,
         })
         .collect()

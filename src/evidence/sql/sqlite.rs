@@ -3,25 +3,21 @@
 //! index on it is used.
 
 use std::path::Path;
-use std::time::Duration;
 
 use futures::StreamExt;
 use serde_json::{Map, Number, Value, json};
-use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
-use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Connection, Executor, Row, SqlSafeStr, Statement, TypeInfo,
-    ValueRef,
-};
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Column, Executor, Row, SqlSafeStr, Statement, TypeInfo, ValueRef};
 use tokio::time::timeout;
 
 use super::super::rows::{Found, MILLISECONDS, Rows, moment};
-use super::{GOODBYE, PAGE, PATIENCE, missing, rejected};
+use super::{ACTION, PAGE, PATIENCE, missing};
 use crate::adapter::AdapterError;
+use crate::app_database::{self, Asked};
 use crate::domain::Timestamp;
 use crate::domain::expect::parse_timestamp;
 use crate::domain::pull::Wanted;
 
-const ACTION: &str = "read its evidence";
 /// Rows by which the form of `at` is told.
 const SAMPLE: usize = 20;
 
@@ -73,44 +69,28 @@ pub(super) async fn read(
     wanted: &Wanted,
     rows: &mut Rows<'_>,
 ) -> Result<bool, AdapterError> {
-    let service = format!("the SQLite file {}", path.display());
-    if !path.is_file() {
-        return Err(rejected(&service, "be opened", "there is no such file"));
-    }
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .read_only(true)
-        .create_if_missing(false)
-        .busy_timeout(Duration::from_secs(5))
-        // Also for what the query itself may attach.
-        .pragma("query_only", "ON")
-        .disable_statement_logging();
-    let mut connection = options.connect().await.map_err(|error| failure(&service, &error))?;
-    let more = timeout(PATIENCE, page(&mut connection, &service, query, wanted, rows)).await;
-    // It read only: a goodbye that fails changes nothing.
-    let _ = timeout(GOODBYE, connection.close()).await;
-    more.map_err(|_| AdapterError::Unavailable {
-        service,
-        cause: format!("no answer within {PATIENCE:?}"),
-        retry_after: None,
-    })?
+    let asked = Asked::sqlite(path, ACTION);
+    let mut connection = app_database::sqlite(path, &asked).await?;
+    let more = timeout(PATIENCE, page(&mut connection, &asked, query, wanted, rows)).await;
+    app_database::close(connection).await;
+    more.map_err(|_| asked.late(PATIENCE))?
 }
 
 async fn page(
     connection: &mut SqliteConnection,
-    service: &str,
+    asked: &Asked,
     query: &str,
     wanted: &Wanted,
     rows: &mut Rows<'_>,
 ) -> Result<bool, AdapterError> {
-    let failed = |error: sqlx::Error| failure(service, &error);
+    let failed = |error: sqlx::Error| asked.failure(&error);
     let text = AssertSqlSafe(format!("SELECT r.* FROM (\n{query}) AS r")).into_sql_str();
     let statement = connection.prepare(text).await.map_err(failed)?;
     let names: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
     if let Some(cause) = missing(&names) {
-        return Err(rejected(service, ACTION, &cause));
+        return Err(asked.rejected(cause));
     }
-    let Some(clock) = clock(connection, service, query).await? else { return Ok(false) };
+    let Some(clock) = clock(connection, asked, query).await? else { return Ok(false) };
     let id = "CAST(coalesce(r.request_id, '') AS TEXT)";
     let cursor =
         wanted.cursor.as_ref().and_then(|cursor| Some((cursor.get("at")?, cursor.get("id")?.as_str()?)));
@@ -152,21 +132,21 @@ async fn page(
 /// The form of `at`, by the first rows that have one; `None` when there is no row.
 async fn clock(
     connection: &mut SqliteConnection,
-    service: &str,
+    asked: &Asked,
     query: &str,
 ) -> Result<Option<Clock>, AdapterError> {
     let text = format!("SELECT r.at FROM (\n{query}) AS r WHERE r.at IS NOT NULL LIMIT {SAMPLE}");
     let found = sqlx::query(AssertSqlSafe(text)).fetch_all(connection).await;
-    let found = found.map_err(|error| failure(service, &error))?;
+    let found = found.map_err(|error| asked.failure(&error))?;
     let values: Result<Vec<Value>, _> = found.iter().map(|row| value(row, 0)).collect();
-    let values = values.map_err(|error| failure(service, &error))?;
+    let values = values.map_err(|error| asked.failure(&error))?;
     if values.is_empty() {
         return Ok(None);
     }
     values.iter().find_map(Clock::of).map(Some).ok_or_else(|| {
         let cause = "column `at` holds no time in UTC: neither such as `2026-03-01 12:00:00` nor seconds or \
                      milliseconds since 1970";
-        rejected(service, ACTION, cause)
+        asked.rejected(cause)
     })
 }
 
@@ -199,25 +179,6 @@ fn value(row: &SqliteRow, place: usize) -> Result<Value, sqlx::Error> {
         "BLOB" => Value::from("bytes"),
         _ => Value::from(row.try_get_unchecked::<String, _>(place)?),
     })
-}
-
-/// <https://www.sqlite.org/rescode.html>; the low byte is the primary code.
-fn failure(service: &str, error: &sqlx::Error) -> AdapterError {
-    let code = match error {
-        sqlx::Error::Database(said) => {
-            said.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default()
-        }
-        _ => 0,
-    };
-    match code & 0xff {
-        // BUSY, LOCKED, IOERR
-        5 | 6 | 10 => AdapterError::Unavailable {
-            service: service.to_owned(),
-            cause: error.to_string(),
-            retry_after: None,
-        },
-        _ => rejected(service, ACTION, &error.to_string()),
-    }
 }
 
 #[cfg(test)]

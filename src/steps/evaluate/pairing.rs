@@ -42,7 +42,7 @@ pub(super) fn keep(candidate: &Path, champion: Option<&Path>, kept: &Path) -> Re
     temporary.persist(&path).map_err(|error| cannot(error.error))?;
     // The rename survives a power cut once the directory is on the disk; not all file systems can say so.
     let _ = File::open(kept).and_then(|dir| dir.sync_all());
-    Ok(ErrorsFile { path, sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(), size })
+    Ok(ErrorsFile { path, sha256: hex::encode(digest), size })
 }
 
 /// The champion's prediction of the row that the candidate was scored on.

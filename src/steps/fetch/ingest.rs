@@ -94,7 +94,7 @@ pub(super) fn ingest(job: &Job, chunks: mpsc::Receiver<Bytes>) -> Result<Ingeste
     Ok(Ingested {
         file: Written { temporary, target: job.target.clone() },
         bytes,
-        sha256: digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+        sha256: hex::encode(digest.finalize()),
         findings: inspection.finish(job.previous_rows),
     })
 }

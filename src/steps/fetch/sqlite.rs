@@ -1,57 +1,43 @@
 //! Rows of a SQLite query, read-only, row by row.
 
 use std::path::Path;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
-use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Connection, Executor, Row, SqlSafeStr, Statement, TypeInfo,
-    ValueRef,
-};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Column, Executor, Row, SqlSafeStr, Statement, TypeInfo, ValueRef};
 
-use super::Sink;
+use super::{ACTION, Sink};
+use crate::app_database::{self, Asked};
 use crate::steps::context::StepError;
 
 const CHUNK: usize = 256 * 1024;
 
 pub(super) async fn send(path: &Path, query: &str, sink: &Sink) -> Result<(), StepError> {
-    let failed = |error: &dyn std::fmt::Display| {
-        StepError::permanent(format!("the SQLite file {} cannot be queried: {error}", path.display()))
-    };
-    if !path.is_file() {
-        return Err(failed(&"there is no such file"));
-    }
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .read_only(true)
-        .create_if_missing(false)
-        .busy_timeout(Duration::from_secs(10))
-        // Also for what the query itself may attach.
-        .pragma("query_only", "ON")
-        .disable_statement_logging();
-    let mut connection: SqliteConnection = options.connect().await.map_err(|error| failed(&error))?;
+    let asked = Asked::sqlite(path, ACTION);
+    let failed = |error: sqlx::Error| asked.failure(&error);
+    let mut connection = app_database::sqlite(path, &asked).await?;
     let query = query.trim().trim_end_matches(';');
     let statement = AssertSqlSafe(query.to_owned()).into_sql_str();
-    let statement = connection.prepare(statement).await.map_err(|error| failed(&error))?;
+    let statement = connection.prepare(statement).await.map_err(failed)?;
     let names: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
     if names.is_empty() {
-        return Err(failed(&"the query gives no columns"));
+        return Err(asked.rejected("the query gives no columns").into());
     }
     let mut writer = csv::Writer::from_writer(Vec::with_capacity(CHUNK));
-    writer.write_record(&names).map_err(|error| failed(&error))?;
+    writer.write_record(&names).map_err(|error| asked.rejected(error.to_string()))?;
     {
         let mut rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch(&mut connection);
         while let Some(row) = rows.next().await {
-            let row = row.map_err(|error| failed(&error))?;
+            let row = row.map_err(failed)?;
             for (place, name) in names.iter().enumerate() {
-                let cell = cell(&row, place).map_err(|cause| failed(&format!("column `{name}`: {cause}")))?;
-                writer.write_field(cell).map_err(|error| failed(&error))?;
+                let cell =
+                    cell(&row, place).map_err(|cause| asked.rejected(format!("column `{name}`: {cause}")))?;
+                writer.write_field(cell).map_err(|error| asked.rejected(error.to_string()))?;
             }
-            writer.write_record(None::<&[u8]>).map_err(|error| failed(&error))?;
+            writer.write_record(None::<&[u8]>).map_err(|error| asked.rejected(error.to_string()))?;
             if writer.get_ref().len() >= CHUNK {
-                let full = writer.into_inner().map_err(|error| failed(&error))?;
+                let full = writer.into_inner().map_err(|error| asked.rejected(error.to_string()))?;
                 if sink.send(Bytes::from(full)).await.is_err() {
                     return Ok(());
                 }
@@ -59,10 +45,10 @@ pub(super) async fn send(path: &Path, query: &str, sink: &Sink) -> Result<(), St
             }
         }
     }
-    let rest = writer.into_inner().map_err(|error| failed(&error))?;
+    let rest = writer.into_inner().map_err(|error| asked.rejected(error.to_string()))?;
     // A reader that is gone says itself why.
     let _ = sink.send(Bytes::from(rest)).await;
-    let _ = connection.close().await;
+    app_database::close(connection).await;
     Ok(())
 }
 

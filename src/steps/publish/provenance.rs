@@ -10,7 +10,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::artifacts::source::hex;
 use crate::domain::id::StepId;
 use crate::domain::workflow::StepKind;
 use crate::steps::context::StepContext;
@@ -69,7 +68,7 @@ pub(super) async fn provenance(ctx: &StepContext<'_>, from: &StepId) -> Value {
         "workflow": {
             "name": ctx.run.workflow,
             "path": definition.path,
-            "sha256": hex(&Sha256::digest(&definition.source)),
+            "sha256": hex::encode(Sha256::digest(&definition.source)),
         },
         "parameters": secrets.mask_json(ctx.run.cause.inputs.clone()),
         "data": data.map(|(step, data)| json!({"step": step, "rows": data.rows, "sha256": data.sha256})),
@@ -163,7 +162,7 @@ async fn lock_files(dir: &Path, project: &Path) -> Vec<Value> {
             }
             if let Ok(bytes) = tokio::fs::read(&path).await {
                 let shown = path.strip_prefix(project).unwrap_or(&path).display().to_string();
-                found.push(json!({"path": shown, "sha256": hex(&Sha256::digest(&bytes))}));
+                found.push(json!({"path": shown, "sha256": hex::encode(Sha256::digest(&bytes))}));
             }
         }
     }

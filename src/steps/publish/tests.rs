@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::adapter::Deps;
-use crate::artifacts::source::hex;
 use crate::clock::{Clock, ManualClock};
 use crate::domain::Timestamp;
 use crate::domain::canary::Looks;
@@ -179,7 +178,7 @@ impl World {
         std::fs::create_dir(&kept).expect("made");
         let files = ["a.json", "b.json"].map(|path| {
             std::fs::write(kept.join(path), path).expect("written");
-            let sha256 = hex(&Sha256::digest(path));
+            let sha256 = hex::encode(Sha256::digest(path));
             json!({"path": path, "size": path.len(), "sha256": sha256})
         });
         let trained = json!({
@@ -297,7 +296,7 @@ async fn a_training_becomes_a_sealed_version_that_says_where_it_came_from() {
     assert_eq!((base_url, sha256), (&output.base_url, &output.manifest_sha256));
     assert_eq!(manifest.metrics.n, Some(100));
     let from = &manifest.provenance;
-    assert_eq!(from["workflow"]["sha256"], hex(&Sha256::digest("name: retrain\n")));
+    assert_eq!(from["workflow"]["sha256"], hex::encode(Sha256::digest("name: retrain\n")));
     assert_eq!(from["data"], json!({"step": "data", "rows": 20_000, "sha256": "ab"}));
     assert_eq!(from["step"], "train");
 }

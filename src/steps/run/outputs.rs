@@ -246,7 +246,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<(u64, String)> {
         size += count as u64;
     }
     writer.sync_all()?;
-    Ok((size, hex(&digest.finalize())))
+    Ok((size, hex::encode(digest.finalize())))
 }
 
 /// A rename survives a power cut once its directory is on the disk; not all file systems can say so.
@@ -254,11 +254,6 @@ pub(super) fn sync_dir(dir: &Path) {
     if let Ok(dir) = File::open(dir) {
         let _ = dir.sync_all();
     }
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -348,7 +343,7 @@ mod tests {
         write(&project, "a.json", "2");
         assert_eq!(fs::read_to_string(to.join("a.json")).expect("kept"), "1");
         assert_eq!(kept[0].size, 1);
-        assert_eq!(kept[0].sha256, hex(&Sha256::digest(b"1")));
+        assert_eq!(kept[0].sha256, hex::encode(Sha256::digest(b"1")));
         assert_eq!(
             fs::read_dir(project.path().join("kept/train")).expect("there").count(),
             1,

@@ -6,9 +6,9 @@ use super::rows::{self, Choice};
 use super::{errors, predict};
 use crate::domain::canary::paired_errors;
 use crate::domain::id::VersionName;
+use crate::domain::words::number;
 use crate::domain::workflow::step::{CompareRule, Shadow};
 use crate::steps::context::{StepContext, StepError};
-use crate::steps::headline::number;
 use crate::steps::run::guarded::Paths;
 
 /// Inputs that are replayed, the newest.

@@ -1,6 +1,5 @@
 //! TypeScript: checked as strictly as the compiler can, and turned into what Node runs.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -37,12 +36,8 @@ fn tsc(args: &[&str], file: &Path) {
 
 /// The JavaScript of a TypeScript file; made once, whoever asks.
 pub fn compiled(file: &Path) -> PathBuf {
-    let mut name = String::from("refit-");
-    for byte in &Sha256::digest(std::fs::read(file).unwrap())[..8] {
-        write!(name, "{byte:02x}").unwrap();
-    }
-    name.push_str(".mjs");
-    let made = node::home().join(name);
+    let hash = hex::encode(&Sha256::digest(std::fs::read(file).unwrap())[..8]);
+    let made = node::home().join(format!("refit-{hash}.mjs"));
     if !made.exists() {
         let out = tempfile::tempdir_in(node::home()).unwrap();
         tsc(&["--lib", "ES2022,DOM", "--outDir", out.path().to_str().unwrap()], file);

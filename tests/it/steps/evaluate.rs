@@ -66,7 +66,7 @@ fn trained(bias: f64) -> Bench {
 fn serving(bias: f64, champion: f64) -> Bench {
     let mut bench = trained(bias);
     let text = json!({"bias": champion}).to_string();
-    let sha256 = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex::encode(Sha256::digest(&text));
     let size = text.len() as u64;
     let manifest = Manifest {
         schema: 1,

@@ -46,7 +46,7 @@ fn trained(mae: f64, holdout: bool) -> Bench {
     }
     let path = bench.root.path().join("errors.csv");
     std::fs::write(&path, &csv).expect("writable");
-    let sha256 = Sha256::digest(&csv).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex::encode(Sha256::digest(&csv));
     let errors = holdout.then_some(ErrorsFile { path, sha256, size: csv.len() as u64 });
     let output = RunOutput {
         exit_code: 0,
@@ -193,8 +193,7 @@ async fn a_holdout_from_all_over_the_time_is_warned_about() {
     let path = bench.root.path().join("errors.csv");
     std::fs::write(&path, &csv).expect("writable");
     let mut trained = bench.history[0].output.take().expect("an output");
-    trained["errors"]["sha256"] =
-        Sha256::digest(&csv).iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+    trained["errors"]["sha256"] = hex::encode(Sha256::digest(&csv)).into();
     bench.history[0].output = Some(trained);
     let data = serde_json::json!({
         "file": "rows.csv", "rows": 280, "bytes": 1, "sha256": "",

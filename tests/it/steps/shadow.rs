@@ -48,7 +48,7 @@ fn on_canary() -> Bench {
         files: vec![ManifestFile {
             path: "model.json".to_owned(),
             size: text.len() as u64,
-            sha256: Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: hex::encode(Sha256::digest(text)),
             stored: None,
         }],
         metrics: Metrics::default(),

@@ -280,7 +280,7 @@ async fn a_trainer_that_fills_the_disk_publishes_nothing() {
 
 /// Fetches files of `manifest` for a trainer that prints them.
 async fn with_champion(bench: &mut Bench, text: &str) -> Result<StepResult, StepError> {
-    let sha256 = Sha256::digest("champion").iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex::encode(Sha256::digest("champion"));
     let manifest = Manifest {
         schema: 1,
         model: bench.run.model.clone(),

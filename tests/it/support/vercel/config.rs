@@ -119,8 +119,7 @@ fn may_read(headers: &HeaderMap, query: &Query) -> bool {
 
 fn with_etag(value: Option<Value>, headers: &HeaderMap) -> Response {
     let text = value.as_ref().map(Value::to_string).unwrap_or_default();
-    let digest: String =
-        Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let digest: String = hex::encode(&Sha256::digest(text.as_bytes())[..8]);
     let etag = format!("\"{digest}\"");
     let marks = [("etag", etag.clone()), ("x-edge-config-digest", digest)];
     match value {

@@ -88,7 +88,7 @@ pub struct Blobs {
 
 fn e_tag(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
-    let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(&hash[..16]);
     format!("\"{hex}\"")
 }
 
@@ -303,7 +303,7 @@ impl Blobs {
             said["folders"] = json!(folders);
         }
         if let Some(last) = page.last().filter(|_| has_more) {
-            said["cursor"] = last.bytes().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+            said["cursor"] = hex::encode(last).into();
         }
         Ok(said)
     }
