@@ -57,10 +57,10 @@ pub fn render(engine: &Handlebars<'_>, name: &str, data: &Value) -> Result<Strin
         .map_err(|error| TemplateError { name: name.to_owned(), problem: error.to_string() })
 }
 
-/// All texts in `value` as [`line`]s.
+/// All texts in `value` as [`clean_line`]s.
 pub fn clean(value: Value) -> Value {
     match value {
-        Value::String(text) => Value::String(text.lines().map(line).collect::<Vec<_>>().join("\n")),
+        Value::String(text) => Value::String(text.lines().map(clean_line).collect::<Vec<_>>().join("\n")),
         Value::Array(items) => items.into_iter().map(clean).collect(),
         Value::Object(map) => map.into_iter().map(|(name, value)| (name, clean(value))).collect(),
         other => other,
@@ -68,6 +68,6 @@ pub fn clean(value: Value) -> Value {
 }
 
 /// A line without characters that steer what shows it.
-pub fn line(text: &str) -> String {
+pub fn clean_line(text: &str) -> String {
     text.chars().map(|c| if steers(c) { ' ' } else { c }).collect::<String>().trim().to_owned()
 }

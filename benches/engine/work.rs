@@ -20,7 +20,8 @@ use crate::Failure;
 
 /// The most that a workflow may have.
 const STEPS: usize = 200;
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// The times come from the database: looking more often would only take the processors from what is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of a run that is killed: enough to be under way, few enough not to be at its end.
 const UNDER_WAY: usize = 5;
@@ -90,7 +91,7 @@ impl Work {
     /// From before a submission to the beginning of the first step's body.
     pub async fn first_step(&self) -> Result<Duration, Failure> {
         let id = self.submit(&self.short, 1).await?.first().copied().ok_or("no run was made")?;
-        let run = self.ended(id).await?;
+        let run = self.ended(id, 1).await?;
         let began = self.bodies(id).await?.first().map(|(_, at)| *at).ok_or("no step ran")?;
         Ok((began - run.created_at).to_std()?)
     }
@@ -101,7 +102,7 @@ impl Work {
         let (mut first, mut last) = (Timestamp::MAX_UTC, Timestamp::MIN_UTC);
         let mut steps = 0;
         for id in ids {
-            let run = self.ended(id).await?;
+            let run = self.ended(id, runs).await?;
             let attempts = self.store.attempts(id).await?;
             steps += attempts.len();
             first = first.min(attempts.first().map_or(first, |attempt| attempt.started_at));
@@ -121,14 +122,15 @@ impl Work {
 
     /// When the first body began after the run was taken over; nothing when it had ended before.
     pub async fn resumed(&self, run: RunId) -> Result<Option<Timestamp>, Failure> {
-        self.ended(run).await?;
+        self.ended(run, 1).await?;
         Ok(self.bodies(run).await?.iter().find(|(attempt, _)| attempt.epoch.0 > 1).map(|(_, at)| *at))
     }
 
-    async fn ended(&self, id: RunId) -> Result<Run, Failure> {
+    /// Waits for the end of a run that is one of the `newest`.
+    async fn ended(&self, id: RunId, newest: usize) -> Result<Run, Failure> {
         let begin = Instant::now();
-        // A list does not read definitions: looking costs the server little.
-        let filter = RunFilter { limit: 100, ..RunFilter::default() };
+        // A list does not read definitions: looking costs little.
+        let filter = RunFilter { limit: u32::try_from(newest)?, ..RunFilter::default() };
         loop {
             let runs = self.store.runs(&filter).await?;
             if runs.iter().any(|run| run.id == id && run.status == RunStatus::Finished) {

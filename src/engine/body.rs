@@ -1,9 +1,11 @@
 //! One attempt of one step: its context, its timeout, its end, whatever happens in it.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
@@ -16,6 +18,7 @@ use crate::domain::run::{Attempt, FailureKind, Run, Signal, StepFailure};
 use crate::domain::workflow::{Step, Workflow};
 use crate::steps;
 use crate::steps::context::{StepContext, StepError, StepLog, StepResult};
+use crate::store::StoreError;
 
 /// What a body is started with; cheap to clone.
 #[derive(Clone)]
@@ -43,6 +46,41 @@ pub struct Ended {
     pub attempt: u32,
     /// What came of it.
     pub result: Result<StepResult, StepError>,
+}
+
+/// Bodies of one run that are under way, or over and not taken in yet.
+#[derive(Default)]
+pub struct Bodies {
+    running: JoinSet<Ended>,
+    /// Those that were over as soon as they began.
+    over: VecDeque<Ended>,
+}
+
+impl Bodies {
+    /// Starts one. A step that has nothing to wait for is over at once: a task of its own would cost more than it does.
+    pub fn start(&mut self, body: impl Future<Output = Ended> + Send + 'static) {
+        let mut body = Box::pin(body);
+        match body.as_mut().now_or_never() {
+            Some(ended) => self.over.push_back(ended),
+            None => {
+                self.running.spawn(body);
+            }
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.over.is_empty() && self.running.is_empty()
+    }
+
+    /// How the next one ended; nothing when there is none.
+    pub async fn next(&mut self) -> Option<Result<Ended, StoreError>> {
+        if let Some(ended) = self.over.pop_front() {
+            return Some(Ok(ended));
+        }
+        let ended = self.running.join_next().await?;
+        Some(ended.map_err(|error| StoreError::Broken(format!("a task of refit failed: {error}"))))
+    }
 }
 
 /// Runs one attempt to its end. `stop` interrupts it; its own timeout does too. `force`: its processes end at once.

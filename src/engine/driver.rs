@@ -8,11 +8,10 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::activation::{Lease, renew};
-use super::body::Ended;
+use super::body::{Bodies, Ended};
 use super::known::Known;
 use super::live::Nudge;
 use super::{Engine, boards, body, notices, undo};
@@ -60,7 +59,7 @@ type Begins<'a> = (&'a [(StepId, u32)], &'a [(StepId, String)]);
 pub(super) struct Driver<'a> {
     engine: &'a Arc<Engine>,
     known: Known,
-    bodies: JoinSet<Ended>,
+    bodies: Bodies,
     stop_bodies: CancellationToken,
     /// Their processes end at once.
     force_bodies: CancellationToken,
@@ -79,7 +78,7 @@ impl<'a> Driver<'a> {
         Self {
             engine,
             known: Known::new(engine, claim),
-            bodies: JoinSet::new(),
+            bodies: Bodies::default(),
             stop_bodies: CancellationToken::new(),
             force_bodies: engine.force().child_token(),
             stopped: None,
@@ -92,13 +91,13 @@ impl<'a> Driver<'a> {
         if let Some((outcome, reason)) = self.known.first_ending(self.engine.settings.crash_limit) {
             self.known.end(outcome, reason);
         }
-        // What was started for a run that ends is `on_failure`: nothing of it is told to stop.
-        self.spawn(self.known.started());
         let (tell, mut told) = mpsc::channel(4);
         let done = CancellationToken::new();
         let _until_given_back = done.clone().drop_guard();
         let run = (self.known.run.id, self.known.run.epoch);
         tokio::spawn(renew(Arc::clone(self.engine), run, Arc::clone(&self.nudge), tell, done));
+        // What was started for a run that ends is `on_failure`: nothing of it is told to stop.
+        self.spawn(self.known.started());
 
         self.tell_started().await?;
         loop {
@@ -111,9 +110,8 @@ impl<'a> Driver<'a> {
                     Lease::Lost => self.stop(Stopped::Fenced),
                     Lease::Cancel(request) => self.cancel(request),
                 },
-                Some(ended) = self.bodies.join_next() => {
-                    let ended = ended.map_err(|error| StoreError::Broken(format!("a task of refit failed: {error}")))?;
-                    if self.take(ended).await? == Hand::Empty {
+                Some(ended) = self.bodies.next() => {
+                    if self.take(ended?).await? == Hand::Empty {
                         return Ok(());
                     }
                 }
@@ -172,7 +170,7 @@ impl<'a> Driver<'a> {
             let stop = self.stop_bodies.child_token();
             let force = self.force_bodies.child_token();
             let (engine, input) = (Arc::clone(self.engine), self.known.input());
-            self.bodies.spawn(body::run(engine, input, step, attempt, stop, force));
+            self.bodies.start(body::run(engine, input, step, attempt, stop, force));
         }
     }
 

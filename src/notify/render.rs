@@ -19,7 +19,7 @@ use crate::adapter::Message;
 use crate::domain::verdict::Verdict;
 use crate::domain::words::number;
 use crate::domain::workflow::{Better, Mode, Moment};
-use crate::templates::{TemplateError, clean, engine, line, register, render};
+use crate::templates::{TemplateError, clean, clean_line, engine, register, render};
 
 /// Renders messages.
 pub struct Renderer {
@@ -186,7 +186,7 @@ impl Renderer {
         let mut data = data(facts);
         let said = render(&self.plain, name, &data)?;
         let (subject, lead) = said.split_once('\n').unwrap_or((&said, ""));
-        let paragraphs: Vec<String> = lead.lines().map(line).filter(|line| !line.is_empty()).collect();
+        let paragraphs: Vec<String> = lead.lines().map(clean_line).filter(|line| !line.is_empty()).collect();
         data["subject"] = json!(shorten(&one_line(subject), LONGEST_SUBJECT));
         data["lead"] = json!(paragraphs);
         Ok(data)
@@ -344,7 +344,7 @@ fn is_web(url: &str) -> bool {
 
 /// All in one line: what a header takes.
 fn one_line(text: &str) -> String {
-    line(text).split_whitespace().collect::<Vec<_>>().join(" ")
+    clean_line(text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// At most `most` characters.

@@ -25,6 +25,8 @@ pub(crate) const BEGIN: &str = "BEGIN";
 pub(crate) const IS_SHARED: bool = true;
 /// A lease ends with its time: its owner may be on another machine.
 pub(crate) const LEASES_EXPIRE: bool = true;
+/// How often the queue is asked for wake-ups that nobody told of: a pooler may keep the notifications to itself.
+pub(crate) const LOST_WAKEUPS: Duration = Duration::from_millis(250);
 /// The lock files are in a temporary directory, which may be tidied.
 pub(crate) const NO_FILE_MEANS_DEAD: bool = false;
 

@@ -15,30 +15,49 @@ use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::sql::checkpoint::{goes_on, skip_reason};
-use super::sql::rows::{doc_opt, text};
+use super::sql::checkpoint::{Plain, goes_on, skip_reason};
+use super::sql::rows::{doc_opt, kept, text};
 use super::sql::{Pending, write_checkpoint};
 use super::{Connection, bound_time, push};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::domain::run::{AttemptState, RunStatus};
-use crate::store::{Checkpoint, EndedAttempt, NewAttempt, RunState, StoreError};
+use crate::domain::run::AttemptState;
+use crate::store::{Checkpoint, RunState, StoreError};
 
-/// A step ended and the next begins, and the run's row stays as it is, which is what nearly all checkpoints are: the
-/// fence locks the row, and writes nothing to it. Values only, so that Postgres keeps the plan.
-const WRITE_ONE: &str = "
-WITH passed AS (
-    SELECT 1 FROM refit.runs
-    WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed
-    FOR NO KEY UPDATE
-), ended AS (
-    UPDATE refit.attempts SET state = $7, finished_at = $8, changed_at = $4, output = $9, error = $10, resume = $11,
-        wake_at = $12
-    WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2 AND EXISTS (SELECT 1 FROM passed)
-    RETURNING run
-)
-INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
-SELECT run, $13, $14, 'started', $2, $4, $4 FROM ended";
+/// A step ended and the next begins, if `$fence` has a row: it is what locks the run's row. Values only, so that Postgres
+/// keeps the plan.
+macro_rules! write_one {
+    ($fence:literal) => {
+        concat!(
+            "WITH passed AS (",
+            $fence,
+            "), ended AS (
+                UPDATE refit.attempts SET state = $7, finished_at = $8, changed_at = $4, output = $9, error = $10,
+                    resume = $11, wake_at = $12
+                WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2
+                    AND EXISTS (SELECT 1 FROM passed)
+                RETURNING run
+            )
+            INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
+            SELECT run, $13, $14, 'started', $2, $4, $4 FROM ended"
+        )
+    };
+}
+
+/// The run's row stays as it is, which is what nearly all checkpoints are: nothing is written to it.
+const WRITE_ONE: &str = write_one!(
+    "SELECT 1 FROM refit.runs WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed
+     FOR NO KEY UPDATE"
+);
+
+/// The first checkpoint after a claim: the run progresses.
+const WRITE_FIRST: &str = write_one!(
+    "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $3
+     WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND EXISTS (
+         SELECT 1 FROM refit.attempts
+         WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2)
+     RETURNING 1"
+);
 
 /// The fence first; the rest joins what passed it. It looks at one attempt a checkpoint, by its key: an EXISTS would be
 /// answered from a hash of the whole table.
@@ -245,52 +264,42 @@ async fn write_all<'a>(
     // Kept only when all went well.
     let mut connection = others.connection(held.take()).await?;
     let passed = match Plain::of(&checkpoints) {
-        Some(plain) if plain.write(&mut connection).await? => vec![plain.checkpoint.run.0],
-        Some(_) | None => write_columns(&mut connection, &checkpoints).await?,
+        Some(plain) => {
+            let written = write_plain(&mut connection, WRITE_ONE, &plain).await?
+                || write_plain(&mut connection, WRITE_FIRST, &plain).await?;
+            written.then_some(plain.checkpoint.run.0).into_iter().collect()
+        }
+        None => write_columns(&mut connection, &checkpoints).await?,
     };
     *held = Some((connection, Instant::now()));
     Ok(passed.into_iter().collect())
 }
 
-/// What `WRITE_ONE` can write.
-struct Plain<'a> {
-    checkpoint: &'a Checkpoint,
-    status: RunStatus,
-    ended: &'a EndedAttempt,
-    begun: &'a NewAttempt,
-}
-
-impl<'a> Plain<'a> {
-    fn of(checkpoints: &[&'a Checkpoint]) -> Option<Self> {
-        let [checkpoint] = checkpoints else { return None };
-        let RunState::Kept { status, ending: None } = checkpoint.run_state else { return None };
-        let [begun] = checkpoint.started.as_slice() else { return None };
-        let ended = checkpoint.ended.as_ref().filter(|_| checkpoint.skipped.is_empty())?;
-        Some(Self { checkpoint, status, ended, begun })
-    }
-
-    /// Whether it was written: it may be fenced, or the run's row is to be changed after all.
-    async fn write(&self, connection: &mut Connection) -> Result<bool, StoreError> {
-        let Self { checkpoint, status, ended, begun } = self;
-        let written = sqlx::query(WRITE_ONE)
-            .bind(checkpoint.run.0)
-            .bind(checkpoint.epoch.0)
-            .bind(status.as_str())
-            .bind(checkpoint.at)
-            .bind(ended.step.as_str())
-            .bind(i64::from(ended.attempt))
-            .bind(ended.state.as_str())
-            .bind((ended.state != AttemptState::Sleeping).then_some(checkpoint.at))
-            .bind(doc_opt(ended.output.as_ref())?)
-            .bind(doc_opt(ended.error.as_ref())?)
-            .bind(doc_opt(ended.resume.as_ref())?)
-            .bind(ended.wake_at)
-            .bind(begun.step.as_str())
-            .bind(i64::from(begun.attempt))
-            .execute(connection)
-            .await?;
-        Ok(written.rows_affected() == 1)
-    }
+/// Whether it was written by `statement`.
+async fn write_plain(
+    connection: &mut Connection,
+    statement: &'static str,
+    plain: &Plain<'_>,
+) -> Result<bool, StoreError> {
+    let Plain { checkpoint, status, ended, begun } = plain;
+    let written = sqlx::query(statement)
+        .bind(checkpoint.run.0)
+        .bind(checkpoint.epoch.0)
+        .bind(status.as_str())
+        .bind(checkpoint.at)
+        .bind(ended.step.as_str())
+        .bind(i64::from(ended.attempt))
+        .bind(ended.state.as_str())
+        .bind(plain.finished_at())
+        .bind(ended.output.as_ref().map(kept))
+        .bind(doc_opt(ended.error.as_ref())?)
+        .bind(ended.resume.as_ref().map(kept))
+        .bind(ended.wake_at)
+        .bind(begun.step.as_str())
+        .bind(i64::from(begun.attempt))
+        .execute(connection)
+        .await?;
+    Ok(written.rows_affected() == 1)
 }
 
 async fn write_columns(

@@ -27,6 +27,34 @@ pub(crate) fn goes_on(checkpoint: &Checkpoint) -> bool {
         && checkpoint.cancelled.is_empty()
 }
 
+/// A step ended and the next begins, and nothing else: what a lone run writes, step after step.
+pub(crate) struct Plain<'a> {
+    /// All of it.
+    pub checkpoint: &'a Checkpoint,
+    /// What the run's row must say already.
+    pub status: RunStatus,
+    /// What ended.
+    pub ended: &'a EndedAttempt,
+    /// What begins.
+    pub begun: &'a NewAttempt,
+}
+
+impl<'a> Plain<'a> {
+    /// Of checkpoints, if they are one, and that one is so plain.
+    pub(crate) fn of(checkpoints: &[&'a Checkpoint]) -> Option<Self> {
+        let [checkpoint] = checkpoints else { return None };
+        let RunState::Kept { status, ending: None } = checkpoint.run_state else { return None };
+        let [begun] = checkpoint.started.as_slice() else { return None };
+        let ended = checkpoint.ended.as_ref().filter(|_| checkpoint.skipped.is_empty())?;
+        Some(Self { checkpoint, status, ended, begun })
+    }
+
+    /// When the attempt that ended did so; one that sleeps has not.
+    pub(crate) fn finished_at(&self) -> Option<Timestamp> {
+        (self.ended.state != AttemptState::Sleeping).then_some(self.checkpoint.at)
+    }
+}
+
 /// Writes `checkpoint`, or returns `Fenced` having written nothing; returns the runs to be woken with it.
 /// `now` is the time to bind for what is due.
 pub(crate) async fn write(

@@ -14,13 +14,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::{Backend, clean_queue, worker_config};
+use super::super::{Backend, LOST_WAKEUPS, clean_queue, worker_config};
 use super::store::SqlStore;
 use crate::domain::id::RunId;
 use crate::store::{OnWake, QUEUE, Wakeup};
 
-/// A poll that finds a lost wake-up.
-const POLL: Duration = Duration::from_millis(250);
 /// apalis forgets news that come while it fetches: each is told again after these.
 const ECHOES: [Duration; 4] = [
     Duration::from_millis(2),
@@ -118,7 +116,7 @@ impl SqlStore {
             let context = WorkerContext::new(&format!("refit-{}", uuid::Uuid::now_v7()));
             let news = forwarded(with_echoes(super::super::news(&self.parts.writer, self.news.subscribe())));
             // The interval first: a stream that ends hides what stands after it.
-            let strategy = Strategy::new().interval(POLL).stream(news);
+            let strategy = Strategy::new().interval(LOST_WAKEUPS).stream(news);
             let worker = WorkerBuilder::new(&context)
                 .backend(
                     Backend::new(&self.parts.writer)

@@ -18,6 +18,11 @@ impl SqlStore {
         if !self.is_after_outage() {
             cut_silent_leases(&self.parts.writer, self.at(at)).await?;
         }
+        // Nearly always nothing is due: then nobody waits for a transaction.
+        let (is_due, next) = self.next_due(at).await?;
+        if !is_due {
+            return Ok((woken, next));
+        }
         let mut tx = self.begin().await?;
         let due = sqlx::query(sql!(concat!(
             "UPDATE refit.runs SET poke_at = ",
@@ -40,7 +45,8 @@ impl SqlStore {
             due.iter().map(|row| Ok(RunId(get(row, "id")?))).collect::<Result<Vec<_>, StoreError>>()?;
         self.commit(tx, &runs).await?;
         woken += runs.len();
-        Ok((woken, self.next_due().await?))
+        let (_, next) = self.next_due(at).await?;
+        Ok((woken, next))
     }
 
     /// Workers that live, here and elsewhere.
@@ -66,14 +72,18 @@ impl SqlStore {
         Ok(woken)
     }
 
-    /// When the next sleeping run is due: leases and safety nets are not counted.
-    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        let next = sqlx::query_scalar::<_, Timestamp>(sql!(
-            "SELECT poke_at FROM refit.runs WHERE poke_at IS NOT NULL AND poke_at = wake_at AND lease_owner IS NULL
-             ORDER BY poke_at LIMIT 1"
-        ))
-        .fetch_optional(&self.parts.reader)
+    /// Whether a run is due, and when the next that sleeps is: leases and safety nets are not counted there.
+    async fn next_due(&self, at: Timestamp) -> Result<(bool, Option<Timestamp>), StoreError> {
+        let row = sqlx::query(sql!(concat!(
+            "SELECT EXISTS (SELECT 1 FROM refit.runs WHERE poke_at <= ",
+            now!("$1"),
+            ") AS due, (SELECT poke_at FROM refit.runs
+                 WHERE poke_at IS NOT NULL AND poke_at = wake_at AND lease_owner IS NULL
+                 ORDER BY poke_at LIMIT 1) AS next"
+        )))
+        .bind(self.at(at))
+        .fetch_one(&self.parts.reader)
         .await?;
-        Ok(next)
+        Ok((get(&row, "due")?, get(&row, "next")?))
     }
 }

@@ -1,5 +1,7 @@
 //! Rows as domain types, and domain types as what a row keeps.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -48,6 +50,11 @@ pub(super) fn doc<T: Serialize>(value: &T) -> Result<Json<Value>, StoreError> {
 /// A document that may be absent.
 pub(crate) fn doc_opt<T: Serialize>(value: Option<&T>) -> Result<Option<Json<Value>>, StoreError> {
     value.map(doc).transpose()
+}
+
+/// A value as it is kept; copied only where something in it is not.
+pub(crate) fn kept(value: &Value) -> Json<Cow<'_, Value>> {
+    Json(if has_nul(value) { Cow::Owned(without_nul(value.clone())) } else { Cow::Borrowed(value) })
 }
 
 /// A column.

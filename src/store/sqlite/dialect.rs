@@ -27,6 +27,8 @@ pub(crate) const BEGIN: &str = "BEGIN IMMEDIATE";
 pub(crate) const IS_SHARED: bool = false;
 /// No lease ends by time: its owner's file lock says whether it lives.
 pub(crate) const LEASES_EXPIRE: bool = false;
+/// How often the queue is asked for wake-ups that nobody told of: who writes from another process pokes this one.
+pub(crate) const LOST_WAKEUPS: Duration = Duration::from_secs(1);
 /// The lock files are beside the database.
 pub(crate) const NO_FILE_MEANS_DEAD: bool = true;
 

@@ -13,8 +13,8 @@ use sqlx::types::Json;
 use sqlx::{Connection as _, Executor as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, watch};
 
-use super::sql::checkpoint::{goes_on, skip_reason};
-use super::sql::rows::{doc_opt, text, time_text};
+use super::sql::checkpoint::{Plain, goes_on, skip_reason};
+use super::sql::rows::{doc_opt, kept, text, time_text};
 use super::sql::{Pending, write_checkpoint};
 use super::{BEGIN, Connection, push};
 use crate::clock::Clock;
@@ -51,10 +51,25 @@ CREATE TEMP TRIGGER IF NOT EXISTS write_checkpoint INSTEAD OF INSERT ON checkpoi
             WHERE a.run = NEW.run AND a.step = value ->> 'step'), 0), 'skipped', NEW.epoch, NEW.at, NEW.at, NEW.at,
         value -> 'error'
     FROM json_each(NEW.skipped);
+END;
+CREATE TEMP VIEW IF NOT EXISTS plain_checkpoints (run, epoch, status, at, step, attempt, state, finished_at, output, error,
+    resume, wake_at, begun, begun_attempt)
+AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+CREATE TEMP TRIGGER IF NOT EXISTS write_plain_checkpoint INSTEAD OF INSERT ON plain_checkpoints BEGIN
+    SELECT RAISE(ABORT, 'not plain') WHERE NOT EXISTS (
+        SELECT 1 FROM runs WHERE id = NEW.run AND epoch = NEW.epoch AND status = NEW.status AND crashes = 0 AND progressed
+    );
+    UPDATE attempts SET state = NEW.state, finished_at = NEW.finished_at, changed_at = NEW.at, output = NEW.output,
+        error = NEW.error, resume = NEW.resume, wake_at = NEW.wake_at
+    WHERE run = NEW.run AND step = NEW.step AND attempt = NEW.attempt AND state = 'started' AND epoch = NEW.epoch;
+    SELECT RAISE(ABORT, 'fenced') WHERE changes() = 0;
+    INSERT INTO attempts (run, step, attempt, state, epoch, started_at, changed_at)
+    VALUES (NEW.run, NEW.begun, NEW.begun_attempt, 'started', NEW.epoch, NEW.at, NEW.at);
 END";
 
-/// A checkpoint that comes alone.
-const WRITE_ONE: &str = "INSERT INTO checkpoints VALUES (unhex($1), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+/// A checkpoint that comes alone, from one step to the next: the run's row is as it should be, and no list is read.
+const WRITE_PLAIN: &str =
+    "INSERT INTO plain_checkpoints VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 
 /// One row a checkpoint.
 const WRITE: &str = "
@@ -179,13 +194,35 @@ fn answer_all(group: impl IntoIterator<Item = Pending>, error: &StoreError) {
 
 /// Writes all of them, or none.
 async fn write_simple(connection: &mut Connection, checkpoints: &[&Checkpoint]) -> Result<(), StoreError> {
-    let rows = checkpoints.iter().map(|checkpoint| CheckpointRow::of(checkpoint));
-    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
-    let alone = if rows.len() == 1 { rows.pop() } else { None };
-    match alone {
-        Some(row) => commit(connection, row.bound()).await,
-        None => commit(connection, sqlx::query(WRITE).bind(Json(rows))).await,
+    if let Some(plain) = Plain::of(checkpoints) {
+        match commit(connection, plain_bound(&plain)?).await {
+            // It is fenced, or the run's row is to be changed after all.
+            Err(StoreError::Broken(_)) => {}
+            written => return written,
+        }
     }
+    let rows = checkpoints.iter().map(|checkpoint| CheckpointRow::of(checkpoint));
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    commit(connection, sqlx::query(WRITE).bind(Json(rows))).await
+}
+
+fn plain_bound<'a>(plain: &Plain<'a>) -> Result<Query<'a, Sqlite, SqliteArguments>, StoreError> {
+    let Plain { checkpoint, status, ended, begun } = *plain;
+    Ok(sqlx::query(WRITE_PLAIN)
+        .bind(checkpoint.run.0)
+        .bind(checkpoint.epoch.0)
+        .bind(status.as_str())
+        .bind(checkpoint.at)
+        .bind(ended.step.as_str())
+        .bind(ended.attempt)
+        .bind(ended.state.as_str())
+        .bind(plain.finished_at())
+        .bind(ended.output.as_ref().map(kept))
+        .bind(doc_opt(ended.error.as_ref())?)
+        .bind(ended.resume.as_ref().map(kept))
+        .bind(ended.wake_at)
+        .bind(begun.step.as_str())
+        .bind(begun.attempt))
 }
 
 /// Runs a statement that commits by itself. Its result is the first that its thread tells; to wait until the thread says
@@ -268,24 +305,5 @@ impl<'a> CheckpointRow<'a> {
                     .collect::<Result<_, StoreError>>()?,
             ),
         })
-    }
-    fn bound(self) -> Query<'a, Sqlite, SqliteArguments> {
-        sqlx::query(WRITE_ONE)
-            .bind(self.run)
-            .bind(self.epoch)
-            .bind(self.status)
-            .bind(self.outcome)
-            .bind(self.reason)
-            .bind(self.at)
-            .bind(self.step)
-            .bind(self.attempt)
-            .bind(self.state)
-            .bind(self.finished_at)
-            .bind(self.output)
-            .bind(self.error)
-            .bind(self.resume)
-            .bind(self.wake_at)
-            .bind(self.started)
-            .bind(self.skipped)
     }
 }

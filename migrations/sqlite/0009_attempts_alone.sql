@@ -1,0 +1,1 @@
+-- Of Postgres only: here the check of the reference costs nothing that could be measured.
