@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::adapter::AdapterError;
-use crate::domain::words::printable;
+use crate::domain::words::excerpt;
 
 /// Waited for a connection.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -75,12 +75,12 @@ impl Asked {
         let said = match error {
             sqlx::Error::Database(said) => said,
             sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => {
-                return self.unavailable(error.to_string());
+                return self.unavailable(excerpt(&error.to_string()));
             }
-            other => return self.rejected(other.to_string()),
+            other => return self.rejected(excerpt(&other.to_string())),
         };
         let code = said.code().unwrap_or_default();
-        let cause = format!("{} ({code})", printable(said.message()));
+        let cause = format!("{} ({code})", excerpt(said.message()));
         let means = if said.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
             of_sqlstate(&code)
         } else {

@@ -8,7 +8,7 @@ use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
 use crate::adapter::AdapterError;
-use crate::domain::words::steers;
+pub use crate::domain::words::excerpt;
 use crate::secret::Secrets;
 
 /// What refit calls itself; some services refuse a client without a name.
@@ -20,8 +20,6 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same, with a part of 8 MiB to be sent over a slow line before.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(300);
-/// Of an error's body, at most this much is shown.
-const LONGEST_EXCERPT: usize = 300;
 /// Of an error's body, at most this much is read.
 const LONGEST_ERROR_BODY: usize = 64 * 1024;
 
@@ -219,16 +217,6 @@ pub async fn head_of(mut response: Response) -> String {
         }
     }
     String::from_utf8_lossy(&head).into_owned()
-}
-
-/// Foreign text made fit for one line of a message: no control characters, and not long.
-pub fn excerpt(text: &str) -> String {
-    let line = text.split(|c: char| c.is_whitespace() || steers(c)).filter(|word| !word.is_empty());
-    let line = line.collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST_EXCERPT) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Counts and numbers as people read them, and foreign text that does no harm where it is shown.
 
+/// At most so much of a foreign text is shown.
+const LONGEST_EXCERPT: usize = 300;
+
 /// A count with a comma between thousands: `1,234,567`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -51,6 +54,16 @@ pub fn steers(c: char) -> bool {
 /// Foreign text with `�` in place of every character that steers; as many characters as before.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Foreign text made fit for one line of a message: nothing that [`steers`], and not long.
+pub fn excerpt(text: &str) -> String {
+    let line = text.split(|c: char| c.is_whitespace() || steers(c)).filter(|word| !word.is_empty());
+    let line = line.collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST_EXCERPT) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
 }
 
 #[cfg(test)]

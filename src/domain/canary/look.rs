@@ -107,7 +107,8 @@ fn is_live(record: &CanaryRecord) -> bool {
     }
 }
 
-fn decide(
+/// What the evidence that was read comes to; the record keeps verdict and reason.
+pub(super) fn decide(
     record: &mut CanaryRecord,
     analysis: &mut Analysis,
     news: &News,

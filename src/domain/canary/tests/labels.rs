@@ -197,13 +197,36 @@ fn without_traffic_the_same_pairs_count_at_the_same_age_and_decide_the_same() {
     let early = by_errors(&record(), pairs.clone(), minute(HORIZON - 1));
     assert_eq!((counted(&early), early.verdict), (0, Verdict::Inconclusive));
     // As many as were served in the first ten minutes.
-    assert_eq!(counted(&by_errors(&record(), pairs.clone(), minute(HORIZON + 9))), 50);
-    let late = by_errors(&record(), pairs, minute(HORIZON + 59));
-    assert_eq!((counted(&late), late.verdict), (300, Verdict::Fail), "{}", late.reason);
+    assert_eq!(counted(&by_errors(&record(), pairs.clone(), minute(HORIZON + 10))), 50);
+    let late = by_errors(&record(), pairs, minute(HORIZON + 60));
+    // No more of them than it takes.
+    assert_eq!((counted(&late), late.verdict), (85, Verdict::Fail), "{}", late.reason);
     let before = of(1, -10, -5);
     assert_eq!(
         counted(&by_errors(&record(), vec![before], minute(500))),
         0,
         "its truth may have been trained on"
     );
+}
+
+#[test]
+fn a_block_that_was_bet_on_is_not_bet_on_again_with_what_came_later() {
+    let of_block = |seq: i64, block: &str, at: i64, ratio: f64| {
+        let stable = 1.0 + (seq % 7) as f64;
+        let block = Some(block.to_owned());
+        PairedError { block, stable, canary: ratio * stable, served_at: None, ..of(seq, 0, at) }
+    };
+    // A hundred races that are equal; then each gets one more result that speaks against the canary.
+    let mut pairs: Vec<_> =
+        (1..=100).map(|race| of_block(race, &format!("race-{race}"), race, 1.0)).collect();
+    let before = by_errors(&record(), pairs.clone(), minute(200));
+    pairs.extend((1..=100).map(|race| of_block(100 + race, &format!("race-{race}"), 200 + race, 3.0)));
+    let after = by_errors(&record(), pairs, minute(400));
+    let bets = |record: &CanaryRecord| {
+        let view = record.view();
+        view.rules[0].stable.n
+    };
+    // Seven set the scale, and the newest race may still get more.
+    assert_eq!((bets(&before), before.verdict), (92, Verdict::Inconclusive), "{}", before.reason);
+    assert_eq!((bets(&after), after.verdict), (92, Verdict::Inconclusive), "{}", after.reason);
 }
