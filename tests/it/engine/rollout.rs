@@ -192,7 +192,7 @@ pub async fn a_minute(
 ) {
     let now = world.clock.now();
     let mut lines = String::new();
-    for (version, n, e) in [(canary, 10, errors.0), (stable, 30, errors.1)] {
+    for (version, n, e) in [(canary, 10, errors.0), (stable, 90, errors.1)] {
         for i in 0..n {
             let (ok, at) = (i >= e, now.timestamp());
             lines +=
@@ -204,7 +204,7 @@ pub async fn a_minute(
     world.pass(TimeDelta::minutes(1));
 }
 
-/// Ten minutes of ten requests each to the canary and thirty to the stable version, of which so many fail.
+/// Ten minutes of ten requests each to the canary and ninety to the stable version, of which so many fail.
 pub async fn traffic(
     world: &World,
     engine: &Arc<Engine>,

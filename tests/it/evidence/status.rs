@@ -55,7 +55,7 @@ async fn how_far_a_source_was_read_what_was_refused_and_why_it_is_not_read_now()
           evidence  from sql: up to 2026-11-20 02:12:00Z; 7 rows refused, such as: `at` is no time: neither such as "2026-03-01T12:00:00Z" nor seconds or milliseconds since 1970; 1 request came late
 
           evidence  from sql: up to 2026-11-20 02:12:00Z; 7 rows refused, such as: `at` is no time: neither such as "2026-03-01T12:00:00Z" nor seconds or milliseconds since 1970; 1 request came late
-                    since 2026-11-20 02:14:00Z: the SQLite file [dir]/app.db could not read its evidence: there is no such file
+                    since 2026-11-20 02:14:00Z: the SQLite file [dir]/app.db could not be opened: there is no such file
         "#);
     });
 }
