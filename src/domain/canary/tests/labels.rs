@@ -6,8 +6,13 @@ use crate::domain::evidence::LabelMinute;
 const HORIZON: i64 = 120;
 
 fn record() -> CanaryRecord {
+    waiting(HORIZON)
+}
+
+/// A canary on errors of requests that are so many minutes old.
+fn waiting(minutes: i64) -> CanaryRecord {
     let mut errors = rule(OnlineMetric::AbsError);
-    errors.label_horizon = Duration::from_secs(60 * HORIZON as u64);
+    errors.label_horizon = Duration::from_secs(60 * minutes.unsigned_abs());
     canary(vec![errors], &[(1000, 60)])
 }
 
@@ -206,4 +211,61 @@ fn without_traffic_the_same_pairs_count_at_the_same_age_and_decide_the_same() {
         0,
         "its truth may have been trained on"
     );
+}
+
+const DAY: i64 = 24 * 60;
+const WEEK: i64 = 7 * DAY;
+
+/// A request for the race `block`, of which both versions were wrong by so much.
+fn race(block: &str, seq: i64, served: i64, at: i64, error: f64) -> PairedError {
+    let of = of(seq, served, at);
+    PairedError { block: Some(block.to_owned()), canary: error, stable: error, ..of }
+}
+
+/// Requests for two races in turn, every five minutes of one day; one is wrong by 0 or 40, the other by 10.
+fn in_turn(names: [&str; 2], first: i64, day: i64) -> Vec<PairedError> {
+    let pair = |i: i64| {
+        let (name, error) = if i % 2 == 0 { (names[0], 20.0 * (i % 4) as f64) } else { (names[1], 10.0) };
+        race(name, first + i, day * DAY + 5 * i, (day + 5) * DAY, error)
+    };
+    (0..40).map(pair).collect()
+}
+
+/// A week's canary whose scale is known from races that were run in turn before it.
+fn after_races() -> CanaryRecord {
+    let mut record = waiting(WEEK);
+    record.deadline = None;
+    let before: Vec<_> = (-27..-9).map(|day| (day, format!("x{day}"), format!("y{day}"))).collect();
+    let mut races: Vec<_> =
+        before.iter().flat_map(|(day, x, y)| in_turn([x, y], 1000 + 100 * day, *day)).collect();
+    // Of races that the window of the history cuts, at either end, single requests are known.
+    races.insert(0, race("cut", -2000, -27 * DAY - 60, -22 * DAY, 500.0));
+    races.push(race("still run", 1500, -7 * DAY - 30, -2 * DAY, 500.0));
+    let known = News { stable_errors: races, ..News::default() };
+    look(&record, &known, start()).record
+}
+
+#[test]
+fn races_whose_requests_come_of_age_in_turn_are_one_bet_each() {
+    let mut record = after_races();
+    assert_eq!(record.view().rules[0].clip, Some(20.0), "the scale is that of whole races");
+    let mut kept = Kept { pairs: in_turn(["a", "b"], 1, 0), ..Kept::default() };
+    // One comes a day after the last of its race.
+    kept.pairs.push(race("a", 41, 100, WEEK + DAY + 400, 40.0));
+    let mut seen = vec![];
+    for now in (WEEK - 60..WEEK + 2 * DAY).step_by(64) {
+        record = kept.look(&record, minute(now), 7).record;
+        let view = record.view();
+        seen.push((view.rules[0].canary.n, counted(&record) - 50, view.late_pairs));
+        if (WEEK..WEEK + DAY).contains(&now) {
+            assert!(record.reason.ends_with(" not complete"), "{}", record.reason);
+        }
+    }
+    seen.dedup();
+    assert_eq!(seen, [(0, 0, 0), (2, 40, 0), (2, 40, 1)]);
+    assert!(record.reason.ends_with("; 1 pair too late for the block"), "{}", record.reason);
+    // Whoever looks once at the end finds the same.
+    let once = kept.look(&after_races(), minute(WEEK + 2 * DAY), 1000).record;
+    assert_eq!(once.view().rules, record.view().rules);
+    assert_eq!(once.view().late_pairs, 1);
 }
