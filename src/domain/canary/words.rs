@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::stats::interval::{ODDS_RATIO_MAX, ODDS_RATIO_MIN};
 use super::super::words::{count, counted};
-use super::super::workflow::step::{Compare, CompareRule, OnlineMetric};
+use super::super::workflow::step::{Compare, CompareRule, OnlineMetric, Role};
 use super::super::workflow::units::format_duration;
 use super::CanaryRecord;
 use super::analysis::Analysis;
@@ -128,9 +128,10 @@ fn missing(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
     })
 }
 
-/// The canary's truths are missing more often, if they are.
+/// The canary's truths are missing more often, if they are and a rule that decides needs them.
 pub(super) fn truth_missing(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
-    analysis.labels.as_ref().filter(|labels| labels.are_lost())?;
+    let needed = |rule: &CompareRule| rule.role == Role::Gating && !rule.label_horizon.is_zero();
+    analysis.labels.as_ref().filter(|labels| labels.are_lost() && record.rules.rules.iter().any(needed))?;
     let missing = missing(record, analysis)?;
     Some(format!(
         "the truth of more of the canary's requests is missing, so the errors cannot be compared; {missing}"

@@ -153,6 +153,19 @@ fn a_canary_whose_truths_are_missing_is_not_promoted_and_said_so_once() {
 }
 
 #[test]
+fn missing_truths_of_a_rule_that_only_observes_are_shown_and_stop_nothing() {
+    let mut record = record();
+    record.rules.rules[0].role = Role::Observe;
+    record.rules.rules.push(rule(OnlineMetric::ErrorRate));
+    let kept = Kept { minutes: missing(200, 5, 3), ..Kept::default() };
+    let looked = kept.look(&record, minute(800), 100);
+    assert!(!matches!(looked.notice, Some(Trouble::TruthMissing(_))), "{:?}", looked.notice);
+    assert!(looked.record.reason.contains("without truth after 2h"), "{}", looked.record.reason);
+    let late = kept.look(&looked.record, record.deadline.expect("it has one"), 100).record;
+    assert_eq!(late.verdict, Verdict::Inconclusive, "{}", late.reason);
+}
+
+#[test]
 fn truths_that_are_missing_on_both_sides_or_on_the_stable_one_stop_nothing() {
     for (canary, stable) in [(5, 45), (0, 45), (0, 0), (10, 90)] {
         let kept = Kept { minutes: missing(600, canary, stable), ..Kept::default() };
