@@ -1,9 +1,13 @@
 -- A request has one pair of errors of two versions, whichever served it and however often it is reported: the two are
 -- kept in the order of their names.
-DELETE FROM refit.paired_errors WHERE (model, seq) NOT IN (
-    SELECT model, min(seq) FROM refit.paired_errors
-    GROUP BY model, request_id, least(served, shadow), greatest(served, shadow)
-);
+DELETE FROM refit.paired_errors p
+    USING (
+        SELECT model, seq, row_number() OVER (
+            PARTITION BY model, request_id, least(served, shadow), greatest(served, shadow) ORDER BY seq
+        ) AS nth
+        FROM refit.paired_errors
+    ) d
+    WHERE d.nth > 1 AND p.model = d.model AND p.seq = d.seq;
 UPDATE refit.paired_errors
     SET served = shadow, served_error = shadow_error, shadow = served, shadow_error = served_error
     WHERE served COLLATE "C" > shadow COLLATE "C";

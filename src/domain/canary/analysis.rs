@@ -220,16 +220,10 @@ impl Analysis {
                 self.intake.absorb(side, minute.clone());
             }
         }
-        // A truth counts from when it arrived, and not before its request is old enough.
-        let horizon = record.label_horizon();
-        let since = |pair: &PairedError| match (pair.served_at, horizon) {
-            (Some(served_at), Some(horizon)) => pair.at.max(served_at + horizon),
-            (Some(_) | None, _) => pair.at,
-        };
         if !self.frozen {
-            for error in &news.stable_errors {
-                let at = since(error);
-                if at < record.started_at && at + ERROR_HISTORY >= record.started_at {
+            let (from, until) = (record.started_at - ERROR_HISTORY, record.started_at);
+            for (at, error) in record.as_they_count(&news.stable_errors) {
+                if from <= at && at < until {
                     self.stable_blocks.add(error, at);
                 }
             }
@@ -245,7 +239,7 @@ impl Analysis {
             }
         }
         for pair in counts.into_iter().filter(|pair| pair.at >= record.started_at) {
-            self.blocks.add(pair, since(pair));
+            self.blocks.add(pair, record.counts_since(pair));
         }
     }
 
@@ -286,14 +280,10 @@ impl Analysis {
         let forecast = self.foresee(record, &history);
         self.underpowered = forecast.as_ref().is_some_and(|forecast| forecast.advice().is_some());
         self.forecast = forecast.map(|forecast| forecast.sentence());
-        // The window of the history cuts its oldest block: what is left of it may be a single pair.
-        let history = self.stable_blocks.close(Timestamp::MAX_UTC);
-        let cut = usize::from(history.first().is_some_and(|oldest| oldest.named));
-        for block in history.iter().skip(cut) {
-            self.clip.learn(block);
+        for block in std::mem::take(&mut self.stable_blocks).past(record.started_at, record.closing()) {
+            self.clip.learn(&block);
         }
         self.clip.freeze();
-        self.stable_blocks = Blocks::default();
         self.frozen = true;
     }
 
@@ -406,7 +396,7 @@ impl Analysis {
     }
 
     fn bet(&mut self, record: &CanaryRecord, now: Timestamp) -> Result<(), InvalidInput> {
-        for block in self.blocks.close(now) {
+        for block in self.blocks.close(now, record.closing()) {
             let Some(clip) = self.clip.bound() else {
                 self.clip.learn(&block);
                 self.clip.freeze();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::super::Timestamp;
 use super::super::evidence::PairedError;
 
-/// A block without truth for this long gets no more.
+/// A block of which nothing came for this long gets no more.
 const COMPLETE_AFTER: TimeDelta = TimeDelta::hours(24);
 /// Names of closed blocks that are remembered, so that a late truth does not make a second bet.
 const REMEMBERED: usize = 4096;
@@ -17,6 +17,15 @@ const REMEMBERED: usize = 4096;
 const CLIP_BLOCKS: (usize, usize) = (7, 50);
 /// The share of stable blocks whose mean error is not clipped.
 const CLIP_QUANTILE: f64 = 0.995;
+
+/// What tells that a block with a name gets no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closing {
+    /// A later block began after its last truth, or nothing of it came for 24 h: truths come block by block.
+    Next,
+    /// Nothing of it came for 24 h: requests come of age one by one, those of several blocks in turn.
+    Quiet,
+}
 
 /// A block that may still get truth.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +36,17 @@ struct OpenBlock {
     stable: f64,
     first_seq: i64,
     last_seq: i64,
+    #[serde(default)]
+    first_at: Timestamp,
     last_at: Timestamp,
+}
+
+impl OpenBlock {
+    /// When nothing came of it for so long that it gets no more.
+    fn quiet_at(&self) -> Timestamp {
+        let wait = if self.name.is_some() { COMPLETE_AFTER } else { TimeDelta::zero() };
+        self.last_at.checked_add_signed(wait).unwrap_or(Timestamp::MAX_UTC)
+    }
 }
 
 /// Mean errors of one block.
@@ -67,6 +86,8 @@ impl Blocks {
         let known =
             pair.block.as_ref().and_then(|_| self.open.iter_mut().find(|open| open.name == pair.block));
         match known {
+            // It is complete, whether or not anybody looked since.
+            Some(open) if open.quiet_at() <= at => self.late += 1,
             Some(open) => {
                 open.pairs += 1;
                 open.canary += pair.canary;
@@ -81,22 +102,36 @@ impl Blocks {
                 stable: pair.stable,
                 first_seq: seq,
                 last_seq: seq,
+                first_at: at,
                 last_at: at,
             }),
         }
     }
 
-    /// Blocks that are complete at `now`, in the order they began: a later block began after their last
-    /// truth, or 24 h passed since. A pair without a block is complete at once.
-    pub(super) fn close(&mut self, now: Timestamp) -> Vec<Bet> {
+    /// Named blocks that may still get truth.
+    pub(super) fn waiting(&self) -> usize {
+        self.open.iter().filter(|open| open.name.is_some()).count()
+    }
+
+    /// Blocks that are complete at `now`, in the order they began or, by [`Closing::Quiet`], in that in which they
+    /// were complete: then it does not matter how often one looks. A pair without a block is complete at once.
+    pub(super) fn close(&mut self, now: Timestamp, by: Closing) -> Vec<Bet> {
         let newest = self.open.iter().filter(|open| open.name.is_some()).map(|open| open.first_seq).max();
         let complete = |open: &OpenBlock| {
             open.name.is_none()
-                || newest.is_some_and(|newest| open.last_seq < newest)
-                || now - open.last_at >= COMPLETE_AFTER
+                || open.quiet_at() <= now
+                || match by {
+                    Closing::Next => newest.is_some_and(|newest| open.last_seq < newest),
+                    Closing::Quiet => false,
+                }
         };
-        let (done, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open).into_iter().partition(complete);
+        let (mut done, open): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.open).into_iter().partition(complete);
         self.open = open;
+        match by {
+            Closing::Next => {}
+            Closing::Quiet => done.sort_by_key(OpenBlock::quiet_at),
+        }
         let bets = done.into_iter().map(|block| {
             let bet = Bet {
                 canary: block.canary / block.pairs as f64,
@@ -110,6 +145,24 @@ impl Blocks {
         let bets = bets.collect();
         self.closed.drain(..self.closed.len().saturating_sub(REMEMBERED));
         bets
+    }
+
+    /// Blocks from before a canary that went out at `end`, of which none was closed. Those that the window of the
+    /// history may have cut are left out: what is left of one may be a single pair.
+    pub(super) fn past(mut self, end: Timestamp, by: Closing) -> Vec<Bet> {
+        let Some(oldest) = self.open.first() else { return vec![] };
+        let (first, named) = (oldest.first_at, oldest.name.is_some());
+        match by {
+            Closing::Next => {
+                self.open.drain(..usize::from(named));
+                // The last one is as complete as it gets.
+                self.close(Timestamp::MAX_UTC, by)
+            }
+            Closing::Quiet => {
+                self.open.retain(|open| open.name.is_none() || open.first_at - first >= COMPLETE_AFTER);
+                self.close(end, by)
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::super::evidence::{LabelMinute, PairedError, minute_of};
 use super::super::stats::InvalidInput;
 use super::super::stats::split::LOG_E_WRONG;
 use super::CanaryRecord;
+use super::blocks::Closing;
 use super::minutes::{CLOSES_AFTER, Counts, MinTable, OpenTable, arm};
 use super::rules::RateTest;
 
@@ -155,5 +156,27 @@ impl CanaryRecord {
     pub(super) fn label_horizon(&self) -> Option<TimeDelta> {
         let longest = self.rules.rules.iter().map(|rule| rule.label_horizon).max()?;
         TimeDelta::from_std(longest).ok().filter(|horizon| *horizon > TimeDelta::zero())
+    }
+
+    /// A truth counts from when it arrived, and not before its request is old enough.
+    pub(super) fn counts_since(&self, pair: &PairedError) -> Timestamp {
+        match (pair.served_at, self.label_horizon()) {
+            (Some(served_at), Some(horizon)) => pair.at.max(served_at + horizon),
+            (Some(_) | None, _) => pair.at,
+        }
+    }
+
+    /// Pairs in the order in which they came to count, each with when that was.
+    pub(super) fn as_they_count<'p>(&self, pairs: &'p [PairedError]) -> Vec<(Timestamp, &'p PairedError)> {
+        let mut pairs: Vec<_> = pairs.iter().map(|pair| (self.counts_since(pair), pair)).collect();
+        if self.label_horizon().is_some() {
+            pairs.sort_by_key(|(at, pair)| (*at, pair.seq));
+        }
+        pairs
+    }
+
+    /// What tells that a block of this canary's pairs, and of those before it, gets no more.
+    pub(super) fn closing(&self) -> Closing {
+        if self.label_horizon().is_some() { Closing::Quiet } else { Closing::Next }
     }
 }

@@ -5,7 +5,7 @@ use super::super::Timestamp;
 use super::super::evidence::{PairedError, ScoredRow};
 use super::super::stats::InvalidInput;
 use super::super::workflow::step::CompareRule;
-use super::blocks::{Blocks, Clip};
+use super::blocks::{Blocks, Clip, Closing};
 use super::rules::MeanTest;
 
 /// What the rows say.
@@ -41,7 +41,7 @@ pub fn paired_errors(rows: &[ScoredRow], rule: &CompareRule) -> Result<Option<Pa
         blocks.add(&pair, at);
     }
     let (mut clip, mut test) = (Clip::default(), MeanTest::default());
-    for block in blocks.close(Timestamp::MAX_UTC) {
+    for block in blocks.close(Timestamp::MAX_UTC, Closing::Next) {
         match clip.bound() {
             Some(bound) => test.observe(rule, bound, &block)?,
             None => {

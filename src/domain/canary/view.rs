@@ -57,6 +57,13 @@ pub struct CanaryView {
     /// Requests whose truth is missing, where a rule has a label horizon.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<LabelsView>,
+    /// Pairs of errors that came after their block was bet on, and count for nothing.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub late_pairs: u64,
+}
+
+fn is_zero(pairs: &u64) -> bool {
+    *pairs == 0
 }
 
 /// Requests that are old enough to have their truth: how many have none.
@@ -171,6 +178,7 @@ impl CanaryRecord {
             forecast: analysis.and_then(|analysis| analysis.forecast.clone()),
             rules: analysis.map_or_else(Vec::new, |analysis| self.rule_views(analysis)),
             labels: analysis.and_then(|analysis| self.labels_view(analysis)),
+            late_pairs: analysis.map_or(0, |analysis| analysis.blocks.late),
         }
     }
 

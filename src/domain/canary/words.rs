@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::stats::interval::{ODDS_RATIO_MAX, ODDS_RATIO_MIN};
-use super::super::words::count;
-use super::super::workflow::step::{Compare, CompareRule, OnlineMetric};
+use super::super::words::{count, counted};
+use super::super::workflow::step::{Compare, CompareRule, OnlineMetric, Role};
 use super::super::workflow::units::format_duration;
 use super::CanaryRecord;
 use super::analysis::Analysis;
@@ -94,9 +94,27 @@ pub(super) fn so_far(record: &CanaryRecord, analysis: &Analysis) -> String {
         return "no evidence yet".to_owned();
     }
     let undecided = undecided(&record.rules, &analysis.tests);
-    match missing {
-        Some(missing) => format!("{undecided}; {missing}"),
-        None => undecided,
+    [Some(undecided), missing, waiting(record, analysis), late(analysis)]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// Blocks whose requests are still coming of age, where they do one by one.
+fn waiting(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
+    record.label_horizon()?;
+    match analysis.blocks.waiting() {
+        0 => None,
+        blocks => Some(format!("{} not complete", counted(blocks as u64, "block"))),
+    }
+}
+
+/// Pairs that nothing is made of.
+fn late(analysis: &Analysis) -> Option<String> {
+    match analysis.blocks.late {
+        0 => None,
+        pairs => Some(format!("{} too late for the block", counted(pairs, "pair"))),
     }
 }
 
@@ -110,9 +128,10 @@ fn missing(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
     })
 }
 
-/// The canary's truths are missing more often, if they are.
+/// The canary's truths are missing more often, if they are and a rule that decides needs them.
 pub(super) fn truth_missing(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
-    analysis.labels.as_ref().filter(|labels| labels.are_lost())?;
+    let needed = |rule: &CompareRule| rule.role == Role::Gating && !rule.label_horizon.is_zero();
+    analysis.labels.as_ref().filter(|labels| labels.are_lost() && record.rules.rules.iter().any(needed))?;
     let missing = missing(record, analysis)?;
     Some(format!(
         "the truth of more of the canary's requests is missing, so the errors cannot be compared; {missing}"

@@ -119,6 +119,7 @@ fn rolled_back() -> Receipt {
                 forecast: None,
                 rules: vec![errors],
                 labels: None,
+                late_pairs: 0,
             },
             alpha: 0.02,
             beta: 0.05,

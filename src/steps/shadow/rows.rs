@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use chrono::TimeDelta;
 use csv::ByteRecord;
 
 use crate::domain::Timestamp;
@@ -16,6 +17,9 @@ use crate::steps::run::guarded::Paths;
 
 /// Bytes of an id or the name of a block.
 const LONGEST_NAME: usize = 200;
+
+/// The clock of whoever served may be so far ahead.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(5);
 
 /// One row.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,10 +63,11 @@ pub(super) async fn fetch(
     choice: Choice,
     wanted: impl Fn(&Row) -> bool + Send + 'static,
 ) -> Result<Rows, StepError> {
+    let now = ctx.clock.now();
     let (all, chosen) = (paths.attempt.join("all.csv"), paths.attempt.join("rows.csv"));
     fetch::rows_into(from, all.clone(), ctx).await?;
     let read = tokio::task::spawn_blocking(move || {
-        let rows = choose(&all, chosen, choice, wanted);
+        let rows = choose(&all, chosen, choice, now, wanted);
         // It has the truth: no command may find it.
         let _ = fs::remove_file(&all);
         rows
@@ -134,6 +139,7 @@ fn choose(
     all: &Path,
     chosen: PathBuf,
     choice: Choice,
+    now: Timestamp,
     wanted: impl Fn(&Row) -> bool,
 ) -> Result<Rows, String> {
     let file = File::open(all).map_err(|error| format!("what was fetched cannot be read: {error}"))?;
@@ -149,6 +155,13 @@ fn choose(
         let row = places.row(&record).map_err(|problem| format!("line {line}: {problem}"))?;
         if !wanted(&row) || seen.contains(&row.id) {
             continue;
+        }
+        // It would wait to be old enough until then, and nobody would know why.
+        if let Some(later) = row.served_at.filter(|served_at| *served_at > now + CLOCKS_DIFFER) {
+            return Err(format!(
+                "line {line}: `served_at` is {}, which is yet to come",
+                later.format("%F %T UTC")
+            ));
         }
         seen.insert(row.id.clone());
         rows.push(row);
@@ -198,11 +211,15 @@ fn write(to: &Path, header: &ByteRecord, rows: &[Row], truth: usize) -> Result<(
 mod tests {
     use super::*;
 
+    fn now() -> Timestamp {
+        parse_timestamp("2026-11-10 12:00:00").expect("a time")
+    }
+
     fn chosen(text: &str, choice: Choice) -> Result<(Vec<String>, bool, String), String> {
         let dir = tempfile::tempdir().expect("a directory");
         let all = dir.path().join("all.csv");
         fs::write(&all, text).expect("writable");
-        let rows = choose(&all, dir.path().join("rows.csv"), choice, |row| row.id != "no")?;
+        let rows = choose(&all, dir.path().join("rows.csv"), choice, now(), |row| row.id != "no")?;
         let given = fs::read_to_string(&rows.file).expect("written");
         Ok((rows.rows.into_iter().map(|row| row.id).collect(), rows.more, given))
     }
@@ -244,6 +261,11 @@ mod tests {
             (
                 "id,at,actual,served_at\na,2026-11-01,1,\nb,2026-11-01,1,2026-10-31\nc,2026-11-01,1,then\n",
                 "line 4: `served_at` is `then`, neither a date nor a time",
+            ),
+            (
+                "id,at,actual,served_at\nno,2026-11-01,1,2062-11-01\n\
+                 a,2026-11-01,1,2026-11-10 12:05:00\nb,2026-11-01,1,2062-11-01\n",
+                "line 4: `served_at` is 2062-11-01 00:00:00 UTC, which is yet to come",
             ),
             ("id,at,actual\na,2026-11-01,inf\n", "line 2: `actual` is `inf`, not a number"),
             ("id,at,actual\na,2026-11-01,1\n,2026-11-01,1\n", "line 3: `id` is empty"),

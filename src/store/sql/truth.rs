@@ -179,6 +179,11 @@ impl About<'_> {
             "v": one.0, "e": one.1, "w": other.0, "f": other.1,
         })
     }
+
+    /// The same; none where numbers are so far apart that their distance is none, which no column takes.
+    fn finite_pair(&self, a: (&str, f64), b: (&str, f64)) -> Option<Value> {
+        (a.1.is_finite() && b.1.is_finite()).then(|| self.pair(a, b))
+    }
 }
 
 /// Makes pairs of errors of these requests, as far as both prediction and truth are known, and deletes both;
@@ -219,12 +224,12 @@ pub(super) async fn match_truths(
         let about = About { request: &request, block: block.as_deref(), served_at: Some(served_at) };
         // A version with itself, whoever served: its errors, from which a later canary learns their scale.
         let served = (version.as_str(), error);
-        pairs.push(about.pair(served, served));
+        pairs.extend(about.finite_pair(served, served));
         for shadow in document::<Vec<Shadow>>(row, "shadow")? {
             if shadow.v.as_str() != version {
                 let scored = (shadow.v.as_str(), (shadow.p - truth).abs());
-                pairs.push(about.pair(served, scored));
-                pairs.push(about.pair(scored, scored));
+                pairs.extend(about.finite_pair(served, scored));
+                pairs.extend(about.finite_pair(scored, scored));
             }
         }
         matched.push(json!({ "r": request }));

@@ -16,6 +16,7 @@ on_both! {
     a_batch_counts_once
     minutes_are_added_up_and_stand_out_by_their_number
     truth_makes_a_pair_of_errors
+    a_truth_that_is_absurdly_far_off_keeps_nothing_else_back
     truth_that_comes_first_waits
     a_request_that_is_reported_again_with_its_truth_counts_once
     pairs_come_of_age_in_pages_and_requests_without_truth_are_counted
@@ -115,6 +116,27 @@ async fn truth_makes_a_pair_of_errors(db: Database) {
     let rest =
         store.paired_errors(&model(), &version("v2"), &version("v1"), pairs[0].seq, 100).await.expect("read");
     assert_eq!(rest.len(), 1);
+}
+
+async fn a_truth_that_is_absurdly_far_off_keeps_nothing_else_back(db: Database) {
+    let store = db.open().await;
+    let predictions = vec![
+        prediction("r1", "v2", f64::MAX, &[("v1", 12.0)], db.now()),
+        prediction("r2", "v2", 10.0, &[("v1", f64::MAX), ("v3", 12.5)], db.now()),
+    ];
+    store.observe(&batch("b1", Vec::new(), predictions, db.now())).await.expect("kept");
+    let receipt =
+        store.add_truth(&truths("t1", &[("r1", f64::MIN), ("r2", -1.0)], db.now())).await.expect("kept");
+    assert_eq!(receipt, BatchReceipt { duplicate: false, accepted: 2, unmatched: 0 });
+    let pairs = async |canary, stable| {
+        let pairs = store.paired_errors(&model(), &version(canary), &version(stable), 0, 100).await;
+        let pairs = pairs.expect("read").into_iter();
+        pairs.map(|pair| (pair.request_id, pair.canary, pair.stable)).collect::<Vec<_>>()
+    };
+    // The distance of the largest number to -1 is one, that of both ends is none.
+    assert_eq!(pairs("v2", "v1").await, [("r2".to_owned(), 11.0, f64::MAX)]);
+    assert_eq!(pairs("v2", "v3").await, [("r2".to_owned(), 11.0, 13.5)]);
+    assert_eq!(pairs("v2", "v2").await.len(), 1);
 }
 
 async fn truth_that_comes_first_waits(db: Database) {

@@ -8,6 +8,7 @@ mod deliveries;
 mod evidence;
 mod keys;
 pub mod make;
+mod migrations;
 mod opening;
 mod outbox;
 mod pulls;

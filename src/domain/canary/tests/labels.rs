@@ -4,10 +4,17 @@ use super::*;
 use crate::domain::evidence::LabelMinute;
 
 const HORIZON: i64 = 120;
+const DAY: i64 = 24 * 60;
+const WEEK: i64 = 7 * DAY;
 
 fn record() -> CanaryRecord {
+    waiting(HORIZON)
+}
+
+/// A canary on errors of requests that are so many minutes old.
+fn waiting(minutes: i64) -> CanaryRecord {
     let mut errors = rule(OnlineMetric::AbsError);
-    errors.label_horizon = Duration::from_secs(60 * HORIZON as u64);
+    errors.label_horizon = Duration::from_secs(60 * minutes.unsigned_abs());
     canary(vec![errors], &[(1000, 60)])
 }
 
@@ -148,6 +155,19 @@ fn a_canary_whose_truths_are_missing_is_not_promoted_and_said_so_once() {
 }
 
 #[test]
+fn missing_truths_of_a_rule_that_only_observes_are_shown_and_stop_nothing() {
+    let mut record = record();
+    record.rules.rules[0].role = Role::Observe;
+    record.rules.rules.push(rule(OnlineMetric::ErrorRate));
+    let kept = Kept { minutes: missing(200, 5, 3), ..Kept::default() };
+    let looked = kept.look(&record, minute(800), 100);
+    assert!(!matches!(looked.notice, Some(Trouble::TruthMissing(_))), "{:?}", looked.notice);
+    assert!(looked.record.reason.contains("without truth after 2h"), "{}", looked.record.reason);
+    let late = kept.look(&looked.record, record.deadline.expect("it has one"), 100).record;
+    assert_eq!(late.verdict, Verdict::Inconclusive, "{}", late.reason);
+}
+
+#[test]
 fn truths_that_are_missing_on_both_sides_or_on_the_stable_one_stop_nothing() {
     for (canary, stable) in [(5, 45), (0, 45), (0, 0), (10, 90)] {
         let kept = Kept { minutes: missing(600, canary, stable), ..Kept::default() };
@@ -219,9 +239,10 @@ fn a_block_that_was_bet_on_is_not_bet_on_again_with_what_came_later() {
     // A hundred races that are equal; then each gets one more result that speaks against the canary.
     let mut pairs: Vec<_> =
         (1..=100).map(|race| of_block(race, &format!("race-{race}"), race, 1.0)).collect();
-    let before = by_errors(&record(), pairs.clone(), minute(200));
+    let out = canary(vec![rule(OnlineMetric::AbsError)], &[(1000, 60)]);
+    let before = by_errors(&out, pairs.clone(), minute(200));
     pairs.extend((1..=100).map(|race| of_block(100 + race, &format!("race-{race}"), 200 + race, 3.0)));
-    let after = by_errors(&record(), pairs, minute(400));
+    let after = by_errors(&out, pairs, minute(400));
     let bets = |record: &CanaryRecord| {
         let view = record.view();
         view.rules[0].stable.n
@@ -229,4 +250,58 @@ fn a_block_that_was_bet_on_is_not_bet_on_again_with_what_came_later() {
     // Seven set the scale, and the newest race may still get more.
     assert_eq!((bets(&before), before.verdict), (92, Verdict::Inconclusive), "{}", before.reason);
     assert_eq!((bets(&after), after.verdict), (92, Verdict::Inconclusive), "{}", after.reason);
+}
+
+/// A request for the race `block`, of which both versions were wrong by so much.
+fn race(block: &str, seq: i64, served: i64, at: i64, error: f64) -> PairedError {
+    let of = of(seq, served, at);
+    PairedError { block: Some(block.to_owned()), canary: error, stable: error, ..of }
+}
+
+/// Requests for two races in turn, every five minutes of one day; one is wrong by 0 or 40, the other by 10.
+fn in_turn(names: [&str; 2], first: i64, day: i64) -> Vec<PairedError> {
+    let pair = |i: i64| {
+        let (name, error) = if i % 2 == 0 { (names[0], 20.0 * (i % 4) as f64) } else { (names[1], 10.0) };
+        race(name, first + i, day * DAY + 5 * i, (day + 5) * DAY, error)
+    };
+    (0..40).map(pair).collect()
+}
+
+/// A week's canary whose scale is known from races that were run in turn before it.
+fn after_races() -> CanaryRecord {
+    let mut record = waiting(WEEK);
+    record.deadline = None;
+    let before: Vec<_> = (-27..-9).map(|day| (day, format!("x{day}"), format!("y{day}"))).collect();
+    let mut races: Vec<_> =
+        before.iter().flat_map(|(day, x, y)| in_turn([x, y], 1000 + 100 * day, *day)).collect();
+    // Of races that the window of the history cuts, at either end, single requests are known.
+    races.insert(0, race("cut", -2000, -27 * DAY - 60, -22 * DAY, 500.0));
+    races.push(race("still run", 1500, -7 * DAY - 30, -2 * DAY, 500.0));
+    let known = News { stable_errors: races, ..News::default() };
+    look(&record, &known, start()).record
+}
+
+#[test]
+fn races_whose_requests_come_of_age_in_turn_are_one_bet_each() {
+    let mut record = after_races();
+    assert_eq!(record.view().rules[0].clip, Some(20.0), "the scale is that of whole races");
+    let mut kept = Kept { pairs: in_turn(["a", "b"], 1, 0), ..Kept::default() };
+    // One comes a day after the last of its race.
+    kept.pairs.push(race("a", 41, 100, WEEK + DAY + 400, 40.0));
+    let mut seen = vec![];
+    for now in (WEEK - 60..WEEK + 2 * DAY).step_by(64) {
+        record = kept.look(&record, minute(now), 7).record;
+        let view = record.view();
+        seen.push((view.rules[0].canary.n, counted(&record) - 50, view.late_pairs));
+        if (WEEK..WEEK + DAY).contains(&now) {
+            assert!(record.reason.ends_with(" not complete"), "{}", record.reason);
+        }
+    }
+    seen.dedup();
+    assert_eq!(seen, [(0, 0, 0), (2, 40, 0), (2, 40, 1)]);
+    assert!(record.reason.ends_with("; 1 pair too late for the block"), "{}", record.reason);
+    // Whoever looks once at the end finds the same.
+    let once = kept.look(&after_races(), minute(WEEK + 2 * DAY), 1000).record;
+    assert_eq!(once.view().rules, record.view().rules);
+    assert_eq!(once.view().late_pairs, 1);
 }
