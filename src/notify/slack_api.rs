@@ -14,6 +14,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::pace::Pace;
 use super::service_url;
@@ -49,6 +50,9 @@ const BASE_URL: &str = "https://slack.com/api";
 const POST_EVERY: Duration = Duration::from_secs(1);
 /// `chat.update` takes 50 calls a minute.
 const UPDATE_EVERY: Duration = Duration::from_millis(1_200);
+/// Methods that read take 50 calls a minute: so many come by this pace, and the rest at once.
+const READ_EVERY: Duration = Duration::from_secs(2);
+const READS_AT_ONCE: u32 = 20;
 /// Shown where blocks cannot be: in notifications, to screen readers.
 const LONGEST_TEXT: usize = 3_000;
 /// How long to wait when Slack asks for it without saying how long.
@@ -70,6 +74,8 @@ fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Notifier>, BuildError> {
         secrets: deps.secrets.clone(),
         posts: Pace::new(POST_EVERY),
         updates: Pace::new(UPDATE_EVERY),
+        reads: Pace::in_bursts(READ_EVERY, READS_AT_ONCE),
+        channel_id: OnceCell::new(),
     }))
 }
 
@@ -82,6 +88,9 @@ struct SlackApi {
     secrets: Secrets,
     posts: Pace,
     updates: Pace,
+    reads: Pace,
+    /// Of the channel, once it was asked for.
+    channel_id: OnceCell<String>,
 }
 
 /// Why a call did not do what it should: what the engine is told, and Slack's own word for it.
@@ -140,7 +149,7 @@ impl Board for SlackApi {
         {
             return Ok(at.clone());
         }
-        let left = self.left(message, &self.channel, None).await.map_err(|refused| refused.error)?;
+        let left = self.left(message, &self.channel, None).await;
         // One that is older than `at` was given up before.
         if let Some(left) = left.filter(|left| at.is_none_or(|at| left.ts > at.ts))
             && self.rewrite(message, &left).await?
@@ -178,7 +187,7 @@ impl SlackApi {
     /// Posts `message`, unless an earlier try did.
     async fn post_once(&self, message: &Message, place: Value) -> Result<(), Refused> {
         let channel = place["channel"].as_str().unwrap_or(&self.channel);
-        match self.left(message, channel, place["thread_ts"].as_str()).await? {
+        match self.left(message, channel, place["thread_ts"].as_str()).await {
             Some(_) => Ok(()),
             None => self.post(message, place).await.map(|_| ()),
         }
@@ -227,20 +236,24 @@ impl SlackApi {
 
     /// A method that reads.
     async fn ask(&self, method: &str, query: &[(&str, &str)]) -> Result<Value, Refused> {
-        self.call(method, self.http.get(self.url(method)).query(query)).await
+        self.reads.turn().await.map_err(|wait| Refused::silent(later(wait)))?;
+        self.call(method, self.http.get(self.url(method)).query(query), &self.reads).await
     }
 
     /// A method that writes.
     async fn tell(&self, method: &str, body: &Value) -> Result<Value, Refused> {
         let request = self.http.post(self.url(method));
-        self.call(method, request.header(CONTENT_TYPE, "application/json; charset=utf-8").json(body)).await
+        let request = request.header(CONTENT_TYPE, "application/json; charset=utf-8").json(body);
+        let pace = if method == "chat.update" { &self.updates } else { &self.posts };
+        self.call(method, request, pace).await
     }
 
     fn url(&self, method: &str) -> String {
         format!("{}/{method}", self.base_url)
     }
 
-    async fn call(&self, method: &str, request: RequestBuilder) -> Result<Value, Refused> {
+    /// A call whose turn is of `pace`.
+    async fn call(&self, method: &str, request: RequestBuilder, pace: &Pace) -> Result<Value, Refused> {
         let action = format!("call {method}");
         let request = request.bearer_auth(self.token.reveal());
         let answer = http_client::exchange(SERVICE, &action, request).await.map_err(Refused::silent)?;
@@ -248,7 +261,6 @@ impl SlackApi {
         let said = serde_json::from_str::<Value>(&text).ok().filter(|said| said["ok"].is_boolean());
         if answer.status == StatusCode::TOO_MANY_REQUESTS {
             let rest = http_client::retry_after(&answer.headers).unwrap_or(REST);
-            let pace = if method == "chat.update" { &self.updates } else { &self.posts };
             pace.pause(rest);
             return Err(Refused::silent(AdapterError::Unavailable {
                 service: SERVICE.to_owned(),

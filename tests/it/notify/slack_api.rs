@@ -6,7 +6,7 @@ use refit::adapter::{AdapterError, Message, Notifier};
 use serde_json::json;
 
 use super::{deps, message};
-use crate::support::faults::Fault;
+use crate::support::faults::{Fault, Rule};
 use crate::support::slack::{CHANNEL, Slack, TOKEN};
 
 fn notifier(service: &Slack) -> Arc<dyn Notifier> {
@@ -106,6 +106,46 @@ async fn without_the_right_to_read_the_channel_a_message_is_rather_sent_twice() 
     assert_eq!(service.messages().len(), 2);
     let said = notifier(&service).check().await.expect("it can write").expect("words");
     assert!(said.contains("will be sent twice") && said.contains("add the scope channels:history"), "{said}");
+    service.violations.assert_none();
+}
+
+/// The answers of methods that read, as `fault` has them.
+fn reads(fault: Fault) -> Rule {
+    Rule::on(fault, |request| request.uri.path().contains("conversations."))
+}
+
+#[tokio::test]
+async fn a_look_up_that_is_limited_or_broken_keeps_no_message_back() {
+    let service = Slack::start().await;
+    let slack = notifier(&service);
+    service.server.fault(reads(Fault::Answer(429, vec![("retry-after", "600")], String::new())));
+    slack.send(&tried()).await.expect("sent");
+    slack.send(&message()).await.expect("posting has a pace of its own");
+    assert_eq!(service.messages().len(), 2);
+    let lists = || service.server.asked().iter().filter(|line| line.contains("conversations.")).count();
+    assert_eq!(lists(), 1);
+    slack.send(&tried()).await.expect("sent");
+    assert_eq!((service.messages().len(), lists()), (3, 1), "nothing is asked while Slack rests");
+
+    service.server.mend();
+    service.server.fault(reads(Fault::Answer(500, vec![], "down".to_owned())).times(2));
+    notifier(&service).send(&tried()).await.expect("found");
+    assert_eq!(service.messages().len(), 3, "it is looked for again");
+    service.server.fault(reads(Fault::Answer(500, vec![], "down".to_owned())));
+    notifier(&service).send(&tried()).await.expect("sent");
+    assert_eq!(service.messages().len(), 4);
+    service.violations.assert_none();
+}
+
+#[tokio::test]
+async fn a_channel_that_is_named_is_looked_for_once() {
+    let service = Slack::start().await;
+    let slack = notifier(&service);
+    for _ in 0..2 {
+        slack.send(&tried()).await.expect("sent or found");
+    }
+    let lists = service.server.asked().into_iter().filter(|line| line.contains("conversations.list"));
+    assert_eq!((lists.count(), service.messages().len()), (1, 1));
     service.violations.assert_none();
 }
 
