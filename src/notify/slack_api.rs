@@ -55,6 +55,8 @@ const READ_EVERY: Duration = Duration::from_secs(2);
 const READS_AT_ONCE: u32 = 20;
 /// Shown where blocks cannot be: in notifications, to screen readers.
 const LONGEST_TEXT: usize = 3_000;
+/// A page of messages has at most so many bytes, with all their blocks.
+const LONGEST_ANSWER: usize = 16 << 20;
 /// How long to wait when Slack asks for it without saying how long.
 const REST: Duration = Duration::from_secs(30);
 
@@ -256,7 +258,8 @@ impl SlackApi {
     async fn call(&self, method: &str, request: RequestBuilder, pace: &Pace) -> Result<Value, Refused> {
         let action = format!("call {method}");
         let request = request.bearer_auth(self.token.reveal());
-        let answer = http_client::exchange(SERVICE, &action, request).await.map_err(Refused::silent)?;
+        let answer = http_client::exchange_within(SERVICE, &action, request, LONGEST_ANSWER).await;
+        let answer = answer.map_err(Refused::silent)?;
         let text = self.secrets.mask(&answer.body);
         let said = serde_json::from_str::<Value>(&text).ok().filter(|said| said["ok"].is_boolean());
         if answer.status == StatusCode::TOO_MANY_REQUESTS {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{deps, message};
 use crate::support::faults::{Fault, Rule};
-use crate::support::slack::{CHANNEL, Slack, TOKEN};
+use crate::support::slack::{CHANNEL, Posted, Slack, TOKEN};
 
 fn notifier(service: &Slack) -> Arc<dyn Notifier> {
     let options = json!({
@@ -146,6 +146,18 @@ async fn a_channel_that_is_named_is_looked_for_once() {
     }
     let lists = service.server.asked().into_iter().filter(|line| line.contains("conversations.list"));
     assert_eq!((lists.count(), service.messages().len()), (1, 1));
+    service.violations.assert_none();
+}
+
+#[tokio::test]
+async fn in_a_channel_of_long_messages_one_is_found_too() {
+    let service = Slack::start().await;
+    notifier(&service).send(&message()).await.expect("sent");
+    for _ in 0..150 {
+        service.others_write(Posted { text: "x".repeat(10_000), ..Posted::default() });
+    }
+    notifier(&service).send(&tried()).await.expect("found");
+    assert_eq!(service.messages().len(), 151);
     service.violations.assert_none();
 }
 

@@ -89,6 +89,15 @@ impl Slack {
         self.state.lock().unwrap().webhook.clone()
     }
 
+    /// Somebody else writes a message; answers have as many as are asked for from now on.
+    pub fn others_write(&self, message: Posted) {
+        let mut workspace = self.state.lock().unwrap();
+        workspace.page = usize::MAX;
+        workspace.made += 1;
+        let ts = format!("1795248000.{:06}", workspace.made);
+        workspace.messages.push(Posted { ts, ..message });
+    }
+
     /// Somebody deletes a message.
     pub fn delete(&self, ts: &str) {
         self.state.lock().unwrap().messages.retain(|message| message.ts != ts);
