@@ -78,6 +78,7 @@ fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Notifier>, BuildError> {
         updates: Pace::new(UPDATE_EVERY),
         reads: Pace::in_bursts(READ_EVERY, READS_AT_ONCE),
         channel_id: OnceCell::new(),
+        bot_id: OnceCell::new(),
     }))
 }
 
@@ -93,6 +94,8 @@ struct SlackApi {
     reads: Pace,
     /// Of the channel, once it was asked for.
     channel_id: OnceCell<String>,
+    /// Of the app, once it was asked for; `None` inside where Slack does not say.
+    bot_id: OnceCell<Option<String>>,
 }
 
 /// Why a call did not do what it should: what the engine is told, and Slack's own word for it.

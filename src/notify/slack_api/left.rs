@@ -83,9 +83,13 @@ impl SlackApi {
         oldest: &str,
     ) -> Result<Option<Posted>, Refused> {
         let channel = self.id_of(channel).await?;
+        let bot_id = self.bot_id().await;
         let ours = |said: &Value| {
             let metadata = &said["metadata"];
-            let same = metadata["event_type"] == "refit_message" && metadata["event_payload"]["id"] == id;
+            let same = metadata["event_type"] == "refit_message"
+                && metadata["event_payload"]["id"] == id
+                // Any app of the channel can write metadata.
+                && bot_id.is_none_or(|bot_id| said["bot_id"] == bot_id);
             Some(Posted { channel: channel.clone(), ts: said["ts"].as_str().filter(|_| same)?.to_owned() })
         };
         let query = [("channel", channel.as_str()), ("oldest", oldest), ("include_all_metadata", "true")];
@@ -99,6 +103,15 @@ impl SlackApi {
         }
         // Newest first: of two that stand there, the one that may be rewritten for longest.
         self.first_of("conversations.history", &query, "messages", ours).await
+    }
+
+    /// Whom messages of ours are from, as far as Slack says so.
+    async fn bot_id(&self) -> Option<&str> {
+        let asked = self.bot_id.get_or_try_init(async || {
+            let said = self.ask("auth.test", &[]).await?;
+            Ok::<_, Refused>(said["bot_id"].as_str().map(str::to_owned))
+        });
+        asked.await.ok()?.as_deref()
     }
 
     /// The id of `channel`; methods that read take nothing else.

@@ -162,6 +162,28 @@ async fn in_a_channel_of_long_messages_one_is_found_too() {
 }
 
 #[tokio::test]
+async fn what_another_app_wrote_is_not_taken_for_the_message() {
+    let service = Slack::start().await;
+    let metadata = json!({"event_type": "refit_message", "event_payload": {"id": message().id}});
+    for bot_id in [Some("B0ANOTHER1".to_owned()), None] {
+        service.others_write(Posted { metadata: metadata.clone(), bot_id, ..Posted::default() });
+    }
+    let slack = notifier(&service);
+    for _ in 0..2 {
+        slack.send(&tried()).await.expect("sent, then found");
+    }
+    assert_eq!(service.messages().len(), 3);
+    let asked = service.server.asked().into_iter().filter(|line| line.contains("auth.test"));
+    assert_eq!(asked.count(), 1);
+
+    // Slack does not say who the app is: any message of this id is taken for it.
+    service.server.fault(Rule::on(Fault::Cut, |request| request.uri.path().contains("auth.test")));
+    notifier(&service).send(&tried()).await.expect("found");
+    assert_eq!(service.messages().len(), 3);
+    service.violations.assert_none();
+}
+
+#[tokio::test]
 async fn what_slack_refuses_says_what_to_do() {
     let service = Slack::start().await;
     let cases = [

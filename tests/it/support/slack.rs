@@ -16,6 +16,8 @@ use super::faults::Server;
 
 pub const TOKEN: &str = "xoxb-test-hush-hush";
 pub const CHANNEL: &str = "C0123456789";
+/// Whom the app's messages are from.
+const BOT: &str = "B0REFIT000";
 /// The end of the webhook's address, which is the secret.
 pub const WEBHOOK: &str = "/services/T0/B0/hush-hush";
 
@@ -37,6 +39,8 @@ pub struct Posted {
     pub thread_ts: Option<String>,
     pub broadcast: bool,
     pub metadata: Value,
+    /// Whom it is from, when it is not from a person.
+    pub bot_id: Option<String>,
     /// How often it was rewritten.
     pub edits: usize,
 }
@@ -200,6 +204,7 @@ async fn post_message(State(slack): Shared, headers: HeaderMap, body: Bytes) -> 
         thread_ts,
         broadcast,
         metadata: arguments.get("metadata").cloned().unwrap_or_default(),
+        bot_id: Some(BOT.to_owned()),
         edits: 0,
     };
     let said = json!({"type": "message", "text": message.text, "ts": message.ts, "user": "U0REFIT"});
@@ -241,7 +246,7 @@ async fn auth_test(State(slack): Shared, headers: HeaderMap) -> Response {
     }
     Json(json!({
         "ok": true, "url": "https://example.slack.com/", "team": "Example", "user": "refit",
-        "team_id": "T0EXAMPLE", "user_id": "U0REFIT", "bot_id": "B0REFIT000",
+        "team_id": "T0EXAMPLE", "user_id": "U0REFIT", "bot_id": BOT,
     }))
     .into_response()
 }
@@ -299,6 +304,9 @@ fn read(
             json!({"type": "message", "ts": message.ts, "text": message.text, "blocks": message.blocks});
         if let Some(thread) = &message.thread_ts {
             said["thread_ts"] = json!(thread);
+        }
+        if let Some(bot) = &message.bot_id {
+            said["bot_id"] = json!(bot);
         }
         if asked.get("include_all_metadata").is_some_and(|wanted| wanted == "true")
             && message.metadata.is_object()
