@@ -18,7 +18,9 @@ use tokio::sync::OnceCell;
 
 use super::pace::Pace;
 use super::service_url;
-use crate::adapter::{Adapter, AdapterError, Board, BuildError, Deps, Message, Notifier, Posted, options_of};
+use crate::adapter::{
+    Adapter, AdapterError, Board, BuildError, Deps, Message, NotShown, Notifier, Posted, options_of,
+};
 use crate::domain::id::SecretName;
 use crate::http_client;
 use crate::secret::{Secret, Secrets};
@@ -148,12 +150,14 @@ impl Notifier for SlackApi {
 
 #[async_trait]
 impl Board for SlackApi {
-    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, AdapterError> {
+    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, NotShown> {
         if let Some(at) = at
             && self.rewrite(message, at).await?
         {
             return Ok(at.clone());
         }
+        // A turn that is free, and none ahead: what people wait for goes first.
+        self.posts.now().map_err(NotShown::NoTurn)?;
         let left = self.left(message, &self.channel, None).await;
         // One that is older than `at` was given up before.
         if let Some(left) = left.filter(|left| at.is_none_or(|at| left.ts > at.ts))
@@ -161,9 +165,7 @@ impl Board for SlackApi {
         {
             return Ok(left);
         }
-        // A turn that is free, and none ahead: what people wait for goes first.
-        self.posts.now().map_err(later)?;
-        self.post(message, json!({})).await.map_err(|refused| refused.error)
+        Ok(self.post(message, json!({})).await.map_err(|refused| refused.error)?)
     }
 
     async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), AdapterError> {

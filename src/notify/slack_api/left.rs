@@ -107,7 +107,7 @@ impl SlackApi {
 
     /// Whom messages of ours are from, as far as Slack says so.
     async fn bot_id(&self) -> Option<&str> {
-        let asked = self.bot_id.get_or_try_init(async || {
+        let asked = self.bot_id.get_or_try_init(|| async {
             let said = self.ask("auth.test", &[]).await?;
             Ok::<_, Refused>(said["bot_id"].as_str().map(str::to_owned))
         });

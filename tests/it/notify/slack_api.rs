@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use refit::adapter::{AdapterError, Message, Notifier};
+use refit::adapter::{AdapterError, Message, NotShown, Notifier};
 use serde_json::json;
 
 use super::{deps, message};
@@ -53,7 +53,7 @@ async fn a_message_that_somebody_deleted_is_posted_anew() {
     service.delete(&gone.ts);
     // Its turn to post is a second after the last one.
     let wait = board.show(&message(), Some(&gone)).await.expect_err("not yet");
-    assert!(matches!(wait, AdapterError::Unavailable { retry_after: Some(_), .. }), "{wait}");
+    assert!(matches!(wait, NotShown::NoTurn(_)), "{wait}");
     board.reply(&message(), &gone, true).await.expect("answered");
     let messages = service.messages();
     assert_eq!((messages.len(), &messages[0].thread_ts), (1, &None), "beside the thread that is gone");
@@ -135,6 +135,18 @@ async fn a_look_up_that_is_limited_or_broken_keeps_no_message_back() {
     notifier(&service).send(&tried()).await.expect("sent");
     assert_eq!(service.messages().len(), 4);
     service.violations.assert_none();
+}
+
+#[tokio::test]
+async fn a_message_that_has_no_turn_is_not_looked_for() {
+    let service = Slack::start().await;
+    let slack = notifier(&service);
+    let board = slack.board().expect("it can");
+    service.server.next(Fault::Answer(429, vec![("retry-after", "600")], String::new()));
+    board.show(&message(), None).await.expect_err("too many");
+    let error = board.show(&tried(), None).await.expect_err("no turn");
+    assert!(matches!(error, NotShown::NoTurn(_)), "{error}");
+    assert_eq!(service.server.count(), 1);
 }
 
 #[tokio::test]
