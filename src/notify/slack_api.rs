@@ -52,8 +52,9 @@ const BASE_URL: &str = "https://slack.com/api";
 const POST_EVERY: Duration = Duration::from_secs(1);
 /// `chat.update` takes 50 calls a minute.
 const UPDATE_EVERY: Duration = Duration::from_millis(1_200);
-/// Methods that read take 50 calls a minute: so many come by this pace, and the rest at once.
-const READ_EVERY: Duration = Duration::from_secs(2);
+/// Methods that read take 50 calls a minute each; a look takes two of them.
+const READ_EVERY: Duration = Duration::from_secs(1);
+/// Of those that were left unused: a crash leaves many messages to look for.
 const READS_AT_ONCE: u32 = 20;
 /// Shown where blocks cannot be: in notifications, to screen readers.
 const LONGEST_TEXT: usize = 3_000;

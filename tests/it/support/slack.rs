@@ -57,13 +57,13 @@ struct Workspace {
     /// The app may not read what is in the channel.
     write_only: bool,
     webhook: Vec<Value>,
-    /// Messages that one answer has at most.
+    /// Messages that the first answer has at most.
     page: usize,
 }
 
 impl Slack {
     pub async fn start() -> Self {
-        // Few enough for a test to need a second page.
+        // Few enough for a test to need a second answer, and never a third.
         let state = Arc::new(Mutex::new(Workspace { page: 2, ..Workspace::default() }));
         let api = Router::new()
             .route("/api/chat.postMessage", post(post_message))
@@ -93,7 +93,7 @@ impl Slack {
         self.state.lock().unwrap().webhook.clone()
     }
 
-    /// Somebody else writes a message; answers have as many as are asked for from now on.
+    /// Somebody else writes a message; the first answer has as many as are asked for from now on.
     pub fn others_write(&self, message: Posted) {
         let mut workspace = self.state.lock().unwrap();
         workspace.page = usize::MAX;
@@ -295,7 +295,8 @@ fn read(
     let number = |key: &str, absent: f64| asked.get(key).map_or(absent, |text| text.parse().expect(key));
     let (oldest, from, limit) =
         (number("oldest", 0.0), number("cursor", 0.0) as usize, number("limit", 100.0));
-    let until = from + (limit as usize).min(workspace.page);
+    let page = if from == 0 { workspace.page } else { usize::MAX };
+    let until = from + (limit as usize).min(page);
     let all = workspace.messages.iter().rev().filter(|message| seen(message));
     let all: Vec<&Posted> =
         all.filter(|message| message.ts.parse::<f64>().expect("a time") > oldest).collect();
