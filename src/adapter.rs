@@ -181,10 +181,21 @@ pub trait Notifier: Send + Sync {
 pub trait Board: Send + Sync {
     /// Makes the message at `at` say `message`; posts a new one when there is none or it is gone. Returns where
     /// it is.
-    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, AdapterError>;
+    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, NotShown>;
 
     /// Sends a message below the one at `below`; `loud` ones are seen by everybody who sees that one's place.
     async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), AdapterError>;
+}
+
+/// Why a message about a run was not brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum NotShown {
+    /// Other messages to the service go first, for so long; it was not asked for anything.
+    #[error("no turn for {0:?}")]
+    NoTurn(Duration),
+    /// It was tried.
+    #[error(transparent)]
+    Failed(#[from] AdapterError),
 }
 
 /// Where an app keeps evidence that refit fetches.

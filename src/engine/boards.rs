@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Engine, situation};
-use crate::adapter::AdapterError;
+use crate::adapter::{AdapterError, NotShown};
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
 use crate::domain::id::NotifierName;
@@ -75,7 +75,11 @@ impl Engine {
     async fn show_board(&self, notifiers: &Notifiers, board: &BoardEntry) -> Result<bool, StoreError> {
         let error = match self.try_to_show(notifiers, board).await? {
             Ok(rewritten) => return Ok(rewritten),
-            Err(error) => error,
+            Err(NotShown::NoTurn(wait)) => {
+                self.store.board_waits(board, self.clock.now() + wait).await?;
+                return Ok(false);
+            }
+            Err(NotShown::Failed(error)) => error,
         };
         let now = self.clock.now();
         let retry_at = match &error {
@@ -103,11 +107,13 @@ impl Engine {
         &self,
         notifiers: &Notifiers,
         board: &BoardEntry,
-    ) -> Result<Result<bool, AdapterError>, StoreError> {
-        let rejected = |action: &str, cause: String| AdapterError::Rejected {
-            service: "refit".to_owned(),
-            action: action.to_owned(),
-            cause,
+    ) -> Result<Result<bool, NotShown>, StoreError> {
+        let rejected = |action: &str, cause: String| {
+            NotShown::from(AdapterError::Rejected {
+                service: "refit".to_owned(),
+                action: action.to_owned(),
+                cause,
+            })
         };
         let Some(shows) = notifiers.board(&board.notifier) else {
             let cause = "refit.toml has no notifier of this name that can";

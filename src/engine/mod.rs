@@ -121,6 +121,8 @@ pub struct Engine {
     parsed: Mutex<HashMap<[u8; 32], Arc<Workflow>>>,
     /// Runs that this process works on now.
     live: live::Live,
+    /// What hosts want people to see and this process told them of, by release.
+    told: reconcile::Told,
     /// What was rolled back to and is being read.
     rereads: TaskTracker,
     /// Fires when a shutdown's time is nearly over: processes of steps end at once. A worker that starts has a new one.
@@ -153,6 +155,7 @@ impl Engine {
             settings,
             parsed: Mutex::default(),
             live: live::Live::default(),
+            told: reconcile::Told::default(),
             rereads,
             force: Mutex::default(),
         })

@@ -2,7 +2,8 @@
 //! but not shown is shown; one that somebody changed by hand is never
 //! overwritten: only our canary is taken off it, and people are told, once.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -10,12 +11,15 @@ use sha2::{Digest, Sha256};
 use super::Engine;
 use super::release::ReleaseError;
 use crate::adapter::{Attention, Observed, Target};
-use crate::domain::id::RunId;
+use crate::domain::id::{ModelName, RunId, TargetName};
 use crate::domain::release::{Assignment, CanaryServed, Release, ReleaseActor, ReleaseDocument, Served};
 use crate::store::{ReleaseAudit, StoreError};
 
 /// Changes of a release among which what a host shows is looked for.
 const REMEMBERED: u32 = 50;
+
+/// The newest of each release that people were told of.
+pub(super) type Told = Mutex<BTreeMap<(ModelName, TargetName), Attention>>;
 
 /// What a host shows, seen from what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +61,7 @@ impl Engine {
         };
         let observed = host.read(&release.model).await?;
         if let Some(attention) = observed.as_ref().and_then(|observed| observed.attention.as_ref()) {
-            self.tell_of(release, attention).await?;
+            self.tell_of(release, attention).await;
         }
         // Read after the host, so that it holds whatever the host may show of ours.
         let history = self.store.release_history(&release.model, &release.target, REMEMBERED).await?;
@@ -76,8 +80,25 @@ impl Engine {
         }
     }
 
-    /// Says what somebody may want otherwise at the host: once, however often it is seen.
-    async fn tell_of(&self, release: &Release, attention: &Attention) -> Result<(), StoreError> {
+    /// Says what somebody may want otherwise at the host: once, however often it is seen. Where that fails the release
+    /// is shown all the same, and the next look says it.
+    async fn tell_of(&self, release: &Release, attention: &Attention) {
+        let about = (release.model.clone(), release.target.clone());
+        let told = || self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told().get(&about) == Some(attention) {
+            return;
+        }
+        match self.queue_attention(release, attention).await {
+            Ok(()) => drop(told().insert(about, attention.clone())),
+            Err(error) => {
+                tracing::warn!(model = %release.model, target = %release.target,
+                    "Nobody was told yet of what `{}` shows: {error}", release.target);
+            }
+        }
+    }
+
+    /// Queues it; what another process queued is not queued again.
+    async fn queue_attention(&self, release: &Release, attention: &Attention) -> Result<(), StoreError> {
         let history = self.store.release_history(&release.model, &release.target, 1).await?;
         let run = release.owner.or_else(|| history.first().and_then(|change| run_of(&change.actor)));
         let facts = json!({"reason": attention.what, "todo": attention.todo, "target": release.target});

@@ -138,13 +138,13 @@ async fn send(
 }
 
 /// What `sending` comes to, unless it takes too long.
-pub async fn in_time<T>(sending: impl Future<Output = Result<T, AdapterError>>) -> Result<T, AdapterError> {
+pub async fn in_time<T, E: From<AdapterError>>(sending: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     tokio::time::timeout(PATIENCE, sending).await.unwrap_or_else(|_| {
-        Err(AdapterError::Unavailable {
+        Err(E::from(AdapterError::Unavailable {
             service: "the notifier".to_owned(),
             cause: format!("no answer within {PATIENCE:?}"),
             retry_after: None,
-        })
+        }))
     })
 }
 

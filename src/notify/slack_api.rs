@@ -14,10 +14,13 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::pace::Pace;
 use super::service_url;
-use crate::adapter::{Adapter, AdapterError, Board, BuildError, Deps, Message, Notifier, Posted, options_of};
+use crate::adapter::{
+    Adapter, AdapterError, Board, BuildError, Deps, Message, NotShown, Notifier, Posted, options_of,
+};
 use crate::domain::id::SecretName;
 use crate::http_client;
 use crate::secret::{Secret, Secrets};
@@ -49,8 +52,14 @@ const BASE_URL: &str = "https://slack.com/api";
 const POST_EVERY: Duration = Duration::from_secs(1);
 /// `chat.update` takes 50 calls a minute.
 const UPDATE_EVERY: Duration = Duration::from_millis(1_200);
+/// Methods that read take 50 calls a minute each; a look takes two of them.
+const READ_EVERY: Duration = Duration::from_secs(1);
+/// Of those that were left unused: a crash leaves many messages to look for.
+const READS_AT_ONCE: u32 = 20;
 /// Shown where blocks cannot be: in notifications, to screen readers.
 const LONGEST_TEXT: usize = 3_000;
+/// A page of messages has at most so many bytes, with all their blocks.
+const LONGEST_ANSWER: usize = 16 << 20;
 /// How long to wait when Slack asks for it without saying how long.
 const REST: Duration = Duration::from_secs(30);
 
@@ -70,6 +79,9 @@ fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Notifier>, BuildError> {
         secrets: deps.secrets.clone(),
         posts: Pace::new(POST_EVERY),
         updates: Pace::new(UPDATE_EVERY),
+        reads: Pace::in_bursts(READ_EVERY, READS_AT_ONCE),
+        channel_id: OnceCell::new(),
+        bot_id: OnceCell::new(),
     }))
 }
 
@@ -82,6 +94,11 @@ struct SlackApi {
     secrets: Secrets,
     posts: Pace,
     updates: Pace,
+    reads: Pace,
+    /// Of the channel, once it was asked for.
+    channel_id: OnceCell<String>,
+    /// Of the app, once it was asked for; `None` inside where Slack does not say.
+    bot_id: OnceCell<Option<String>>,
 }
 
 /// Why a call did not do what it should: what the engine is told, and Slack's own word for it.
@@ -134,22 +151,22 @@ impl Notifier for SlackApi {
 
 #[async_trait]
 impl Board for SlackApi {
-    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, AdapterError> {
+    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, NotShown> {
         if let Some(at) = at
             && self.rewrite(message, at).await?
         {
             return Ok(at.clone());
         }
-        let left = self.left(message, &self.channel, None).await.map_err(|refused| refused.error)?;
+        // A turn that is free, and none ahead: what people wait for goes first.
+        self.posts.now().map_err(NotShown::NoTurn)?;
+        let left = self.left(message, &self.channel, None).await;
         // One that is older than `at` was given up before.
         if let Some(left) = left.filter(|left| at.is_none_or(|at| left.ts > at.ts))
             && self.rewrite(message, &left).await?
         {
             return Ok(left);
         }
-        // A turn that is free, and none ahead: what people wait for goes first.
-        self.posts.now().map_err(later)?;
-        self.post(message, json!({})).await.map_err(|refused| refused.error)
+        Ok(self.post(message, json!({})).await.map_err(|refused| refused.error)?)
     }
 
     async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), AdapterError> {
@@ -178,7 +195,7 @@ impl SlackApi {
     /// Posts `message`, unless an earlier try did.
     async fn post_once(&self, message: &Message, place: Value) -> Result<(), Refused> {
         let channel = place["channel"].as_str().unwrap_or(&self.channel);
-        match self.left(message, channel, place["thread_ts"].as_str()).await? {
+        match self.left(message, channel, place["thread_ts"].as_str()).await {
             Some(_) => Ok(()),
             None => self.post(message, place).await.map(|_| ()),
         }
@@ -227,28 +244,32 @@ impl SlackApi {
 
     /// A method that reads.
     async fn ask(&self, method: &str, query: &[(&str, &str)]) -> Result<Value, Refused> {
-        self.call(method, self.http.get(self.url(method)).query(query)).await
+        self.reads.turn().await.map_err(|wait| Refused::silent(later(wait)))?;
+        self.call(method, self.http.get(self.url(method)).query(query), &self.reads).await
     }
 
     /// A method that writes.
     async fn tell(&self, method: &str, body: &Value) -> Result<Value, Refused> {
         let request = self.http.post(self.url(method));
-        self.call(method, request.header(CONTENT_TYPE, "application/json; charset=utf-8").json(body)).await
+        let request = request.header(CONTENT_TYPE, "application/json; charset=utf-8").json(body);
+        let pace = if method == "chat.update" { &self.updates } else { &self.posts };
+        self.call(method, request, pace).await
     }
 
     fn url(&self, method: &str) -> String {
         format!("{}/{method}", self.base_url)
     }
 
-    async fn call(&self, method: &str, request: RequestBuilder) -> Result<Value, Refused> {
+    /// A call whose turn is of `pace`.
+    async fn call(&self, method: &str, request: RequestBuilder, pace: &Pace) -> Result<Value, Refused> {
         let action = format!("call {method}");
         let request = request.bearer_auth(self.token.reveal());
-        let answer = http_client::exchange(SERVICE, &action, request).await.map_err(Refused::silent)?;
+        let answer = http_client::exchange_within(SERVICE, &action, request, LONGEST_ANSWER).await;
+        let answer = answer.map_err(Refused::silent)?;
         let text = self.secrets.mask(&answer.body);
         let said = serde_json::from_str::<Value>(&text).ok().filter(|said| said["ok"].is_boolean());
         if answer.status == StatusCode::TOO_MANY_REQUESTS {
             let rest = http_client::retry_after(&answer.headers).unwrap_or(REST);
-            let pace = if method == "chat.update" { &self.updates } else { &self.posts };
             pace.pause(rest);
             return Err(Refused::silent(AdapterError::Unavailable {
                 service: SERVICE.to_owned(),

@@ -286,6 +286,8 @@ pub trait Store: Registry {
         retry_at: Option<Timestamp>,
         again_at: Timestamp,
     ) -> Result<(), StoreError>;
+    /// A message that was taken was not even tried: it is due at `due_at`, and that it was taken does not count.
+    async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError>;
     /// Where the message about a run is.
     async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError>;
 

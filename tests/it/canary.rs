@@ -24,6 +24,8 @@ use refit::evidence::{Limits, read_observations, read_truth};
 use refit::steps::context::Services;
 use refit::store::{ClaimResult, Opening, ReleaseWrite, ReleaseWritten, Store};
 use serde_json::Value;
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 /// A host in memory; it can be away, and be changed by hand.
 #[derive(Default)]
@@ -83,7 +85,7 @@ impl Target for Host {
 }
 
 struct World {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     clock: Arc<ManualClock>,
     store: Arc<dyn Store>,
     host: Arc<Host>,
@@ -240,7 +242,7 @@ async fn world_with(stages: &[(u16, u64)], rules: Compare, history: bool) -> Wor
         scored(&store, start() - TimeDelta::days(21 - i64::from(day)), &format!("before-{day}"), error, None)
             .await;
     }
-    World { _dir: dir, clock, store, host, engine, run }
+    World { dir, clock, store, host, engine, run }
 }
 
 fn client() -> reqwest::Client {
@@ -423,6 +425,25 @@ async fn what_a_host_wants_people_to_see_is_told_once_and_changes_nothing() {
     assert_eq!(alerts.len(), 1, "{alerts:?}");
     assert_eq!(alerts[0].notice.facts["reason"], "Deployment 7 does not serve.");
     assert_eq!(alerts[0].notice.facts["todo"], "Promote it.");
+}
+
+#[tokio::test]
+async fn a_release_is_shown_though_people_cannot_be_told_yet() {
+    let world = world(&[(1000, 60)]).await;
+    let database = SqliteConnectOptions::new().filename(world.dir.path().join("refit.db"));
+    let mut database = SqliteConnection::connect_with(&database).await.expect("opened");
+    let refused = "CREATE TRIGGER full BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'full'); END";
+    sqlx::query(refused).execute(&mut database).await.expect("refuses");
+    let (what, todo) = ("Deployment 7 does not serve.".to_owned(), "Promote it.".to_owned());
+    *world.host.attention.lock().unwrap_or_else(PoisonError::into_inner) = Some(Attention { what, todo });
+    let desired = Assignment { canary: None, ..world.release().await.desired };
+    write(&world.store, 1, desired, None).await;
+    assert_eq!(world.engine.reconcile_releases().await.expect("compared"), 1);
+    assert_eq!(world.host.shows().expect("shown").canary, None);
+    sqlx::query("DROP TRIGGER full").execute(&mut database).await.expect("takes them again");
+    world.engine.reconcile_releases().await.expect("compared");
+    let alerts = world.store.take_outbox(10, Duration::from_secs(1), world.clock.now()).await.expect("read");
+    assert_eq!(alerts.len(), 1, "{alerts:?}");
 }
 
 #[tokio::test]

@@ -286,12 +286,9 @@ impl Vercel {
     ) -> Result<(), AdapterError> {
         let env = self.env();
         let wanted = Values::of(document);
-        let under_way = match note {
-            Some(Note { document: noted, under_way: Some(under_way), .. })
-                if same_change(&noted, document) =>
-            {
-                Some(under_way)
-            }
+        let mut begun_before = true;
+        let mut note = match note {
+            Some(note) if note.under_way.is_some() && same_change(&note.document, document) => note,
             note => {
                 // What the app serves while this change is under way: an older one that was not done either is not.
                 let before = note.and_then(|note| match note.under_way {
@@ -301,10 +298,10 @@ impl Vercel {
                 let under_way = UnderWay { from: there.values(), before };
                 let note = Note { document: document.clone(), under_way: Some(under_way), attention: None };
                 self.write_note(&there, &note).await?;
-                None
+                begun_before = false;
+                note
             }
         };
-        let begun_before = under_way.is_some();
         let wrote = env.write(&there, &wanted).await?;
         let there = if wrote || !begun_before { env.read().await? } else { there };
         let ours = self.note(&there)?.is_some_and(|note| same_change(&note.document, document));
@@ -316,11 +313,15 @@ impl Vercel {
         let superseded = || self.newest.load(Ordering::SeqCst) > generation;
         let values = there.values().text();
         let change = Change { release: &release, values: &values, changed_at: there.changed_at() };
-        let attention = self.deployments(&superseded).serve(&change).await?;
+        if let Some(attention) = self.deployments(&superseded).serve(&change).await? {
+            // Only who saw it come knows of it: kept before anything else can fail.
+            note.attention = Some(attention);
+            self.write_note(&there, &note).await?;
+        }
         if let Some(version) = &wanted.version {
             self.verified(document, version).await?;
         }
-        self.write_note(&there, &Note { document: document.clone(), under_way: None, attention }).await
+        self.write_note(&there, &Note { document: document.clone(), under_way: None, ..note }).await
     }
 
     async fn write_note(&self, there: &Variables, note: &Note) -> Result<(), AdapterError> {

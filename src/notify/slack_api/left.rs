@@ -1,6 +1,8 @@
 //! Finds a message that an earlier try left: its answer was lost, or refit died before it could note where it is.
 //! Slack keeps each message's id in its metadata, and gives it back to who may read the channel.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{Refused, SERVICE, SlackApi};
@@ -12,31 +14,55 @@ const CLOCKS_DIFFER: i64 = 600;
 const PAGE: &str = "200";
 /// In a channel with more messages than so many answers hold, it is not found.
 const PAGES: usize = 10;
+/// Looked for so often where Slack does not answer.
+const LOOKS: usize = 3;
+/// Waited between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+/// Looked for no longer than this, all in all.
+const LOOK_WITHIN: Duration = Duration::from_secs(20);
 
 impl SlackApi {
     /// Where `message` stands in `channel`, or below its message `thread`, if an earlier try may have posted it and
-    /// did. Where that cannot be seen, for want of a scope, it counts as not posted: to be told twice is better than
-    /// not at all.
+    /// did. Where that cannot be seen, for want of a scope or because Slack takes no more requests, it counts as not
+    /// posted: to be told twice is better than late or not at all.
     pub(super) async fn left(
         &self,
         message: &Message,
         channel: &str,
         thread: Option<&str>,
+    ) -> Option<Posted> {
+        let oldest = message.tried_since?.timestamp().saturating_sub(CLOCKS_DIFFER).max(0).to_string();
+        let looking = self.look(&message.id, channel, thread, &oldest);
+        let why = match tokio::time::timeout(LOOK_WITHIN, looking).await {
+            Ok(Ok(found)) => return found,
+            Ok(Err(refused)) => refused.error.to_string(),
+            Err(_) => format!("it was not found within {LOOK_WITHIN:?}"),
+        };
+        tracing::warn!(
+            message.id,
+            "Message {} may be sent twice, refit cannot see whether it stands in {channel} already: {why}",
+            message.id,
+        );
+        None
+    }
+
+    /// Finds it, in a few looks where Slack does not answer. One that says when to come back is not asked again.
+    async fn look(
+        &self,
+        id: &str,
+        channel: &str,
+        thread: Option<&str>,
+        oldest: &str,
     ) -> Result<Option<Posted>, Refused> {
-        let Some(since) = message.tried_since else { return Ok(None) };
-        let oldest = since.timestamp().saturating_sub(CLOCKS_DIFFER).max(0).to_string();
-        match self.find(&message.id, channel, thread, &oldest).await {
-            Err(refused) if !refused.error.is_transient() && !refused.is_gone() => {
-                tracing::warn!(
-                    message.id,
-                    "Message {} may be sent twice, refit cannot see whether it stands in {channel} already: {}",
-                    message.id,
-                    refused.error
-                );
-                Ok(None)
+        for _ in 1..LOOKS {
+            match self.find(id, channel, thread, oldest).await {
+                Err(Refused { error: AdapterError::Unavailable { retry_after: None, .. }, .. }) => {
+                    tokio::time::sleep(BETWEEN_LOOKS).await;
+                }
+                found => return found,
             }
-            found => found,
         }
+        self.find(id, channel, thread, oldest).await
     }
 
     /// Whether messages that stand in the channel can be seen.
@@ -57,26 +83,46 @@ impl SlackApi {
         oldest: &str,
     ) -> Result<Option<Posted>, Refused> {
         let channel = self.id_of(channel).await?;
+        let bot_id = self.bot_id().await;
         let ours = |said: &Value| {
             let metadata = &said["metadata"];
-            let same = metadata["event_type"] == "refit_message" && metadata["event_payload"]["id"] == id;
+            let same = metadata["event_type"] == "refit_message"
+                && metadata["event_payload"]["id"] == id
+                // Any app of the channel can write metadata.
+                && bot_id.is_none_or(|bot_id| said["bot_id"] == bot_id);
             Some(Posted { channel: channel.clone(), ts: said["ts"].as_str().filter(|_| same)?.to_owned() })
         };
         let query = [("channel", channel.as_str()), ("oldest", oldest), ("include_all_metadata", "true")];
         if let Some(ts) = thread {
             let query = [query.as_slice(), &[("ts", ts)]].concat();
-            let below = self.first_of("conversations.replies", &query, "messages", ours).await?;
-            if below.is_some() {
-                return Ok(below);
+            match self.first_of("conversations.replies", &query, "messages", ours).await {
+                Ok(None) => {}
+                Err(refused) if refused.is_gone() => {}
+                found => return found,
             }
         }
         // Newest first: of two that stand there, the one that may be rewritten for longest.
         self.first_of("conversations.history", &query, "messages", ours).await
     }
 
-    /// The id of a channel that is called `name`; methods that read take nothing else.
-    async fn id_of(&self, name: &str) -> Result<String, Refused> {
-        let Some(name) = name.strip_prefix('#') else { return Ok(name.to_owned()) };
+    /// Whom messages of ours are from, as far as Slack says so.
+    async fn bot_id(&self) -> Option<&str> {
+        let asked = self.bot_id.get_or_try_init(|| async {
+            let said = self.ask("auth.test", &[]).await?;
+            Ok::<_, Refused>(said["bot_id"].as_str().map(str::to_owned))
+        });
+        asked.await.ok()?.as_deref()
+    }
+
+    /// The id of `channel`; methods that read take nothing else.
+    async fn id_of(&self, channel: &str) -> Result<String, Refused> {
+        match channel.strip_prefix('#') {
+            Some(name) => self.channel_id.get_or_try_init(|| self.id_called(name)).await.cloned(),
+            None => Ok(channel.to_owned()),
+        }
+    }
+
+    async fn id_called(&self, name: &str) -> Result<String, Refused> {
         let query = [("types", "public_channel,private_channel"), ("exclude_archived", "true")];
         let id = |said: &Value| Some(said["id"].as_str().filter(|_| said["name"] == name)?.to_owned());
         let found = self.first_of("conversations.list", &query, "channels", id).await?;

@@ -127,6 +127,22 @@ impl SqlStore {
         Ok(())
     }
 
+    pub(super) async fn board_was_not_tried(
+        &self,
+        board: &BoardEntry,
+        due_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        sqlx::query(sql!(
+            "UPDATE refit.boards SET attempts = attempts - 1, due_at = $3 WHERE run = $1 AND notifier = $2"
+        ))
+        .bind(board.run.0)
+        .bind(board.notifier.as_str())
+        .bind(due_at)
+        .execute(&self.parts.writer)
+        .await?;
+        Ok(())
+    }
+
     pub(super) async fn board_place(
         &self,
         run: RunId,

@@ -362,6 +362,10 @@ impl Store for SqlStore {
         self.seen(self.board_is_stale(board, error, retry_at, again_at).await)
     }
 
+    async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {
+        self.seen(self.board_was_not_tried(board, due_at).await)
+    }
+
     async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError> {
         self.seen(self.board_place(run, notifier).await)
     }

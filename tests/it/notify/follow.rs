@@ -202,7 +202,7 @@ async fn many_changes_are_one_rewrite_and_a_message_that_cannot_be_rewritten_hol
     tokio::time::timeout(Duration::from_secs(20), async {
         while followed.engine.show_boards(&followed.notifiers).await.expect("shown") == 0 {
             followed.world.pass(TimeDelta::seconds(30));
-            // Slack's second between two posts is a real one: to ask without a pause would use up all attempts.
+            // Slack's second between two posts is a real one.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
@@ -210,6 +210,30 @@ async fn many_changes_are_one_rewrite_and_a_message_that_cannot_be_rewritten_hol
     .expect("shown");
     let messages = followed.of_run(run);
     assert_eq!((messages.len(), messages[1].text.as_str(), messages[1].edits), (2, "✅ m 1 was promoted", 0));
+    followed.slack.violations.assert_none();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_that_begin_at_once_take_turns_and_nothing_is_looked_for() {
+    let followed = Followed::new(World::sqlite(), true).await;
+    let mut runs = vec![];
+    let team = ["team".parse().expect("a name")];
+    for _ in 0..3 {
+        let run = followed.start().await;
+        followed.engine.store.touch_boards(run, &team, followed.world.clock.now()).await.expect("touched");
+        runs.push(run);
+    }
+    let told = async {
+        while runs.iter().any(|run| followed.of_run(*run).is_empty()) {
+            followed.engine.show_boards(&followed.notifiers).await.expect("shown");
+            followed.world.pass(TimeDelta::seconds(1));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("shown");
+    let asked = followed.slack.server.asked();
+    assert!(asked.iter().all(|line| line.ends_with("chat.postMessage")), "{asked:#?}");
+    assert_eq!(asked.len(), 3);
     followed.slack.violations.assert_none();
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use refit::adapter::{AdapterError, Message, Notifier};
+use refit::adapter::{AdapterError, Message, NotShown, Notifier};
 use serde_json::json;
 
 use super::{deps, message};
-use crate::support::faults::Fault;
-use crate::support::slack::{CHANNEL, Slack, TOKEN};
+use crate::support::faults::{Fault, Rule};
+use crate::support::slack::{CHANNEL, Posted, Slack, TOKEN};
 
 fn notifier(service: &Slack) -> Arc<dyn Notifier> {
     let options = json!({
@@ -53,7 +53,7 @@ async fn a_message_that_somebody_deleted_is_posted_anew() {
     service.delete(&gone.ts);
     // Its turn to post is a second after the last one.
     let wait = board.show(&message(), Some(&gone)).await.expect_err("not yet");
-    assert!(matches!(wait, AdapterError::Unavailable { retry_after: Some(_), .. }), "{wait}");
+    assert!(matches!(wait, NotShown::NoTurn(_)), "{wait}");
     board.reply(&message(), &gone, true).await.expect("answered");
     let messages = service.messages();
     assert_eq!((messages.len(), &messages[0].thread_ts), (1, &None), "beside the thread that is gone");
@@ -106,6 +106,92 @@ async fn without_the_right_to_read_the_channel_a_message_is_rather_sent_twice() 
     assert_eq!(service.messages().len(), 2);
     let said = notifier(&service).check().await.expect("it can write").expect("words");
     assert!(said.contains("will be sent twice") && said.contains("add the scope channels:history"), "{said}");
+    service.violations.assert_none();
+}
+
+/// The answers of methods that read, as `fault` has them.
+fn reads(fault: Fault) -> Rule {
+    Rule::on(fault, |request| request.uri.path().contains("conversations."))
+}
+
+#[tokio::test]
+async fn a_look_up_that_is_limited_or_broken_keeps_no_message_back() {
+    let service = Slack::start().await;
+    let slack = notifier(&service);
+    service.server.fault(reads(Fault::Answer(429, vec![("retry-after", "600")], String::new())));
+    slack.send(&tried()).await.expect("sent");
+    slack.send(&message()).await.expect("posting has a pace of its own");
+    assert_eq!(service.messages().len(), 2);
+    let lists = || service.server.asked().iter().filter(|line| line.contains("conversations.")).count();
+    assert_eq!(lists(), 1);
+    slack.send(&tried()).await.expect("sent");
+    assert_eq!((service.messages().len(), lists()), (3, 1), "nothing is asked while Slack rests");
+
+    service.server.mend();
+    service.server.fault(reads(Fault::Answer(500, vec![], "down".to_owned())).times(2));
+    notifier(&service).send(&tried()).await.expect("found");
+    assert_eq!(service.messages().len(), 3, "it is looked for again");
+    service.server.fault(reads(Fault::Answer(500, vec![], "down".to_owned())));
+    notifier(&service).send(&tried()).await.expect("sent");
+    assert_eq!(service.messages().len(), 4);
+    service.violations.assert_none();
+}
+
+#[tokio::test]
+async fn a_message_that_has_no_turn_is_not_looked_for() {
+    let service = Slack::start().await;
+    let slack = notifier(&service);
+    let board = slack.board().expect("it can");
+    service.server.next(Fault::Answer(429, vec![("retry-after", "600")], String::new()));
+    board.show(&message(), None).await.expect_err("too many");
+    let error = board.show(&tried(), None).await.expect_err("no turn");
+    assert!(matches!(error, NotShown::NoTurn(_)), "{error}");
+    assert_eq!(service.server.count(), 1);
+}
+
+#[tokio::test]
+async fn a_channel_that_is_named_is_looked_for_once() {
+    let service = Slack::start().await;
+    let slack = notifier(&service);
+    for _ in 0..2 {
+        slack.send(&tried()).await.expect("sent or found");
+    }
+    let lists = service.server.asked().into_iter().filter(|line| line.contains("conversations.list"));
+    assert_eq!((lists.count(), service.messages().len()), (1, 1));
+    service.violations.assert_none();
+}
+
+#[tokio::test]
+async fn in_a_channel_of_long_messages_one_is_found_too() {
+    let service = Slack::start().await;
+    notifier(&service).send(&message()).await.expect("sent");
+    for _ in 0..150 {
+        service.others_write(Posted { text: "x".repeat(10_000), ..Posted::default() });
+    }
+    notifier(&service).send(&tried()).await.expect("found");
+    assert_eq!(service.messages().len(), 151);
+    service.violations.assert_none();
+}
+
+#[tokio::test]
+async fn what_another_app_wrote_is_not_taken_for_the_message() {
+    let service = Slack::start().await;
+    let metadata = json!({"event_type": "refit_message", "event_payload": {"id": message().id}});
+    for bot_id in [Some("B0ANOTHER1".to_owned()), None] {
+        service.others_write(Posted { metadata: metadata.clone(), bot_id, ..Posted::default() });
+    }
+    let slack = notifier(&service);
+    for _ in 0..2 {
+        slack.send(&tried()).await.expect("sent, then found");
+    }
+    assert_eq!(service.messages().len(), 3);
+    let asked = service.server.asked().into_iter().filter(|line| line.contains("auth.test"));
+    assert_eq!(asked.count(), 1);
+
+    // Slack does not say who the app is: any message of this id is taken for it.
+    service.server.fault(Rule::on(Fault::Cut, |request| request.uri.path().contains("auth.test")));
+    notifier(&service).send(&tried()).await.expect("found");
+    assert_eq!(service.messages().len(), 3);
     service.violations.assert_none();
 }
 

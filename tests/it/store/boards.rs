@@ -14,6 +14,7 @@ use super::on_both;
 on_both! {
     a_board_is_touched_with_its_checkpoint_or_not_at_all
     changes_are_one_board_and_one_process_shows_it
+    a_board_that_was_not_tried_waits_and_was_not_tried
     a_board_that_failed_waits_and_what_came_meanwhile_is_not_lost
 }
 
@@ -71,6 +72,17 @@ async fn changes_are_one_board_and_one_process_shows_it(db: Database) {
     assert_eq!(one.take_boards(10, HOLD, db.now()).await.expect("taken").len(), 1);
     let again = two.take_boards(10, HOLD, db.pass(181)).await.expect("taken");
     assert_eq!((again.len(), again[0].attempts), (1, 2));
+}
+
+async fn a_board_that_was_not_tried_waits_and_was_not_tried(db: Database) {
+    let store = db.open().await;
+    let run = make::run(&store, db.now()).await;
+    store.touch_boards(run, &team(), db.now()).await.expect("touched");
+    let taken = store.take_boards(10, HOLD, db.now()).await.expect("taken");
+    store.board_waits(&taken[0], db.now() + chrono::TimeDelta::seconds(1)).await.expect("noted");
+    assert!(store.take_boards(10, HOLD, db.now()).await.expect("taken").is_empty(), "it waits");
+    let taken = store.take_boards(10, HOLD, db.pass(1)).await.expect("taken");
+    assert_eq!(taken[0].attempts, 1);
 }
 
 async fn a_board_that_failed_waits_and_what_came_meanwhile_is_not_lost(db: Database) {

@@ -368,6 +368,10 @@ impl Store for CrashingStore {
         self.crash.around("board_failed", self.inner.board_failed(board, error, retry_at, again_at)).await
     }
 
+    async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {
+        self.crash.around("board_waits", self.inner.board_waits(board, due_at)).await
+    }
+
     async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError> {
         self.crash.alive().await;
         self.inner.board_of(run, notifier).await

@@ -16,6 +16,8 @@ use super::faults::Server;
 
 pub const TOKEN: &str = "xoxb-test-hush-hush";
 pub const CHANNEL: &str = "C0123456789";
+/// Whom the app's messages are from.
+const BOT: &str = "B0REFIT000";
 /// The end of the webhook's address, which is the secret.
 pub const WEBHOOK: &str = "/services/T0/B0/hush-hush";
 
@@ -37,6 +39,8 @@ pub struct Posted {
     pub thread_ts: Option<String>,
     pub broadcast: bool,
     pub metadata: Value,
+    /// Whom it is from, when it is not from a person.
+    pub bot_id: Option<String>,
     /// How often it was rewritten.
     pub edits: usize,
 }
@@ -53,13 +57,13 @@ struct Workspace {
     /// The app may not read what is in the channel.
     write_only: bool,
     webhook: Vec<Value>,
-    /// Messages that one answer has at most.
+    /// Messages that the first answer has at most.
     page: usize,
 }
 
 impl Slack {
     pub async fn start() -> Self {
-        // Few enough for a test to need a second page.
+        // Few enough for a test to need a second answer, and never a third.
         let state = Arc::new(Mutex::new(Workspace { page: 2, ..Workspace::default() }));
         let api = Router::new()
             .route("/api/chat.postMessage", post(post_message))
@@ -87,6 +91,15 @@ impl Slack {
     /// Bodies that came by the webhook.
     pub fn hooked(&self) -> Vec<Value> {
         self.state.lock().unwrap().webhook.clone()
+    }
+
+    /// Somebody else writes a message; the first answer has as many as are asked for from now on.
+    pub fn others_write(&self, message: Posted) {
+        let mut workspace = self.state.lock().unwrap();
+        workspace.page = usize::MAX;
+        workspace.made += 1;
+        let ts = format!("1795248000.{:06}", workspace.made);
+        workspace.messages.push(Posted { ts, ..message });
     }
 
     /// Somebody deletes a message.
@@ -191,6 +204,7 @@ async fn post_message(State(slack): Shared, headers: HeaderMap, body: Bytes) -> 
         thread_ts,
         broadcast,
         metadata: arguments.get("metadata").cloned().unwrap_or_default(),
+        bot_id: Some(BOT.to_owned()),
         edits: 0,
     };
     let said = json!({"type": "message", "text": message.text, "ts": message.ts, "user": "U0REFIT"});
@@ -232,7 +246,7 @@ async fn auth_test(State(slack): Shared, headers: HeaderMap) -> Response {
     }
     Json(json!({
         "ok": true, "url": "https://example.slack.com/", "team": "Example", "user": "refit",
-        "team_id": "T0EXAMPLE", "user_id": "U0REFIT", "bot_id": "B0REFIT000",
+        "team_id": "T0EXAMPLE", "user_id": "U0REFIT", "bot_id": BOT,
     }))
     .into_response()
 }
@@ -281,7 +295,8 @@ fn read(
     let number = |key: &str, absent: f64| asked.get(key).map_or(absent, |text| text.parse().expect(key));
     let (oldest, from, limit) =
         (number("oldest", 0.0), number("cursor", 0.0) as usize, number("limit", 100.0));
-    let until = from + (limit as usize).min(workspace.page);
+    let page = if from == 0 { workspace.page } else { usize::MAX };
+    let until = from + (limit as usize).min(page);
     let all = workspace.messages.iter().rev().filter(|message| seen(message));
     let all: Vec<&Posted> =
         all.filter(|message| message.ts.parse::<f64>().expect("a time") > oldest).collect();
@@ -290,6 +305,9 @@ fn read(
             json!({"type": "message", "ts": message.ts, "text": message.text, "blocks": message.blocks});
         if let Some(thread) = &message.thread_ts {
             said["thread_ts"] = json!(thread);
+        }
+        if let Some(bot) = &message.bot_id {
+            said["bot_id"] = json!(bot);
         }
         if asked.get("include_all_metadata").is_some_and(|wanted| wanted == "true")
             && message.metadata.is_object()

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{says, target};
 use crate::hosting::suite::{self, release};
 use crate::hosting::vercel_config::sound;
+use crate::support::faults::{Fault, Rule};
 use crate::support::vercel::{Build, Vercel, World};
 
 #[tokio::test]
@@ -162,7 +163,12 @@ async fn a_deployment_that_is_meant_to_wait_is_not_published_by_refit() {
         world.before_deploy = Some(|world| drop(world.pushed("not yet")));
         world.after_deploy = Some(World::settle);
     });
-    target.apply(&release(2, "v1", Some(("v2", 1_000))), us).await.expect("applied");
+    // The app is asked last; what was seen before is kept, though that fails.
+    let broken = Fault::Answer(404, vec![], "not here".to_owned());
+    vercel.server.fault(Rule::on(broken, |request| request.uri.path() == "/app/version").once());
+    let canary = release(2, "v1", Some(("v2", 1_000)));
+    target.apply(&canary, us).await.expect_err("not verified");
+    target.apply(&canary, us).await.expect("applied");
     vercel.with(|world| assert_eq!(world.serving_commit(), "first commit"));
     assert_eq!((says(&vercel).await["percent"].clone(), vercel.made()), (json!("10"), 2));
     // Nor is it forgotten: people are told, until the next change.
