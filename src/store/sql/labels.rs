@@ -107,7 +107,7 @@ impl SqlStore {
         let Some((after, number)) = wanted.after.filter(|(after, _)| *after <= wanted.until) else {
             return Ok(vec![]);
         };
-        let (one, other) = in_order(canary, stable);
+        let (one, other) = in_order(canary.as_str(), stable.as_str());
         let found = sqlx::query(sql!(
             "SELECT * FROM refit.paired_errors
              WHERE model = $1 AND one = $2 AND other = $3

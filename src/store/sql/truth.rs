@@ -99,7 +99,7 @@ impl SqlStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<PairedError>, StoreError> {
-        let (one, other) = in_order(canary, stable);
+        let (one, other) = in_order(canary.as_str(), stable.as_str());
         let found = sqlx::query(sql!(
             "SELECT * FROM refit.paired_errors WHERE model = $1 AND one = $2 AND other = $3 AND seq > $4
              ORDER BY seq LIMIT $5"
@@ -124,7 +124,7 @@ async fn known_pairs(
     rows: &[ScoredRow],
 ) -> Result<HashSet<String>, StoreError> {
     let wanted: Vec<Value> = rows.iter().map(|row| json!({ "r": text(&row.id) })).collect();
-    let (one, other) = if stable <= canary { (stable, canary) } else { (canary, stable) };
+    let (one, other) = in_order(stable, canary);
     // `CROSS JOIN` has SQLite begin with the rows; by itself it goes through them for every pair of the model.
     let found = sqlx::query(sql!(concat!(
         "SELECT k.request_id FROM ",
@@ -158,8 +158,8 @@ pub(super) fn pair(row: &Row, canary: &VersionName) -> Result<PairedError, Store
 }
 
 /// Two versions in the order in which a pair of theirs is kept.
-pub(super) fn in_order<'v>(a: &'v VersionName, b: &'v VersionName) -> (&'v str, &'v str) {
-    if a.as_str() <= b.as_str() { (a.as_str(), b.as_str()) } else { (b.as_str(), a.as_str()) }
+pub(super) fn in_order<'v>(a: &'v str, b: &'v str) -> (&'v str, &'v str) {
+    if a <= b { (a, b) } else { (b, a) }
 }
 
 /// The request of a pair.
