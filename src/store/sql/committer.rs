@@ -110,8 +110,7 @@ impl Work {
     async fn drain(&self, writer: &mut GroupWriter) {
         loop {
             if self.many.load(Ordering::Relaxed) {
-                // Those that the last commit answered come back first, all of them.
-                tokio::task::yield_now().await;
+                self.let_come().await;
             }
             let group = self.next_group();
             self.many.store(group.len() > 1, Ordering::Relaxed);
@@ -119,6 +118,19 @@ impl Work {
                 return;
             }
             writer.write(group).await;
+        }
+    }
+
+    /// Those that the last commit answered come back first: all of them, while more of them come.
+    async fn let_come(&self) {
+        let mut here = 0;
+        loop {
+            tokio::task::yield_now().await;
+            let now = self.waiting().len();
+            if now <= here || now >= LARGEST_GROUP {
+                return;
+            }
+            here = now;
         }
     }
 
