@@ -17,7 +17,7 @@ use crate::config::{ConfigError, Project};
 use crate::domain::workflow::{Moment, Recipient};
 use crate::engine::notices;
 use crate::notify::facts::Facts;
-use crate::notify::outbox::in_time;
+use crate::notify::held::in_time;
 use crate::notify::render::Renderer;
 use crate::notify::{Notifiers, examples};
 
@@ -255,7 +255,7 @@ async fn test(opened: &Opened, args: &NotifyTest) -> Result<Exit, CliError> {
         to,
         tried_since: None,
     };
-    let sent = in_time(notifier.send(&message)).await;
+    let sent = in_time(notifier.send(&message)).await.map_err(AdapterError::from);
     let value = json!({
         "notifier": args.name, "sent": sent.is_ok(), "id": message.id, "to": message.to,
         "error": sent.as_ref().err().map(ToString::to_string),

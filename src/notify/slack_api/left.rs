@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Refused, SERVICE, SlackApi};
-use crate::adapter::{AdapterError, Message, Posted};
+use crate::adapter::{AdapterError, Message, NotSent, Posted};
 
 /// Slack's clock and the one that `Message::tried_since` is of may differ by so many seconds.
 const CLOCKS_DIFFER: i64 = 600;
@@ -56,7 +56,10 @@ impl SlackApi {
     ) -> Result<Option<Posted>, Refused> {
         for _ in 1..LOOKS {
             match self.find(id, channel, thread, oldest).await {
-                Err(Refused { error: AdapterError::Unavailable { retry_after: None, .. }, .. }) => {
+                Err(Refused {
+                    error: NotSent::Failed(AdapterError::Unavailable { retry_after: None, .. }),
+                    ..
+                }) => {
                     tokio::time::sleep(BETWEEN_LOOKS).await;
                 }
                 found => return found,
@@ -71,7 +74,7 @@ impl SlackApi {
             let channel = self.id_of(&self.channel).await?;
             self.ask("conversations.history", &[("channel", &channel), ("limit", "1")]).await
         };
-        looked.await.map(|_| ()).map_err(|refused| refused.error)
+        looked.await.map(|_| ()).map_err(|refused| refused.error.into())
     }
 
     /// Below `thread`, then in the channel: that try may have been made before there was a message to answer to.
