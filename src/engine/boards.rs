@@ -15,7 +15,7 @@ use crate::adapter::{AdapterError, NotSent};
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
 use crate::domain::id::NotifierName;
-use crate::domain::pipeline::{latest, waits_for_approval};
+use crate::domain::pipeline::{latest, outputs, waits_for_approval};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
@@ -192,7 +192,7 @@ impl Engine {
     /// Where a run is, for the message that follows it.
     pub async fn standing(&self, run: &Run, workflow: &Workflow) -> Result<Facts, StoreError> {
         let attempts = &self.store.attempts(run.id).await?;
-        let version = outputs::<PublishOutput>(attempts).map(|output| output.version).last();
+        let version = outputs::<PublishOutput>(attempts).map(|(_, output)| output.version).last();
         let named = version
             .as_ref()
             .map_or_else(|| run.model.to_string(), |version| format!("{} {version}", run.model));
@@ -269,12 +269,6 @@ impl Engine {
         };
         Ok((Moment::Started, Some(headline)))
     }
-}
-
-/// What steps returned, oldest first, as far as it is a `T`.
-fn outputs<T: serde::de::DeserializeOwned>(attempts: &[Attempt]) -> impl Iterator<Item = T> {
-    let outputs = attempts.iter().filter_map(|attempt| attempt.output.as_ref());
-    outputs.filter_map(|output| serde_json::from_value(output.clone()).ok())
 }
 
 fn row(step: &crate::domain::workflow::Step, attempt: Option<&Attempt>) -> StepRow {
