@@ -223,5 +223,5 @@ fn compare(it: &Compare) -> String {
 }
 
 fn percent(fraction: f64) -> String {
-    format!("{}%", (fraction * 1e6).round() / 1e4)
+    format!("{} %", (fraction * 1e6).round() / 1e4)
 }

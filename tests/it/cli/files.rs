@@ -198,13 +198,13 @@ fn plan_says_what_would_happen() {
             target production: a change is served at once; a canary ends by itself if refit is gone
 
             #  STEP     KIND     WHAT
-            1  data     fetch    fetches data/deliveries.csv into deliveries.csv and checks: 5 columns, at least 300 rows, at least 90% of the last fetch, at most 1% of `minutes` empty
+            1  data     fetch    fetches data/deliveries.csv into deliveries.csv and checks: 5 columns, at least 300 rows, at least 90 % of the last fetch, at most 1 % of `minutes` empty
             2  train    run      runs `python3 train.py` for at most 5m, reads its metrics file
             3  gate     gate     lets the version pass if mae at most 6, r2 at least 0.8
             4  publish  publish  uploads the version to `models` and seals it
-            5  canary   canary   sends 10% of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
+            5  canary   canary   sends 10 % of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
             6  watch    wait     waits for 1h, until canary.verdict != 'inconclusive', for at most 3d in all
-            7  compare  compare  compares canary and champion: error rate worse by less than 50%; holds what is undecided
+            7  compare  compare  compares canary and champion: error rate worse by less than 50 %; holds what is undecided
             8  promote  promote  promotes, rolls back or holds, as the verdict says (only said, not done: mode is advise)
             ");
         assert_snapshot!(refit(dir.path(), &["plan", "retrian"]), @r"

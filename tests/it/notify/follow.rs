@@ -147,7 +147,7 @@ async fn a_run_has_one_message_that_says_where_it_is_and_answers_for_what_matter
         assert_eq!(messages.len(), 2, "{messages:#?}");
         let board = &messages[0];
         assert_eq!(board.thread_ts, None);
-        assert_eq!(board.text, "🐤 m 2 is on canary at 10%");
+        assert_eq!(board.text, "🐤 m 2 is on canary at 10 %");
         let now = said(board);
         for expected in
             ["✅ train: mae 10", "✅ publish: 2", "⏳ watch: until", "▫️ promote", "*mae* 10 → 10"]

@@ -70,7 +70,7 @@ async fn a_sunday_in_observe_and_one_in_advise_touch_nothing(database: Database)
     let [mail] = mails.as_slice() else { panic!("{mails:#?}") };
     let said = mail["text"].as_str().expect("text");
     for expected in [
-        "In `mode: act`, 2026-11-29 would now get 10% of `production` beside 2026-11-13",
+        "In `mode: act`, 2026-11-29 would now get 10 % of `production` beside 2026-11-13",
         "2026-11-13 serves all traffic",
         "mae is 400; at most 600 allowed",
         "Mode advise: refit touched no target.",

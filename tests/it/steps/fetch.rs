@@ -82,7 +82,7 @@ async fn bad_rows_end_the_run_as_rejected_with_every_reason() {
     assert_eq!(outcome, Outcome::Rejected);
     for part in [
         "2 rows, fewer than the 3",
-        "20.0% of the last fetch's 10",
+        "20.0 % of the last fetch's 10",
         "`day` is empty in 1 of 2",
         "(id) repeats",
     ] {
