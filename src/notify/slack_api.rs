@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+use self::left::Left;
 use super::pace::Pace;
 use super::service_url;
 use crate::adapter::{
@@ -161,12 +162,15 @@ impl Board for SlackApi {
         self.posts.now().map_err(no_turn)?;
         let left = self.left(message, &self.channel, None).await;
         // One that is older than `at` was given up before.
-        if let Some(left) = left.filter(|left| at.is_none_or(|at| left.ts > at.ts))
-            && self.rewrite(message, &left).await?
+        if let Left::Here(here) = &left
+            && at.is_none_or(|at| here.ts > at.ts)
+            && self.rewrite(message, here).await?
         {
-            return Ok(left);
+            return Ok(here.clone());
         }
-        self.post(message, json!({})).await.map_err(|refused| refused.error)
+        let posted = self.post(message, json!({})).await.map_err(|refused| refused.error)?;
+        left.was_posted(message);
+        Ok(posted)
     }
 
     async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), NotSent> {
@@ -195,10 +199,12 @@ impl SlackApi {
     /// Posts `message`, unless an earlier try did.
     async fn post_once(&self, message: &Message, place: Value) -> Result<(), Refused> {
         let channel = place["channel"].as_str().unwrap_or(&self.channel);
-        match self.left(message, channel, place["thread_ts"].as_str()).await {
-            Some(_) => Ok(()),
-            None => self.post(message, place).await.map(|_| ()),
+        let left = self.left(message, channel, place["thread_ts"].as_str()).await;
+        if let Left::Nothing | Left::Unseen(_) = left {
+            self.post(message, place).await?;
+            left.was_posted(message);
         }
+        Ok(())
     }
 
     /// Posts `message` to the channel, or where `place` says; returns where it is.

@@ -56,10 +56,15 @@ fn init_says_what_to_do_next_and_never_overwrites() {
     assert_snapshot!(refit(dir.path(), &["init"]), @r"
         exit code: 2
         --- stderr
-        error: refit.toml, workflows/retrain.yaml, train.py, data/deliveries.csv are here already; nothing was written
-        hint: start in another directory: `refit -C DIR init`
+        error: train.py is here already, and says something else; nothing was written
+        hint: move it away, or start in another directory, `refit -C DIR init`, and copy from there
         ");
     assert_eq!(fs::read_to_string(dir.path().join("train.py")).expect("read"), "mine");
+    // What is missing is written beside what is there already, as it would be.
+    fs::remove_file(dir.path().join("train.py")).expect("removed");
+    let again = refit(dir.path(), &["init"]);
+    assert!(again.starts_with("exit code: 0\n--- stdout\nwrote\n  train.py\n\nnext\n"), "{again}");
+    assert!(refit(dir.path(), &["init"]).contains("everything is here already"));
     assert_snapshot!(refit(dir.path(), &["init", "--template", "raceday"]), @r"
         exit code: 2
         --- stderr
@@ -204,7 +209,7 @@ fn plan_says_what_would_happen() {
             4  publish  publish  uploads the version to `models` and seals it
             5  canary   canary   sends 10 % of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
             6  watch    wait     waits for 1h, until canary.verdict != 'inconclusive', for at most 3d in all
-            7  compare  compare  compares canary and champion: error rate worse by less than 50 %; holds what is undecided
+            7  compare  compare  compares canary and champion: error rate below 2 % or worse by less than 50 %; holds what is undecided
             8  promote  promote  promotes, rolls back or holds, as the verdict says (only said, not done: mode is advise)
             ");
         assert_snapshot!(refit(dir.path(), &["plan", "retrian"]), @r"

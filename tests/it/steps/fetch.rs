@@ -242,5 +242,5 @@ async fn rows_of_postgres() {
     assert_eq!(fetched(&bench), "c\non\n");
     let away = "postgres://app:hunter2@127.0.0.1:9/races?sslmode=disable";
     let message = failure(run(&query(away, "SELECT 1"), &bench.ctx()).await);
-    assert!(message.starts_with("postgres://127.0.0.1:9/races is unavailable: "), "{message}");
+    assert!(message.starts_with("the database 127.0.0.1:9/races is unavailable: "), "{message}");
 }

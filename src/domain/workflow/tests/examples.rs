@@ -280,7 +280,7 @@ fn a_plan_in_plain_words() {
     publish publish: uploads the version to `models` and seals it
     canary canary: sends 10 % of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
     wait watch: waits for 1d, until canary.verdict != 'inconclusive', for at most 3d in all
-    compare compare: compares canary and champion: error rate worse by less than 50 %, share of slow requests worse by less than 100 %; holds what is undecided
+    compare compare: compares canary and champion: error rate below 5 % or worse by less than 50 %, share of slow requests worse by less than 100 %; holds what is undecided
     promote promote: promotes, rolls back or holds, as the verdict says, then watches for 6h (only said, not done: mode is advise)
     "#);
 }
