@@ -369,8 +369,8 @@ fn the_project_for_vercel_validates_and_brings_what_the_app_needs() {
         next
           in refit.toml, workflows/retrain.yaml and sql/results.sql: your names, addresses and columns
           refit doctor                     are the services there, and may refit use them?
-          refit adopt models/race-times --champion VERSION
-                                           take what serves today as champion
+          refit adopt models --champion VERSION
+                                           take what serves today, at models/VERSION/, as champion
           refit trigger retrain --follow   a first run; it changes nothing that is served
           refit serve                      do it every Sunday, and watch what serves
         ");
