@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::Notifiers;
@@ -25,6 +26,8 @@ const AT_ONCE: usize = 8;
 const HOLD: Duration = Duration::from_secs(60 * 32 / 8 + 60);
 const _: () = assert!(HOLD.as_secs() > PATIENCE.as_secs() * (BATCH as u64).div_ceil(AT_ONCE as u64));
 
+/// A message that has had no turn for longer is told of, and given up like one that fails.
+const LONGEST_WAIT: TimeDelta = TimeDelta::days(1);
 /// A little over half a day in all.
 const RETRY: RetryPolicy = RetryPolicy {
     attempts: 20,
@@ -125,12 +128,12 @@ async fn deliver(
             tracing::warn!(message.key = entry.notice.key, "Message was left to another process");
             return Ok((entry, Delivered::NotSent));
         }
-        Some(Err(NotSent::NoTurn { service, wait })) => {
+        Some(Err(NotSent::NoTurn { service, wait })) if clock.now() - entry.queued_at < LONGEST_WAIT => {
             let until = clock.now() + wait;
             tracing::debug!(message.key = entry.notice.key, %until, "Message waits: {service} takes no more");
             return Ok((entry, Delivered::Waits(until)));
         }
-        Some(Err(NotSent::Failed(error))) => error,
+        Some(Err(not_sent)) => AdapterError::from(not_sent),
     };
     let retry_at = next_attempt(&entry, &error, clock.now(), rand::random());
     match retry_at {

@@ -54,6 +54,23 @@ async fn messages_that_slack_takes_later_keep_their_order_and_use_up_no_try() {
     followed.slack.violations.assert_none();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_slack_never_takes_is_no_secret() {
+    let followed = Followed::new(World::sqlite(), false).await;
+    let run = followed.start().await;
+    let store = followed.engine.store.as_ref();
+    store.queue_notices(&notices(run, &["a"]), followed.world.clock.now()).await.expect("queued");
+    let why = async |waited: TimeDelta| {
+        followed.world.pass(waited);
+        followed.slack.server.next(Fault::Answer(429, vec![("retry-after", "0")], String::new()));
+        followed.tell().await;
+        store.outbox_of(run).await.expect("readable")[0].last_error.clone()
+    };
+    assert_eq!(why(TimeDelta::hours(1)).await, None, "it waits its turn");
+    let said = why(TimeDelta::days(1)).await.expect("a failure");
+    assert_eq!(said, "Slack is unavailable: its limit of requests is used up");
+}
+
 /// A process that stands still for ten minutes once it has `taken` messages, and one that tells meanwhile.
 async fn frozen(followed: &Followed, progress: bool, taken: &str) -> Followed {
     let (engine, clock) = (Arc::clone(&followed.engine), Arc::clone(&followed.world.clock));
