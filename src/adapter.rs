@@ -162,7 +162,7 @@ pub struct Message {
 #[async_trait]
 pub trait Notifier: Send + Sync {
     /// Sends one message.
-    async fn send(&self, message: &Message) -> Result<(), AdapterError>;
+    async fn send(&self, message: &Message) -> Result<(), NotSent>;
 
     /// What keeps one message a run up to date, where the service lets messages be rewritten.
     fn board(&self) -> Option<&dyn Board> {
@@ -181,21 +181,40 @@ pub trait Notifier: Send + Sync {
 pub trait Board: Send + Sync {
     /// Makes the message at `at` say `message`; posts a new one when there is none or it is gone. Returns where
     /// it is.
-    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, NotShown>;
+    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, NotSent>;
 
     /// Sends a message below the one at `below`; `loud` ones are seen by everybody who sees that one's place.
-    async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), AdapterError>;
+    async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), NotSent>;
 }
 
-/// Why a message about a run was not brought up to date.
-#[derive(Debug, thiserror::Error)]
-pub enum NotShown {
-    /// Other messages to the service go first, for so long; it was not asked for anything.
-    #[error("no turn for {0:?}")]
-    NoTurn(Duration),
+/// Why a message was not sent, or one about a run not brought up to date.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    /// The service takes no more of them for so long, by its own word (429) or by the pace that is kept with it. It
+    /// certainly has not got the message, and that does not count as a try.
+    #[error("{service} takes no more messages for {} s", wait.as_secs_f64().ceil())]
+    NoTurn {
+        /// The service.
+        service: &'static str,
+        /// For how long.
+        wait: Duration,
+    },
     /// It was tried.
     #[error(transparent)]
     Failed(#[from] AdapterError),
+}
+
+impl From<NotSent> for AdapterError {
+    fn from(not_sent: NotSent) -> Self {
+        match not_sent {
+            NotSent::NoTurn { service, wait } => AdapterError::Unavailable {
+                service: service.to_owned(),
+                cause: "its limit of requests is used up".to_owned(),
+                retry_after: Some(wait),
+            },
+            NotSent::Failed(error) => error,
+        }
+    }
 }
 
 /// Where an app keeps evidence that refit fetches.

@@ -34,7 +34,8 @@ impl Asked {
         let service = match Url::parse(url) {
             Ok(url) => {
                 let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-                format!("postgres://{}{port}{}", url.host_str().unwrap_or_default(), url.path())
+                // Not as a URL: of one without a user, that would be the whole secret, and be hidden as such.
+                format!("the database {}{port}{}", url.host_str().unwrap_or_default(), url.path())
             }
             Err(_) => "Postgres".to_owned(),
         };
@@ -171,7 +172,7 @@ mod tests {
     fn a_connection_string_is_shown_without_its_secrets() {
         let shown = |url| Asked::postgres(url, "be read").service;
         let url = "postgres://app:hunter2@db.example.com:5432/races?sslmode=require&password=x";
-        assert_eq!(shown(url), "postgres://db.example.com:5432/races");
+        assert_eq!(shown(url), "the database db.example.com:5432/races");
         assert_eq!(shown("host=db password=x"), "Postgres");
     }
 

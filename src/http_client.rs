@@ -182,18 +182,25 @@ pub fn unreachable_service(service: &str, action: &str, error: reqwest::Error) -
     }
 }
 
-/// An error with all that lies under it, in one line.
+/// What the library says above the cause, of every request that was not answered.
+const LAYERS: [&str; 3] = ["error sending request", "client error (Connect)", "client error (SendRequest)"];
+
+/// An error with all that lies under it, in one line; without what says nothing but that there is something under it.
 fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = chain.map(ToString::to_string).collect();
+    let last = texts.len().saturating_sub(1);
+    let mut said = String::new();
+    for (place, text) in texts.iter().enumerate() {
+        if said.contains(text.as_str()) || (place < last && LAYERS.contains(&text.as_str())) {
+            continue;
         }
-        source = cause.source();
+        if !said.is_empty() {
+            said.push_str(": ");
+        }
+        said.push_str(text);
     }
-    text
+    said
 }
 
 /// `Retry-After`: seconds, or a date, which counts from the answer's own `Date`.

@@ -70,10 +70,16 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
     let known: Vec<&str> = engine.services.stores.keys().map(StoreName::as_str).collect();
     let (name, place) =
         engine.services.stores.iter().find(|(known, _)| known.as_str() == name).ok_or_else(|| {
-            let error = CliError::usage(format!("refit.toml has no store `{name}`"));
-            match pick::nearest(name, known.iter().copied()) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error.hint(format!("it has: {}", known.join(", "))),
+            let error =
+                CliError::usage(format!("`{}` does not begin with a store of refit.toml", args.place));
+            match (pick::nearest(name, known.iter().copied()), known.first()) {
+                (Some(near), _) => error.hint(format!("did you mean `{near}`?")),
+                (None, Some(first)) => error.hint(format!(
+                    "write STORE/PATH, the path below the store's own prefix, such as `{first}/MODEL`; there \
+                     are: {}",
+                    known.join(", ")
+                )),
+                (None, None) => error.hint("add one, as [stores.NAME]"),
             }
         })?;
     let model = model(opened, args, &prefix)?;

@@ -14,7 +14,7 @@ use super::output::{Output, table};
 use super::project::Opened;
 use super::references;
 use super::registry::{self, Built};
-use crate::adapter::{ArtifactStore, PublicBase};
+use crate::adapter::{AdapterError, ArtifactStore, PublicBase};
 use crate::domain::id::{ModelName, SecretName};
 use crate::evidence::{Place, checked, source};
 use crate::notify::Notifiers;
@@ -36,6 +36,18 @@ impl Check {
 
     fn problem(what: impl Into<String>, said: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), ok: false, said: said.into(), hint: Some(hint.into()) }
+    }
+
+    /// A service that `error` came from.
+    fn unusable(what: impl Into<String>, error: &AdapterError) -> Self {
+        let hint = match error {
+            AdapterError::Unavailable { .. } => "is its address right, and can it be reached from here?",
+            AdapterError::Denied { .. } => "check its key or token, and what that may do",
+            AdapterError::Rejected { .. } | AdapterError::Conflict { .. } => {
+                "check its table in refit.toml, and what its key or token may do"
+            }
+        };
+        Self::problem(what, error.to_string(), hint)
     }
 
     fn failed(what: impl Into<String>, error: CliError) -> Self {
@@ -150,11 +162,8 @@ async fn adapters(opened: &Opened, checks: &mut Vec<Check>) {
     let Built { stores, targets, notifiers, problems } =
         registry::build(&opened.project, &opened.secrets, &http);
     for problem in problems {
-        checks.push(Check::problem(
-            &problem.table,
-            &problem.cause,
-            format!("mend [{}] in refit.toml", problem.table),
-        ));
+        let mend = (!problem.is_secret).then(|| format!("mend [{}] in refit.toml", problem.table));
+        checks.push(Check { what: problem.table, ok: false, said: problem.cause, hint: mend });
     }
     for (name, store) in &stores {
         let what = format!("stores.{name}");
@@ -171,11 +180,7 @@ async fn adapters(opened: &Opened, checks: &mut Vec<Check>) {
         let what = format!("targets.{name}");
         checks.push(match target.check().await {
             Ok(said) => Check::ok(what, said),
-            Err(error) => Check::problem(
-                what,
-                error.to_string(),
-                "check its address, its secrets and their permissions",
-            ),
+            Err(error) => Check::unusable(what, &error),
         });
     }
     if let Some(notifiers) = &notifiers {
@@ -245,11 +250,7 @@ async fn check_notifiers(notifiers: &Notifiers, checks: &mut Vec<Check>) {
                     format!("its settings are whole; `refit notify test {name}` tries it"),
                 ));
             }
-            Err(error) => checks.push(Check::problem(
-                what,
-                error.to_string(),
-                "check its address, its secrets and their permissions",
-            )),
+            Err(error) => checks.push(Check::unusable(what, &error)),
         }
     }
 }

@@ -99,7 +99,7 @@ impl From<ConfigError> for CliError {
                 Self::usage(text).hint("mend the file; `refit validate` checks it")
             }
             ConfigError::Adapter { table, .. } => {
-                Self::usage(text).hint(format!("mend [{table}] in refit.toml; `refit doctor` checks it"))
+                Self::usage(text).hint(format!("see [{table}] in refit.toml; `refit doctor` checks it"))
             }
         }
     }

@@ -46,8 +46,8 @@ const TEMPLATES: &[Template] = &[
         ignored: ".refit/\n.secrets/\n",
         next: "  in refit.toml, workflows/retrain.yaml and sql/results.sql: your names, addresses and columns
   refit doctor                     are the services there, and may refit use them?
-  refit adopt models/race-times --champion VERSION
-                                   take what serves today as champion
+  refit adopt models --champion VERSION
+                                   take what serves today, at models/VERSION/, as champion
   refit trigger retrain --follow   a first run; it changes nothing that is served
   refit serve                      do it every Sunday, and watch what serves",
     },
@@ -60,18 +60,28 @@ pub fn run(args: &Init, out: Output) -> Result<Exit, CliError> {
         CliError::usage(format!("there is no template `{}`", args.template))
             .hint(format!("there are: {}", known.join(", ")))
     })?;
-    let taken: Vec<&str> =
-        template.files.iter().map(|(path, _)| *path).filter(|path| Path::new(path).exists()).collect();
+    // One that says the same already, of an earlier try or of the team's own, stays.
+    let (mut taken, mut missing) = (vec![], vec![]);
+    for (path, text) in template.files {
+        match Path::new(path).exists() {
+            false => missing.push((*path, *text)),
+            true if std::fs::read_to_string(path).is_ok_and(|there| there == *text) => {}
+            true => taken.push(*path),
+        }
+    }
     if !taken.is_empty() {
-        let verb = if taken.len() == 1 { "is" } else { "are" };
+        let verb = match taken.len() {
+            1 => "is here already, and says",
+            _ => "are here already, and say",
+        };
         return Err(CliError::usage(format!(
-            "{} {verb} here already; nothing was written",
+            "{} {verb} something else; nothing was written",
             taken.join(", ")
         ))
-        .hint("start in another directory: `refit -C DIR init`"));
+        .hint("move it away, or start in another directory, `refit -C DIR init`, and copy from there"));
     }
     let mut written: Vec<&str> = vec![];
-    for (path, text) in template.files {
+    for (path, text) in missing {
         write(Path::new(path), text).map_err(|error| {
             CliError::usage(format!("cannot write {path}: {error}")).hint("may you write to this directory?")
         })?;
@@ -81,8 +91,9 @@ pub fn run(args: &Init, out: Output) -> Result<Exit, CliError> {
         .map_err(|error| CliError::usage(format!("cannot write .gitignore: {error}")))?;
     written.extend(ignored.then_some(".gitignore"));
     out.result(&json!({"template": template.name, "written": written}), || {
-        let files: String = written.iter().map(|path| format!("  {path}\n")).collect();
-        format!("wrote\n{files}\nnext\n{}", template.next)
+        let files: String = written.iter().map(|path| format!("\n  {path}")).collect();
+        let wrote = if written.is_empty() { "everything is here already" } else { "wrote" };
+        format!("{wrote}{files}\n\nnext\n{}", template.next)
     });
     Ok(Exit::Ok)
 }

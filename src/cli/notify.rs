@@ -10,16 +10,17 @@ use super::error::{CliError, Doing};
 use super::output::{Output, plain};
 use super::pick::nearest;
 use super::project::Opened;
-use super::registry::{self, Built};
+use super::registry::{self, Built, Problem};
 use super::{Exit, pick};
 use crate::adapter::{AdapterError, Message};
 use crate::config::{ConfigError, Project};
+use crate::domain::id::NotifierName;
 use crate::domain::workflow::{Moment, Recipient};
 use crate::engine::notices;
+use crate::notify::examples;
 use crate::notify::facts::Facts;
-use crate::notify::outbox::in_time;
+use crate::notify::held::in_time;
 use crate::notify::render::Renderer;
-use crate::notify::{Notifiers, examples};
 
 /// `refit notify …`.
 pub async fn notify(
@@ -236,15 +237,19 @@ fn open(file: &Path) -> Result<(), CliError> {
 
 async fn test(opened: &Opened, args: &NotifyTest) -> Result<Exit, CliError> {
     let http = registry::http_client()?;
-    let Built { notifiers, problems, .. } = registry::build(&opened.project, &opened.secrets, &http);
-    let Some(notifiers) = notifiers else {
-        let problem = problems.into_iter().find(|problem| problem.table == "notifiers");
-        let cause = problem.map(|problem| problem.cause).unwrap_or_default();
-        return Err(ConfigError::Adapter { table: "notifiers".to_owned(), cause }.into());
-    };
-    let Some((notifier, is_mail)) = notifiers.get(&args.name) else {
-        return Err(unknown(&notifiers, &args.name));
-    };
+    // That one only: what another still lacks does not matter here.
+    let mut project = opened.project.clone();
+    project.file.notifiers.retain(|name, _| name.as_str() == args.name);
+    if project.file.notifiers.is_empty() {
+        return Err(unknown(&opened.project, &args.name));
+    }
+    let Built { notifiers, problems, .. } = registry::build(&project, &opened.secrets, &http);
+    let problem = problems.into_iter().find(|problem| problem.table.starts_with("notifiers"));
+    if let Some(Problem { table, cause, .. }) = problem {
+        return Err(ConfigError::Adapter { table, cause }.into());
+    }
+    let notifier = notifiers.as_ref().and_then(|notifiers| notifiers.get(&args.name));
+    let Some((notifier, is_mail)) = notifier else { return Err(unknown(&opened.project, &args.name)) };
     let to = if is_mail { addresses(opened, args)? } else { vec![] };
     let message = Message {
         id: format!("test/{}", uuid::Uuid::new_v4()),
@@ -255,7 +260,7 @@ async fn test(opened: &Opened, args: &NotifyTest) -> Result<Exit, CliError> {
         to,
         tried_since: None,
     };
-    let sent = in_time(notifier.send(&message)).await;
+    let sent = in_time(notifier.send(&message)).await.map_err(AdapterError::from);
     let value = json!({
         "notifier": args.name, "sent": sent.is_ok(), "id": message.id, "to": message.to,
         "error": sent.as_ref().err().map(ToString::to_string),
@@ -275,8 +280,8 @@ async fn test(opened: &Opened, args: &NotifyTest) -> Result<Exit, CliError> {
 const TEST: &str =
     "This is a test: whoever reads it will hear of retrains from here. Nothing has to be done.";
 
-fn unknown(notifiers: &Notifiers, name: &str) -> CliError {
-    let names: Vec<&str> = notifiers.names().into_iter().map(|name| name.as_str()).collect();
+fn unknown(project: &Project, name: &str) -> CliError {
+    let names: Vec<&str> = project.file.notifiers.keys().map(NotifierName::as_str).collect();
     let error = CliError::usage(format!("refit.toml has no notifier `{name}`"));
     match nearest(name, names.iter().copied()) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::{CliError, Doing};
-use crate::adapter::{AdapterError, ArtifactStore, Deps, Target};
+use crate::adapter::{AdapterError, ArtifactStore, BuildError, Deps, Target};
 use crate::clock::Clock;
 use crate::config::{ConfigError, Project};
 use crate::domain::id::{InstanceId, StoreName, TargetName};
 use crate::domain::version::VersionRecord;
-use crate::notify::Notifiers;
+use crate::notify::{self, Notifiers};
 use crate::secret::Secrets;
 use crate::steps::context::Services;
 use crate::store::{Store, StoreError};
@@ -69,6 +69,18 @@ pub struct Problem {
     pub table: String,
     /// What is wrong.
     pub cause: String,
+    /// It is a secret that is not set: the table itself may be fine.
+    pub is_secret: bool,
+}
+
+impl Problem {
+    fn of(table: impl Into<String>, cause: &BuildError) -> Self {
+        let is_secret = match cause {
+            BuildError::Secret(_) => true,
+            BuildError::NoKind { .. } | BuildError::UnknownKind { .. } | BuildError::Options { .. } => false,
+        };
+        Self { table: table.into(), cause: cause.to_string(), is_secret }
+    }
 }
 
 /// Everything `refit.toml` names, built as far as it can be, and what cannot.
@@ -86,9 +98,6 @@ pub struct Built {
 /// Builds stores, then targets (which may write into a store), then notifiers.
 pub fn build(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Built {
     let mut problems = vec![];
-    let mut failed = |family: &str, name: &dyn std::fmt::Display, cause: String| {
-        problems.push(Problem { table: format!("{family}.{name}"), cause });
-    };
     let mut deps = Deps {
         project: project.root.clone(),
         secrets: secrets.clone(),
@@ -97,41 +106,49 @@ pub fn build(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Bu
     };
     let mut stores = BTreeMap::new();
     for (name, table) in &project.file.stores {
-        match options(table)
-            .and_then(|options| artifacts::build(options, &deps).map_err(|error| error.to_string()))
-        {
+        match options(table).and_then(|options| artifacts::build(options, &deps)) {
             Ok(store) => {
                 stores.insert(name.clone(), store);
             }
-            Err(cause) => failed("stores", name, cause),
+            Err(cause) => problems.push(Problem::of(format!("stores.{name}"), &cause)),
         }
     }
     deps.stores = Arc::new(stores.clone());
     let mut targets = BTreeMap::new();
     for (name, table) in &project.file.targets {
-        match options(table)
-            .and_then(|options| hosting::build(options, &deps).map_err(|error| error.to_string()))
-        {
+        match options(table).and_then(|options| hosting::build(options, &deps)) {
             Ok(target) => {
                 targets.insert(name.clone(), target);
             }
-            Err(cause) => failed("targets", name, cause),
+            Err(cause) => problems.push(Problem::of(format!("targets.{name}"), &cause)),
         }
     }
-    let tables: Result<BTreeMap<_, _>, String> =
-        project.file.notifiers.iter().map(|(name, table)| Ok((name.clone(), options(table)?))).collect();
-    let templates = project.templates();
-    let notifiers = tables.and_then(|tables| {
-        Notifiers::build(tables, templates.as_deref(), &deps).map_err(|error| error.to_string())
-    });
-    let notifiers =
-        notifiers.map_err(|cause| problems.push(Problem { table: "notifiers".to_owned(), cause })).ok();
+    let mut tables = BTreeMap::new();
+    let known = problems.len();
+    for (name, table) in &project.file.notifiers {
+        // Each alone, so that all that is wrong is said at once.
+        match options(table).and_then(|options| notify::build(options.clone(), &deps).map(|_| options)) {
+            Ok(options) => {
+                tables.insert(name.clone(), options);
+            }
+            Err(cause) => problems.push(Problem::of(format!("notifiers.{name}"), &cause)),
+        }
+    }
+    let notifiers = match Notifiers::build(tables, project.templates().as_deref(), &deps) {
+        Ok(notifiers) => (problems.len() == known).then_some(notifiers),
+        Err(error) => {
+            let (table, cause) = ("notifiers".to_owned(), error.to_string());
+            problems.push(Problem { table, cause, is_secret: false });
+            None
+        }
+    };
     Built { stores, targets, notifiers, problems }
 }
 
 /// A table of TOML as adapters take it.
-fn options(table: &toml::Table) -> Result<serde_json::Value, String> {
-    serde_json::to_value(table).map_err(|error| error.to_string())
+fn options(table: &toml::Table) -> Result<serde_json::Value, BuildError> {
+    serde_json::to_value(table)
+        .map_err(|error| BuildError::Options { kind: "refit.toml", problem: error.to_string() })
 }
 
 /// What steps are handed and what sends messages, for the database `instance`. Everything
@@ -144,7 +161,7 @@ pub fn services(
     let http = http_client()?;
     let mut built = build(project, secrets, &http);
     let Some(notifiers) = built.notifiers.filter(|_| built.problems.is_empty()) else {
-        let Problem { table, cause } = built.problems.swap_remove(0);
+        let Problem { table, cause, .. } = built.problems.swap_remove(0);
         return Err(ConfigError::Adapter { table, cause }).doing(|| "use the settings".to_owned());
     };
     let services = Services {

@@ -89,7 +89,7 @@ fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>, pull
         let run = release.owner.map(|run| format!(", run {}", short(run))).unwrap_or_default();
         text.push_str(&format!("\n  canary    {} at {}{since}{run}", out.served.version, out.basis_points));
         if out.valid_until <= now {
-            text.push_str(", run out: clients treat it as 0%");
+            text.push_str(", run out: clients treat it as 0 %");
         }
     }
     if let Some(canary) = canary {

@@ -173,7 +173,7 @@ impl<'e> Inspection<'e> {
         {
             let now = 100.0 * rows as f64 / previous as f64;
             found.push(format!(
-                "{rows} rows are {now:.1}% of the last fetch's {previous}; at least {} expected",
+                "{rows} rows are {now:.1} % of the last fetch's {previous}; at least {} expected",
                 percent(share)
             ));
         }
@@ -386,7 +386,11 @@ fn shown(text: &str) -> String {
 
 fn percent(fraction: f64) -> String {
     let rounded = (fraction * 1000.0).round() / 10.0;
-    if rounded == 0.0 && fraction > 0.0 { format!("{:.3}%", fraction * 100.0) } else { format!("{rounded}%") }
+    if rounded == 0.0 && fraction > 0.0 {
+        format!("{:.3} %", fraction * 100.0)
+    } else {
+        format!("{rounded} %")
+    }
 }
 
 fn span(duration: Duration) -> String {

@@ -418,7 +418,7 @@ impl Draft {
             ));
         }
         if !(0.5..1.0).contains(&confidence) {
-            return self.inconclusive(format!("{confidence} is not a confidence between 50% and 100%"));
+            return self.inconclusive(format!("{confidence} is not a confidence between 50 % and 100 %"));
         }
         // To pass, every segment must hold, which needs no correction (intersection-union). To refuse, one of
         // them is enough: Bonferroni keeps the chance that any of several is refused wrongly.

@@ -5,22 +5,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Engine, situation};
-use crate::adapter::{AdapterError, NotShown};
+use crate::adapter::{AdapterError, NotSent};
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
 use crate::domain::id::NotifierName;
-use crate::domain::pipeline::{latest, waits_for_approval};
+use crate::domain::pipeline::{latest, outputs, waits_for_approval};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::notify::Notifiers;
 use crate::notify::facts::{Facts, StepMark, StepRow};
-use crate::notify::outbox::{PATIENCE, in_time};
+use crate::notify::held::{Held, PATIENCE, while_held};
 use crate::steps::headline;
 use crate::steps::publish::PublishOutput;
 use crate::store::{BoardEntry, StoreError};
@@ -57,6 +58,24 @@ pub(super) fn of(engine: &Engine, workflow: &Workflow) -> Vec<NotifierName> {
     boards
 }
 
+/// A message about a run that was taken to be shown.
+struct HeldBoard<'e> {
+    engine: &'e Engine,
+    board: BoardEntry,
+}
+
+#[async_trait]
+impl Held for HeldBoard<'_> {
+    const HOLD: Duration = HOLD;
+
+    async fn again(&mut self, at: Timestamp) -> Result<bool, StoreError> {
+        let BoardEntry { run, notifier, held_until, .. } = &self.board;
+        let again = self.engine.store.hold_board(*run, notifier, *held_until, HOLD, at).await?;
+        self.board.held_until = again.unwrap_or(self.board.held_until);
+        Ok(again.is_some())
+    }
+}
+
 impl Engine {
     /// Brings messages about runs up to date, and returns how many were rewritten or posted.
     ///
@@ -66,20 +85,29 @@ impl Engine {
         if self.settings.boards.is_empty() {
             return Ok(0);
         }
-        let due = self.store.take_boards(BATCH, HOLD, self.clock.now()).await?;
-        let showing: Vec<_> = due.iter().map(|board| self.show_board(notifiers, board).boxed()).collect();
+        let taken_at = self.clock.now();
+        let due = self.store.take_boards(BATCH, HOLD, taken_at).await?;
+        let showing: Vec<_> =
+            due.into_iter().map(|board| self.show_board(notifiers, board, taken_at).boxed()).collect();
         let shown = stream::iter(showing).buffer_unordered(AT_ONCE);
         shown.try_fold(0, |sum, shown| async move { Ok(sum + usize::from(shown)) }).await
     }
 
-    async fn show_board(&self, notifiers: &Notifiers, board: &BoardEntry) -> Result<bool, StoreError> {
-        let error = match self.try_to_show(notifiers, board).await? {
+    async fn show_board(
+        &self,
+        notifiers: &Notifiers,
+        mut board: BoardEntry,
+        taken_at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let shown = self.try_to_show(notifiers, &mut board, taken_at).await?;
+        let board = &board;
+        let error = match shown {
             Ok(rewritten) => return Ok(rewritten),
-            Err(NotShown::NoTurn(wait)) => {
+            Err(NotSent::NoTurn { wait, .. }) => {
                 self.store.board_waits(board, self.clock.now() + wait).await?;
                 return Ok(false);
             }
-            Err(NotShown::Failed(error)) => error,
+            Err(NotSent::Failed(error)) => error,
         };
         let now = self.clock.now();
         let retry_at = match &error {
@@ -106,10 +134,11 @@ impl Engine {
     async fn try_to_show(
         &self,
         notifiers: &Notifiers,
-        board: &BoardEntry,
-    ) -> Result<Result<bool, NotShown>, StoreError> {
+        board: &mut BoardEntry,
+        taken_at: Timestamp,
+    ) -> Result<Result<bool, NotSent>, StoreError> {
         let rejected = |action: &str, cause: String| {
-            NotShown::from(AdapterError::Rejected {
+            NotSent::from(AdapterError::Rejected {
                 service: "refit".to_owned(),
                 action: action.to_owned(),
                 cause,
@@ -143,19 +172,27 @@ impl Engine {
             self.store.board_shown(board, place, shown, again).await?;
             return Ok(Ok(false));
         }
-        Ok(match in_time(shows.show(&message, board.place.as_ref())).await {
-            Ok(place) => {
+        let showing = shows.show(&message, board.place.as_ref());
+        let mut held = HeldBoard { engine: self, board: board.clone() };
+        let shown = while_held(showing, &mut held, self.clock.as_ref(), taken_at).await?;
+        board.held_until = held.board.held_until;
+        Ok(match shown {
+            Some(Ok(place)) => {
                 self.store.board_shown(board, &place, &says, again).await?;
                 Ok(true)
             }
-            Err(error) => Err(error),
+            Some(Err(error)) => Err(error),
+            None => {
+                tracing::warn!(run.id = %board.run, "Message about run {} was left to another process", board.run);
+                Ok(false)
+            }
         })
     }
 
     /// Where a run is, for the message that follows it.
     pub async fn standing(&self, run: &Run, workflow: &Workflow) -> Result<Facts, StoreError> {
         let attempts = &self.store.attempts(run.id).await?;
-        let version = outputs::<PublishOutput>(attempts).map(|output| output.version).last();
+        let version = outputs::<PublishOutput>(attempts).map(|(_, output)| output.version).last();
         let named = version
             .as_ref()
             .map_or_else(|| run.model.to_string(), |version| format!("{} {version}", run.model));
@@ -232,12 +269,6 @@ impl Engine {
         };
         Ok((Moment::Started, Some(headline)))
     }
-}
-
-/// What steps returned, oldest first, as far as it is a `T`.
-fn outputs<T: serde::de::DeserializeOwned>(attempts: &[Attempt]) -> impl Iterator<Item = T> {
-    let outputs = attempts.iter().filter_map(|attempt| attempt.output.as_ref());
-    outputs.filter_map(|output| serde_json::from_value(output.clone()).ok())
 }
 
 fn row(step: &crate::domain::workflow::Step, attempt: Option<&Attempt>) -> StepRow {

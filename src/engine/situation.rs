@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::Engine;
 use crate::domain::Timestamp;
 use crate::domain::id::{MetricName, VersionName};
+use crate::domain::pipeline::outputs;
 use crate::domain::release::Release;
 use crate::domain::run::{Attempt, AttemptState, Run};
 use crate::domain::verdict::Verdict;
@@ -148,13 +149,13 @@ async fn metrics(
     attempts: &[Attempt],
 ) -> Result<Value, StoreError> {
     let mut candidate: BTreeMap<MetricName, f64> = BTreeMap::new();
-    for output in outputs::<RunOutput>(attempts) {
+    for (_, output) in outputs::<RunOutput>(attempts) {
         candidate.extend(output.metrics.values);
     }
     if candidate.is_empty() {
         return Ok(json!([]));
     }
-    let gate = outputs::<GateOutput>(attempts).last();
+    let gate = outputs::<GateOutput>(attempts).last().map(|(_, gate)| gate);
     let compared_with: Option<&VersionName> = gate.as_ref().and_then(|gate| gate.champion.as_ref());
     let stored = match compared_with {
         Some(version) => {
@@ -175,20 +176,14 @@ async fn metrics(
     Ok(rows.collect())
 }
 
-/// What steps returned, oldest first, as far as it is a `T`.
-fn outputs<T: serde::de::DeserializeOwned>(attempts: &[Attempt]) -> impl Iterator<Item = T> {
-    let outputs = attempts.iter().filter_map(|attempt| attempt.output.as_ref());
-    outputs.filter_map(|output| serde_json::from_value(output.clone()).ok())
-}
-
 /// In `advise`, what the run would have done to what serves: in one sentence for each.
 pub(super) fn advice(workflow: &Workflow, attempts: &[Attempt]) -> Option<String> {
     if workflow.mode != Mode::Advise {
         return None;
     }
-    let canaries = outputs::<CanaryOutput>(attempts).filter(|canary| canary.rollout == Rollout::Advised);
-    let scored = outputs::<ShadowOutput>(attempts).filter_map(|shadow| shadow.advice).last();
-    let canaries = canaries.map(|canary| {
+    let canaries = outputs::<CanaryOutput>(attempts).filter(|(_, canary)| canary.rollout == Rollout::Advised);
+    let scored = outputs::<ShadowOutput>(attempts).filter_map(|(_, shadow)| shadow.advice).last();
+    let canaries = canaries.map(|(_, canary)| {
         let CanaryOutput { version, target, share, .. } = &canary;
         match (&canary.champion, &scored) {
             (Some(champion), Some(advice)) => {
@@ -213,8 +208,8 @@ pub(super) fn advice(workflow: &Workflow, attempts: &[Attempt]) -> Option<String
         }
     });
     let rollbacks = outputs::<RollbackAdvised>(attempts)
-        .filter(|rollback| rollback.advised)
-        .map(|rollback| format!("In `mode: act`, `{}` would have been rolled back.", rollback.target));
+        .filter(|(_, rollback)| rollback.advised)
+        .map(|(_, rollback)| format!("In `mode: act`, `{}` would have been rolled back.", rollback.target));
     let advice: Vec<String> = canaries.chain(rollbacks).collect();
     (!advice.is_empty()).then(|| advice.join(" "))
 }
@@ -223,7 +218,7 @@ pub(super) fn advice(workflow: &Workflow, attempts: &[Attempt]) -> Option<String
 fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
     match moment {
         Moment::Held => {
-            let version = outputs::<PublishOutput>(attempts).last()?.version;
+            let (_, PublishOutput { version, .. }) = outputs(attempts).last()?;
             Some(format!(
                 "The evidence does not decide. Look at it: `refit run show {}`. Then promote it: \
                  `refit promote {version}`, or take it back: `refit rollback`.",
@@ -328,7 +323,7 @@ mod tests {
         assert_eq!(said(Some("v1"), None, true), "v1 serves all traffic since 2026-11-20 10:42 UTC.");
         assert_eq!(
             said(Some("v1"), Some(("v2", 1000)), true),
-            "v2 serves 10% of the traffic since 2026-11-20 10:42 UTC, v1 the rest."
+            "v2 serves 10 % of the traffic since 2026-11-20 10:42 UTC, v1 the rest."
         );
         let stopped = said(Some("v1"), Some(("v2", 0)), true);
         assert_eq!(stopped, "v1 serves all traffic since 2026-11-20 10:42 UTC.");

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::adapter::{Adapter, AdapterError, BuildError, Deps, Message, Notifier, options_of};
+use crate::adapter::{Adapter, BuildError, Deps, Message, NotSent, Notifier, options_of};
 
 /// `kind = "console"`.
 pub const ADAPTER: Adapter<Arc<dyn Notifier>> = Adapter { kind: "console", build };
@@ -26,7 +26,7 @@ pub struct Console;
 
 #[async_trait]
 impl Notifier for Console {
-    async fn send(&self, message: &Message) -> Result<(), AdapterError> {
+    async fn send(&self, message: &Message) -> Result<(), NotSent> {
         tracing::info!(message.id, "{}\n{}", message.subject, message.text.trim_end());
         Ok(())
     }

@@ -82,14 +82,14 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
         "progress" => (
             Moment::CanaryStarted,
             json!({
-                "headline": "race-times 2026-11-22 is on canary at 10%",
-                "serving": "2026-11-22 serves 10% of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
+                "headline": "race-times 2026-11-22 is on canary at 10 %",
+                "serving": "2026-11-22 serves 10 % of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
                 "progress": [
                     {"step": "data", "state": "done", "said": "21,034 rows, 3.1 MiB"},
                     {"step": "train", "state": "done", "said": "mae 512.25, r2 0.912, 18 files, 144.0 MiB"},
                     {"step": "gate", "state": "done", "said": "pass: mae is 512.25; at most 600 allowed"},
                     {"step": "publish", "state": "done", "said": "2026-11-22"},
-                    {"step": "canary", "state": "done", "said": "2026-11-22 gets 10% of production"},
+                    {"step": "canary", "state": "done", "said": "2026-11-22 gets 10 % of production"},
                     {"step": "watch", "state": "waiting", "said": "until 2026-11-23 02:31 UTC at the latest"},
                     {"step": "compare", "state": "pending"},
                     {"step": "promote", "state": "pending"},
@@ -108,7 +108,7 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
         "canary_started" => (
             Moment::CanaryStarted,
             json!({
-                "serving": "2026-11-22 serves 10% of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
+                "serving": "2026-11-22 serves 10 % of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
                 "next": "it is watched for at least 1 day, at most 3 days; should it harm, it is taken back at once",
             }),
         ),
@@ -154,7 +154,7 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
         "held" => (
             Moment::Held,
             json!({
-                "serving": "2026-11-22 serves 10% of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
+                "serving": "2026-11-22 serves 10 % of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
                 "todo": "The evidence does not decide. Look at it: `refit run show 9c41e07b`. Then promote it: `refit promote 2026-11-22`, or take it back: `refit rollback`.",
                 "reason": "after 3 days: error_rate 0.9 % of 212 requests, 2026-11-15 had 0.5 % of 1,930; too few to tell",
                 "next": "if nobody decides until 2026-12-01 02:31 UTC, it is taken back",
@@ -184,7 +184,7 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
             json!({
                 "mode": "advise",
                 "serving": "2026-11-15 serves all traffic since 2026-11-15 04:10 UTC.",
-                "advice": "In `mode: act`, 2026-11-22 would now get 10% of `production` beside 2026-11-15, \
+                "advice": "In `mode: act`, 2026-11-22 would now get 10 % of `production` beside 2026-11-15, \
                            and the evidence would decide.",
             }),
         ),

@@ -6,6 +6,7 @@
 pub mod console;
 pub mod examples;
 pub mod facts;
+pub mod held;
 pub mod outbox;
 mod pace;
 pub mod render;

@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::Notifiers;
 use super::facts::Facts;
-use crate::adapter::{AdapterError, Posted};
+use super::held::{Held, PATIENCE, while_held};
+use crate::adapter::{AdapterError, NotSent, Posted};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::id::{NotifierName, RunId};
@@ -19,10 +22,12 @@ use crate::store::{OutboxEntry, Store, StoreError};
 const BATCH: u32 = 32;
 /// Messages on their way at once.
 const AT_ONCE: usize = 8;
-/// Sending one takes no longer.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Nobody else takes a message meanwhile: a batch in rounds of `AT_ONCE`, and some.
 const HOLD: Duration = Duration::from_secs(60 * 32 / 8 + 60);
+const _: () = assert!(HOLD.as_secs() > PATIENCE.as_secs() * (BATCH as u64).div_ceil(AT_ONCE as u64));
+
+/// A message that has had no turn for longer is told of, and given up like one that fails.
+const LONGEST_WAIT: TimeDelta = TimeDelta::days(1);
 /// A little over half a day in all.
 const RETRY: RetryPolicy = RetryPolicy {
     attempts: 20,
@@ -31,6 +36,15 @@ const RETRY: RetryPolicy = RetryPolicy {
     max: Duration::from_secs(3_600),
 };
 
+/// What came of one message.
+enum Delivered {
+    Sent,
+    /// It has no turn before this.
+    Waits(Timestamp),
+    /// It failed, or it is somebody else's by now.
+    NotSent,
+}
+
 /// Sends the messages that are due, and says how many were sent. One that
 /// fails is tried again later; one that is refused for good is given up.
 pub async fn drain_once(
@@ -38,36 +52,98 @@ pub async fn drain_once(
     notifiers: &Notifiers,
     clock: &dyn Clock,
 ) -> Result<usize, StoreError> {
-    let due = store.take_outbox(BATCH, HOLD, clock.now()).await?;
-    let sending: Vec<_> = due.iter().map(|entry| deliver(store, notifiers, clock, entry).boxed()).collect();
-    let sent = stream::iter(sending).buffer_unordered(AT_ONCE);
-    sent.try_fold(0, |sum, sent| async move { Ok(sum + usize::from(sent)) }).await
+    let taken_at = clock.now();
+    let due = store.take_outbox(BATCH, HOLD, taken_at).await?;
+    let sending: Vec<_> =
+        due.into_iter().map(|entry| deliver(store, notifiers, clock, entry, taken_at).boxed()).collect();
+    let mut sending = stream::iter(sending).buffer_unordered(AT_ONCE);
+    let (mut sent, mut waiting) = (0, Waiting::default());
+    while let Some((entry, delivered)) = sending.try_next().await? {
+        match delivered {
+            Delivered::Sent => sent += 1,
+            Delivered::Waits(until) => waiting.add(entry, until),
+            Delivered::NotSent => {}
+        }
+    }
+    for (_, until, entries) in waiting.0 {
+        store.outbox_waits(&entries.iter().collect::<Vec<_>>(), until).await?;
+    }
+    Ok(sent)
 }
 
-/// Sends one message and records what came of it.
+/// Messages that have no turn, by recipient: those to one recipient are due together, so that they keep their order.
+#[derive(Default)]
+struct Waiting(Vec<(Recipient, Timestamp, Vec<OutboxEntry>)>);
+
+impl Waiting {
+    fn add(&mut self, entry: OutboxEntry, until: Timestamp) {
+        match self.0.iter_mut().find(|(to, ..)| *to == entry.notice.to) {
+            Some((_, latest, entries)) => {
+                *latest = until.max(*latest);
+                entries.push(entry);
+            }
+            None => self.0.push((entry.notice.to.clone(), until, vec![entry])),
+        }
+    }
+}
+
+/// A message that was taken to be sent.
+struct HeldEntry<'a> {
+    store: &'a dyn Store,
+    id: i64,
+    until: Option<Timestamp>,
+}
+
+#[async_trait]
+impl Held for HeldEntry<'_> {
+    const HOLD: Duration = HOLD;
+
+    async fn again(&mut self, at: Timestamp) -> Result<bool, StoreError> {
+        self.until = self.store.hold_outbox(self.id, self.until, HOLD, at).await?;
+        Ok(self.until.is_some())
+    }
+}
+
+/// Sends one message and records what came of it, but for one that waits.
 async fn deliver(
     store: &dyn Store,
     notifiers: &Notifiers,
     clock: &dyn Clock,
-    entry: &OutboxEntry,
-) -> Result<bool, StoreError> {
-    let below = match board_of(notifiers, entry) {
+    mut entry: OutboxEntry,
+    taken_at: Timestamp,
+) -> Result<(OutboxEntry, Delivered), StoreError> {
+    let below = match board_of(notifiers, &entry) {
         Some((run, name)) => store.board_of(run, name).await?,
         None => None,
     };
-    let Err(error) = send(notifiers, entry, below.as_ref()).await else {
-        store.outbox_sent(entry.id, clock.now()).await?;
-        return Ok(true);
+    let mut held = HeldEntry { store, id: entry.id, until: entry.due_at };
+    let sent = while_held(send(notifiers, &entry, below.as_ref()), &mut held, clock, taken_at).await?;
+    entry.due_at = held.until;
+    let error = match sent {
+        Some(Ok(())) => {
+            store.outbox_sent(entry.id, clock.now()).await?;
+            return Ok((entry, Delivered::Sent));
+        }
+        None => {
+            tracing::warn!(message.key = entry.notice.key, "Message was left to another process");
+            return Ok((entry, Delivered::NotSent));
+        }
+        Some(Err(NotSent::NoTurn { service, wait })) if clock.now() - entry.queued_at < LONGEST_WAIT => {
+            let until = clock.now() + wait;
+            tracing::debug!(message.key = entry.notice.key, %until, "Message waits: {service} takes no more");
+            return Ok((entry, Delivered::Waits(until)));
+        }
+        Some(Err(not_sent)) => AdapterError::from(not_sent),
     };
-    let retry_at = next_attempt(entry, &error, clock.now(), rand::random());
+    let retry_at = next_attempt(&entry, &error, clock.now(), rand::random());
     match retry_at {
         Some(at) => {
             tracing::warn!(message.key = entry.notice.key, %at, "Message not sent, tried again: {error}")
         }
         None => tracing::error!(message.key = entry.notice.key, "Message given up: {error}"),
     }
-    store.outbox_failed(entry.id, &error.to_string(), retry_at).await?;
-    Ok(false)
+    store.outbox_failed(&entry, &error.to_string(), retry_at).await?;
+    Ok((entry, Delivered::NotSent))
 }
 
 /// When a message that failed is tried again; never, when trying cannot help or was tried enough.
@@ -110,11 +186,7 @@ fn is_loud(moment: Moment) -> bool {
 }
 
 /// Sends one message, below the run's own where that is.
-async fn send(
-    notifiers: &Notifiers,
-    entry: &OutboxEntry,
-    below: Option<&Posted>,
-) -> Result<(), AdapterError> {
+async fn send(notifiers: &Notifiers, entry: &OutboxEntry, below: Option<&Posted>) -> Result<(), NotSent> {
     let moment = entry.notice.moment;
     if moment == Moment::Started && board_of(notifiers, entry).is_some() {
         // The run's own message says it.
@@ -130,22 +202,10 @@ async fn send(
     })?;
     // The attempt under way is counted by `take_outbox`.
     message.tried_since = (entry.attempts > 1).then_some(entry.queued_at);
-    let sending = match (below, notifier.board()) {
-        (Some(below), Some(board)) => board.reply(&message, below, is_loud(moment)),
-        (Some(_), None) | (None, _) => notifier.send(&message),
-    };
-    in_time(sending).await
-}
-
-/// What `sending` comes to, unless it takes too long.
-pub async fn in_time<T, E: From<AdapterError>>(sending: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    tokio::time::timeout(PATIENCE, sending).await.unwrap_or_else(|_| {
-        Err(E::from(AdapterError::Unavailable {
-            service: "the notifier".to_owned(),
-            cause: format!("no answer within {PATIENCE:?}"),
-            retry_after: None,
-        }))
-    })
+    match (below, notifier.board()) {
+        (Some(below), Some(board)) => board.reply(&message, below, is_loud(moment)).await,
+        (Some(_), None) | (None, _) => notifier.send(&message).await,
+    }
 }
 
 #[cfg(test)]
@@ -182,6 +242,7 @@ mod tests {
             sent_at: None,
             dead: false,
             last_error: None,
+            due_at: None,
         }
     }
 
@@ -221,11 +282,11 @@ mod tests {
     async fn a_recipient_that_nobody_can_reach_is_given_up_with_those_there_are() {
         let notifiers = notifiers("http://127.0.0.1:1");
         let unknown = entry(Recipient::Slack("ops".parse().expect("a name")), 1);
-        let error = send(&notifiers, &unknown, None).await.expect_err("unknown");
+        let error = AdapterError::from(send(&notifiers, &unknown, None).await.expect_err("unknown"));
         assert_eq!(error.to_string(), "refit.toml could not find notifier `ops`: it has log, team");
         assert_eq!(next_attempt(&unknown, &error, at(0), 0.0), None);
         let mail = entry(Recipient::Email(vec!["a@example.com".to_owned()]), 1);
-        let error = send(&notifiers, &mail, None).await.expect_err("no mailer");
+        let error = AdapterError::from(send(&notifiers, &mail, None).await.expect_err("no mailer"));
         assert!(!error.is_transient(), "{error}");
     }
 
@@ -234,6 +295,7 @@ mod tests {
         let team = Recipient::Slack("team".parse().expect("a name"));
         let error = send(&notifiers("http://127.0.0.1:1"), &entry(team.clone(), 1), None)
             .await
+            .map_err(AdapterError::from)
             .expect_err("nobody there");
         let next = |attempts| next_attempt(&entry(team.clone(), attempts), &error, at(0), 1.0);
         assert_eq!(next(1), Some(at(5)));

@@ -230,6 +230,7 @@ fn data(facts: &Facts) -> Value {
         "run": facts.run,
         "mode": mode,
         "touched_nothing": mode != Mode::Act,
+        "bounds": (facts.moment == Moment::Started).then(|| bounds(mode)).flatten(),
         "version": facts.version,
         "champion": facts.champion,
         "outcome": facts.outcome,
@@ -259,6 +260,21 @@ fn data(facts: &Facts) -> Value {
         "lead": [],
     });
     clean(data)
+}
+
+/// How far a run that goes on will go, where that is less than its workflow says.
+fn bounds(mode: Mode) -> Option<&'static str> {
+    match mode {
+        Mode::Act => None,
+        Mode::Advise => Some(
+            "Mode advise: every step runs, and none changes what serves; at the end it is said what `mode: act` \
+             would have done.",
+        ),
+        Mode::Observe => Some(
+            "Mode observe: every step runs, and none changes what serves; nobody is told what `mode: act` would \
+             have done.",
+        ),
+    }
 }
 
 /// Metrics as templates see them: values short, the change and whether it is one for the better, and all of it as a line

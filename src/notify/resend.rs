@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::pace::Pace;
 use super::service_url;
-use crate::adapter::{Adapter, AdapterError, BuildError, Deps, Message, Notifier, options_of};
+use crate::adapter::{Adapter, AdapterError, BuildError, Deps, Message, NotSent, Notifier, options_of};
 use crate::domain::id::SecretName;
 use crate::http_client::{self, Answer};
 use crate::secret::{Secret, Secrets};
@@ -92,19 +92,20 @@ struct Mail<'a> {
 
 #[async_trait]
 impl Notifier for Resend {
-    async fn send(&self, message: &Message) -> Result<(), AdapterError> {
+    async fn send(&self, message: &Message) -> Result<(), NotSent> {
         let rejected = |cause: String| AdapterError::Rejected {
             service: SERVICE.to_owned(),
             action: ACTION.to_owned(),
             cause,
         };
         match message.to.len() {
-            0 => return Err(rejected("the message names no address".to_owned())),
+            0 => return Err(rejected("the message names no address".to_owned()).into()),
             1..=MOST_RECIPIENTS => {}
             many => {
                 return Err(rejected(format!(
                     "{many} addresses are more than the {MOST_RECIPIENTS} a mail may have: name a mailing list"
-                )));
+                ))
+                .into());
             }
         }
         let mail = Mail {
@@ -115,11 +116,7 @@ impl Notifier for Resend {
             html: message.html.as_deref(),
             reply_to: self.reply_to.as_deref(),
         };
-        self.pace.turn().await.map_err(|wait| AdapterError::Unavailable {
-            service: SERVICE.to_owned(),
-            cause: "its limit of requests is used up".to_owned(),
-            retry_after: Some(wait),
-        })?;
+        self.pace.turn().await.map_err(no_turn)?;
         let request = self
             .http
             .post(&self.url)
@@ -132,6 +129,10 @@ impl Notifier for Resend {
         }
         meaning(&answer, &self.secrets)
     }
+}
+
+fn no_turn(wait: Duration) -> NotSent {
+    NotSent::NoTurn { service: SERVICE, wait }
 }
 
 /// A message's id as a key: the same on every attempt.
@@ -164,7 +165,7 @@ struct Refusal {
     message: String,
 }
 
-fn meaning(answer: &Answer, secrets: &Secrets) -> Result<(), AdapterError> {
+fn meaning(answer: &Answer, secrets: &Secrets) -> Result<(), NotSent> {
     let unavailable = |cause: String, retry_after| AdapterError::Unavailable {
         service: SERVICE.to_owned(),
         cause,
@@ -177,12 +178,17 @@ fn meaning(answer: &Answer, secrets: &Secrets) -> Result<(), AdapterError> {
             Ok(())
         } else {
             let said = http_client::excerpt(&secrets.mask(&answer.body));
-            Err(unavailable(format!("it answered without a mail's id: {said}"), None))
+            Err(unavailable(format!("it answered without a mail's id: {said}"), None).into())
         };
     }
     let body = secrets.mask(&answer.body);
-    let Ok(Refusal { name, message }) = serde_json::from_str::<Refusal>(&body) else {
-        return Err(http_client::refusal(SERVICE, ACTION, answer.status, &answer.headers, &body));
+    let refusal = serde_json::from_str::<Refusal>(&body).ok();
+    let is_quota = refusal.as_ref().is_some_and(|refusal| refusal.name.ends_with("_quota_exceeded"));
+    if answer.status == StatusCode::TOO_MANY_REQUESTS && !is_quota {
+        return Err(no_turn(rest(&answer.headers)));
+    }
+    let Some(Refusal { name, message }) = refusal else {
+        return Err(http_client::refusal(SERVICE, ACTION, answer.status, &answer.headers, &body).into());
     };
     let code = answer.status.as_u16();
     let said = http_client::excerpt(&format!("{code} {name}: {message}"));
@@ -196,11 +202,10 @@ fn meaning(answer: &Answer, secrets: &Secrets) -> Result<(), AdapterError> {
         action: ACTION.to_owned(),
         cause,
     };
-    Err(match name.as_str() {
+    Err(NotSent::Failed(match name.as_str() {
         "daily_quota_exceeded" | "monthly_quota_exceeded" => {
             denied("the account's quota is used up: raise its plan, or send fewer mails")
         }
-        "rate_limit_exceeded" => unavailable(said, Some(rest(&answer.headers))),
         "concurrent_idempotent_requests" => unavailable(said, Some(AFTER_CONCURRENT)),
         "invalid_idempotent_request" => {
             rejected(format!("{said} (a mail with this id and other words was taken before)"))
@@ -218,7 +223,7 @@ fn meaning(answer: &Answer, secrets: &Secrets) -> Result<(), AdapterError> {
             &answer.headers,
             &format!("{name}: {message}"),
         ),
-    })
+    }))
 }
 
 #[cfg(test)]

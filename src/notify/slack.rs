@@ -1,14 +1,14 @@
 //! `kind = "slack"`: a Slack incoming webhook. Its address is the secret.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::StatusCode;
-use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::adapter::{Adapter, AdapterError, BuildError, Deps, Message, Notifier, options_of};
+use crate::adapter::{Adapter, BuildError, Deps, Message, NotSent, Notifier, options_of};
 use crate::domain::id::SecretName;
 use crate::http_client;
 use crate::secret::{Secret, Secrets};
@@ -40,12 +40,16 @@ struct Slack {
     secrets: Secrets,
 }
 
+const SERVICE: &str = "Slack";
+const ACTION: &str = "post a message";
+/// How long to wait when Slack asks for it without saying how long.
+const REST: Duration = Duration::from_secs(30);
 /// Shown where blocks cannot be: in notifications, to screen readers.
 const LONGEST_TEXT: usize = 3_000;
 
 #[async_trait]
 impl Notifier for Slack {
-    async fn send(&self, message: &Message) -> Result<(), AdapterError> {
+    async fn send(&self, message: &Message) -> Result<(), NotSent> {
         let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         let text: String =
             format!("{}\n{}", message.subject, message.text).chars().take(LONGEST_TEXT).collect();
@@ -55,16 +59,16 @@ impl Notifier for Slack {
             body["blocks"] = blocks.clone();
         }
         let request = self.http.post(self.url.reveal()).json(&body);
-        let answer = http_client::send("Slack", "post a message", request, &self.secrets).await?;
-        let said = answer
-            .text()
-            .await
-            .map_err(|error| http_client::unreachable_service("Slack", "post a message", error))?;
-        if said.trim() == "ok" {
+        let answer = http_client::exchange(SERVICE, ACTION, request).await?;
+        if answer.status == StatusCode::TOO_MANY_REQUESTS {
+            let wait = http_client::retry_after(&answer.headers).unwrap_or(REST);
+            return Err(NotSent::NoTurn { service: SERVICE, wait });
+        }
+        if answer.status.is_success() && answer.body.trim() == "ok" {
             return Ok(());
         }
-        // A page of some proxy, or an address that is no webhook.
-        let body = self.secrets.mask(&said);
-        Err(http_client::refusal("Slack", "post a message", StatusCode::OK, &HeaderMap::new(), &body))
+        // A success that says anything else is a page of some proxy, or an address that is no webhook.
+        let body = self.secrets.mask(&answer.body);
+        Err(http_client::refusal(SERVICE, ACTION, answer.status, &answer.headers, &body).into())
     }
 }

@@ -16,10 +16,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+use self::left::Left;
 use super::pace::Pace;
 use super::service_url;
 use crate::adapter::{
-    Adapter, AdapterError, Board, BuildError, Deps, Message, NotShown, Notifier, Posted, options_of,
+    Adapter, AdapterError, Board, BuildError, Deps, Message, NotSent, Notifier, Posted, options_of,
 };
 use crate::domain::id::SecretName;
 use crate::http_client;
@@ -104,12 +105,12 @@ struct SlackApi {
 /// Why a call did not do what it should: what the engine is told, and Slack's own word for it.
 struct Refused {
     word: String,
-    error: AdapterError,
+    error: NotSent,
 }
 
 impl Refused {
-    fn silent(error: AdapterError) -> Self {
-        Self { word: String::new(), error }
+    fn silent(error: impl Into<NotSent>) -> Self {
+        Self { word: String::new(), error: error.into() }
     }
 
     /// The message is not there any more, or may not be rewritten.
@@ -128,8 +129,8 @@ impl Refused {
 
 #[async_trait]
 impl Notifier for SlackApi {
-    async fn send(&self, message: &Message) -> Result<(), AdapterError> {
-        self.posts.turn().await.map_err(later)?;
+    async fn send(&self, message: &Message) -> Result<(), NotSent> {
+        self.posts.turn().await.map_err(no_turn)?;
         self.post_once(message, json!({})).await.map_err(|refused| refused.error)
     }
 
@@ -138,12 +139,12 @@ impl Notifier for SlackApi {
     }
 
     async fn check(&self) -> Result<Option<String>, AdapterError> {
-        let said = self.ask("auth.test", &[]).await.map_err(|refused| refused.error)?;
+        let said = self.ask("auth.test", &[]).await.map_err(|refused| AdapterError::from(refused.error))?;
         let word = |key: &str| said[key].as_str().unwrap_or("?").to_owned();
         let who = format!("bot `{}` of workspace {} writes to {}", word("user"), word("team"), self.channel);
         Ok(Some(match self.can_look().await {
             Ok(()) => who,
-            Err(error @ AdapterError::Unavailable { .. }) => return Err(error),
+            Err(error) if error.is_transient() => return Err(error),
             Err(error) => format!("{who}, where a message whose answer is lost will be sent twice: {error}"),
         }))
     }
@@ -151,26 +152,29 @@ impl Notifier for SlackApi {
 
 #[async_trait]
 impl Board for SlackApi {
-    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, NotShown> {
+    async fn show(&self, message: &Message, at: Option<&Posted>) -> Result<Posted, NotSent> {
         if let Some(at) = at
             && self.rewrite(message, at).await?
         {
             return Ok(at.clone());
         }
         // A turn that is free, and none ahead: what people wait for goes first.
-        self.posts.now().map_err(NotShown::NoTurn)?;
+        self.posts.now().map_err(no_turn)?;
         let left = self.left(message, &self.channel, None).await;
         // One that is older than `at` was given up before.
-        if let Some(left) = left.filter(|left| at.is_none_or(|at| left.ts > at.ts))
-            && self.rewrite(message, &left).await?
+        if let Left::Here(here) = &left
+            && at.is_none_or(|at| here.ts > at.ts)
+            && self.rewrite(message, here).await?
         {
-            return Ok(left);
+            return Ok(here.clone());
         }
-        Ok(self.post(message, json!({})).await.map_err(|refused| refused.error)?)
+        let posted = self.post(message, json!({})).await.map_err(|refused| refused.error)?;
+        left.was_posted(message);
+        Ok(posted)
     }
 
-    async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), AdapterError> {
-        self.posts.turn().await.map_err(later)?;
+    async fn reply(&self, message: &Message, below: &Posted, loud: bool) -> Result<(), NotSent> {
+        self.posts.turn().await.map_err(no_turn)?;
         let place = json!({"channel": below.channel, "thread_ts": below.ts, "reply_broadcast": loud});
         let answered = match self.post_once(message, place).await {
             Err(refused) if refused.is_gone() => self.post_once(message, json!({})).await,
@@ -182,8 +186,8 @@ impl Board for SlackApi {
 
 impl SlackApi {
     /// Whether the message at `at` says `message` now; not when it is gone.
-    async fn rewrite(&self, message: &Message, at: &Posted) -> Result<bool, AdapterError> {
-        self.updates.turn().await.map_err(later)?;
+    async fn rewrite(&self, message: &Message, at: &Posted) -> Result<bool, NotSent> {
+        self.updates.turn().await.map_err(no_turn)?;
         let place = json!({"channel": at.channel, "ts": at.ts});
         match self.say("chat.update", message, place).await {
             Ok(_) => Ok(true),
@@ -195,10 +199,12 @@ impl SlackApi {
     /// Posts `message`, unless an earlier try did.
     async fn post_once(&self, message: &Message, place: Value) -> Result<(), Refused> {
         let channel = place["channel"].as_str().unwrap_or(&self.channel);
-        match self.left(message, channel, place["thread_ts"].as_str()).await {
-            Some(_) => Ok(()),
-            None => self.post(message, place).await.map(|_| ()),
+        let left = self.left(message, channel, place["thread_ts"].as_str()).await;
+        if let Left::Nothing | Left::Unseen(_) = left {
+            self.post(message, place).await?;
+            left.was_posted(message);
         }
+        Ok(())
     }
 
     /// Posts `message` to the channel, or where `place` says; returns where it is.
@@ -244,7 +250,7 @@ impl SlackApi {
 
     /// A method that reads.
     async fn ask(&self, method: &str, query: &[(&str, &str)]) -> Result<Value, Refused> {
-        self.reads.turn().await.map_err(|wait| Refused::silent(later(wait)))?;
+        self.reads.turn().await.map_err(|wait| Refused::silent(no_turn(wait)))?;
         self.call(method, self.http.get(self.url(method)).query(query), &self.reads).await
     }
 
@@ -268,20 +274,17 @@ impl SlackApi {
         let answer = answer.map_err(Refused::silent)?;
         let text = self.secrets.mask(&answer.body);
         let said = serde_json::from_str::<Value>(&text).ok().filter(|said| said["ok"].is_boolean());
-        if answer.status == StatusCode::TOO_MANY_REQUESTS {
+        let limited = |said: &Value| said["error"] == "ratelimited" || said["error"] == "rate_limited";
+        if answer.status == StatusCode::TOO_MANY_REQUESTS || said.as_ref().is_some_and(limited) {
             let rest = http_client::retry_after(&answer.headers).unwrap_or(REST);
             pace.pause(rest);
-            return Err(Refused::silent(AdapterError::Unavailable {
-                service: SERVICE.to_owned(),
-                cause: "429: its limit of requests is used up".to_owned(),
-                retry_after: Some(rest),
-            }));
+            return Err(Refused::silent(no_turn(rest)));
         }
         match said {
             Some(said) if answer.status.is_success() && said["ok"] == true => Ok(said),
             Some(said) => {
                 let word = said["error"].as_str().unwrap_or("unknown_error").to_owned();
-                let error = self.meaning(&action, &word, &said);
+                let error = self.meaning(&action, &word, &said).into();
                 Err(Refused { word, error })
             }
             None => Err(Refused::silent(http_client::refusal(
@@ -309,9 +312,6 @@ impl SlackApi {
             cause: format!("{shown}{todo}"),
         };
         match word {
-            "ratelimited" | "rate_limited" => {
-                AdapterError::Unavailable { service, cause: shown, retry_after: Some(REST) }
-            }
             "internal_error"
             | "fatal_error"
             | "service_unavailable"
@@ -344,10 +344,6 @@ impl SlackApi {
     }
 }
 
-fn later(wait: Duration) -> AdapterError {
-    AdapterError::Unavailable {
-        service: SERVICE.to_owned(),
-        cause: "its limit of requests is used up".to_owned(),
-        retry_after: Some(wait),
-    }
+fn no_turn(wait: Duration) -> NotSent {
+    NotSent::NoTurn { service: SERVICE, wait }
 }

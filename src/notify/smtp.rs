@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::adapter::{Adapter, AdapterError, BuildError, Deps, Message, Notifier, options_of};
+use crate::adapter::{Adapter, AdapterError, BuildError, Deps, Message, NotSent, Notifier, options_of};
 use crate::domain::id::SecretName;
 use crate::http_client::{excerpt, install_crypto};
 
@@ -61,9 +61,9 @@ struct Smtp {
 
 #[async_trait]
 impl Notifier for Smtp {
-    async fn send(&self, message: &Message) -> Result<(), AdapterError> {
+    async fn send(&self, message: &Message) -> Result<(), NotSent> {
         let mail = self.mail(message)?;
-        self.transport.send(mail).await.map(|_| ()).map_err(|error| meaning(&error))
+        self.transport.send(mail).await.map(|_| ()).map_err(|error| meaning(&error).into())
     }
 }
 

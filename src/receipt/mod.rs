@@ -3,12 +3,12 @@
 
 pub mod page;
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::domain::Timestamp;
 use crate::domain::history::{self, HistoryEntry};
 use crate::domain::id::{RunId, StepId, VersionName};
+use crate::domain::pipeline::outputs;
 use crate::domain::receipt::{
     CanaryFacts, Change, DataFacts, Decision, GateFacts, Person, Receipt, Reproduce, TrainingFacts,
 };
@@ -84,14 +84,6 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
     };
     receipt.limits = receipt.limits_of();
     Ok(Some(receipt))
-}
-
-/// What steps returned, oldest first, as far as it is a `T`.
-fn outputs<T: DeserializeOwned>(attempts: &[Attempt]) -> impl Iterator<Item = (StepId, T)> {
-    attempts.iter().filter_map(|attempt| {
-        let output = serde_json::from_value(attempt.output.clone()?).ok()?;
-        Some((attempt.step.clone(), output))
-    })
 }
 
 fn reason(run: &Run, canary: Option<&str>) -> String {

@@ -89,7 +89,7 @@ fn canary(output: &Value) -> String {
         Some("on_canary") => {
             let share = output.get("share").and_then(Value::as_f64).map(|points| number(points / 100.0));
             let target = word(output, "target").unwrap_or_default();
-            format!("{version} gets {}% of {target}", share.unwrap_or_else(|| "?".to_owned()))
+            format!("{version} gets {} % of {target}", share.unwrap_or_else(|| "?".to_owned()))
         }
         Some("first_version") => format!("{version} is the first version: no canary"),
         Some("advised") => "not done: mode is not act".to_owned(),

@@ -241,12 +241,25 @@ pub trait Store: Registry {
         hold: Duration,
         at: Timestamp,
     ) -> Result<Vec<OutboxEntry>, StoreError>;
-    /// A message was sent.
-    async fn outbox_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError>;
-    /// A message was not sent: tried again at `retry_at`, or given up.
-    async fn outbox_failed(
+    /// Takes a message again that was taken until `held_until`, for `hold` from now: when that ends. `None` when its
+    /// hold is over and somebody else took it, or it was sent: it is not this process's to send.
+    async fn hold_outbox(
         &self,
         id: i64,
+        held_until: Option<Timestamp>,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError>;
+    /// Messages that were taken were not even tried: they are due at `due_at`, and that they were taken does not
+    /// count. Those that somebody else took meanwhile are left alone.
+    async fn outbox_waits(&self, entries: &[&OutboxEntry], due_at: Timestamp) -> Result<(), StoreError>;
+    /// A message was sent.
+    async fn outbox_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError>;
+    /// A message was not sent: tried again at `retry_at`, or given up. One that somebody else took meanwhile is left
+    /// alone.
+    async fn outbox_failed(
+        &self,
+        entry: &OutboxEntry,
         error: &str,
         retry_at: Option<Timestamp>,
     ) -> Result<(), StoreError>;
@@ -278,7 +291,7 @@ pub trait Store: Registry {
         again_at: Timestamp,
     ) -> Result<(), StoreError>;
     /// A message was not brought up to date: tried again at `retry_at`; without one, when the run has gone on, which
-    /// is at `again_at` if it did so meanwhile.
+    /// is at `again_at` if it did so meanwhile. Neither this nor the above touches one that somebody else took meanwhile.
     async fn board_failed(
         &self,
         board: &BoardEntry,
@@ -286,7 +299,18 @@ pub trait Store: Registry {
         retry_at: Option<Timestamp>,
         again_at: Timestamp,
     ) -> Result<(), StoreError>;
-    /// A message that was taken was not even tried: it is due at `due_at`, and that it was taken does not count.
+    /// Takes a message again that was taken until `held_until`, for `hold` from now: when that ends. `None` when its
+    /// hold is over and somebody else took it: it is not this process's to show.
+    async fn hold_board(
+        &self,
+        run: RunId,
+        notifier: &NotifierName,
+        held_until: Timestamp,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError>;
+    /// A message that was taken was not even tried: it is due at `due_at`, and that it was taken does not count. One
+    /// that somebody else took meanwhile is left alone.
     async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError>;
     /// Where the message about a run is.
     async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError>;

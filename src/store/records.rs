@@ -217,6 +217,9 @@ pub struct OutboxEntry {
     pub dead: bool,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// When it is taken next, unless it is over; of one that was just taken: when that hold ends. No two holds of
+    /// one message end at the same time.
+    pub due_at: Option<Timestamp>,
 }
 
 /// A message about a run that is kept up to date, taken to be shown.
@@ -234,6 +237,8 @@ pub struct BoardEntry {
     pub shows: Option<String>,
     /// How often this was tried since the message was last up to date.
     pub attempts: u32,
+    /// When this hold ends. No two holds of one message end at the same time.
+    pub held_until: Timestamp,
 }
 
 /// What renewing a lease found.

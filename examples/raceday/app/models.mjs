@@ -1,5 +1,6 @@
 // The files of a version: fetched from where the release document says, checked against the
-// manifest it names, kept in memory. The newest three versions stay.
+// manifest it names, kept in memory. The newest three versions stay. A version that was uploaded
+// before refit came, and adopted, has no manifest beside it: it is loaded as it always was.
 
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -7,6 +8,10 @@ import { load, predict } from "./xgboost.mjs";
 
 const KEPT = 3;
 const loading = new Map();
+/** What every version has: the names are the app's own. */
+const FILES = ["sprint", "olympic", "70.3", "140.6"]
+  .flatMap((distance) => ["swim", "bike", "run", "finish"].map((leg) => `${distance}-${leg}.json`))
+  .concat("70.3-finish_p90.json", "140.6-finish_p90.json");
 
 /** `{cold, legs(distance, values)}` of a version; loaded once, whoever asks. Cold: it had to be waited for. */
 export async function model(version) {
@@ -23,16 +28,26 @@ export async function model(version) {
   return { cold, legs: (distance, values) => legs(models, distance, values) };
 }
 
-async function read({ base_url, manifest_sha256 }) {
-  const text = await get(`${base_url}/manifest.json`);
-  if (manifest_sha256 && sha256(text) !== manifest_sha256) throw new Error(`${base_url}: the manifest is not the released one`);
+async function read(version) {
+  const { base_url } = version;
   const models = {};
-  for (const { path, sha256: wanted } of JSON.parse(text).files) {
+  for (const { path, sha256: wanted } of await files(version)) {
     const body = await get(`${base_url}/${path}`);
-    if (sha256(body) !== wanted) throw new Error(`${base_url}/${path} is not what was published`);
+    if (wanted && sha256(body) !== wanted) throw new Error(`${base_url}/${path} is not what was published`);
     models[path.replace(/\.json$/, "")] = load(JSON.parse(body));
   }
   return models;
+}
+
+/** The files with their hashes; without those where there is no manifest. */
+async function files({ base_url, manifest_sha256 }) {
+  const text = await get(`${base_url}/manifest.json`).catch((error) => {
+    if (error.isMissing) return null;
+    throw error;
+  });
+  if (text === null) return FILES.map((path) => ({ path }));
+  if (manifest_sha256 && sha256(text) !== manifest_sha256) throw new Error(`${base_url}: the manifest is not the released one`);
+  return JSON.parse(text).files;
 }
 
 function legs(models, distance, values) {
@@ -44,9 +59,13 @@ function legs(models, distance, values) {
 }
 
 async function get(url) {
-  if (!/^https?:/.test(url)) return readFile(url.replace(/^file:\/\//, ""));
+  if (!/^https?:/.test(url)) {
+    return readFile(url.replace(/^file:\/\//, "")).catch((error) => {
+      throw Object.assign(error, { isMissing: error.code === "ENOENT" });
+    });
+  }
   const response = await fetch(url, { signal: AbortSignal.timeout(30_000) });
-  if (!response.ok) throw new Error(`${url} answers ${response.status}`);
+  if (!response.ok) throw Object.assign(new Error(`${url} answers ${response.status}`), { isMissing: response.status === 404 });
   return Buffer.from(await response.arrayBuffer());
 }
 

@@ -31,7 +31,7 @@ pub fn print(opened: &Opened, one: &VersionRecord, other: &VersionRecord) {
             let rows = metrics.iter().map(|(name, one, other)| {
                 let change = match (one, other) {
                     (Some(one), Some(other)) if *other != 0.0 => {
-                        format!("{:+.1}%", (one - other) / other.abs() * 100.0)
+                        format!("{:+.1} %", (one - other) / other.abs() * 100.0)
                     }
                     (_, _) => String::new(),
                 };

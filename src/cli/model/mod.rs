@@ -145,7 +145,7 @@ async fn list(opened: &Opened, store: &Arc<dyn Store>, model: Option<&ModelName>
     Ok(Exit::Ok)
 }
 
-/// What a version is: `champion`, `canary 10%`, `previous`, on which target; `pinned`; `bad`.
+/// What a version is: `champion`, `canary 10 %`, `previous`, on which target; `pinned`; `bad`.
 fn roles(record: &VersionRecord, releases: &[Release], pins: &[Pin]) -> Vec<String> {
     let mut roles: Vec<String> = vec![];
     for release in releases {

@@ -55,11 +55,11 @@ fn every_violation_is_told_at_once_with_its_numbers() {
     insta::assert_snapshot!(found.violations.join("\n"), @r"
     columns missing: gone; the file has id, finish_s, race_date
     3 rows, fewer than the 20000 expected
-    3 rows are 75.0% of the last fetch's 4; at least 95% expected
+    3 rows are 75.0 % of the last fetch's 4; at least 95 % expected
     `id` is not a whole number in 1 of 3 rows, first in row 3: `x`
     `finish_s` is not a finite number in 1 of 3 rows, first in row 2: `nan`
     `race_date` is not a date (YYYY-MM-DD) in 1 of 3 rows, first in row 2: `2026-13-01`
-    `finish_s` is empty in 1 of 3 rows, 33.3%; at most 1% expected
+    `finish_s` is empty in 1 of 3 rows, 33.3 %; at most 1 % expected
     (id) repeats in 1 rows, first in row 2: (1)
     ");
     insta::assert_snapshot!(found.stale.expect("stale"),

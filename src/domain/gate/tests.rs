@@ -101,7 +101,7 @@ fn a_stored_metric_counts_only_when_asked_for() {
     assert_eq!(with(0.02, true).verdict, Verdict::Fail);
     assert_eq!(with(-0.01, true).verdict, Verdict::Fail);
     insta::assert_snapshot!(with(0.02, true).sentence,
-        @"mae is 103, the champion's 100 on its own holdout: 3% worse; may be worse than the champion by 2%");
+        @"mae is 103, the champion's 100 on its own holdout: 3 % worse; may be worse than the champion by 2 %");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn confidence_passes_fails_and_cannot_tell() {
     let (lower, upper) = unsure.interval.expect("bounds");
     assert!(lower < 0.0 && upper > 0.02, "{lower} {upper}");
     assert_eq!(unsure, with(1.0, 0.3), "the same seed, the same interval");
-    insta::assert_snapshot!(with(0.95, 0.0).sentence, @"mae is 9.5, the champion's 10 on the same 1000 rows: 5% better; may be worse than the champion by 2%; with 95% confidence at least 5% better, over 40 blocks");
+    insta::assert_snapshot!(with(0.95, 0.0).sentence, @"mae is 9.5, the champion's 10 on the same 1000 rows: 5 % better; may be worse than the champion by 2 %; with 95 % confidence at least 5 % better, over 40 blocks");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn too_good_to_be_true_is_said() {
     assert_eq!(result.verdict, Verdict::Pass);
     let found = warnings(&[result], &directions());
     assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("mae is 70% better than the champion's (10 to 3)"), "{}", found[0]);
+    assert!(found[0].starts_with("mae is 70 % better than the champion's (10 to 3)"), "{}", found[0]);
 }
 
 #[test]

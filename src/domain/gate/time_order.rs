@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn rows_from_all_over_the_time_are_a_random_split() {
         let random = held_out((0..100).filter(|day| day % 5 == 2), " race 7");
-        insta::assert_snapshot!(random_split(&random, &data(1000)).expect("said"), @"the holdout looks like a random split over time-ordered data: 20% of the rows, and they begin in the first 30% of the time in `race_date` (2026-01-01 to 2026-04-10). Hold out the latest rows instead: what the model will meet comes after all that it was trained on");
+        insta::assert_snapshot!(random_split(&random, &data(1000)).expect("said"), @"the holdout looks like a random split over time-ordered data: 20 % of the rows, and they begin in the first 30 % of the time in `race_date` (2026-01-01 to 2026-04-10). Hold out the latest rows instead: what the model will meet comes after all that it was trained on");
     }
 
     #[test]

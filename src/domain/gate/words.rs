@@ -32,5 +32,5 @@ pub(super) fn at_least(worse: f64) -> String {
 }
 
 pub(super) fn percent(fraction: f64) -> String {
-    format!("{}%", number((fraction * 10_000.0).round() / 100.0))
+    format!("{} %", number((fraction * 10_000.0).round() / 100.0))
 }

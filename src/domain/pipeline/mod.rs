@@ -1,6 +1,7 @@
 //! What happens next to a run: a function of its workflow, its attempts and
 //! its ending. The engine does what is decided here, then checkpoints it.
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::Timestamp;
@@ -81,6 +82,14 @@ fn goes_on(ending: Option<(Outcome, &str)>) -> bool {
 /// The newest attempt of a step.
 pub fn latest<'a>(attempts: &'a [Attempt], step: &StepId) -> Option<&'a Attempt> {
     attempts.iter().rev().find(|attempt| &attempt.step == step)
+}
+
+/// What steps returned, oldest first, as far as it is a `T`.
+pub fn outputs<T: DeserializeOwned>(attempts: &[Attempt]) -> impl Iterator<Item = (StepId, T)> {
+    attempts.iter().filter_map(|attempt| {
+        let output = serde_json::from_value(attempt.output.clone()?).ok()?;
+        Some((attempt.step.clone(), output))
+    })
 }
 
 /// Steps that sleep until somebody approves.

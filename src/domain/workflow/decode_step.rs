@@ -13,7 +13,7 @@ use super::step::{
     Newest, Notify, OnlineMetric, Outputs, Promote, Publish, Rollback, RowBounds, Run, Shadow, Source, Stage,
     StdoutMetric, StepKind, VsChampion, Wait, WhenUnderpowered,
 };
-use super::units::{self, format_duration};
+use super::units::{self, BasisPoints, format_duration};
 use crate::domain::id::MetricName;
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -288,7 +288,8 @@ fn canary(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Canary> {
         if let Some(last) = stages.last()
             && last.share >= stage.share
         {
-            let message = format!("a stage of {} after one of {}", stage.share, last.share);
+            let written = |share: BasisPoints| format!("`{}%`", f64::from(share.0) / 100.0);
+            let message = format!("a stage of {} after one of {}", written(stage.share), written(last.share));
             diagnostics
                 .push(Diagnostic::error(node.at, message).hint("stages ascend, such as `[10%, 25%, 50%]`"));
         }

@@ -9,6 +9,7 @@ use super::step::{
 use super::units::format_duration;
 use super::{Mode, Step, Workflow};
 use crate::domain::id::StepId;
+use crate::domain::words::number;
 
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,7 +212,18 @@ fn compare(it: &Compare) -> String {
                 Duration::ZERO => String::new(),
                 age => format!(" of requests {} old", format_duration(age)),
             };
-            format!("{metric}{age} worse by less than {}", percent(rule.margin - 1.0))
+            let limit = |limit: f64| match rule.is_on_requests() {
+                true => percent(limit),
+                false => number(limit),
+            };
+            let enough = rule.acceptable_below.map(|below| format!("below {} or ", limit(below)));
+            let never = rule.never_above.map(|above| format!(", never above {}", limit(above)));
+            format!(
+                "{metric}{age} {}worse by less than {}{}",
+                enough.unwrap_or_default(),
+                percent(rule.margin - 1.0),
+                never.unwrap_or_default()
+            )
         })
         .collect();
     let undecided = match it.on_inconclusive {
@@ -223,5 +235,5 @@ fn compare(it: &Compare) -> String {
 }
 
 fn percent(fraction: f64) -> String {
-    format!("{}%", (fraction * 1e6).round() / 1e4)
+    format!("{} %", (fraction * 1e6).round() / 1e4)
 }

@@ -21,7 +21,7 @@ impl BasisPoints {
 
 impl std::fmt::Display for BasisPoints {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}%", f64::from(self.0) / 100.0)
+        write!(f, "{} %", f64::from(self.0) / 100.0)
     }
 }
 

@@ -63,7 +63,7 @@ fn overtaken<'a>(serving: &Deployment, all: &'a [Deployment], waiting: &Waiting)
 /// What one wait remembers between looks.
 #[derive(Default)]
 struct Waiting {
-    /// The deployment of refit's that was seen under way, and that refit did not cancel.
+    /// The deployment of refit's that was seen under way, and that refit did not cancel; or that served already.
     ours: Option<String>,
     /// A build was seen or asked for.
     begun: bool,
@@ -155,10 +155,12 @@ impl Deployments<'_> {
             (older || is_ours(it)) && it.made_at() > after && it.state() != State::Failed
         };
         let as_before = |it: &Deployment| it.meta(META_VALUES) == Some(values) && !all.iter().any(comes);
-        if let Some((serving, _)) = serving.as_ref().filter(|(serving, _)| is_ours(serving))
-            && let Some(newer) = overtaken(serving, &all, waiting)
-        {
-            return self.catch_up(newer, change, &ours, &all, waiting).await;
+        if let Some((serving, _)) = serving.as_ref().filter(|(serving, _)| is_ours(serving)) {
+            // One that serves at the first look is of a try that came to no end: nobody was told what that one saw.
+            waiting.ours.get_or_insert_with(|| serving.id().to_owned());
+            if let Some(newer) = overtaken(serving, &all, waiting) {
+                return self.catch_up(newer, change, &ours, &all, waiting).await;
+            }
         }
         if let Some((serving, _)) =
             serving.as_ref().filter(|(serving, _)| carries(serving) || as_before(serving))

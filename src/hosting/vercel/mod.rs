@@ -314,7 +314,7 @@ impl Vercel {
         let values = there.values().text();
         let change = Change { release: &release, values: &values, changed_at: there.changed_at() };
         if let Some(attention) = self.deployments(&superseded).serve(&change).await? {
-            // Only who saw it come knows of it: kept before anything else can fail.
+            // Kept before the app is asked, which may take long; a change that is done is not looked at again.
             note.attention = Some(attention);
             self.write_note(&there, &note).await?;
         }

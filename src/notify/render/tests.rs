@@ -71,6 +71,30 @@ fn what_a_notice_leaves_out_is_read_from_the_steps() {
     assert_snapshot!("from_steps.txt", mail.text);
 }
 
+#[test]
+fn what_began_says_what_its_mode_does_and_does_not() {
+    let facts = |mode: &'static str| json!({"workflow": "retrain", "mode": mode, "serving": "v1 serves all traffic."});
+    let began = |mode| {
+        let mail = message(Moment::Started, facts(mode));
+        let lead = mail.text.split("\n\n").next().unwrap_or_default().to_owned();
+        assert!(mail.blocks.expect("blocks").to_string().contains(&lead), "Slack's says the same");
+        lead
+    };
+    assert_snapshot!(began("act"), @"v1 serves all traffic. Nothing has to be done.");
+    assert_snapshot!(began("advise"), @"Mode advise: every step runs, and none changes what serves; at the end it is said what `mode: act` would have done. v1 serves all traffic. Nothing has to be done.");
+    assert_snapshot!(began("observe"), @"Mode observe: every step runs, and none changes what serves; nobody is told what `mode: act` would have done. v1 serves all traffic. Nothing has to be done.");
+    let renderer = Renderer::new(None).expect("built-in templates");
+    let board = |moment, mode: &'static str| {
+        let mut given = facts(mode).as_object().cloned().expect("an object");
+        given.insert("headline".to_owned(), json!("race-times: retrain is at `train` (step 2 of 9)"));
+        let facts = Facts::about(&"race-times".parse().expect("a name"), None, moment, given);
+        renderer.progress("k", &facts).expect("renders").text
+    };
+    assert!(board(Moment::Started, "observe").starts_with("Mode observe: every step runs"));
+    assert!(board(Moment::Started, "act").starts_with("v1 serves"));
+    assert!(board(Moment::Succeeded, "advise").starts_with("v1 serves"), "it is over");
+}
+
 const HOSTILE: &str = "x\r\nBcc: everybody@example.com\n<script>alert(1)</script> <!channel> \
                        <https://evil.example|click> \"},{\"type\":\"x\" {{model}} \u{202e}\u{0007} & \\";
 
@@ -161,6 +185,8 @@ fn examples_of_every_kind_look_as_they_should() {
     for kind in crate::notify::examples::KINDS {
         let facts = crate::notify::examples::facts(kind).expect("an example");
         let mail = renderer.render("preview", &facts, &[]).expect("renders");
+        let tight = mail.text.split('%').find(|before| before.ends_with(|c: char| c.is_ascii_digit()));
+        assert_eq!(tight, None, "{kind}: 5 %, not 5%");
         if !["promoted", "first_version", "rejected", "rolled_back", "held", "failed", "needs_approval"]
             .contains(&kind)
         {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Refused, SERVICE, SlackApi};
-use crate::adapter::{AdapterError, Message, Posted};
+use crate::adapter::{AdapterError, Message, NotSent, Posted};
 
 /// Slack's clock and the one that `Message::tried_since` is of may differ by so many seconds.
 const CLOCKS_DIFFER: i64 = 600;
@@ -21,29 +21,42 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// Looked for no longer than this, all in all.
 const LOOK_WITHIN: Duration = Duration::from_secs(20);
 
+/// What an earlier try left of a message.
+pub(super) enum Left {
+    /// It is here.
+    Here(Posted),
+    Nothing,
+    /// That cannot be seen, and why.
+    Unseen(String),
+}
+
+impl Left {
+    /// `message` was posted, once more perhaps.
+    pub(super) fn was_posted(&self, message: &Message) {
+        if let Left::Unseen(why) = self {
+            let id = &message.id;
+            tracing::warn!(
+                message.id,
+                "Message {id} was sent, perhaps twice: refit cannot see whether it was there already: {why}"
+            );
+        }
+    }
+}
+
 impl SlackApi {
     /// Where `message` stands in `channel`, or below its message `thread`, if an earlier try may have posted it and
     /// did. Where that cannot be seen, for want of a scope or because Slack takes no more requests, it counts as not
     /// posted: to be told twice is better than late or not at all.
-    pub(super) async fn left(
-        &self,
-        message: &Message,
-        channel: &str,
-        thread: Option<&str>,
-    ) -> Option<Posted> {
-        let oldest = message.tried_since?.timestamp().saturating_sub(CLOCKS_DIFFER).max(0).to_string();
+    pub(super) async fn left(&self, message: &Message, channel: &str, thread: Option<&str>) -> Left {
+        let Some(since) = message.tried_since else { return Left::Nothing };
+        let oldest = since.timestamp().saturating_sub(CLOCKS_DIFFER).max(0).to_string();
         let looking = self.look(&message.id, channel, thread, &oldest);
-        let why = match tokio::time::timeout(LOOK_WITHIN, looking).await {
-            Ok(Ok(found)) => return found,
-            Ok(Err(refused)) => refused.error.to_string(),
-            Err(_) => format!("it was not found within {LOOK_WITHIN:?}"),
-        };
-        tracing::warn!(
-            message.id,
-            "Message {} may be sent twice, refit cannot see whether it stands in {channel} already: {why}",
-            message.id,
-        );
-        None
+        match tokio::time::timeout(LOOK_WITHIN, looking).await {
+            Ok(Ok(Some(found))) => Left::Here(found),
+            Ok(Ok(None)) => Left::Nothing,
+            Ok(Err(refused)) => Left::Unseen(refused.error.to_string()),
+            Err(_) => Left::Unseen(format!("it was not found within {LOOK_WITHIN:?}")),
+        }
     }
 
     /// Finds it, in a few looks where Slack does not answer. One that says when to come back is not asked again.
@@ -56,7 +69,10 @@ impl SlackApi {
     ) -> Result<Option<Posted>, Refused> {
         for _ in 1..LOOKS {
             match self.find(id, channel, thread, oldest).await {
-                Err(Refused { error: AdapterError::Unavailable { retry_after: None, .. }, .. }) => {
+                Err(Refused {
+                    error: NotSent::Failed(AdapterError::Unavailable { retry_after: None, .. }),
+                    ..
+                }) => {
                     tokio::time::sleep(BETWEEN_LOOKS).await;
                 }
                 found => return found,
@@ -71,7 +87,7 @@ impl SlackApi {
             let channel = self.id_of(&self.channel).await?;
             self.ask("conversations.history", &[("channel", &channel), ("limit", "1")]).await
         };
-        looked.await.map(|_| ()).map_err(|refused| refused.error)
+        looked.await.map(|_| ()).map_err(|refused| refused.error.into())
     }
 
     /// Below `thread`, then in the channel: that try may have been made before there was a message to answer to.

@@ -90,8 +90,8 @@ fn rolled_back() -> Receipt {
                     champion: Some(540.0),
                     interval: Some((-0.081, -0.022)),
                     ..rule(
-                        "mae may be worse than the champion by 2%",
-                        "mae is 512.25, the champion's 540: 5.1% better",
+                        "mae may be worse than the champion by 2 %",
+                        "mae is 512.25, the champion's 540: 5.1 % better",
                     )
                 },
             ],
@@ -205,10 +205,10 @@ fn a_rejection_before_anything_was_trained_has_a_page_too() {
         headline: Receipt::headline_of(Decision::Rejected, None, &name("race-times")),
         ..rolled_back()
     };
-    receipt.data[0].violations = vec!["finish_s: 2.1% are empty; 1% allowed".to_owned()];
+    receipt.data[0].violations = vec!["finish_s: 2.1 % are empty; 1 % allowed".to_owned()];
     let page = pages().markdown(&receipt).expect("renders");
     assert!(page.starts_with("# A new version of race-times was rejected\n"), "{page}");
-    assert!(page.contains(r"not as expected:** finish\_s: 2.1% are empty"), "{page}");
+    assert!(page.contains(r"not as expected:** finish\_s: 2.1 % are empty"), "{page}");
     pages().html(&receipt).expect("renders");
 }
 
@@ -239,14 +239,14 @@ fn text_of_a_trainer_calls_nobody_and_places_no_link() {
         "@team and ann@example.com, see https://evil.example/?a=1&b=2",
         "&#64;team &lt;b&gt; www.evil.example WWW.evil.example mailto:ann javascript:alert(1)",
         "_sloped_ __bold__ ~~gone~~ *bold* `code` # no heading ![x](y) a|b",
-        "05:40 UTC, 10,938:1, mae: 5.1% better, a w. b",
+        "05:40 UTC, 10,938:1, mae: 5.1 % better, a w. b",
     ];
     let safe: Vec<String> = texts.iter().map(|text| markdown_text(text)).collect();
     assert_snapshot!(safe.join("\n"), @r"
     @&#8203;team and ann@&#8203;example.com, see https:&#8203;//evil.example/?a=1&amp;b=2
     &amp;\#64;team &amp;lt;b&amp;gt; www&#8203;.evil.example WWW&#8203;.evil.example mailto:&#8203;ann javascript:&#8203;alert(1)
     \_sloped\_ \_\_bold\_\_ \~\~gone\~\~ \*bold\* \`code\` \# no heading \!\[x\](y) a\|b
-    05:40 UTC, 10,938:1, mae: 5.1% better, a w. b
+    05:40 UTC, 10,938:1, mae: 5.1 % better, a w. b
     ");
 }
 

@@ -18,6 +18,7 @@ fn entry(row: &Row) -> Result<BoardEntry, StoreError> {
         place: json_opt(row, "place")?,
         shows: get(row, "shows")?,
         attempts: count(row, "attempts")?,
+        held_until: get(row, "due_at")?,
     })
 }
 
@@ -91,7 +92,7 @@ impl SqlStore {
         sqlx::query(sql!(
             "UPDATE refit.boards SET place = $4, shows = $5, attempts = 0, last_error = NULL,
                  due_at = CASE WHEN revision = $3 THEN NULL ELSE $6 END
-             WHERE run = $1 AND notifier = $2"
+             WHERE run = $1 AND notifier = $2 AND due_at = $7"
         ))
         .bind(board.run.0)
         .bind(board.notifier.as_str())
@@ -99,6 +100,7 @@ impl SqlStore {
         .bind(doc(place)?)
         .bind(shows)
         .bind(again_at)
+        .bind(board.held_until)
         .execute(&self.parts.writer)
         .await?;
         Ok(())
@@ -114,7 +116,7 @@ impl SqlStore {
         sqlx::query(sql!(
             "UPDATE refit.boards SET last_error = $4,
                  due_at = CASE WHEN $5 IS NULL AND revision <> $3 THEN $6 ELSE $5 END
-             WHERE run = $1 AND notifier = $2"
+             WHERE run = $1 AND notifier = $2 AND due_at = $7"
         ))
         .bind(board.run.0)
         .bind(board.notifier.as_str())
@@ -122,9 +124,33 @@ impl SqlStore {
         .bind(text(error))
         .bind(retry_at)
         .bind(again_at)
+        .bind(board.held_until)
         .execute(&self.parts.writer)
         .await?;
         Ok(())
+    }
+
+    pub(super) async fn hold_due_board(
+        &self,
+        run: RunId,
+        notifier: &NotifierName,
+        held_until: Timestamp,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let held = sqlx::query(sql!(concat!(
+            "UPDATE refit.boards SET due_at = ",
+            until!("$1", "$2"),
+            " WHERE run = $3 AND notifier = $4 AND due_at = $5 RETURNING due_at"
+        )))
+        .bind(self.at(at))
+        .bind(span(at, hold))
+        .bind(run.0)
+        .bind(notifier.as_str())
+        .bind(held_until)
+        .fetch_optional(&self.parts.writer)
+        .await?;
+        held.map(|row| get(&row, "due_at")).transpose()
     }
 
     pub(super) async fn board_was_not_tried(
@@ -133,11 +159,13 @@ impl SqlStore {
         due_at: Timestamp,
     ) -> Result<(), StoreError> {
         sqlx::query(sql!(
-            "UPDATE refit.boards SET attempts = attempts - 1, due_at = $3 WHERE run = $1 AND notifier = $2"
+            "UPDATE refit.boards SET attempts = attempts - 1, due_at = $3
+             WHERE run = $1 AND notifier = $2 AND due_at = $4"
         ))
         .bind(board.run.0)
         .bind(board.notifier.as_str())
         .bind(due_at)
+        .bind(board.held_until)
         .execute(&self.parts.writer)
         .await?;
         Ok(())

@@ -19,6 +19,7 @@ fn entry(row: &Row) -> Result<OutboxEntry, StoreError> {
         sent_at: get(row, "sent_at")?,
         dead: get(row, "dead")?,
         last_error: get(row, "last_error")?,
+        due_at: get(row, "due_at")?,
     })
 }
 
@@ -57,6 +58,46 @@ impl SqlStore {
         Ok(entries)
     }
 
+    pub(super) async fn hold_notice(
+        &self,
+        id: i64,
+        held_until: Option<Timestamp>,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let held = sqlx::query(sql!(concat!(
+            "UPDATE refit.outbox SET due_at = ",
+            until!("$1", "$2"),
+            " WHERE id = $3 AND due_at = $4 RETURNING due_at"
+        )))
+        .bind(self.at(at))
+        .bind(span(at, hold))
+        .bind(id)
+        .bind(held_until)
+        .fetch_optional(&self.parts.writer)
+        .await?;
+        held.map(|row| get(&row, "due_at")).transpose()
+    }
+
+    pub(super) async fn notices_were_not_tried(
+        &self,
+        entries: &[&OutboxEntry],
+        due_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        for entry in entries {
+            sqlx::query(sql!(
+                "UPDATE refit.outbox SET attempts = attempts - 1, due_at = $3 WHERE id = $1 AND due_at = $2"
+            ))
+            .bind(entry.id)
+            .bind(entry.due_at)
+            .bind(due_at)
+            .execute(&mut *tx)
+            .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
     pub(super) async fn notice_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
         sqlx::query(sql!(
             "UPDATE refit.outbox SET sent_at = $2, due_at = NULL, last_error = NULL WHERE id = $1"
@@ -70,17 +111,18 @@ impl SqlStore {
 
     pub(super) async fn notice_failed(
         &self,
-        id: i64,
+        entry: &OutboxEntry,
         error: &str,
         retry_at: Option<Timestamp>,
     ) -> Result<(), StoreError> {
         sqlx::query(sql!(
             "UPDATE refit.outbox SET last_error = $2, due_at = $3, dead = $3 IS NULL
-             WHERE id = $1 AND sent_at IS NULL"
+             WHERE id = $1 AND due_at = $4"
         ))
-        .bind(id)
+        .bind(entry.id)
         .bind(text(error))
         .bind(retry_at)
+        .bind(entry.due_at)
         .execute(&self.parts.writer)
         .await?;
         Ok(())

@@ -307,17 +307,31 @@ impl Store for SqlStore {
         self.seen(self.take_notices(limit, hold, at).await)
     }
 
+    async fn hold_outbox(
+        &self,
+        id: i64,
+        held_until: Option<Timestamp>,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.seen(self.hold_notice(id, held_until, hold, at).await)
+    }
+
+    async fn outbox_waits(&self, entries: &[&OutboxEntry], due_at: Timestamp) -> Result<(), StoreError> {
+        self.seen(self.notices_were_not_tried(entries, due_at).await)
+    }
+
     async fn outbox_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
         self.seen(self.notice_sent(id, at).await)
     }
 
     async fn outbox_failed(
         &self,
-        id: i64,
+        entry: &OutboxEntry,
         error: &str,
         retry_at: Option<Timestamp>,
     ) -> Result<(), StoreError> {
-        self.seen(self.notice_failed(id, error, retry_at).await)
+        self.seen(self.notice_failed(entry, error, retry_at).await)
     }
 
     async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
@@ -360,6 +374,17 @@ impl Store for SqlStore {
         again_at: Timestamp,
     ) -> Result<(), StoreError> {
         self.seen(self.board_is_stale(board, error, retry_at, again_at).await)
+    }
+
+    async fn hold_board(
+        &self,
+        run: RunId,
+        notifier: &NotifierName,
+        held_until: Timestamp,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.seen(self.hold_due_board(run, notifier, held_until, hold, at).await)
     }
 
     async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {

@@ -56,10 +56,15 @@ fn init_says_what_to_do_next_and_never_overwrites() {
     assert_snapshot!(refit(dir.path(), &["init"]), @r"
         exit code: 2
         --- stderr
-        error: refit.toml, workflows/retrain.yaml, train.py, data/deliveries.csv are here already; nothing was written
-        hint: start in another directory: `refit -C DIR init`
+        error: train.py is here already, and says something else; nothing was written
+        hint: move it away, or start in another directory, `refit -C DIR init`, and copy from there
         ");
     assert_eq!(fs::read_to_string(dir.path().join("train.py")).expect("read"), "mine");
+    // What is missing is written beside what is there already, as it would be.
+    fs::remove_file(dir.path().join("train.py")).expect("removed");
+    let again = refit(dir.path(), &["init"]);
+    assert!(again.starts_with("exit code: 0\n--- stdout\nwrote\n  train.py\n\nnext\n"), "{again}");
+    assert!(refit(dir.path(), &["init"]).contains("everything is here already"));
     assert_snapshot!(refit(dir.path(), &["init", "--template", "raceday"]), @r"
         exit code: 2
         --- stderr
@@ -198,13 +203,13 @@ fn plan_says_what_would_happen() {
             target production: a change is served at once; a canary ends by itself if refit is gone
 
             #  STEP     KIND     WHAT
-            1  data     fetch    fetches data/deliveries.csv into deliveries.csv and checks: 5 columns, at least 300 rows, at least 90% of the last fetch, at most 1% of `minutes` empty
+            1  data     fetch    fetches data/deliveries.csv into deliveries.csv and checks: 5 columns, at least 300 rows, at least 90 % of the last fetch, at most 1 % of `minutes` empty
             2  train    run      runs `python3 train.py` for at most 5m, reads its metrics file
             3  gate     gate     lets the version pass if mae at most 6, r2 at least 0.8
             4  publish  publish  uploads the version to `models` and seals it
-            5  canary   canary   sends 10% of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
+            5  canary   canary   sends 10 % of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
             6  watch    wait     waits for 1h, until canary.verdict != 'inconclusive', for at most 3d in all
-            7  compare  compare  compares canary and champion: error rate worse by less than 50%; holds what is undecided
+            7  compare  compare  compares canary and champion: error rate below 2 % or worse by less than 50 %; holds what is undecided
             8  promote  promote  promotes, rolls back or holds, as the verdict says (only said, not done: mode is advise)
             ");
         assert_snapshot!(refit(dir.path(), &["plan", "retrian"]), @r"
@@ -364,8 +369,8 @@ fn the_project_for_vercel_validates_and_brings_what_the_app_needs() {
         next
           in refit.toml, workflows/retrain.yaml and sql/results.sql: your names, addresses and columns
           refit doctor                     are the services there, and may refit use them?
-          refit adopt models/race-times --champion VERSION
-                                           take what serves today as champion
+          refit adopt models --champion VERSION
+                                           take what serves today, at models/VERSION/, as champion
           refit trigger retrain --follow   a first run; it changes nothing that is served
           refit serve                      do it every Sunday, and watch what serves
         ");

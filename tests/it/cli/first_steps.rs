@@ -102,3 +102,65 @@ fn from_nothing_to_a_served_version() {
             ");
     });
 }
+
+/// The first look of a team on Vercel, before anything is set.
+#[test]
+fn what_the_template_for_vercel_lacks_is_said_all_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let wrote = refit(dir.path(), &["init", "--template", "raceday-vercel"]);
+    assert!(wrote.starts_with("exit code: 0\n"), "{wrote}");
+    with_settings!({filters => [(r"Python [\d.]+", "Python [version]")]}, {
+        assert_snapshot!(refit(dir.path(), &["doctor"]), @r"
+        exit code: 2
+        --- stdout
+        CHECK                        FOUND
+        settings            ok       refit.toml
+        workflows           ok       retrain
+        database            problem  cannot find the database: secret `REFIT_DATABASE_URL` is not set: put it into the environment, or name a file for it under [secrets] in refit.toml
+        stores.models       problem  secret `BLOB_READ_WRITE_TOKEN` is not set: put it into the environment, or name a file for it under [secrets] in refit.toml
+        targets.production  problem  secret `VERCEL_TOKEN` is not set: put it into the environment, or name a file for it under [secrets] in refit.toml
+        notifiers.mail      problem  secret `RESEND_API_KEY` is not set: put it into the environment, or name a file for it under [secrets] in refit.toml
+        notifiers.team      problem  secret `SLACK_BOT_TOKEN` is not set: put it into the environment, or name a file for it under [secrets] in refit.toml
+        secrets             problem  not set: APP_DATABASE_URL
+        python3             ok       Python [version]
+
+        hint: database: or name the database with --db
+        hint: secrets: put them into the environment, or name files for them under [secrets] in refit.toml
+        ");
+    });
+    assert_snapshot!(refit(dir.path(), &["notify", "test", "team"]), @r"
+        exit code: 2
+        --- stderr
+        error: [notifiers.team]: secret `SLACK_BOT_TOKEN` is not set: put it into the environment, or name a file for it under [secrets] in refit.toml
+        hint: see [notifiers.team] in refit.toml; `refit doctor` checks it
+        ");
+    assert_snapshot!(refit(dir.path(), &["notify", "test", "tema"]), @r"
+        exit code: 2
+        --- stderr
+        error: refit.toml has no notifier `tema`
+        hint: did you mean `team`?
+        ");
+    let plan = refit(dir.path(), &["plan", "retrain"]);
+    let compares =
+        "error rate below 5 % or worse by less than 50 %, share of slow requests below 15 % or worse";
+    assert!(plan.contains(compares), "{plan}");
+}
+
+#[test]
+fn a_place_to_adopt_that_is_no_stores_is_explained() {
+    let dir = tempfile::tempdir().expect("a directory");
+    refit(dir.path(), &["init"]);
+    let adopt = |place: &str| refit(dir.path(), &["adopt", place, "--champion", "2026-11-15"]);
+    assert_snapshot!(adopt("/srv/models/race-times"), @r"
+        exit code: 2
+        --- stderr
+        error: `/srv/models/race-times` does not begin with a store of refit.toml
+        hint: write STORE/PATH, the path below the store's own prefix, such as `models/MODEL`; there are: models
+        ");
+    assert_snapshot!(adopt("model/race-times"), @r"
+        exit code: 2
+        --- stderr
+        error: `model/race-times` does not begin with a store of refit.toml
+        hint: did you mean `models`?
+        ");
+}

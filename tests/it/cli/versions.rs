@@ -228,7 +228,7 @@ fn a_version_is_shown_compared_pulled_and_described() {
     );
     has(
         &refit(at, &["model", "diff", "2"]),
-        &["mae     2.581    2.581    +0.0%", "the files are the same", "workflow.name"],
+        &["mae     2.581    2.581    +0.0 %", "the files are the same", "workflow.name"],
     );
     has(
         &refit(at, &["model", "card", "1"]),

@@ -45,7 +45,7 @@ fn a_preview_needs_no_project_and_shows_every_kind() {
     );
     let (code, out, _) = refit(dir.path(), &["notify", "preview", "progress", "--channel", "slack"], &[]);
     assert_eq!(code, 0);
-    assert!(out.contains("🐤 race-times 2026-11-22 is on canary at 10%"), "{out}");
+    assert!(out.contains("🐤 race-times 2026-11-22 is on canary at 10 %"), "{out}");
     let (code, out, _) = refit(dir.path(), &["notify", "preview", "held", "--out", "mails"], &[]);
     assert_eq!((code, out.as_str()), (0, "mails/held.html\nmails/held.txt\n"));
     assert!(dir.path().join("mails/held.html").exists());

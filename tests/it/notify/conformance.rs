@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use refit::adapter::{AdapterError, Deps, Message, Notifier};
+use refit::adapter::{AdapterError, Deps, Message, NotSent, Notifier};
 use serde_json::{Value, json};
 
 use super::deps;
@@ -134,6 +134,7 @@ async fn one_message_is_sent_once_and_hostile_text_stays_text(subject: &Subject)
 }
 
 enum Expected {
+    NoTurn(u64),
     Later(Option<u64>),
     Denied,
     Never,
@@ -142,7 +143,7 @@ enum Expected {
 async fn errors_say_whether_trying_again_helps(subject: &Subject) {
     let answer = |status, headers, body: &str| Fault::Answer(status, headers, body.to_owned());
     let cases = [
-        (answer(429, vec![("retry-after", "7")], "rate_limited"), Expected::Later(Some(7))),
+        (answer(429, vec![("retry-after", "7")], "rate_limited"), Expected::NoTurn(7)),
         (answer(500, vec![], "rollup_error"), Expected::Later(None)),
         (answer(503, vec![("retry-after", "30")], "<html>busy</html>"), Expected::Later(Some(30))),
         (answer(408, vec![], ""), Expected::Later(None)),
@@ -159,11 +160,14 @@ async fn errors_say_whether_trying_again_helps(subject: &Subject) {
         let client = if matches!(fault, Fault::StopBefore) { impatient() } else { usual() };
         let error = (subject.build)(client).send(&hostile("fault/1")).await.expect_err("refused");
         match (&expected, &error) {
-            (Expected::Later(after), AdapterError::Unavailable { retry_after, .. }) => {
+            (Expected::NoTurn(seconds), NotSent::NoTurn { wait, .. }) => {
+                assert_eq!(*wait, Duration::from_secs(*seconds), "{fault:?}");
+            }
+            (Expected::Later(after), NotSent::Failed(AdapterError::Unavailable { retry_after, .. })) => {
                 assert_eq!(*retry_after, after.map(Duration::from_secs), "{fault:?}");
             }
-            (Expected::Denied, AdapterError::Denied { .. })
-            | (Expected::Never, AdapterError::Rejected { .. }) => {}
+            (Expected::Denied, NotSent::Failed(AdapterError::Denied { .. }))
+            | (Expected::Never, NotSent::Failed(AdapterError::Rejected { .. })) => {}
             (_, error) => panic!("{fault:?}: {error:?}"),
         }
         let said = format!("{error} {error:?}");
@@ -178,7 +182,7 @@ async fn an_answer_that_was_lost_sends_again_under_the_same_id(subject: &Subject
         let notifier = (subject.build)(usual());
         subject.server.next(fault.clone());
         let error = notifier.send(&hostile(id)).await.expect_err("no answer");
-        assert!(error.is_transient(), "{fault:?}: {error}");
+        assert!(AdapterError::from(error).is_transient(), "{fault:?}");
         notifier.send(&hostile(id)).await.expect("sent again");
         let came = (subject.taken)().len() - before;
         assert_eq!(came, if subject.has_key { 1 } else { 2 }, "{fault:?}");

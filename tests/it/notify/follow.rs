@@ -38,14 +38,14 @@ steps:
 "#;
 
 /// A process with a Slack that follows runs.
-struct Followed {
-    world: World,
-    engine: Arc<Engine>,
+pub(super) struct Followed {
+    pub(super) world: Arc<World>,
+    pub(super) engine: Arc<Engine>,
     notifiers: Notifiers,
-    slack: Slack,
+    pub(super) slack: Slack,
 }
 
-fn notifiers(slack: &Slack, progress: bool) -> Notifiers {
+pub(super) fn notifiers(slack: &Slack, progress: bool) -> Notifiers {
     let table = json!({
         "kind": "slack-api", "token": "TOKEN", "channel": "#models", "progress": progress,
         "base_url": format!("{}/api", slack.address),
@@ -56,13 +56,24 @@ fn notifiers(slack: &Slack, progress: bool) -> Notifiers {
 }
 
 impl Followed {
-    async fn new(world: World, progress: bool) -> Self {
+    pub(super) async fn new(world: World, progress: bool) -> Self {
         let slack = Slack::start().await;
+        let followed = Self::of(Arc::new(world), slack, progress, &Crash::never()).await;
+        assert_eq!(followed.notifiers.boards().len(), usize::from(progress));
+        followed
+    }
+
+    /// Another process of the same project.
+    pub(super) async fn beside(&self, crash: &Crash) -> Self {
+        let progress = !self.notifiers.boards().is_empty();
+        Self::of(Arc::clone(&self.world), self.slack.clone(), progress, crash).await
+    }
+
+    async fn of(world: Arc<World>, slack: Slack, progress: bool, crash: &Crash) -> Self {
         let notifiers = notifiers(&slack, progress);
         let boards: BTreeSet<NotifierName> = notifiers.boards();
-        assert_eq!(boards.len(), usize::from(progress));
         let settings = Settings { grace: Duration::from_secs(2), boards, ..Settings::default() };
-        let engine = world.unregistered(&Crash::never(), world.clock.clone(), settings).await;
+        let engine = world.unregistered(crash, world.clock.clone(), settings).await;
         let now = world.clock.now();
         engine.store.register_worker(engine.worker, &[], now).await.expect("registers");
         Self { world, engine, notifiers, slack }
@@ -75,7 +86,7 @@ impl Followed {
         seen
     }
 
-    async fn tell(&self) {
+    pub(super) async fn tell(&self) {
         self.engine.show_boards(&self.notifiers).await.expect("shown");
         let store = self.engine.store.as_ref();
         outbox::drain_once(store, &self.notifiers, self.engine.clock.as_ref()).await.expect("sent");
@@ -93,7 +104,7 @@ impl Followed {
         panic!("the run never ended: {:#?}", self.engine.store.attempts(run).await);
     }
 
-    async fn start(&self) -> RunId {
+    pub(super) async fn start(&self) -> RunId {
         self.world.trigger(&self.engine, FLOW).await
     }
 
@@ -136,7 +147,7 @@ async fn a_run_has_one_message_that_says_where_it_is_and_answers_for_what_matter
         assert_eq!(messages.len(), 2, "{messages:#?}");
         let board = &messages[0];
         assert_eq!(board.thread_ts, None);
-        assert_eq!(board.text, "🐤 m 2 is on canary at 10%");
+        assert_eq!(board.text, "🐤 m 2 is on canary at 10 %");
         let now = said(board);
         for expected in
             ["✅ train: mae 10", "✅ publish: 2", "⏳ watch: until", "▫️ promote", "*mae* 10 → 10"]

@@ -4,6 +4,7 @@ mod clients;
 mod commands;
 mod conformance;
 mod follow;
+mod paced;
 mod resend;
 mod slack_api;
 
@@ -84,20 +85,23 @@ async fn a_mail_server_says_whether_trying_again_helps() {
     let answers = ["--answer", "451 come back later", "--answer", "554 never again"];
     let server = python::smtp_sink(&inbox, &answers);
     let notifier = smtp(format!("smtp://127.0.0.1:{}", server.port));
-    let busy = notifier.send(&message()).await.expect_err("451");
+    let refused = async |notifier: &dyn Notifier, message: &Message| {
+        AdapterError::from(notifier.send(message).await.expect_err("refused"))
+    };
+    let busy = refused(notifier.as_ref(), &message()).await;
     assert!(busy.is_transient() && busy.to_string().contains("come back later"), "{busy}");
-    let never = notifier.send(&message()).await.expect_err("554");
+    let never = refused(notifier.as_ref(), &message()).await;
     assert!(matches!(never, AdapterError::Rejected { .. }), "{never}");
     notifier.send(&message()).await.expect("taken");
     let mut nobody = message();
     nobody.to = vec!["not an address\r\nRCPT TO:<x@y>".to_owned()];
-    let rejected = notifier.send(&nobody).await.expect_err("no address");
+    let rejected = refused(notifier.as_ref(), &nobody).await;
     assert!(matches!(rejected, AdapterError::Rejected { .. }), "{rejected}");
-    let nowhere = smtp("smtp://127.0.0.1:1".to_owned()).send(&message()).await.expect_err("nobody there");
+    let nowhere = refused(smtp("smtp://127.0.0.1:1".to_owned()).as_ref(), &message()).await;
     assert!(nowhere.is_transient(), "{nowhere}");
     let server = python::smtp_sink(&inbox, &["--user", "u", "--password", "p"]);
     let wrong = smtp(format!("smtp://u:wrong-password@127.0.0.1:{}", server.port));
-    let denied = wrong.send(&message()).await.expect_err("535");
+    let denied = refused(wrong.as_ref(), &message()).await;
     assert!(matches!(denied, AdapterError::Denied { .. }), "{denied}");
     assert!(!denied.to_string().contains("wrong-password"), "{denied}");
 }
@@ -144,7 +148,7 @@ async fn slack_gets_blocks_and_a_text_for_where_blocks_cannot_be() {
 #[tokio::test]
 async fn slack_says_whether_trying_again_helps() {
     for (answer, expected) in [
-        (ResponseTemplate::new(429).insert_header("Retry-After", "30"), "later"),
+        (ResponseTemplate::new(429).insert_header("Retry-After", "30"), "no turn"),
         (ResponseTemplate::new(500).set_body_string("rollup_error"), "later"),
         (ResponseTemplate::new(404).set_body_string("no_service"), "never"),
         (ResponseTemplate::new(400).set_body_string("invalid_blocks"), "never"),
@@ -153,13 +157,13 @@ async fn slack_says_whether_trying_again_helps() {
     ] {
         let server = MockServer::start().await;
         Mock::given(method("POST")).respond_with(answer).mount(&server).await;
-        let error = slack(&server).send(&message()).await.expect_err(expected);
+        let error = AdapterError::from(slack(&server).send(&message()).await.expect_err(expected));
         assert!(!error.to_string().contains("hush"), "{error}");
         match (expected, &error) {
-            ("later", AdapterError::Unavailable { retry_after, cause, .. }) => {
-                let asked = cause.starts_with("429").then(|| Duration::from_secs(30));
-                assert_eq!(*retry_after, asked);
+            ("no turn", AdapterError::Unavailable { retry_after: Some(rest), .. }) => {
+                assert_eq!(*rest, Duration::from_secs(30));
             }
+            ("later", AdapterError::Unavailable { retry_after: None, .. }) => {}
             ("never", AdapterError::Rejected { .. }) | ("denied", AdapterError::Denied { .. }) => {}
             other => panic!("{other:?}"),
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use refit::adapter::{AdapterError, Notifier};
+use refit::adapter::{AdapterError, NotSent, Notifier};
 use serde_json::json;
 
 use super::{deps, message};
@@ -40,7 +40,7 @@ async fn a_message_is_one_mail_however_often_it_is_tried_within_a_day() {
     // Other words under the same id: the first ones stand.
     let mut other = message();
     other.text.push_str(" Anew.");
-    let refused = notifier(&service, FROM).send(&other).await.expect_err("another body");
+    let refused = AdapterError::from(notifier(&service, FROM).send(&other).await.expect_err("another body"));
     assert!(matches!(refused, AdapterError::Rejected { .. }), "{refused}");
     assert!(refused.to_string().contains("invalid_idempotent_request"), "{refused}");
     service.pass(Duration::from_secs(24 * 60 * 60));
@@ -55,7 +55,7 @@ async fn what_resend_refuses_says_what_to_do() {
     let cases = [
         (429, "daily_quota_exceeded", "the account's quota is used up", false),
         (429, "monthly_quota_exceeded", "the account's quota is used up", false),
-        (429, "rate_limit_exceeded", "rate_limit_exceeded", true),
+        (429, "rate_limit_exceeded", "its limit of requests is used up", true),
         (409, "concurrent_idempotent_requests", "concurrent_idempotent_requests", true),
         (401, "missing_api_key", "check the secret that `api_key` names", false),
         (403, "invalid_api_key", "check the secret that `api_key` names", false),
@@ -67,7 +67,7 @@ async fn what_resend_refuses_says_what_to_do() {
     for (status, name, says, again) in cases {
         let body = json!({"statusCode": status, "name": name, "message": "as it is"}).to_string();
         service.server.next(Fault::Answer(status, vec![("ratelimit-reset", "3")], body));
-        let error = notifier(&service, FROM).send(&message()).await.expect_err(name);
+        let error = AdapterError::from(notifier(&service, FROM).send(&message()).await.expect_err(name));
         assert_eq!(error.is_transient(), again, "{error}");
         assert!(error.to_string().contains(says), "{error}");
         if let ("rate_limit_exceeded", AdapterError::Unavailable { retry_after, .. }) = (name, &error) {
@@ -99,7 +99,7 @@ async fn mails_go_out_at_the_pace_resend_takes_them() {
             message.id = format!("run/{number}/0");
             // A machine that stalls sends several at once: what is refused then waits its time, as in the outbox.
             while let Err(error) = notifier.send(&message).await {
-                assert!(matches!(error, AdapterError::Unavailable { retry_after: Some(_), .. }), "{error}");
+                assert!(matches!(error, NotSent::NoTurn { .. }), "{error}");
             }
         }
     });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use refit::adapter::{AdapterError, Message, NotShown, Notifier};
+use refit::adapter::{AdapterError, Message, NotSent, Notifier};
 use serde_json::json;
 
 use super::{deps, message};
@@ -142,7 +142,7 @@ async fn a_message_that_has_no_turn_is_not_looked_for() {
     service.server.next(Fault::Answer(429, vec![("retry-after", "600")], String::new()));
     board.show(&message(), None).await.expect_err("too many");
     let error = board.show(&tried(), None).await.expect_err("no turn");
-    assert!(matches!(error, NotShown::NoTurn(_)), "{error}");
+    assert!(matches!(error, NotSent::NoTurn { .. }), "{error}");
     assert_eq!(service.server.count(), 1);
 }
 
@@ -205,16 +205,15 @@ async fn what_slack_refuses_says_what_to_do() {
         (json!({"error": "not_in_channel"}), "type /invite @its-name in #models", "never"),
         (json!({"error": "channel_not_found"}), "there is no #models", "never"),
         (json!({"error": "is_archived"}), "#models is archived", "never"),
-        (json!({"error": "ratelimited"}), "ratelimited", "later"),
+        (json!({"error": "ratelimited"}), "its limit of requests is used up", "later"),
         (json!({"error": "internal_error"}), "internal_error", "later"),
         (json!({"error": "a_new_word"}), "a_new_word", "never"),
     ];
     for (refusal, says, when) in cases {
         service.refuse(refusal);
         let slack = notifier(&service);
-        for error in
-            [slack.send(&message()).await.expect_err("refused"), slack.check().await.expect_err("refused")]
-        {
+        let sending = AdapterError::from(slack.send(&message()).await.expect_err("refused"));
+        for error in [sending, slack.check().await.expect_err("refused")] {
             assert!(error.to_string().contains(says), "{error}");
             let found = match error {
                 AdapterError::Unavailable { .. } => "later",

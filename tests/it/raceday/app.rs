@@ -1,6 +1,7 @@
 //! The app on Node, as a process: it routes by the release document, evaluates the models of the
 //! version it is told, writes its table of predictions and reports to refit.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use refit::domain::Timestamp;
@@ -12,6 +13,41 @@ use super::place::Place;
 use crate::clients::client;
 use crate::support::node;
 use crate::support::world::http;
+
+/// Versions that the team uploaded before refit came have no manifest beside them.
+#[tokio::test]
+async fn an_adopted_version_is_loaded_as_it_always_was_and_a_sealed_one_is_checked() {
+    let adopted = tempfile::tempdir().expect("a directory");
+    let (tree, parts) = (
+        json!({"left_children": [-1], "right_children": [-1], "split_indices": [0], "split_conditions": [60], "default_left": [0]}),
+        ["swim", "bike", "run", "finish"],
+    );
+    let model = json!({"learner": {
+        "gradient_booster": {"model": {"trees": [tree]}}, "learner_model_param": {"base_score": "600"},
+        "feature_names": ["age"],
+    }});
+    let quantiles = ["70.3-finish_p90".to_owned(), "140.6-finish_p90".to_owned()];
+    let names = ["sprint", "olympic", "70.3", "140.6"];
+    let names = names.iter().flat_map(|distance| parts.map(|part| format!("{distance}-{part}")));
+    for name in names.chain(quantiles) {
+        std::fs::write(adopted.path().join(format!("{name}.json")), model.to_string()).expect("written");
+    }
+    let sealed = tempfile::tempdir().expect("a directory");
+    std::fs::write(sealed.path().join("manifest.json"), r#"{"files": []}"#).expect("written");
+    let module = r#"
+        const { model } = await import(process.env.MODELS);
+        const [manifest_sha256, distance] = ["00", "olympic"];
+        const asked = async (version) =>
+            (await model({ version, base_url: version, manifest_sha256 })).legs(distance, [34]).finish;
+        const answers = [process.env.ADOPTED, process.env.SEALED].map((version) => asked(version).catch(String));
+        console.log(JSON.stringify(await Promise.all(answers)));"#;
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/raceday/app/models.mjs");
+    let [models, adopted, sealed] =
+        [&models, adopted.path(), sealed.path()].map(|path| path.display().to_string());
+    let env = [("MODELS", models.as_str()), ("ADOPTED", &adopted), ("SEALED", &sealed)];
+    let refused = format!("Error: {sealed}: the manifest is not the released one");
+    assert_eq!(node::run(module, &env).await, json!([660, refused]));
+}
 
 pub struct App {
     process: Child,

@@ -10,10 +10,10 @@ use crate::support::world::http;
 
 const WORKFLOW: &str = "workflows/retrain.yaml";
 
-/// What the team's old function uploaded, and serves.
+/// What the team's old function uploaded, and serves; where it always did.
 async fn uploaded(place: &Place, version: &str) {
     for file in ["sprint", "olympic", "long"] {
-        let path = format!("models/race-times/{version}/{file}.json");
+        let path = format!("models/{version}/{file}.json");
         let put = http()
             .put(format!("{}/?pathname={path}", place.blob.api_url()))
             .bearer_auth(crate::support::vercel_blob::VercelBlob::token())
@@ -42,7 +42,7 @@ fn changes(place: &Place) -> Vec<String> {
 async fn a_sunday_in_observe_and_one_in_advise_touch_nothing(database: Database) {
     let place = Place::new(database.url.starts_with("postgres"), QUICK).await;
     uploaded(&place, "2026-11-13").await;
-    refit(&place, &database, &["adopt", "models/race-times", "--champion", "2026-11-13"]).await;
+    refit(&place, &database, &["adopt", "models", "--champion", "2026-11-13"]).await;
     let (release, written) = (place.release().expect("a first document"), changes(&place));
     assert_eq!(place.serving(), (Some("2026-11-13".to_owned()), None));
 
@@ -70,7 +70,7 @@ async fn a_sunday_in_observe_and_one_in_advise_touch_nothing(database: Database)
     let [mail] = mails.as_slice() else { panic!("{mails:#?}") };
     let said = mail["text"].as_str().expect("text");
     for expected in [
-        "In `mode: act`, 2026-11-29 would now get 10% of `production` beside 2026-11-13",
+        "In `mode: act`, 2026-11-29 would now get 10 % of `production` beside 2026-11-13",
         "2026-11-13 serves all traffic",
         "mae is 400; at most 600 allowed",
         "Mode advise: refit touched no target.",

@@ -135,17 +135,17 @@ async fn both_are_scored_on_one_holdout_and_the_gate_compares_them() {
     assert_eq!(gate.verdict, Verdict::Pass, "{:?}", gate.rules);
     assert_eq!(
         gate.rules[0].sentence,
-        "mae is 9, the champion's 10 on the same 120 rows: 10% better; may be worse than the champion by 2%; with \
-         95% confidence at least 10% better, over 12 blocks"
+        "mae is 9, the champion's 10 on the same 120 rows: 10 % better; may be worse than the champion by 2 %; with \
+         95 % confidence at least 10 % better, over 12 blocks"
     );
     assert_eq!(
         gate.rules[3].sentence,
-        "auc is 0.91, the champion's 0.9 on the same rows: 1.11% better; may be worse than the champion by 2%"
+        "auc is 0.91, the champion's 0.9 on the same rows: 1.11 % better; may be worse than the champion by 2 %"
     );
     assert_eq!(
         gate.warnings,
         [
-            "the trainer reports mae 2, but scored on the rows of `evaluate` it is 9: 350% worse. Either its holdout \
+            "the trainer reports mae 2, but scored on the rows of `evaluate` it is 9: 350 % worse. Either its holdout \
               is easier, or rows of it were trained on"
         ]
     );

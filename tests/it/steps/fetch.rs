@@ -82,7 +82,7 @@ async fn bad_rows_end_the_run_as_rejected_with_every_reason() {
     assert_eq!(outcome, Outcome::Rejected);
     for part in [
         "2 rows, fewer than the 3",
-        "20.0% of the last fetch's 10",
+        "20.0 % of the last fetch's 10",
         "`day` is empty in 1 of 2",
         "(id) repeats",
     ] {
@@ -242,5 +242,5 @@ async fn rows_of_postgres() {
     assert_eq!(fetched(&bench), "c\non\n");
     let away = "postgres://app:hunter2@127.0.0.1:9/races?sslmode=disable";
     let message = failure(run(&query(away, "SELECT 1"), &bench.ctx()).await);
-    assert!(message.starts_with("postgres://127.0.0.1:9/races is unavailable: "), "{message}");
+    assert!(message.starts_with("the database 127.0.0.1:9/races is unavailable: "), "{message}");
 }

@@ -100,7 +100,7 @@ async fn a_better_candidate_passes_and_the_champion_is_remembered() {
     assert_eq!(output.champion.expect("serves").as_str(), "2026-11-14");
     assert_eq!(output.generation, Some(Generation(7)));
     assert_eq!(output.rules.len(), 2);
-    assert!(bench.log.notes().contains("10% better"), "{}", bench.log.notes());
+    assert!(bench.log.notes().contains("10 % better"), "{}", bench.log.notes());
 }
 
 #[tokio::test]
@@ -109,8 +109,8 @@ async fn a_worse_candidate_is_refused_in_plain_words() {
     let reason = rejected(run(&gate(vec![rule(None, Some(0.02))]), &bench.ctx()).await);
     assert_eq!(
         reason,
-        "the gate refused: mae is 11, the champion's 10 on the same 300 rows: 10% worse; may be worse than the \
-         champion by 2%; with 95% confidence at least 10% worse, over 30 blocks"
+        "the gate refused: mae is 11, the champion's 10 on the same 300 rows: 10 % worse; may be worse than the \
+         champion by 2 %; with 95 % confidence at least 10 % worse, over 30 blocks"
     );
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refit::adapter::Posted;
 use refit::domain::id::NotifierName;
-use refit::store::{Checkpoint, StoreError};
+use refit::store::{BoardEntry, Checkpoint, StoreError};
 use serde_json::json;
 
 use super::database::Database;
@@ -15,6 +15,7 @@ on_both! {
     a_board_is_touched_with_its_checkpoint_or_not_at_all
     changes_are_one_board_and_one_process_shows_it
     a_board_that_was_not_tried_waits_and_was_not_tried
+    a_board_is_taken_again_unless_somebody_else_took_it
     a_board_that_failed_waits_and_what_came_meanwhile_is_not_lost
 }
 
@@ -83,6 +84,31 @@ async fn a_board_that_was_not_tried_waits_and_was_not_tried(db: Database) {
     assert!(store.take_boards(10, HOLD, db.now()).await.expect("taken").is_empty(), "it waits");
     let taken = store.take_boards(10, HOLD, db.pass(1)).await.expect("taken");
     assert_eq!(taken[0].attempts, 1);
+}
+
+async fn a_board_is_taken_again_unless_somebody_else_took_it(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let run = make::run(&one, db.now()).await;
+    one.touch_boards(run, &team(), db.now()).await.expect("touched");
+    let late = one.take_boards(10, HOLD, db.now()).await.expect("taken").remove(0);
+    let again = async |board: &BoardEntry, at| {
+        one.hold_board(run, &board.notifier, board.held_until, HOLD, at).await.expect("asked")
+    };
+    let held_until = again(&late, db.pass(200)).await.expect("nobody else has it");
+    assert_eq!(held_until, db.now() + HOLD);
+    assert_eq!(again(&late, db.now()).await, None, "that hold was given up for the next");
+    let late = BoardEntry { held_until, ..late };
+    assert!(two.take_boards(10, HOLD, db.pass(179)).await.expect("taken").is_empty());
+    let theirs = two.take_boards(10, HOLD, db.pass(1)).await.expect("taken").remove(0);
+    assert_eq!((again(&late, db.now()).await, theirs.attempts), (None, 2));
+    // Whatever the late one notes changes nothing.
+    one.board_waits(&late, db.now()).await.expect("asked");
+    one.board_failed(&late, "500", Some(db.now()), db.now()).await.expect("asked");
+    one.board_shown(&late, &place(), "older", db.now()).await.expect("asked");
+    assert!(one.take_boards(10, HOLD, db.now()).await.expect("taken").is_empty());
+    assert_eq!(one.board_of(run, &team()[0]).await.expect("read"), None);
+    two.board_shown(&theirs, &place(), "hash", db.now()).await.expect("noted");
+    assert_eq!(again(&late, db.now()).await, None, "it is up to date");
 }
 
 async fn a_board_that_failed_waits_and_what_came_meanwhile_is_not_lost(db: Database) {

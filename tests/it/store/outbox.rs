@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refit::store::{Checkpoint, StoreError};
+use refit::store::{Checkpoint, OutboxEntry, StoreError};
 
 use super::database::Database;
 use super::make::{self, claim, finish, notice, step, worker};
@@ -12,6 +12,8 @@ on_both! {
     a_notice_is_queued_with_its_checkpoint_or_not_at_all
     a_message_is_taken_by_one_and_held
     a_message_is_tried_again_and_given_up
+    a_message_that_was_not_tried_waits_and_was_not_tried
+    a_message_is_taken_again_unless_somebody_else_took_it
     a_log_is_read_by_cursor
     branches_write_one_log
 }
@@ -72,13 +74,46 @@ async fn a_message_is_tried_again_and_given_up(db: Database) {
     store.queue_notices(&[notice("a", None), notice("b", None)], db.now()).await.expect("queued");
     let taken = store.take_outbox(10, HOLD, db.now()).await.expect("taken");
     let later = db.now() + chrono::TimeDelta::seconds(10);
-    store.outbox_failed(taken[0].id, "451 later", Some(later)).await.expect("noted");
-    store.outbox_failed(taken[1].id, "550 never", None).await.expect("noted");
+    store.outbox_failed(&taken[0], "451 later", Some(later)).await.expect("noted");
+    store.outbox_failed(&taken[1], "550 never", None).await.expect("noted");
     assert!(store.take_outbox(10, HOLD, db.now()).await.expect("taken").is_empty());
     let again = store.take_outbox(10, HOLD, db.pass(10)).await.expect("taken");
     assert_eq!((again.len(), again[0].last_error.as_deref(), again[0].dead), (1, Some("451 later"), false));
     store.outbox_sent(again[0].id, db.now()).await.expect("noted");
     assert!(store.take_outbox(10, HOLD, db.pass(1000)).await.expect("taken").is_empty());
+}
+
+async fn a_message_that_was_not_tried_waits_and_was_not_tried(db: Database) {
+    let store = db.open().await;
+    store.queue_notices(&[notice("a", None), notice("b", None)], db.now()).await.expect("queued");
+    let taken = store.take_outbox(10, HOLD, db.now()).await.expect("taken");
+    let second = db.now() + chrono::TimeDelta::seconds(1);
+    store.outbox_waits(&[&taken[1], &taken[0]], second).await.expect("noted");
+    assert!(store.take_outbox(10, HOLD, db.now()).await.expect("taken").is_empty(), "they wait");
+    let again = store.take_outbox(10, HOLD, db.pass(1)).await.expect("taken");
+    let seen: Vec<_> = again.iter().map(|entry| (entry.notice.key.as_str(), entry.attempts)).collect();
+    assert_eq!(seen, [("a", 1), ("b", 1)]);
+}
+
+async fn a_message_is_taken_again_unless_somebody_else_took_it(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    one.queue_notices(&[notice("a", None)], db.now()).await.expect("queued");
+    let late = one.take_outbox(10, HOLD, db.now()).await.expect("taken").remove(0);
+    let again = async |entry: &OutboxEntry, at| {
+        one.hold_outbox(entry.id, entry.due_at, HOLD, at).await.expect("asked")
+    };
+    let due_at = again(&late, db.pass(90)).await;
+    assert_eq!(due_at, Some(db.now() + HOLD), "nobody else has it");
+    assert_eq!(again(&late, db.now()).await, None, "that hold was given up for the next");
+    let late = OutboxEntry { due_at, ..late };
+    let theirs = two.take_outbox(10, HOLD, db.pass(60)).await.expect("taken").remove(0);
+    assert_eq!((again(&late, db.now()).await, theirs.attempts), (None, 2));
+    // Whatever the late one notes changes nothing.
+    one.outbox_waits(&[&late], db.now()).await.expect("asked");
+    one.outbox_failed(&late, "500", Some(db.now())).await.expect("asked");
+    assert!(one.take_outbox(10, HOLD, db.now()).await.expect("taken").is_empty());
+    two.outbox_sent(theirs.id, db.now()).await.expect("noted");
+    assert_eq!(again(&late, db.now()).await, None, "it was sent");
 }
 
 async fn a_log_is_read_by_cursor(db: Database) {

@@ -312,17 +312,31 @@ impl Store for CrashingStore {
         self.crash.around("take_outbox", self.inner.take_outbox(limit, hold, at)).await
     }
 
+    async fn hold_outbox(
+        &self,
+        id: i64,
+        held_until: Option<Timestamp>,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.crash.around("hold_outbox", self.inner.hold_outbox(id, held_until, hold, at)).await
+    }
+
+    async fn outbox_waits(&self, entries: &[&OutboxEntry], due_at: Timestamp) -> Result<(), StoreError> {
+        self.crash.around("outbox_waits", self.inner.outbox_waits(entries, due_at)).await
+    }
+
     async fn outbox_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
         self.crash.around("outbox_sent", self.inner.outbox_sent(id, at)).await
     }
 
     async fn outbox_failed(
         &self,
-        id: i64,
+        entry: &OutboxEntry,
         error: &str,
         retry_at: Option<Timestamp>,
     ) -> Result<(), StoreError> {
-        self.crash.around("outbox_failed", self.inner.outbox_failed(id, error, retry_at)).await
+        self.crash.around("outbox_failed", self.inner.outbox_failed(entry, error, retry_at)).await
     }
 
     async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
@@ -366,6 +380,17 @@ impl Store for CrashingStore {
         again_at: Timestamp,
     ) -> Result<(), StoreError> {
         self.crash.around("board_failed", self.inner.board_failed(board, error, retry_at, again_at)).await
+    }
+
+    async fn hold_board(
+        &self,
+        run: RunId,
+        notifier: &NotifierName,
+        held_until: Timestamp,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.crash.around("hold_board", self.inner.hold_board(run, notifier, held_until, hold, at)).await
     }
 
     async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {

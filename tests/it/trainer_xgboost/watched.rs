@@ -146,7 +146,7 @@ async fn a_first_version_then_one_that_stays_and_one_that_is_taken_back(database
             run [id], workflow retrain
             ");
         assert_snapshot!(mails[1].2, @r"
-            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest. Nothing has to be done.
+            2026-11-20.2 serves 50 % of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest. Nothing has to be done.
 
             Checked before it serves, 2026-11-20 -> 2026-11-20.2:
               mae   12.55 ->  10.38  -17.3 %, better
@@ -219,7 +219,7 @@ async fn what_nobody_reports_on_is_left_to_a_human(database: Database) {
         assert_snapshot!(mails[2].2, @r"
             Check that the app routes by the release document and reports what it serves.
 
-            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
+            2026-11-20.2 serves 50 % of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
 
             Why: no evidence since the canary went out at 2026-11-20 02:00 UTC
 
@@ -228,7 +228,7 @@ async fn what_nobody_reports_on_is_left_to_a_human(database: Database) {
             run [id], workflow retrain
             ");
         assert_snapshot!(mails[3].2, @r"
-            2026-11-20.2 serves 50% of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
+            2026-11-20.2 serves 50 % of the traffic since 2026-11-20 02:00 UTC, 2026-11-20 the rest.
 
             The evidence does not decide. Look at it: `refit run show [run]`. Then promote it: `refit promote 2026-11-20.2`, or take it back: `refit rollback`.
 

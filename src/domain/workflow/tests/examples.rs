@@ -274,13 +274,13 @@ fn a_plan_in_plain_words() {
         .map(|line| format!("{} {}: {}", line.kind, line.step, line.text))
         .collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
-    fetch data: fetches data/results.csv into results.csv and checks: 4 columns, at least 1000 rows, at least 95% of the last fetch, newest `race_date` at most 10d old, at most 1% of `finish_s` empty
+    fetch data: fetches data/results.csv into results.csv and checks: 4 columns, at least 1000 rows, at least 95 % of the last fetch, newest `race_date` at most 10d old, at most 1 % of `finish_s` empty
     run train: runs `python3 train.py --data "$REFIT_DATA/results.csv" --out "$REFIT_OUT" --reason "$ …` for at most 2h, reads mae, r2 from what it prints
     gate gate: lets the version pass if mae at most 600, r2 at least 0.85; the first version waits for approval
     publish publish: uploads the version to `models` and seals it
-    canary canary: sends 10% of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
+    canary canary: sends 10 % of the traffic of `production` to the version and watches it (only said, not done: mode is advise)
     wait watch: waits for 1d, until canary.verdict != 'inconclusive', for at most 3d in all
-    compare compare: compares canary and champion: error rate worse by less than 50%, share of slow requests worse by less than 100%; holds what is undecided
+    compare compare: compares canary and champion: error rate below 5 % or worse by less than 50 %, share of slow requests worse by less than 100 %; holds what is undecided
     promote promote: promotes, rolls back or holds, as the verdict says, then watches for 6h (only said, not done: mode is advise)
     "#);
 }

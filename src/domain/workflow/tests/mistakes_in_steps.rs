@@ -192,12 +192,12 @@ fn mistakes_in_steps() {
     4:5 error: `c` has no version to send traffic to (put a `publish` step before it)
     4:5 error: no rules say when `c` is good or bad (add a `compare` step with the rules)
     4:5 warning: no step after `c` promotes it or rolls it back (add a `promote` step; it promotes, rolls back or holds by the verdict)
-    4:61 error: a stage of 10% after one of 50% (stages ascend, such as `[10%, 25%, 50%]`)
+    4:61 error: a stage of `10%` after one of `50%` (stages ascend, such as `[10%, 25%, 50%]`)
     4:66 error: an entry of `stages` cannot be `101%` (a share of traffic is above 0% and at most 100%)
     [canary-alone-2]
     4:5 error: `c` has no version to send traffic to (put a `publish` step before it)
     4:5 error: no rules say when `c` is good or bad (add a `compare` step with the rules)
-    4:61 error: a stage of 10% after one of 50% (stages ascend, such as `[10%, 25%, 50%]`)
+    4:61 error: a stage of `10%` after one of `50%` (stages ascend, such as `[10%, 25%, 50%]`)
     5:5 error: `p` promotes on `q`, and the canary is on `p` (remove `target`; the canary's is meant when it is absent)
     5:5 warning: nothing waits between the canary and `p` (add a `wait` step, or the verdict is taken before there is evidence)
     [promote-alone]

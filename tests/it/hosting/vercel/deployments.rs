@@ -181,6 +181,36 @@ async fn a_deployment_that_is_meant_to_wait_is_not_published_by_refit() {
     sound(&vercel);
 }
 
+/// Whoever asked for the build died before it was there; who goes on has only what Vercel says.
+#[tokio::test]
+async fn a_deployment_that_waits_is_told_of_though_refit_died_while_it_was_built() {
+    let (vercel, us) = (Vercel::start(), InstanceId::generate());
+    let canary = release(2, "v1", Some(("v2", 1_000)));
+    target(&vercel, json!({})).apply(&release(1, "v1", None), us).await.expect("applied");
+    vercel.with(|world| {
+        world.builds = [Build::WithoutDomain].into();
+        world.before_deploy = Some(|world| drop(world.pushed("not yet")));
+    });
+    let dies = async {
+        while vercel.made() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = dies => {}
+        applied = async { target(&vercel, json!({})).apply(&canary, us).await } => panic!("{applied:?}"),
+    }
+    vercel.with(World::settle);
+    let target = target(&vercel, json!({}));
+    target.apply(&canary, us).await.expect("applied");
+    let shown = target.read(&suite::model()).await.expect("readable").expect("shown");
+    let told = shown.attention.expect("something");
+    assert!(told.what.ends_with("production's domain was not assigned to it."), "{}", told.what);
+    assert_eq!((vercel.made(), says(&vercel).await["percent"].clone()), (2, json!("10")));
+    sound(&vercel);
+}
+
 #[tokio::test]
 async fn after_a_rollback_at_the_host_the_code_that_serves_is_kept() {
     let (vercel, us) = (Vercel::start(), InstanceId::generate());
