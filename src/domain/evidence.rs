@@ -202,6 +202,8 @@ pub struct ScoredRow {
     pub block: Option<String>,
     /// When it was served, if that is known.
     pub served_at: Option<Timestamp>,
+    /// Its truth, which also is that of the app's own predictions for it.
+    pub truth: f64,
     /// |prediction - truth| of the version that is compared with.
     pub stable: f64,
     /// |prediction - truth| of the version on canary.

@@ -199,6 +199,7 @@ fn errors(rows: &Rows, predicted: &[(f64, f64)]) -> Vec<ScoredRow> {
             id: row.id.clone(),
             block: row.block.clone(),
             served_at: row.served_at,
+            truth: actual,
             stable,
             canary,
         })

@@ -407,8 +407,8 @@ pub trait Store: Registry {
     async fn observe(&self, batch: &ObservationBatch) -> Result<BatchReceipt, StoreError>;
     /// Adds a batch of truths, once.
     async fn add_truth(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError>;
-    /// Adds pairs of errors of rows that a run scored itself, each once; fails when the run is another's. Returns how
-    /// many were new.
+    /// Adds pairs of errors of rows that a run scored itself, each once, and matches what the app reported of them;
+    /// fails when the run is another's. Returns how many were new.
     async fn add_scored(
         &self,
         run: RunId,

@@ -10,6 +10,7 @@ mod keys;
 pub mod make;
 mod migrations;
 mod opening;
+mod orders;
 mod outbox;
 mod pulls;
 mod registry;
