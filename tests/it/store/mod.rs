@@ -6,6 +6,7 @@ mod claims;
 pub mod database;
 mod deliveries;
 mod evidence;
+mod forgetting;
 mod keys;
 pub mod make;
 mod migrations;

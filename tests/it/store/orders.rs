@@ -214,6 +214,7 @@ async fn a_request_counts_once_in_whatever_order_it_becomes_known(db: Database) 
         waiting.truths += u64::from(labelled && !scored && !reported);
     }
     let far = db.now() + TimeDelta::days(1);
-    let left = store.forget_evidence(&EvidenceAge { unmatched: far, batch_ids: served_at(0) }, true).await;
+    let age = EvidenceAge { unmatched: far, batch_ids: served_at(0), counted: served_at(0) };
+    let left = store.forget_evidence(&age, true).await;
     assert_eq!(left.expect("counted"), waiting, "nothing else waits for its other half");
 }
