@@ -31,7 +31,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use self::advice::by_errors;
+pub use self::advice::{ErrorNews, ErrorsRead, by_errors};
 pub use self::analysis::{Analysis, ERROR_HISTORY, HISTORY, News};
 pub use self::forecast::{Equal, Expected, Forecast, RuleForecast, Worse};
 pub use self::labels::{Ripe, Ripening};
