@@ -137,6 +137,15 @@ pub struct LabelMinute {
     pub labelled: u64,
 }
 
+/// Requests of one version since some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LabelCounts {
+    /// With a prediction.
+    pub predicted: u64,
+    /// Of these, those whose truth is known.
+    pub labelled: u64,
+}
+
 /// Observations of one batch, aggregated on the way in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservationBatch {

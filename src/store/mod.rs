@@ -30,6 +30,7 @@ use crate::adapter::Posted;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, Ripe, Ripening};
 use crate::domain::event::Event;
+use crate::domain::evidence::LabelCounts;
 pub use crate::domain::evidence::{
     EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, ScoredRow, ScoredRows,
     TruthBatch,
@@ -439,6 +440,13 @@ pub trait Store: Registry {
         after: i64,
         limit: u32,
     ) -> Result<Vec<PairedError>, StoreError>;
+    /// Requests of a version with a prediction, served since the minute of `since`.
+    async fn labelled(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        since: Timestamp,
+    ) -> Result<LabelCounts, StoreError>;
     /// Pairs that were read before their request was old enough and now count, by time of the request, and minutes in
     /// which all requests are old enough.
     async fn ripe(

@@ -260,3 +260,18 @@ fn races_whose_requests_come_of_age_in_turn_are_one_bet_each() {
     assert_eq!(once.view().rules, record.view().rules);
     assert_eq!(once.view().late_pairs, 1);
 }
+
+#[test]
+fn a_rule_that_observes_old_requests_delays_none_that_decides() {
+    let mut old = rule(OnlineMetric::AbsError);
+    (old.role, old.label_horizon) = (Role::Observe, Duration::from_secs(7 * 24 * 3600));
+    let beside = || canary(vec![rule(OnlineMetric::ErrorRate), old.clone()], &[(1000, 60)]);
+    for minutes in [50, 90] {
+        let good = |_| ((100, 1), (900, 9));
+        let (alone, both) = (watch(errors(), minutes, good).0, watch(beside(), minutes, good).0);
+        assert_eq!(alone.verdict, if minutes > 60 { Verdict::Pass } else { Verdict::Inconclusive });
+        assert_eq!(both.verdict, alone.verdict, "{}", both.reason);
+    }
+    let bad = |at: i64| ((10, 5), (90, u64::from(at % 2 == 0)));
+    assert_eq!(watch(beside(), 60, bad).1, watch(errors(), 60, bad).1);
+}
