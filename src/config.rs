@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde::Deserialize;
 
+use crate::domain::canary::ERROR_HISTORY;
 use crate::domain::id::{NotifierName, SecretName, StoreName, TargetName};
 use crate::domain::retention::Ages;
 use crate::domain::workflow::units::parse_duration;
@@ -153,6 +154,9 @@ pub struct RetentionTable {
     /// Ids of batches of evidence; 30d.
     #[serde(default, deserialize_with = "age")]
     pub batch_ids: Option<TimeDelta>,
+    /// Minutes of requests and pairs of errors; 180d, and never less than a canary looks back.
+    #[serde(default, deserialize_with = "age")]
+    pub evidence: Option<TimeDelta>,
 }
 
 impl RetentionTable {
@@ -166,6 +170,7 @@ impl RetentionTable {
             cached_versions: self.cached_versions.unwrap_or(absent.cached_versions),
             unmatched: self.unmatched.unwrap_or(absent.unmatched),
             batch_ids: self.batch_ids.unwrap_or(absent.batch_ids),
+            evidence: self.evidence.unwrap_or(absent.evidence).max(ERROR_HISTORY),
         }
     }
 }

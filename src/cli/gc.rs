@@ -119,7 +119,11 @@ async fn plan(
 
 fn age(engine: &Engine) -> EvidenceAge {
     let (now, ages) = (engine.clock.now(), engine.settings.ages);
-    EvidenceAge { unmatched: now - ages.unmatched, batch_ids: now - ages.batch_ids }
+    EvidenceAge {
+        unmatched: now - ages.unmatched,
+        batch_ids: now - ages.batch_ids,
+        counted: now - ages.evidence,
+    }
 }
 
 async fn delete(
@@ -200,6 +204,8 @@ fn shown(plan: &Plan, will: &str) -> String {
         (plan.evidence.predictions, "prediction", "no truth came for them"),
         (plan.evidence.truths, "truth", "no prediction came for them"),
         (plan.evidence.batch_ids, "batch id", "nobody sends them again"),
+        (plan.evidence.pairs, "error pair", "no canary looks back so far"),
+        (plan.evidence.minutes, "evidence minute", "no canary looks back so far"),
     ] {
         if count > 0 {
             rows.push(vec![counted(count, what), String::new(), why.to_owned()]);

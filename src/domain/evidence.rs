@@ -137,6 +137,15 @@ pub struct LabelMinute {
     pub labelled: u64,
 }
 
+/// Requests of one version since some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LabelCounts {
+    /// With a prediction.
+    pub predicted: u64,
+    /// Of these, those whose truth is known.
+    pub labelled: u64,
+}
+
 /// Observations of one batch, aggregated on the way in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservationBatch {
@@ -202,6 +211,8 @@ pub struct ScoredRow {
     pub block: Option<String>,
     /// When it was served, if that is known.
     pub served_at: Option<Timestamp>,
+    /// Its truth, which also is that of the app's own predictions for it.
+    pub truth: f64,
     /// |prediction - truth| of the version that is compared with.
     pub stable: f64,
     /// |prediction - truth| of the version on canary.

@@ -27,6 +27,8 @@ pub struct Ages {
     pub unmatched: TimeDelta,
     /// Ids of batches of evidence: one that is sent again later counts twice.
     pub batch_ids: TimeDelta,
+    /// Minutes of requests and pairs of errors, which canaries were decided on and later ones learn from.
+    pub evidence: TimeDelta,
 }
 
 impl Default for Ages {
@@ -38,6 +40,7 @@ impl Default for Ages {
             cached_versions: TimeDelta::days(7),
             unmatched: TimeDelta::days(90),
             batch_ids: TimeDelta::days(30),
+            evidence: TimeDelta::days(180),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::release::Back;
 use super::reread::Choice;
 use super::retention::Deletion;
 use super::{Engine, notices};
-use crate::domain::canary::{CanaryRecord, CanaryState, Foreseen, Looks};
+use crate::domain::canary::{CanaryRecord, CanaryState, Foreseen, Looks, Ripening};
 use crate::domain::evidence::{PairedError, ScoredRows};
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
@@ -342,9 +342,10 @@ impl Ledger for RunLedger {
         &self,
         stable: &VersionName,
         canary: &VersionName,
+        after: i64,
     ) -> Result<Vec<PairedError>, StepError> {
         let store = &self.engine.store;
-        let (mut known, mut cursor) = (vec![], 0);
+        let (mut known, mut cursor) = (vec![], after);
         loop {
             let model = &self.run.model;
             let page = through_outage!(self, store.paired_errors(model, canary, stable, cursor, PAGE))?;
@@ -353,6 +354,25 @@ impl Ledger for RunLedger {
             known.extend(page);
             if is_last {
                 return Ok(known);
+            }
+        }
+    }
+
+    async fn came_of_age(
+        &self,
+        stable: &VersionName,
+        canary: &VersionName,
+        mut wanted: Ripening,
+    ) -> Result<Vec<PairedError>, StepError> {
+        let store = &self.engine.store;
+        let mut aged = vec![];
+        loop {
+            let page = through_outage!(self, store.ripe(&self.run.model, canary, stable, &wanted, PAGE))?;
+            let is_last = page.is_all(&wanted);
+            wanted.after = Some(page.through);
+            aged.extend(page.pairs);
+            if is_last {
+                return Ok(aged);
             }
         }
     }

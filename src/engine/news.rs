@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::domain::Timestamp;
-use crate::domain::canary::{Analysis, CanaryRecord, ERROR_HISTORY, HISTORY, News, Ripe, Ripening};
+use crate::domain::canary::{Analysis, CanaryRecord, ERROR_HISTORY, HISTORY, Labelled, News, Ripe, Ripening};
 use crate::domain::release::Release;
 use crate::domain::workflow::step::OnlineMetric;
 use crate::store::StoreError;
@@ -75,6 +75,11 @@ impl Engine {
             let (ripe, all) = self.ripe(canary, wanted).await?;
             news.more |= !all;
             news.ripe = Some(ripe);
+        }
+        if analysis.counts_labels() {
+            let counts = |version| self.store.labelled(&canary.model, version, canary.started_at);
+            let (canary, stable) = (counts(&canary.version).await?, counts(&canary.champion).await?);
+            news.labelled = Some(Labelled { canary, stable });
         }
         Ok(news)
     }

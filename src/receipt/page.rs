@@ -9,7 +9,7 @@ use handlebars::Handlebars;
 use serde_json::{Value, json};
 
 use crate::domain::Timestamp;
-use crate::domain::canary::{LabelsView, RuleView};
+use crate::domain::canary::{LabelsView, RuleView, UnlabelledView};
 use crate::domain::gate::RuleResult;
 use crate::domain::receipt::{CanaryFacts, Decision, GateFacts, Receipt};
 use crate::domain::verdict::Verdict;
@@ -232,6 +232,10 @@ fn canary(canary: &CanaryFacts) -> Value {
             "bar": bar(labels.log_e_worse, labels.limit),
         })
     };
+    let unlabelled = |unlabelled: &UnlabelledView| {
+        let [canary, stable] = unlabelled.words();
+        json!({"canary": canary, "stable": stable})
+    };
     let (_, class) = mark(view.verdict);
     json!({
         "version": view.version,
@@ -244,6 +248,7 @@ fn canary(canary: &CanaryFacts) -> Value {
         "reason": view.reason,
         "rules": view.rules.iter().map(rule).collect::<Vec<_>>(),
         "labels": view.labels.as_ref().map(labels),
+        "unlabelled": view.unlabelled.as_ref().map(unlabelled),
     })
 }
 

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::domain::Timestamp;
-use crate::domain::canary::{CanaryRecord, Foreseen, Looks};
+use crate::domain::canary::{CanaryRecord, Foreseen, Looks, Ripening};
 use crate::domain::evidence::{PairedError, ScoredRows};
 use crate::domain::id::{CanaryId, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
@@ -67,7 +67,15 @@ impl Ledger for PastLedger {
     async fn foresee(&self, _: &CanaryOpening) -> Result<Option<Foreseen>, StepError> {
         Ok(None)
     }
-    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<Vec<PairedError>, StepError> {
+    async fn scored(&self, _: &VersionName, _: &VersionName, _: i64) -> Result<Vec<PairedError>, StepError> {
+        Ok(vec![])
+    }
+    async fn came_of_age(
+        &self,
+        _: &VersionName,
+        _: &VersionName,
+        _: Ripening,
+    ) -> Result<Vec<PairedError>, StepError> {
         Ok(vec![])
     }
     async fn add_scored(&self, _: &ScoredRows) -> Result<u64, StepError> {

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::adapter::{AdapterError, ArtifactStore, Target};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::domain::canary::{Foreseen, Looks};
-use crate::domain::evidence::ScoredRows;
+use crate::domain::canary::{Foreseen, Looks, Ripening};
+use crate::domain::evidence::{PairedError, ScoredRows};
 use crate::domain::expr::{Scope, Template};
 use crate::domain::id::{CanaryId, Generation, InstanceId, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release};
@@ -372,12 +372,20 @@ pub trait Ledger: Send + Sync {
     async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError>;
     /// What is known of this run's canary.
     async fn canary(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError>;
-    /// The pairs of errors of these versions that the evidence has, oldest first.
+    /// The pairs of errors of these versions that the evidence has after the number `after`, oldest first.
     async fn scored(
         &self,
         stable: &VersionName,
         canary: &VersionName,
-    ) -> Result<Vec<crate::domain::evidence::PairedError>, StepError>;
+        after: i64,
+    ) -> Result<Vec<PairedError>, StepError>;
+    /// Pairs of these versions whose request came of age, by when it was served.
+    async fn came_of_age(
+        &self,
+        stable: &VersionName,
+        canary: &VersionName,
+        wanted: Ripening,
+    ) -> Result<Vec<PairedError>, StepError>;
     /// Adds pairs of errors to the evidence, each row once; returns how many were new.
     async fn add_scored(&self, scored: &ScoredRows) -> Result<u64, StepError>;
     /// The watching goes on after promotion until `until`, or ends.

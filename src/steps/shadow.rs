@@ -8,12 +8,11 @@
 //! A row counts once, however often it is read: what was scored is in the
 //! database before the step sleeps again.
 
+mod known;
 mod predict;
 mod replay;
 mod rows;
 mod unseen;
-
-use std::collections::HashSet;
 
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
@@ -23,11 +22,12 @@ use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
 use super::run::guarded::Paths;
 use super::wait::{self, EndedBy, Waiting, span};
 use crate::domain::Timestamp;
-use crate::domain::canary::CanaryRecord;
+use crate::domain::canary::{CanaryRecord, ErrorsRead};
 use crate::domain::evidence::{ScoredRow, ScoredRows};
 use crate::domain::run::FailureKind;
 use crate::domain::words::number;
 use crate::domain::workflow::step::Shadow;
+use known::{Known, mark};
 pub(super) use replay::{Replayed, replay};
 use rows::{Choice, Row, Rows};
 pub use unseen::Conclusion;
@@ -63,13 +63,33 @@ struct State {
     /// See [`ShadowOutput::advice`].
     #[serde(default)]
     advice: Option<Conclusion>,
+    /// How far the pairs were read that it was concluded from.
+    #[serde(default)]
+    concluded: ErrorsRead,
+    /// Which rows are in the evidence.
+    #[serde(default)]
+    known: Known,
+}
+
+impl State {
+    fn beginning(now: Timestamp) -> Self {
+        Self {
+            since: now,
+            next: now,
+            rows: 0,
+            failures: 0,
+            advice: None,
+            concluded: ErrorsRead::default(),
+            known: Known::default(),
+        }
+    }
 }
 
 /// Scores what is new, when it is time to, and goes to sleep.
 pub async fn run(spec: &Shadow, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
     let now = ctx.clock.now();
     let mut state = match ctx.resume {
-        None => State { since: now, next: now, rows: 0, failures: 0, advice: None },
+        None => State::beginning(now),
         Some(resume) => State::deserialize(resume)
             .map_err(|error| StepError::permanent(format!("cannot read how far it was: {error}")))?,
     };
@@ -98,7 +118,7 @@ pub async fn run(spec: &Shadow, ctx: &StepContext<'_>) -> Result<StepResult, Ste
     };
     let mut left = false;
     for _ in 0..rounds {
-        match round(spec, ctx, &canary).await {
+        match round(spec, ctx, &canary, &mut state.known).await {
             Ok(Round { added, more }) => {
                 state.rows += added;
                 state.failures = 0;
@@ -118,7 +138,9 @@ pub async fn run(spec: &Shadow, ctx: &StepContext<'_>) -> Result<StepResult, Ste
         }
     }
     if advised && rounds > 0 {
-        state.advice = Some(unseen::conclude(state.advice.take(), &canary, ctx).await?);
+        let before = (state.advice.take(), &state.concluded);
+        let (advice, concluded) = unseen::conclude(before, &canary, ctx).await?;
+        (state.advice, state.concluded) = (Some(advice), concluded);
     }
     match waiting {
         Waiting::Over(ended_by) => {
@@ -166,14 +188,19 @@ struct Round {
     more: bool,
 }
 
-async fn round(spec: &Shadow, ctx: &StepContext<'_>, canary: &CanaryRecord) -> Result<Round, StepError> {
+async fn round(
+    spec: &Shadow,
+    ctx: &StepContext<'_>,
+    canary: &CanaryRecord,
+    known: &mut Known,
+) -> Result<Round, StepError> {
     let paths = Paths::prepare(ctx, Some("rows"))?;
-    let known = ctx.ledger.scored(&canary.champion, &canary.version).await?;
-    let known: HashSet<String> = known.into_iter().map(|pair| pair.request_id).collect();
+    let known = known.catch_up(canary, ctx).await?;
     let (from, until) = (canary.started_at, ctx.clock.now());
     // A truth from before may have been trained on, and one from the future is none yet.
-    let is_new =
-        move |row: &Row| row.actual.is_some() && row.at > from && row.at <= until && !known.contains(&row.id);
+    let is_new = move |row: &Row| {
+        row.actual.is_some() && row.at > from && row.at <= until && !known.contains(&mark(&row.id))
+    };
     let rows = rows::fetch(&spec.rows, ctx, &paths, Choice::First(MOST_ROWS), is_new).await?;
     if rows.rows.is_empty() {
         return Ok(Round { added: 0, more: false });
@@ -199,6 +226,7 @@ fn errors(rows: &Rows, predicted: &[(f64, f64)]) -> Vec<ScoredRow> {
             id: row.id.clone(),
             block: row.block.clone(),
             served_at: row.served_at,
+            truth: actual,
             stable,
             canary,
         })

@@ -30,6 +30,7 @@ use crate::adapter::Posted;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, Ripe, Ripening};
 use crate::domain::event::Event;
+use crate::domain::evidence::LabelCounts;
 pub use crate::domain::evidence::{
     EvidenceMinute, MinuteCounts, ObservationBatch, PairedError, Prediction, ScoredRow, ScoredRows,
     TruthBatch,
@@ -431,8 +432,8 @@ pub trait Store: Registry {
     async fn observe(&self, batch: &ObservationBatch) -> Result<BatchReceipt, StoreError>;
     /// Adds a batch of truths, once.
     async fn add_truth(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError>;
-    /// Adds pairs of errors of rows that a run scored itself, each once; fails when the run is another's. Returns how
-    /// many were new.
+    /// Adds pairs of errors of rows that a run scored itself, each once, and matches what the app reported of them;
+    /// fails when the run is another's. Returns how many were new.
     async fn add_scored(
         &self,
         run: RunId,
@@ -463,6 +464,13 @@ pub trait Store: Registry {
         after: i64,
         limit: u32,
     ) -> Result<Vec<PairedError>, StoreError>;
+    /// Requests of a version with a prediction, served since the minute of `since`.
+    async fn labelled(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        since: Timestamp,
+    ) -> Result<LabelCounts, StoreError>;
     /// Pairs that were read before their request was old enough and now count, by time of the request, and minutes in
     /// which all requests are old enough.
     async fn ripe(

@@ -47,6 +47,8 @@ pub struct EvidenceAge {
     pub unmatched: Timestamp,
     /// Ids of batches.
     pub batch_ids: Timestamp,
+    /// Minutes of requests, and pairs of errors; what a run that has not ended may read stays all the same.
+    pub counted: Timestamp,
 }
 
 /// Rows of old evidence.
@@ -58,12 +60,16 @@ pub struct OldEvidence {
     pub truths: u64,
     /// Ids of batches.
     pub batch_ids: u64,
+    /// Pairs of errors.
+    pub pairs: u64,
+    /// Minutes of requests: counts of them, and how many had their truth.
+    pub minutes: u64,
 }
 
 impl OldEvidence {
     /// All rows.
     pub fn total(&self) -> u64 {
-        self.predictions + self.truths + self.batch_ids
+        self.predictions + self.truths + self.batch_ids + self.pairs + self.minutes
     }
 }
 

@@ -12,7 +12,7 @@ use super::super::workflow::units::BasisPoints;
 use super::CanaryRecord;
 use super::blocks::{Blocks, Clip};
 use super::forecast::{Expected, Forecast};
-use super::labels::{Labels, Ripe, Ripening};
+use super::labels::{Labelled, Labels, Ripe, Ripening};
 use super::minutes::{Arrived, Counts, Intake, LATENCY_BUCKETS, MinTable, OpenTable, Side, arm, sum};
 use super::rules::{self, RuleTest};
 
@@ -80,6 +80,9 @@ pub struct Analysis {
     /// Where a rule has a label horizon.
     #[serde(default)]
     pub(super) labels: Option<Labels>,
+    /// Where none has: what is known by the last look.
+    #[serde(default)]
+    pub(super) labelled: Option<Labelled>,
     /// What the canary can show, from the traffic before it.
     #[serde(default)]
     pub(super) forecast: Option<String>,
@@ -115,6 +118,8 @@ pub struct News {
     pub stable_errors: Vec<PairedError>,
     /// What [`Analysis::ripening`] asked for.
     pub ripe: Option<Ripe>,
+    /// Requests since the canary went out, of both versions, where no rule has a label horizon.
+    pub labelled: Option<Labelled>,
     /// There is more than one look reads: nothing is concluded yet.
     pub more: bool,
     /// The share that the release gives the canary, and since when; the stage's when absent.
@@ -156,6 +161,7 @@ impl Analysis {
             late: OpenTable::default(),
             quiet: Quiet::default(),
             labels: record.label_horizon().map(|_| Labels::new(record.started_at)).transpose()?,
+            labelled: None,
             forecast: None,
             underpowered: false,
         })
@@ -174,6 +180,11 @@ impl Analysis {
             return Err("it is of other rules".to_owned());
         }
         Ok(analysis)
+    }
+
+    /// Whether requests without truth are only counted: no rule says how long one takes.
+    pub fn counts_labels(&self) -> bool {
+        self.labels.is_none()
     }
 
     /// What came of age since the last look and has to be read for this one, where a rule has a label horizon.
@@ -206,6 +217,7 @@ impl Analysis {
     }
 
     fn absorb(&mut self, record: &CanaryRecord, news: &News) {
+        self.labelled = news.labelled.or(self.labelled);
         for minute in &news.minutes {
             self.cursor = self.cursor.max(minute.seq);
             let side = if minute.version == record.version {

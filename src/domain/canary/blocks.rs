@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Timestamp;
 use super::super::evidence::PairedError;
+use super::super::workflow::step::BLOCK_COMPLETE_AFTER;
 
 /// A block of which nothing came for this long gets no more.
-const COMPLETE_AFTER: TimeDelta = TimeDelta::hours(24);
+const COMPLETE_AFTER: TimeDelta = TimeDelta::seconds(BLOCK_COMPLETE_AFTER.as_secs().cast_signed());
 /// Names of closed blocks that are remembered, so that a late truth does not make a second bet.
 const REMEMBERED: usize = 4096;
 /// Blocks that the clip bound needs: of several requests each, and of single ones.

@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 use super::super::Timestamp;
-use super::super::evidence::{LabelMinute, PairedError, minute_of};
+use super::super::evidence::{LabelCounts, LabelMinute, PairedError, minute_of};
 use super::super::stats::InvalidInput;
 use super::super::stats::split::LOG_E_WRONG;
 use super::CanaryRecord;
@@ -51,6 +51,15 @@ impl Ripe {
     pub fn is_all(&self, wanted: &Ripening) -> bool {
         self.through >= (wanted.until, i64::MAX)
     }
+}
+
+/// Requests of a canary and of the stable version beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labelled {
+    /// The version on canary.
+    pub canary: LabelCounts,
+    /// The version it is compared with.
+    pub stable: LabelCounts,
 }
 
 /// Requests without truth.
@@ -152,7 +161,8 @@ impl Labels {
 }
 
 impl CanaryRecord {
-    /// How old a request must be to count where truth is needed; none when each counts as its truth arrives.
+    /// How old a request must be to count where truth is needed; none when each counts as its truth arrives. Of the
+    /// rules only the one on prediction errors has an age: a metric has one rule, so no rule waits for another's.
     pub(super) fn label_horizon(&self) -> Option<TimeDelta> {
         let longest = self.rules.rules.iter().map(|rule| rule.label_horizon).max()?;
         TimeDelta::from_std(longest).ok().filter(|horizon| *horizon > TimeDelta::zero())

@@ -31,15 +31,15 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use self::advice::by_errors;
+pub use self::advice::{ErrorNews, ErrorsRead, by_errors};
 pub use self::analysis::{Analysis, ERROR_HISTORY, HISTORY, News};
 pub use self::forecast::{Equal, Expected, Forecast, RuleForecast, Worse};
-pub use self::labels::{Ripe, Ripening};
+pub use self::labels::{Labelled, Ripe, Ripening};
 pub use self::look::{Decision, Foreseen, Look, Trouble, look};
 pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_bucket};
 pub use self::paired::{PairedErrors, paired_errors};
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
-pub use self::view::{ArmView, CanaryView, LabelsView, RuleView};
+pub use self::view::{ArmView, CanaryView, LabelsView, RuleView, UnlabelledView};
 pub use self::watch::Looks;
 pub use self::words::RuleWords;
 

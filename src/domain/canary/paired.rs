@@ -68,7 +68,14 @@ mod tests {
         let row = |place: usize| {
             let stable = 1.0 + (place * 7 % 10) as f64;
             let block = (per_block > 1).then(|| (place / per_block).to_string());
-            ScoredRow { id: place.to_string(), block, served_at: None, stable, canary: factor * stable }
+            ScoredRow {
+                id: place.to_string(),
+                block,
+                served_at: None,
+                truth: 0.0,
+                stable,
+                canary: factor * stable,
+            }
         };
         (0..count).map(row).collect()
     }

@@ -10,6 +10,7 @@ use super::*;
 use crate::domain::evidence::{EvidenceMinute, MinuteCounts, PairedError};
 use crate::domain::workflow::step::{CompareRule, OnlineMetric, Role};
 
+mod advice;
 mod forecasts;
 mod labels;
 mod properties;

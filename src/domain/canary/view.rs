@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::super::evidence::LabelCounts;
 use super::super::id::{CanaryId, RunId, TargetName, VersionName};
 use super::super::stats::split::LOG_E_WRONG;
 use super::super::verdict::Verdict;
@@ -10,6 +11,7 @@ use super::super::workflow::step::{OnlineMetric, Role};
 use super::super::workflow::units::BasisPoints;
 use super::super::{Timestamp, canary::CanaryState};
 use super::analysis::Analysis;
+use super::labels::Labelled;
 use super::look::{against, weights};
 use super::rules::{RuleTest, acceptance_level};
 use super::{CanaryRecord, LATENCY_EDGES_MS};
@@ -57,6 +59,9 @@ pub struct CanaryView {
     /// Requests whose truth is missing, where a rule has a label horizon.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<LabelsView>,
+    /// Requests without truth so far, where none has and predictions are reported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlabelled: Option<UnlabelledView>,
     /// Pairs of errors that came after their block was bet on, and count for nothing.
     #[serde(skip_serializing_if = "is_zero")]
     pub late_pairs: u64,
@@ -81,6 +86,15 @@ pub struct LabelsView {
     pub limit: f64,
     /// The odds ratios that are not ruled out at alpha.
     pub odds_ratio: (f64, f64),
+}
+
+/// Requests with a prediction since the canary went out: how many have no truth so far. Nothing is decided by it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct UnlabelledView {
+    /// The version on canary; its events are requests without truth.
+    pub canary: ArmView,
+    /// The version it is compared with.
+    pub stable: ArmView,
 }
 
 /// The evidence on one rule.
@@ -131,6 +145,13 @@ fn arm((n, events): (u64, u64)) -> ArmView {
     ArmView { n, events: Some(events), value: (n > 0).then(|| events as f64 / n as f64) }
 }
 
+/// Requests of both versions, and those without truth, where they are counted and there are any.
+pub(super) fn unlabelled(analysis: &Analysis) -> Option<((u64, u64), (u64, u64))> {
+    let Labelled { canary, stable } = analysis.labelled.filter(|_| analysis.labels.is_none())?;
+    let part = |it: LabelCounts| (it.predicted, it.predicted.saturating_sub(it.labelled));
+    (canary.predicted + stable.predicted > 0).then(|| (part(canary), part(stable)))
+}
+
 impl CanaryRecord {
     /// What `canary` shows in expressions: `hours` since its start, requests and errors of its own, all as of the
     /// last look.
@@ -178,6 +199,9 @@ impl CanaryRecord {
             forecast: analysis.and_then(|analysis| analysis.forecast.clone()),
             rules: analysis.map_or_else(Vec::new, |analysis| self.rule_views(analysis)),
             labels: analysis.and_then(|analysis| self.labels_view(analysis)),
+            unlabelled: analysis
+                .and_then(unlabelled)
+                .map(|(canary, stable)| UnlabelledView { canary: arm(canary), stable: arm(stable) }),
             late_pairs: analysis.map_or(0, |analysis| analysis.blocks.late),
         }
     }

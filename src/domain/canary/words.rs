@@ -10,7 +10,7 @@ use super::CanaryRecord;
 use super::analysis::Analysis;
 use super::look::gating;
 use super::rules::{RuleTest, acceptance_level};
-use super::view::{ArmView, LabelsView, RuleView};
+use super::view::{ArmView, LabelsView, RuleView, UnlabelledView, unlabelled};
 
 /// What is counted, as the subject of a sentence.
 fn subject(metric: OnlineMetric) -> &'static str {
@@ -89,7 +89,7 @@ pub(super) fn so_far(record: &CanaryRecord, analysis: &Analysis) -> String {
     if record.rules.rules.is_empty() {
         return "the workflow compares nothing".to_owned();
     }
-    let missing = missing(record, analysis);
+    let missing = missing(record, analysis).or_else(|| so_far_missing(analysis));
     if analysis.minutes == 0 && analysis.paired_cursor == 0 && missing.is_none() {
         return "no evidence yet".to_owned();
     }
@@ -126,6 +126,12 @@ fn missing(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
         let (canary, stable) = (share(rate.canary), share(rate.stable));
         format!("without truth after {}: canary {canary}, stable {stable}", format_duration(age))
     })
+}
+
+/// Requests of both arms without truth, where nobody said how long one takes.
+fn so_far_missing(analysis: &Analysis) -> Option<String> {
+    let (canary, stable) = unlabelled(analysis)?;
+    Some(format!("without truth so far: canary {}, stable {}", share(canary), share(stable)))
 }
 
 /// The canary's truths are missing more often, if they are and a rule that decides needs them.
@@ -224,6 +230,13 @@ impl RuleView {
     /// The evidence of this rule that rolls back when no other rule speaks; none of one that only observes.
     pub fn limit_alone(&self, limit_against: f64) -> Option<f64> {
         self.weight.map(|weight| limit_against - weight.ln())
+    }
+}
+
+impl UnlabelledView {
+    /// In words: those of the version on canary without truth, and those of the one beside it.
+    pub fn words(&self) -> [String; 2] {
+        [&self.canary, &self.stable].map(|arm| share((arm.n, arm.events.unwrap_or_default())))
     }
 }
 

@@ -5,7 +5,8 @@ use super::check::{File, Order};
 use super::decode::Draft;
 use super::diagnostic::Diagnostic;
 use super::step::{
-    Canary, Compare, Expectations, Gate, OnlineMetric, Role, Run, StepKind, Wait, WhenUnderpowered,
+    BLOCK_COMPLETE_AFTER, Canary, Compare, Expectations, Gate, OnlineMetric, Role, Run, Source, StepKind,
+    Wait, WhenUnderpowered,
 };
 use super::units::format_duration;
 use super::{Step, longest_watch};
@@ -289,8 +290,12 @@ fn truth_comes_in_time(flow: &Flow<'_>, index: usize, canary: &Canary, diagnosti
         let StepKind::Compare(compare) = &step.kind else { return None };
         canary.compare.as_ref().is_none_or(|id| id == &step.id).then_some(&compare.rules)
     });
-    for rule in rules.into_iter().flatten() {
-        if rule.role == Role::Gating && !rule.label_horizon.is_zero() && rule.label_horizon >= longest {
+    let after = flow.steps.iter().filter(|(other, _)| *other > index).map(|(_, step)| *step);
+    let named_blocks = after.into_iter().any(names_blocks);
+    let waiting = rules.into_iter().flatten();
+    for rule in waiting.filter(|rule| rule.role == Role::Gating && !rule.label_horizon.is_zero()) {
+        let complete = rule.label_horizon + BLOCK_COMPLETE_AFTER;
+        if rule.label_horizon >= longest {
             let message = format!(
                 "no request is {} old when the canary has to be decided, {} after its start",
                 format_duration(rule.label_horizon),
@@ -300,7 +305,28 @@ fn truth_comes_in_time(flow: &Flow<'_>, index: usize, canary: &Canary, diagnosti
             diagnostics.push(diagnostic.hint(
                 "give the canary more time, shorten `label_horizon`, or let the rule only observe: `mode: observe`",
             ));
+        } else if named_blocks && complete >= longest {
+            let message = format!(
+                "no block is complete when the canary has to be decided, {} after its start: one is bet on once \
+                 nothing of it came of age for {}, here no sooner than after {}",
+                format_duration(longest),
+                format_duration(BLOCK_COMPLETE_AFTER),
+                format_duration(complete)
+            );
+            let diagnostic = Diagnostic::warning(rule.at, message);
+            diagnostics.push(diagnostic.hint("give the canary more time, or shorten `label_horizon`"));
         }
+    }
+}
+
+/// Whether the rows that a step scores have blocks, as far as it can be known: a query names the column.
+fn names_blocks(step: &Step) -> bool {
+    let StepKind::Shadow(shadow) = &step.kind else { return false };
+    match &shadow.rows {
+        Source::Postgres { query, .. } | Source::Sqlite { query, .. } => query
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .any(|word| word.eq_ignore_ascii_case("block")),
+        Source::File { .. } | Source::Http { .. } => false,
     }
 }
 

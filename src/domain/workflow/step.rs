@@ -13,7 +13,10 @@ use super::Recipient;
 use crate::domain::expr::Template;
 
 pub use command::{Evaluate, Limits, Outputs, Pick, Run, StdoutMetric};
-pub use compare::{Compare, CompareRule, HoldTraffic, OnInconclusive, OnlineMetric, Role, WhenUnderpowered};
+pub use compare::{
+    BLOCK_COMPLETE_AFTER, Compare, CompareRule, HoldTraffic, OnInconclusive, OnlineMetric, Role,
+    WhenUnderpowered,
+};
 pub use data::{ColumnType, Expectations, Fetch, Newest, OnStale, RowBounds, Source};
 pub use gate::{FirstVersion, Gate, GateRule, OnInconclusiveGate, VsChampion};
 pub use release::{Canary, Naming, Promote, Publish, Rollback, Shadow, Stage, Wait};

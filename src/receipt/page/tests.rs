@@ -1,7 +1,7 @@
 use insta::assert_snapshot;
 
 use super::*;
-use crate::domain::canary::{ArmView, CanaryState, CanaryView, LabelsView};
+use crate::domain::canary::{ArmView, CanaryState, CanaryView, LabelsView, UnlabelledView};
 use crate::domain::id::CanaryId;
 use crate::domain::metric::Metrics;
 use crate::domain::receipt::{Change, DataFacts, Person, Reproduce, TrainingFacts};
@@ -119,6 +119,7 @@ fn rolled_back() -> Receipt {
                 forecast: None,
                 rules: vec![errors],
                 labels: None,
+                unlabelled: None,
                 late_pairs: 0,
             },
             alpha: 0.02,
@@ -189,6 +190,19 @@ fn missing_truths_have_a_line_in_both() {
         html.contains("Evidence that more of 2026-11-22 are missing: 162,754:1; not promoted at 1,000:1"),
         "{html}"
     );
+}
+
+#[test]
+fn truths_that_are_not_there_yet_have_a_line_in_both() {
+    let mut receipt = rolled_back();
+    let arm = |n, events| ArmView { n, events: Some(events), value: Some(events as f64 / n as f64) };
+    let view = &mut receipt.canary.as_mut().expect("it has one").view;
+    view.unlabelled = Some(UnlabelledView { canary: arm(200, 120), stable: arm(1800, 20) });
+    let markdown = pages().markdown(&receipt).expect("renders");
+    let line = markdown.lines().find(|line| line.contains("without truth")).expect("a line");
+    assert_snapshot!(line, @"| requests without truth so far | 120 of 200 (60.0 %) | 20 of 1,800 (1.1 %) | – | | |");
+    let html = pages().html(&receipt).expect("renders");
+    assert!(html.contains("<dd>120 of 200 (60.0 %)</dd>"), "{html}");
 }
 
 #[test]

@@ -114,6 +114,15 @@ impl Ledger for Names {
         &self,
         _: &VersionName,
         _: &VersionName,
+        _: i64,
+    ) -> Result<Vec<crate::domain::evidence::PairedError>, StepError> {
+        unused()
+    }
+    async fn came_of_age(
+        &self,
+        _: &VersionName,
+        _: &VersionName,
+        _: crate::domain::canary::Ripening,
     ) -> Result<Vec<crate::domain::evidence::PairedError>, StepError> {
         unused()
     }

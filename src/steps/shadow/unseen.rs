@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::domain::Timestamp;
-use crate::domain::canary::{CanaryRecord, CanaryState, by_errors};
+use crate::domain::canary::{CanaryRecord, CanaryState, ErrorNews, ErrorsRead, by_errors};
 use crate::domain::id::{CanaryId, Generation};
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::StepKind;
@@ -63,20 +63,28 @@ pub(super) fn canary(
     })
 }
 
-/// What all rows so far say. A canary that passed passes still, unless it fails.
+/// What all rows so far say, read on from where it was read to before. A canary that passed passes still, unless it
+/// fails.
 pub(super) async fn conclude(
-    before: Option<Conclusion>,
+    (before, read): (Option<Conclusion>, &ErrorsRead),
     canary: &CanaryRecord,
     ctx: &StepContext<'_>,
-) -> Result<Conclusion, StepError> {
-    let pairs = ctx.ledger.scored(&canary.champion, &canary.version).await?;
-    let looked = by_errors(canary, pairs, ctx.clock.now());
+) -> Result<(Conclusion, ErrorsRead), StepError> {
+    let now = ctx.clock.now();
+    let (stable, version) = (&canary.champion, &canary.version);
+    let aged = match read.ripening(canary, now) {
+        Some(wanted) => ctx.ledger.came_of_age(stable, version, wanted).await?,
+        None => vec![],
+    };
+    let new = ctx.ledger.scored(stable, version, read.through()).await?;
+    let (looked, read) = by_errors(canary, read, ErrorNews { new, aged }, now);
     let conclusion = Conclusion { verdict: looked.verdict, reason: looked.reason };
-    Ok(match before {
+    let conclusion = match before {
         Some(passed) if passed.verdict == Verdict::Pass && conclusion.verdict != Verdict::Fail => passed,
         Some(_) | None => {
             ctx.log.note(&format!("mode is not act; the rows so far: {}", conclusion.reason));
             conclusion
         }
-    })
+    };
+    Ok((conclusion, read))
 }

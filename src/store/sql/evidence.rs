@@ -9,7 +9,7 @@ use super::super::{Connection, Row};
 use super::labels::Labelled;
 use super::rows::{self, get, json as document, text, time_text, word};
 use super::store::SqlStore;
-use super::truth::match_truths;
+use super::truth::{match_truths, take_scored_truths};
 use crate::domain::Timestamp;
 use crate::domain::id::{ModelName, VersionName};
 use crate::store::error::unreadable;
@@ -68,6 +68,7 @@ impl SqlStore {
         }
         add_predictions(&mut tx, &batch.model, &batch.predictions).await?;
         let requests: Vec<&str> = batch.predictions.iter().map(|p| p.request_id.as_str()).collect();
+        take_scored_truths(&mut tx, &batch.model, &requests, batch.at).await?;
         match_truths(&mut tx, &batch.model, &requests, batch.at).await?;
         tx.commit().await?;
         let accepted = batch.minutes.iter().map(|minute| minute.counts.n).sum();
@@ -189,8 +190,8 @@ fn longer(mut sum: Vec<u64>, more: &[u64]) -> Vec<u64> {
     sum
 }
 
-/// A request that was reported before keeps its first prediction, also when that was compared and is gone. What is not
-/// finite cannot be compared.
+/// A request that was reported before keeps its first prediction, also when that was compared and is gone; one that a
+/// run only scored was not. What is not finite cannot be compared.
 pub(super) async fn add_predictions(
     connection: &mut Connection,
     model: &ModelName,
@@ -219,7 +220,8 @@ pub(super) async fn add_predictions(
         "INSERT INTO refit.predictions (model, request_id, version, value, shadow, at)
          SELECT $1, e.value ->> 'r', e.value ->> 'v', CAST(e.value ->> 'p' AS DOUBLE PRECISION), e.value -> 's', ",
         moment!("e.value ->> 't'"), " FROM ", each!("$2"), "
-         WHERE NOT EXISTS (SELECT 1 FROM refit.paired_errors k WHERE k.model = $1 AND k.request_id = e.value ->> 'r')
+         WHERE NOT EXISTS (SELECT 1 FROM refit.paired_errors k
+             WHERE k.model = $1 AND k.request_id = e.value ->> 'r' AND k.truth IS NULL)
          ON CONFLICT DO NOTHING RETURNING version, at"
     )))
     .bind(model.as_str())

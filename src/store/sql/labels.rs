@@ -13,7 +13,7 @@ use super::store::SqlStore;
 use super::truth::{in_order, pair};
 use crate::domain::Timestamp;
 use crate::domain::canary::{Ripe, Ripening};
-use crate::domain::evidence::{LabelMinute, PairedError, minute_of};
+use crate::domain::evidence::{LabelCounts, LabelMinute, PairedError, minute_of};
 use crate::domain::id::{ModelName, VersionName};
 use crate::store::StoreError;
 
@@ -94,6 +94,25 @@ impl SqlStore {
         .fetch_all(&self.parts.reader)
         .await?;
         Ok(Ripe { pairs, through, minutes: rows::all(&found, minute)?, before })
+    }
+
+    pub(super) async fn count_labels(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        since: Timestamp,
+    ) -> Result<LabelCounts, StoreError> {
+        let row = sqlx::query(sql!(
+            "SELECT CAST(coalesce(sum(predicted), 0) AS BIGINT) AS predicted,
+                 CAST(coalesce(sum(labelled), 0) AS BIGINT) AS labelled
+             FROM refit.label_minutes WHERE model = $1 AND version = $2 AND minute >= $3"
+        ))
+        .bind(model.as_str())
+        .bind(version.as_str())
+        .bind(minute_of(since).unwrap_or(since))
+        .fetch_one(&self.parts.reader)
+        .await?;
+        Ok(LabelCounts { predicted: unsigned(&row, "predicted")?, labelled: unsigned(&row, "labelled")? })
     }
 
     async fn pairs_of_age(

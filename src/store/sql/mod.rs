@@ -10,6 +10,7 @@ mod committer;
 mod deliver;
 mod due;
 mod evidence;
+mod forget;
 mod holdings;
 mod labels;
 mod logs;

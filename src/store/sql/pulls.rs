@@ -11,7 +11,7 @@ use super::super::{Connection, Row};
 use super::evidence::{add_minute, add_predictions};
 use super::rows::{self, doc, get, json as document, time_text, word};
 use super::store::SqlStore;
-use super::truth::match_truths;
+use super::truth::{match_truths, take_scored_truths};
 use crate::domain::Timestamp;
 use crate::domain::evidence::{EvidenceMinute, Tally, minute_of};
 use crate::domain::id::{ModelName, VersionName};
@@ -67,6 +67,7 @@ impl SqlStore {
         }
         add_predictions(&mut tx, &batch.model, &predictions).await?;
         let requests: Vec<&str> = predictions.iter().map(|it| it.request_id.as_str()).collect();
+        take_scored_truths(&mut tx, &batch.model, &requests, batch.at).await?;
         match_truths(&mut tx, &batch.model, &requests, batch.at).await?;
         forget(&mut tx, batch).await?;
         write(&mut tx, batch, &after).await?;

@@ -14,9 +14,6 @@ use crate::domain::retention::{Fate, Holdings, Pin};
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::store::{Condemned, EvidenceAge, Judge, Marked, OldEvidence, Registry, StoreError};
 
-/// Rows deleted in one transaction, so that nobody waits long behind it.
-const AT_ONCE: i64 = 5000;
-
 /// Held by whoever makes or removes a reference to a version of the model, until the transaction ends.
 pub(super) async fn lock_versions(connection: &mut Connection, model: &ModelName) -> Result<(), StoreError> {
     lock_key(connection, &format!("versions of {model}")).await
@@ -330,63 +327,6 @@ impl SqlStore {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.by.at));
         entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(entries)
-    }
-
-    async fn drop_evidence(&self, older: &EvidenceAge, only_count: bool) -> Result<OldEvidence, StoreError> {
-        let EvidenceAge { unmatched, batch_ids } = *older;
-        Ok(if only_count {
-            OldEvidence {
-                predictions: self
-                    .count_old(sql!("SELECT count(*) AS n FROM refit.predictions WHERE at < $1"), unmatched)
-                    .await?,
-                truths: self
-                    .count_old(sql!("SELECT count(*) AS n FROM refit.truths WHERE at < $1"), unmatched)
-                    .await?,
-                batch_ids: self
-                    .count_old(
-                        sql!("SELECT count(*) AS n FROM refit.evidence_batches WHERE at < $1"),
-                        batch_ids,
-                    )
-                    .await?,
-            }
-        } else {
-            OldEvidence {
-                predictions: self.delete_old(DELETE_PREDICTIONS, unmatched).await?,
-                truths: self.delete_old(DELETE_TRUTHS, unmatched).await?,
-                batch_ids: self.delete_old(DELETE_BATCHES, batch_ids).await?,
-            }
-        })
-    }
-}
-
-const DELETE_PREDICTIONS: &str = sql!(
-    "DELETE FROM refit.predictions WHERE (model, request_id) IN
-         (SELECT model, request_id FROM refit.predictions WHERE at < $1 LIMIT $2)"
-);
-const DELETE_TRUTHS: &str = sql!(
-    "DELETE FROM refit.truths WHERE (model, request_id) IN
-         (SELECT model, request_id FROM refit.truths WHERE at < $1 LIMIT $2)"
-);
-const DELETE_BATCHES: &str = sql!(
-    "DELETE FROM refit.evidence_batches WHERE (model, kind, batch_id) IN
-         (SELECT model, kind, batch_id FROM refit.evidence_batches WHERE at < $1 LIMIT $2)"
-);
-
-impl SqlStore {
-    async fn count_old(&self, query: &'static str, before: Timestamp) -> Result<u64, StoreError> {
-        let row = sqlx::query(query).bind(before).fetch_one(&self.parts.reader).await?;
-        Ok(get::<i64>(&row, "n")?.unsigned_abs())
-    }
-
-    async fn delete_old(&self, query: &'static str, before: Timestamp) -> Result<u64, StoreError> {
-        let mut all = 0;
-        loop {
-            let gone = sqlx::query(query).bind(before).bind(AT_ONCE).execute(&self.parts.writer).await?;
-            all += gone.rows_affected();
-            if gone.rows_affected() < AT_ONCE.unsigned_abs() {
-                return Ok(all);
-            }
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState, Ripe, Ripening};
 use crate::domain::event::Event;
+use crate::domain::evidence::LabelCounts;
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{
     CanaryId, Epoch, EventId, Generation, InstanceId, ModelName, NotifierName, RunId, StepId, TargetName,
@@ -580,6 +581,15 @@ impl Store for SqlStore {
         limit: u32,
     ) -> Result<Vec<PairedError>, StoreError> {
         self.seen(self.list_pairs(model, canary, stable, after, limit).await)
+    }
+
+    async fn labelled(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        since: Timestamp,
+    ) -> Result<LabelCounts, StoreError> {
+        self.seen(self.count_labels(model, version, since).await)
     }
 
     async fn ripe(

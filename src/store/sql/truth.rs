@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::types::Json;
 
 use super::super::{Connection, Row};
-use super::evidence::{Kind, begin_batch, take_numbers};
+use super::evidence::{Kind, begin_batch, take_numbers, unsigned};
 use super::labels::Labelled;
 use super::rows::{self, get, json as document, text, time_text};
 use super::signals::fence;
@@ -41,22 +41,25 @@ impl SqlStore {
         }
         let requests: Vec<&str> = first.keys().copied().collect();
         let rows: Vec<Value> = first.values().cloned().collect();
+        // A request of which there is a pair has its truth, whoever brought it.
         sqlx::query(sql!(concat!(
             "INSERT INTO refit.truths (model, request_id, value, block, at)
              SELECT $1, e.value ->> 'r', CAST(e.value ->> 'p' AS DOUBLE PRECISION), e.value ->> 'b', ",
             moment!("e.value ->> 't'"),
             " FROM ",
             each!("$2"),
-            " WHERE TRUE ON CONFLICT DO NOTHING"
+            " WHERE NOT EXISTS (SELECT 1 FROM refit.paired_errors k
+                 WHERE k.model = $1 AND k.request_id = e.value ->> 'r')
+             ON CONFLICT DO NOTHING"
         )))
         .bind(batch.model.as_str())
         .bind(Json(&rows))
         .execute(&mut *tx)
         .await?;
-        let matched = match_truths(&mut tx, &batch.model, &requests, batch.at).await?;
+        match_truths(&mut tx, &batch.model, &requests, batch.at).await?;
+        let unmatched = waiting(&mut tx, &batch.model, &requests).await?;
         tx.commit().await?;
-        let accepted = requests.len() as u64;
-        Ok(BatchReceipt { duplicate: false, accepted, unmatched: accepted.saturating_sub(matched) })
+        Ok(BatchReceipt { duplicate: false, accepted: requests.len() as u64, unmatched })
     }
 
     pub(super) async fn add_scored_rows(
@@ -72,14 +75,15 @@ impl SqlStore {
         take_numbers(&mut tx, model, 0).await?;
         let (stable, canary) = (scored.stable.as_str(), scored.canary.as_str());
         let mut known = known_pairs(&mut tx, model, stable, canary, &scored.rows).await?;
-        let (mut pairs, mut new) = (Vec::new(), 0);
+        let (mut pairs, mut new) = (Vec::new(), Vec::new());
         for row in &scored.rows {
             let id = text(&row.id);
             if !row.stable.is_finite() || !row.canary.is_finite() || !known.insert(id.clone()) {
                 continue;
             }
-            new += 1;
-            let about = About { request: &id, block: row.block.as_deref(), served_at: row.served_at };
+            new.push(row.id.as_str());
+            let (block, served_at) = (row.block.as_deref(), row.served_at);
+            let about = About { request: &id, block, served_at, scored: Some(row.truth) };
             let (stable, canary) = ((stable, row.stable), (canary, row.canary));
             // Each with itself, too: its errors, from which a later canary learns their scale.
             pairs.extend(
@@ -87,8 +91,12 @@ impl SqlStore {
             );
         }
         insert_pairs(&mut tx, model, pairs, scored.at).await?;
+        // A report of the app that waits for this truth has it now; a truth that waits for a report is not needed.
+        delete_truths(&mut tx, model, &new).await?;
+        take_scored_truths(&mut tx, model, &new, scored.at).await?;
+        match_truths(&mut tx, model, &new, scored.at).await?;
         tx.commit().await?;
-        Ok(new)
+        Ok(new.len() as u64)
     }
 
     pub(super) async fn list_pairs(
@@ -123,7 +131,7 @@ async fn known_pairs(
     canary: &str,
     rows: &[ScoredRow],
 ) -> Result<HashSet<String>, StoreError> {
-    let wanted: Vec<Value> = rows.iter().map(|row| json!({ "r": text(&row.id) })).collect();
+    let requests: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let (one, other) = in_order(stable, canary);
     // `CROSS JOIN` has SQLite begin with the rows; by itself it goes through them for every pair of the model.
     let found = sqlx::query(sql!(concat!(
@@ -135,7 +143,7 @@ async fn known_pairs(
     .bind(model.as_str())
     .bind(one)
     .bind(other)
-    .bind(Json(wanted))
+    .bind(wanted(&requests))
     .fetch_all(connection)
     .await?;
     found.iter().map(|row| get(row, "request_id")).collect()
@@ -167,6 +175,8 @@ struct About<'r> {
     request: &'r str,
     block: Option<&'r str>,
     served_at: Option<Timestamp>,
+    /// Its truth, where a run scored it.
+    scored: Option<f64>,
 }
 
 impl About<'_> {
@@ -175,7 +185,7 @@ impl About<'_> {
         let (one, other) = if a.0 <= b.0 { (a, b) } else { (b, a) };
         let (block, served_at) = (self.block.map(text), self.served_at.map(time_text));
         json!({
-            "r": self.request, "b": block, "t": served_at,
+            "r": self.request, "b": block, "t": served_at, "u": self.scored,
             "v": one.0, "e": one.1, "w": other.0, "f": other.1,
         })
     }
@@ -186,18 +196,68 @@ impl About<'_> {
     }
 }
 
-/// Makes pairs of errors of these requests, as far as both prediction and truth are known, and deletes both;
-/// returns how many requests that were. The caller holds the model's row of `evidence_clock`.
+/// Gives predictions that wait the truth with which a run scored their request. The caller matches them next.
+pub(super) async fn take_scored_truths(
+    connection: &mut Connection,
+    model: &ModelName,
+    requests: &[&str],
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    if requests.is_empty() {
+        return Ok(());
+    }
+    // `CROSS JOIN` as in `known_pairs`.
+    sqlx::query(sql!(concat!(
+        "INSERT INTO refit.truths (model, request_id, value, block, at)
+         SELECT k.model, k.request_id, k.truth, k.block, $3 FROM ",
+        each!("$2"),
+        " CROSS JOIN refit.paired_errors k CROSS JOIN refit.predictions p
+         WHERE k.model = $1 AND k.request_id = e.value ->> 'r' AND k.truth IS NOT NULL
+         AND p.model = $1 AND p.request_id = k.request_id
+         ORDER BY k.seq ON CONFLICT DO NOTHING"
+    )))
+    .bind(model.as_str())
+    .bind(wanted(requests))
+    .bind(at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Requests as one document.
+fn wanted(requests: &[&str]) -> Json<Vec<Value>> {
+    Json(requests.iter().map(|request| json!({ "r": text(request) })).collect())
+}
+
+/// How many of these requests have a truth that waits for its prediction.
+async fn waiting(
+    connection: &mut Connection,
+    model: &ModelName,
+    requests: &[&str],
+) -> Result<u64, StoreError> {
+    let row = sqlx::query(sql!(concat!(
+        "SELECT count(*) AS n FROM ",
+        each!("$2"),
+        " CROSS JOIN refit.truths t WHERE t.model = $1 AND t.request_id = e.value ->> 'r'"
+    )))
+    .bind(model.as_str())
+    .bind(wanted(requests))
+    .fetch_one(connection)
+    .await?;
+    unsigned(&row, "n")
+}
+
+/// Makes pairs of errors of these requests, as far as both prediction and truth are known, and deletes both. The
+/// caller holds the model's row of `evidence_clock`.
 pub(super) async fn match_truths(
     connection: &mut Connection,
     model: &ModelName,
     requests: &[&str],
     at: Timestamp,
-) -> Result<u64, StoreError> {
+) -> Result<(), StoreError> {
     if requests.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
-    let wanted: Vec<Value> = requests.iter().map(|request| json!({ "r": text(request) })).collect();
     // `CROSS JOIN` as in `known_pairs`.
     let found = sqlx::query(sql!(concat!(
         "SELECT p.request_id, p.version, p.value AS predicted, p.shadow, p.at AS served_at, t.value AS truth, t.block
@@ -209,7 +269,7 @@ pub(super) async fn match_truths(
          ORDER BY p.request_id"
     )))
     .bind(model.as_str())
-    .bind(Json(&wanted))
+    .bind(wanted(requests))
     .fetch_all(&mut *connection)
     .await?;
     let mut pairs = Vec::new();
@@ -221,7 +281,8 @@ pub(super) async fn match_truths(
         let error = (get::<f64>(row, "predicted")? - truth).abs();
         let (block, version) = (get::<Option<String>>(row, "block")?, get::<String>(row, "version")?);
         let served_at: Timestamp = get(row, "served_at")?;
-        let about = About { request: &request, block: block.as_deref(), served_at: Some(served_at) };
+        let about =
+            About { request: &request, block: block.as_deref(), served_at: Some(served_at), scored: None };
         // A version with itself, whoever served: its errors, from which a later canary learns their scale.
         let served = (version.as_str(), error);
         pairs.extend(about.finite_pair(served, served));
@@ -232,14 +293,38 @@ pub(super) async fn match_truths(
                 pairs.extend(about.finite_pair(scored, scored));
             }
         }
-        matched.push(json!({ "r": request }));
+        matched.push(request);
         counted.labelled(version, served_at);
+    }
+    if matched.is_empty() {
+        return Ok(());
     }
     counted.keep(connection, model).await?;
     insert_pairs(connection, model, pairs, at).await?;
-    let matched_count = matched.len() as u64;
-    forget(connection, model, matched).await?;
-    Ok(matched_count)
+    let matched: Vec<&str> = matched.iter().map(String::as_str).collect();
+    mark_reported(connection, model, &matched).await?;
+    // Raw predictions and truths are not kept once they were matched.
+    delete_predictions(connection, model, &matched).await?;
+    delete_truths(connection, model, &matched).await
+}
+
+/// The app's own report of these requests has met its truth: one that comes again is known.
+async fn mark_reported(
+    connection: &mut Connection,
+    model: &ModelName,
+    requests: &[&str],
+) -> Result<(), StoreError> {
+    sqlx::query(sql!(concat!(
+        "UPDATE refit.paired_errors SET truth = NULL WHERE model = $1 AND truth IS NOT NULL
+         AND request_id IN (SELECT e.value ->> 'r' FROM ",
+        each!("$2"),
+        ")"
+    )))
+    .bind(model.as_str())
+    .bind(wanted(requests))
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// The first pair of two versions on a request counts, whoever reports it again.
@@ -259,10 +344,11 @@ async fn insert_pairs(
     }
     sqlx::query(sql!(concat!(
         "INSERT INTO refit.paired_errors
-             (model, seq, request_id, block, one, one_error, other, other_error, at, served_at)
+             (model, seq, request_id, block, one, one_error, other, other_error, at, served_at, truth)
          SELECT $1, CAST(e.value ->> 'n' AS BIGINT), e.value ->> 'r', e.value ->> 'b', e.value ->> 'v',
              CAST(e.value ->> 'e' AS DOUBLE PRECISION), e.value ->> 'w', CAST(e.value ->> 'f' AS DOUBLE PRECISION), $3, ",
-        moment!("e.value ->> 't'"), " FROM ", each!("$2"), " WHERE TRUE ON CONFLICT DO NOTHING"
+        moment!("e.value ->> 't'"), ", CAST(e.value ->> 'u' AS DOUBLE PRECISION) FROM ", each!("$2"),
+        " WHERE TRUE ON CONFLICT DO NOTHING"
     )))
     .bind(model.as_str())
     .bind(Json(pairs))
@@ -272,16 +358,11 @@ async fn insert_pairs(
     Ok(())
 }
 
-/// Raw predictions and truths are not kept once they were matched.
-async fn forget(
+async fn delete_predictions(
     connection: &mut Connection,
     model: &ModelName,
-    matched: Vec<Value>,
+    requests: &[&str],
 ) -> Result<(), StoreError> {
-    if matched.is_empty() {
-        return Ok(());
-    }
-    let matched = Json(matched);
     sqlx::query(sql!(concat!(
         "DELETE FROM refit.predictions WHERE model = $1
          AND request_id IN (SELECT e.value ->> 'r' FROM ",
@@ -289,9 +370,20 @@ async fn forget(
         ")"
     )))
     .bind(model.as_str())
-    .bind(&matched)
-    .execute(&mut *connection)
+    .bind(wanted(requests))
+    .execute(connection)
     .await?;
+    Ok(())
+}
+
+async fn delete_truths(
+    connection: &mut Connection,
+    model: &ModelName,
+    requests: &[&str],
+) -> Result<(), StoreError> {
+    if requests.is_empty() {
+        return Ok(());
+    }
     sqlx::query(sql!(concat!(
         "DELETE FROM refit.truths WHERE model = $1
          AND request_id IN (SELECT e.value ->> 'r' FROM ",
@@ -299,7 +391,7 @@ async fn forget(
         ")"
     )))
     .bind(model.as_str())
-    .bind(&matched)
+    .bind(wanted(requests))
     .execute(connection)
     .await?;
     Ok(())

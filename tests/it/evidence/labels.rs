@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use refit::domain::evidence::{ObservationBatch, Prediction, TruthBatch};
+use refit::domain::verdict::Verdict;
 use refit::domain::workflow::step::{CompareRule, OnlineMetric};
 
 use super::watched::{Watched, model};
@@ -86,4 +87,34 @@ async fn truths_count_at_one_age_and_missing_ones_are_said_once_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn truths_count_at_one_age_and_missing_ones_are_said_once_on_postgres() {
     truths_count_at_one_age_and_missing_ones_are_said_once(World::postgres().await).await;
+}
+
+/// Nobody said how long a truth takes: what is missing is shown, and decides nothing.
+async fn without_a_horizon_missing_truths_are_shown(world: World) {
+    let watched = Watched::pushed(world, CompareRule::of(OnlineMetric::AbsError)).await;
+    watched.look_in(1).await;
+    assert_eq!(watched.canary().await.view().unlabelled, None, "no predictions are reported");
+    report(&watched).await;
+    watched.look_in(11).await;
+    let canary = watched.canary().await;
+    let view = canary.view();
+    assert_eq!(view.labels, None);
+    let [of_canary, of_stable] = view.unlabelled.expect("shown").words();
+    assert_eq!((of_canary.as_str(), of_stable.as_str()), ("50 of 100 (50.0 %)", "0 of 900 (0.0 %)"));
+    let said = "without truth so far: canary 50 of 100 (50.0 %), stable 0 of 900 (0.0 %)";
+    assert!(canary.reason.ends_with(said), "{}", canary.reason);
+    watched.look_in(24 * 60).await;
+    let canary = watched.canary().await;
+    assert_eq!(canary.verdict, Verdict::Pass, "{}", canary.reason);
+    assert!(watched.told().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_horizon_missing_truths_are_shown_on_sqlite() {
+    without_a_horizon_missing_truths_are_shown(World::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_horizon_missing_truths_are_shown_on_postgres() {
+    without_a_horizon_missing_truths_are_shown(World::postgres().await).await;
 }

@@ -142,6 +142,7 @@ async fn a_row_whose_truth_arrived_is_scored_once_by_both() {
         id: "a".to_owned(),
         block: Some("r1".to_owned()),
         served_at: None,
+        truth: 12.0,
         stable: 1.0,
         canary: 1.0,
     };
@@ -155,8 +156,10 @@ async fn a_row_whose_truth_arrived_is_scored_once_by_both() {
     assert_eq!(scored(&bench).len(), 1);
     bench.clock.advance(TimeDelta::minutes(50));
     slept(&mut bench, &spec).await;
-    let second = ScoredRow { id: "open".to_owned(), stable: 1.0, canary: 3.0, ..first.clone() };
+    let second = ScoredRow { id: "open".to_owned(), truth: 1.0, stable: 1.0, canary: 3.0, ..first.clone() };
     assert_eq!(scored(&bench), [first, second]);
+    let asked = || bench.ledger.asked.lock().expect("unpoisoned").drain(..).collect::<Vec<_>>();
+    assert_eq!(asked(), [(0, 0), (0, 1)], "what was read is not read again");
 
     // A process that died before it slept scores nothing again.
     bench.resume = None;

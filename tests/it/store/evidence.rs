@@ -225,6 +225,7 @@ async fn a_row_that_a_run_scored_counts_once_and_only_for_its_holder(db: Databas
         id: id.to_owned(),
         block: Some("race-1".to_owned()),
         served_at: None,
+        truth: 11.0,
         stable: 1.0,
         canary,
     };

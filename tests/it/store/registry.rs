@@ -355,12 +355,12 @@ async fn old_evidence_is_counted_then_forgotten(db: Database) {
         store.add_truth(&truths).await.expect("kept");
         db.pass(86_400);
     }
-    let older =
-        EvidenceAge { unmatched: start + TimeDelta::hours(1), batch_ids: start + TimeDelta::hours(1) };
-    let expected = OldEvidence { predictions: 2, truths: 1, batch_ids: 2 };
+    let soon = start + TimeDelta::hours(1);
+    let older = EvidenceAge { unmatched: soon, batch_ids: soon, counted: start };
+    let expected = OldEvidence { predictions: 2, truths: 1, batch_ids: 2, ..OldEvidence::default() };
     assert_eq!(store.forget_evidence(&older, true).await.expect("counted"), expected);
     assert_eq!(store.forget_evidence(&older, false).await.expect("deleted"), expected);
     assert_eq!(store.forget_evidence(&older, true).await.expect("counted"), OldEvidence::default());
-    let all = EvidenceAge { unmatched: db.now(), batch_ids: db.now() };
+    let all = EvidenceAge { unmatched: db.now(), batch_ids: db.now(), counted: start };
     assert_eq!(store.forget_evidence(&all, true).await.expect("counted"), expected, "the new ones stay");
 }

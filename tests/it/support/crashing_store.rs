@@ -8,6 +8,7 @@ use refit::adapter::Posted;
 use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, CanaryState, Ripe, Ripening};
 use refit::domain::event::Event;
+use refit::domain::evidence::LabelCounts;
 use refit::domain::history::{ChangedBy, HistoryEntry};
 use refit::domain::id::*;
 use refit::domain::pull::{PullState, PulledBatch};
@@ -608,6 +609,16 @@ impl Store for CrashingStore {
     ) -> Result<Vec<PairedError>, StoreError> {
         self.crash.alive().await;
         self.inner.paired_errors(model, canary, stable, after, limit).await
+    }
+
+    async fn labelled(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        since: Timestamp,
+    ) -> Result<LabelCounts, StoreError> {
+        self.crash.alive().await;
+        self.inner.labelled(model, version, since).await
     }
 
     async fn ripe(

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use refit::domain::Timestamp;
-use refit::domain::canary::{CanaryRecord, Foreseen, Looks};
+use refit::domain::canary::{CanaryRecord, Foreseen, Looks, Ripening};
 use refit::domain::evidence::{PairedError, ScoredRow, ScoredRows};
 use refit::domain::id::{CanaryId, Generation, StepId, StoreName, TargetName, VersionName};
 use refit::domain::release::Release;
@@ -84,6 +84,8 @@ pub struct FakeLedger {
     pub canary: Option<CanaryRecord>,
     /// In the order in which they were scored.
     pub scored: Mutex<Vec<ScoredRow>>,
+    /// After which of them they were asked for, and how many those were.
+    pub asked: Mutex<Vec<(i64, usize)>>,
 }
 
 fn not_here<T>() -> Result<T, StepError> {
@@ -167,7 +169,12 @@ impl Ledger for FakeLedger {
         Ok(self.canary.clone())
     }
 
-    async fn scored(&self, _: &VersionName, _: &VersionName) -> Result<Vec<PairedError>, StepError> {
+    async fn scored(
+        &self,
+        _: &VersionName,
+        _: &VersionName,
+        after: i64,
+    ) -> Result<Vec<PairedError>, StepError> {
         let scored = self.scored.lock().expect("unpoisoned");
         let pair = |(seq, row): (i64, &ScoredRow)| PairedError {
             seq,
@@ -178,7 +185,18 @@ impl Ledger for FakeLedger {
             at: now(),
             served_at: row.served_at,
         };
-        Ok((1..).zip(scored.iter()).map(pair).collect())
+        let found: Vec<_> = (1..).zip(scored.iter()).map(pair).filter(|pair| pair.seq > after).collect();
+        self.asked.lock().expect("unpoisoned").push((after, found.len()));
+        Ok(found)
+    }
+
+    async fn came_of_age(
+        &self,
+        _: &VersionName,
+        _: &VersionName,
+        _: Ripening,
+    ) -> Result<Vec<PairedError>, StepError> {
+        not_here()
     }
 
     async fn add_scored(&self, scored: &ScoredRows) -> Result<u64, StepError> {

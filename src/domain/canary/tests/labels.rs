@@ -3,23 +3,23 @@
 use super::*;
 use crate::domain::evidence::LabelMinute;
 
-const HORIZON: i64 = 120;
+pub(super) const HORIZON: i64 = 120;
 const DAY: i64 = 24 * 60;
 const WEEK: i64 = 7 * DAY;
 
-fn record() -> CanaryRecord {
+pub(super) fn record() -> CanaryRecord {
     waiting(HORIZON)
 }
 
 /// A canary on errors of requests that are so many minutes old.
-fn waiting(minutes: i64) -> CanaryRecord {
+pub(super) fn waiting(minutes: i64) -> CanaryRecord {
     let mut errors = rule(OnlineMetric::AbsError);
     errors.label_horizon = Duration::from_secs(60 * minutes.unsigned_abs());
     canary(vec![errors], &[(1000, 60)])
 }
 
 /// A pair of its own block, of a request served at one minute whose truth came at another.
-fn of(seq: i64, served: i64, at: i64) -> PairedError {
+pub(super) fn of(seq: i64, served: i64, at: i64) -> PairedError {
     PairedError {
         seq,
         request_id: format!("r{seq}"),
@@ -63,7 +63,7 @@ impl Kept {
 }
 
 /// How many pairs were counted, whether or not they were bet on.
-fn counted(record: &CanaryRecord) -> usize {
+pub(super) fn counted(record: &CanaryRecord) -> usize {
     let analysis = Analysis::of(record).expect("readable");
     let bets: u64 = analysis
         .tests
@@ -207,51 +207,6 @@ fn minutes_of_two_shares_are_no_one_table() {
     assert!(analysis(&record).rate.test.log_e_worse() <= 0.0);
 }
 
-#[test]
-fn without_traffic_the_same_pairs_count_at_the_same_age_and_decide_the_same() {
-    let worse = |i: i64| {
-        let stable = 1.0 + (i % 7) as f64;
-        PairedError { stable, canary: 2.0 * stable, ..of(i, i % 60, i % 60 + 1) }
-    };
-    let pairs: Vec<_> = (1..=300).map(worse).collect();
-    let early = by_errors(&record(), pairs.clone(), minute(HORIZON - 1));
-    assert_eq!((counted(&early), early.verdict), (0, Verdict::Inconclusive));
-    // As many as were served in the first ten minutes.
-    assert_eq!(counted(&by_errors(&record(), pairs.clone(), minute(HORIZON + 10))), 50);
-    let late = by_errors(&record(), pairs, minute(HORIZON + 60));
-    // No more of them than it takes.
-    assert_eq!((counted(&late), late.verdict), (85, Verdict::Fail), "{}", late.reason);
-    let before = of(1, -10, -5);
-    assert_eq!(
-        counted(&by_errors(&record(), vec![before], minute(500))),
-        0,
-        "its truth may have been trained on"
-    );
-}
-
-#[test]
-fn a_block_that_was_bet_on_is_not_bet_on_again_with_what_came_later() {
-    let of_block = |seq: i64, block: &str, at: i64, ratio: f64| {
-        let stable = 1.0 + (seq % 7) as f64;
-        let block = Some(block.to_owned());
-        PairedError { block, stable, canary: ratio * stable, served_at: None, ..of(seq, 0, at) }
-    };
-    // A hundred races that are equal; then each gets one more result that speaks against the canary.
-    let mut pairs: Vec<_> =
-        (1..=100).map(|race| of_block(race, &format!("race-{race}"), race, 1.0)).collect();
-    let out = canary(vec![rule(OnlineMetric::AbsError)], &[(1000, 60)]);
-    let before = by_errors(&out, pairs.clone(), minute(200));
-    pairs.extend((1..=100).map(|race| of_block(100 + race, &format!("race-{race}"), 200 + race, 3.0)));
-    let after = by_errors(&out, pairs, minute(400));
-    let bets = |record: &CanaryRecord| {
-        let view = record.view();
-        view.rules[0].stable.n
-    };
-    // Seven set the scale, and the newest race may still get more.
-    assert_eq!((bets(&before), before.verdict), (92, Verdict::Inconclusive), "{}", before.reason);
-    assert_eq!((bets(&after), after.verdict), (92, Verdict::Inconclusive), "{}", after.reason);
-}
-
 /// A request for the race `block`, of which both versions were wrong by so much.
 fn race(block: &str, seq: i64, served: i64, at: i64, error: f64) -> PairedError {
     let of = of(seq, served, at);
@@ -304,4 +259,19 @@ fn races_whose_requests_come_of_age_in_turn_are_one_bet_each() {
     let once = kept.look(&after_races(), minute(WEEK + 2 * DAY), 1000).record;
     assert_eq!(once.view().rules, record.view().rules);
     assert_eq!(once.view().late_pairs, 1);
+}
+
+#[test]
+fn a_rule_that_observes_old_requests_delays_none_that_decides() {
+    let mut old = rule(OnlineMetric::AbsError);
+    (old.role, old.label_horizon) = (Role::Observe, Duration::from_secs(7 * 24 * 3600));
+    let beside = || canary(vec![rule(OnlineMetric::ErrorRate), old.clone()], &[(1000, 60)]);
+    for minutes in [50, 90] {
+        let good = |_| ((100, 1), (900, 9));
+        let (alone, both) = (watch(errors(), minutes, good).0, watch(beside(), minutes, good).0);
+        assert_eq!(alone.verdict, if minutes > 60 { Verdict::Pass } else { Verdict::Inconclusive });
+        assert_eq!(both.verdict, alone.verdict, "{}", both.reason);
+    }
+    let bad = |at: i64| ((10, 5), (90, u64::from(at % 2 == 0)));
+    assert_eq!(watch(beside(), 60, bad).1, watch(errors(), 60, bad).1);
 }

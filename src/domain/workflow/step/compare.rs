@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Position;
 
+/// A block of which nothing came of age for this long gets no more, and is bet on where truth is waited for.
+pub const BLOCK_COMPLETE_AFTER: Duration = Duration::from_secs(24 * 3600);
+
 /// `uses: compare`: the one set of rules the controller uses from the first look on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compare {

@@ -280,6 +280,11 @@ fn mistakes_of_a_canary() {
             "[{ metric: error_rate }, { metric: abs_error, label_horizon: 1d, mode: observe }]",
         ),
         (
+            "blocks-are-complete-too-late",
+            "uses: wait, with: { for: 1h } }\n- { id: compare, uses: compare, with: { rules: [{ metric: error_rate }]",
+            "uses: shadow, with: { run: predict, from: { sqlite: { path: a.db, query: SELECT race AS block FROM r } }, for: 26h } }\n- { id: compare, uses: compare, with: { rules: [{ metric: abs_error, label_horizon: 2h }]",
+        ),
+        (
             "shadow-without-a-rule",
             "uses: wait, with: { for: 1h }",
             "uses: shadow, with: { run: predict, from: { file: rows.csv }, for: 1h }",
@@ -318,6 +323,8 @@ fn mistakes_of_a_canary() {
     8:94 error: no request is 1h old when the canary has to be decided, 1h after its start (give the canary more time, shorten `label_horizon`, or let the rule only observe: `mode: observe`)
     [truth-comes-too-late-but-only-observes]
 
+    [blocks-are-complete-too-late]
+    8:51 warning: no block is complete when the canary has to be decided, 1d2h after its start: one is bet on once nothing of it came of age for 1d, here no sooner than after 1d2h (give the canary more time, or shorten `label_horizon`)
     [shadow-without-a-rule]
     7:5 warning: no rule looks at the prediction errors that `wait` finds (add a rule on `abs_error` to `compare`)
     "#);

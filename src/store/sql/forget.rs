@@ -1,0 +1,134 @@
+//! Deletes evidence that is too old to be of use, a few rows at a time, so that
+//! nobody waits long behind it and a death loses nothing but the rest.
+
+use super::rows::get;
+use super::store::SqlStore;
+use crate::domain::Timestamp;
+use crate::domain::canary::ERROR_HISTORY;
+use crate::store::{EvidenceAge, OldEvidence, StoreError};
+
+/// Rows deleted in one transaction.
+const AT_ONCE: i64 = 5000;
+
+const DELETE_PREDICTIONS: &str = sql!(
+    "DELETE FROM refit.predictions WHERE (model, request_id) IN
+         (SELECT model, request_id FROM refit.predictions WHERE at < $1 LIMIT $2)"
+);
+const DELETE_TRUTHS: &str = sql!(
+    "DELETE FROM refit.truths WHERE (model, request_id) IN
+         (SELECT model, request_id FROM refit.truths WHERE at < $1 LIMIT $2)"
+);
+const DELETE_BATCHES: &str = sql!(
+    "DELETE FROM refit.evidence_batches WHERE (model, kind, batch_id) IN
+         (SELECT model, kind, batch_id FROM refit.evidence_batches WHERE at < $1 LIMIT $2)"
+);
+// Of one model, from its oldest rows on, as an index has them: what stays is not gone through.
+const DELETE_PAIRS: &str = sql!(
+    "DELETE FROM refit.paired_errors WHERE model = $3 AND seq IN
+         (SELECT o.seq FROM
+             (SELECT seq, at FROM refit.paired_errors WHERE model = $3 ORDER BY seq LIMIT $2) o
+          WHERE o.at < $1)"
+);
+const DELETE_MINUTES: &str = sql!(
+    "DELETE FROM refit.evidence_minutes WHERE model = $3 AND (version, minute) IN
+         (SELECT o.version, o.minute FROM
+             (SELECT version, minute FROM refit.evidence_minutes WHERE model = $3 ORDER BY seq LIMIT $2) o
+          WHERE o.minute < $1)"
+);
+const DELETE_LABELS: &str = sql!(
+    "DELETE FROM refit.label_minutes WHERE model = $3 AND (minute, version) IN
+         (SELECT minute, version FROM refit.label_minutes WHERE model = $3 AND minute < $1
+          ORDER BY minute LIMIT $2)"
+);
+
+impl SqlStore {
+    pub(super) async fn drop_evidence(
+        &self,
+        older: &EvidenceAge,
+        only_count: bool,
+    ) -> Result<OldEvidence, StoreError> {
+        let EvidenceAge { unmatched, batch_ids, counted } = *older;
+        let counted = self.needed_since().await?.map_or(counted, |needed| counted.min(needed));
+        let count = |query, before| self.count_old(query, before);
+        if only_count {
+            return Ok(OldEvidence {
+                predictions: count(
+                    sql!("SELECT count(*) AS n FROM refit.predictions WHERE at < $1"),
+                    unmatched,
+                )
+                .await?,
+                truths: count(sql!("SELECT count(*) AS n FROM refit.truths WHERE at < $1"), unmatched)
+                    .await?,
+                batch_ids: count(
+                    sql!("SELECT count(*) AS n FROM refit.evidence_batches WHERE at < $1"),
+                    batch_ids,
+                )
+                .await?,
+                pairs: count(sql!("SELECT count(*) AS n FROM refit.paired_errors WHERE at < $1"), counted)
+                    .await?,
+                minutes: count(
+                    sql!("SELECT count(*) AS n FROM refit.evidence_minutes WHERE minute < $1"),
+                    counted,
+                )
+                .await?
+                    + count(sql!("SELECT count(*) AS n FROM refit.label_minutes WHERE minute < $1"), counted)
+                        .await?,
+            });
+        }
+        let mut gone = OldEvidence {
+            predictions: self.delete_old(DELETE_PREDICTIONS, unmatched, None).await?,
+            truths: self.delete_old(DELETE_TRUTHS, unmatched, None).await?,
+            batch_ids: self.delete_old(DELETE_BATCHES, batch_ids, None).await?,
+            ..OldEvidence::default()
+        };
+        let models =
+            sqlx::query(sql!("SELECT model FROM refit.evidence_clock")).fetch_all(&self.parts.reader).await?;
+        for row in &models {
+            let model: &str = get(row, "model")?;
+            gone.pairs += self.delete_old(DELETE_PAIRS, counted, Some(model)).await?;
+            gone.minutes += self.delete_old(DELETE_MINUTES, counted, Some(model)).await?;
+            gone.minutes += self.delete_old(DELETE_LABELS, counted, Some(model)).await?;
+        }
+        Ok(gone)
+    }
+
+    /// What came before this is read by no run that has not ended and by no canary that is out. The history of a
+    /// canary that goes out later is younger than anything that is deleted.
+    async fn needed_since(&self) -> Result<Option<Timestamp>, StoreError> {
+        let row = sqlx::query(sql!(
+            "SELECT min(created_at) AS oldest FROM refit.runs
+             WHERE status IN ('queued', 'running', 'waiting', 'held', 'undoing')"
+        ))
+        .fetch_one(&self.parts.reader)
+        .await?;
+        let runs = get::<Option<Timestamp>>(&row, "oldest")?;
+        // A bake may outlast its run.
+        let canaries = self.list_live(None).await?.into_iter().map(|canary| canary.started_at).min();
+        Ok(runs.into_iter().chain(canaries).min().map(|oldest| oldest - ERROR_HISTORY))
+    }
+
+    async fn count_old(&self, query: &'static str, before: Timestamp) -> Result<u64, StoreError> {
+        let row = sqlx::query(query).bind(before).fetch_one(&self.parts.reader).await?;
+        Ok(get::<i64>(&row, "n")?.unsigned_abs())
+    }
+
+    async fn delete_old(
+        &self,
+        query: &'static str,
+        before: Timestamp,
+        model: Option<&str>,
+    ) -> Result<u64, StoreError> {
+        let mut all = 0;
+        loop {
+            let mut query = sqlx::query(query).bind(before).bind(AT_ONCE);
+            if let Some(model) = model {
+                query = query.bind(model.to_owned());
+            }
+            let gone = query.execute(&self.parts.writer).await?;
+            all += gone.rows_affected();
+            if gone.rows_affected() == 0 {
+                return Ok(all);
+            }
+        }
+    }
+}
