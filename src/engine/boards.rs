@@ -67,6 +67,7 @@ struct HeldBoard<'e> {
 #[async_trait]
 impl Held for HeldBoard<'_> {
     const HOLD: Duration = HOLD;
+    type Error = StoreError;
 
     async fn again(&mut self, at: Timestamp) -> Result<bool, StoreError> {
         let BoardEntry { run, notifier, held_until, .. } = &self.board;

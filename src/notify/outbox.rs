@@ -97,6 +97,7 @@ struct HeldEntry<'a> {
 #[async_trait]
 impl Held for HeldEntry<'_> {
     const HOLD: Duration = HOLD;
+    type Error = StoreError;
 
     async fn again(&mut self, at: Timestamp) -> Result<bool, StoreError> {
         self.until = self.store.hold_outbox(self.id, self.until, HOLD, at).await?;
