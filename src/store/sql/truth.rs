@@ -41,7 +41,8 @@ impl SqlStore {
         }
         let requests: Vec<&str> = first.keys().copied().collect();
         let rows: Vec<Value> = first.values().cloned().collect();
-        // A request of which there is a pair has its truth, whoever brought it.
+        // A request of which there is a pair has its truth, whoever brought it, unless a report of it still waits: before
+        // a pair kept its truth, scoring left the report waiting.
         sqlx::query(sql!(concat!(
             "INSERT INTO refit.truths (model, request_id, value, block, at)
              SELECT $1, e.value ->> 'r', CAST(e.value ->> 'p' AS DOUBLE PRECISION), e.value ->> 'b', ",
@@ -50,6 +51,8 @@ impl SqlStore {
             each!("$2"),
             " WHERE NOT EXISTS (SELECT 1 FROM refit.paired_errors k
                  WHERE k.model = $1 AND k.request_id = e.value ->> 'r')
+             OR EXISTS (SELECT 1 FROM refit.predictions p
+                 WHERE p.model = $1 AND p.request_id = e.value ->> 'r')
              ON CONFLICT DO NOTHING"
         )))
         .bind(batch.model.as_str())

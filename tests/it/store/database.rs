@@ -5,7 +5,7 @@ use std::sync::Arc;
 use refit::clock::{Clock, ManualClock};
 use refit::domain::Timestamp;
 use refit::store::{self, Store};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 /// An empty database, and the time that its stores go by.
@@ -36,6 +36,21 @@ impl Database {
 
     pub async fn open_with(&self, clock: Arc<dyn Clock>) -> Arc<dyn Store> {
         store::open(&self.url, clock).await.expect("opens")
+    }
+
+    /// Writes what this refit would not, such as what an older one did.
+    pub async fn write(&self, statement: &str) {
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        let written = if self.url.starts_with("postgres") {
+            let mut connection = PgConnection::connect(&self.url).await.expect("connects");
+            sqlx::query("SET search_path = refit").execute(&mut connection).await.expect("set");
+            sqlx::query(statement).execute(&mut connection).await.map(drop)
+        } else {
+            let mut connection =
+                SqliteConnection::connect(&format!("sqlite:{}", self.url)).await.expect("opens");
+            sqlx::query(statement).execute(&mut connection).await.map(drop)
+        };
+        written.expect("written");
     }
 
     pub fn now(&self) -> Timestamp {

@@ -19,6 +19,7 @@ use super::{make, on_both};
 
 on_both! {
     a_request_counts_once_in_whatever_order_it_becomes_known
+    a_report_that_waits_beside_a_pair_of_an_older_refit_meets_its_truth
 }
 
 /// What may be said of a request.
@@ -158,6 +159,29 @@ async fn pairs(store: &Arc<dyn Store>, other: &str) -> BTreeMap<String, Vec<(f64
         pairs.entry(request_id).or_default().push((canary, stable));
     }
     pairs
+}
+
+/// Before a pair kept the truth it was made with, scoring a request left a report of it waiting.
+async fn a_report_that_waits_beside_a_pair_of_an_older_refit_meets_its_truth(db: Database) {
+    let store = db.open().await;
+    let run = make::run(&store, db.now()).await;
+    let worker = make::worker(&store, db.now()).await;
+    let claimed = (run, make::claim(&store, run, worker, db.now()).await.run.epoch);
+    say(&store, claimed, Said::Pushed, vec![0], "reported".to_owned(), db.now()).await;
+    db.write(
+        "INSERT INTO paired_errors (model, seq, request_id, one, one_error, other, other_error, at)
+         VALUES ('race-times', 1000, '0', 'v1', 5, 'v2', 6, '2026-11-03T13:00:00.000000+00:00')",
+    )
+    .await;
+    say(&store, claimed, Said::Truth, vec![0], "truth".to_owned(), db.now()).await;
+
+    let counts = store.labelled(&model(), &version("v1"), served_at(0)).await.expect("read");
+    assert_eq!((counts.predicted, counts.labelled), (1, 1));
+    assert_eq!(pairs(&store, "v3").await["0"], [(REPORTED[2] - TRUTH, REPORTED[0] - TRUTH)]);
+    assert_eq!(pairs(&store, "v2").await["0"], [(6.0, 5.0)], "the pair that was there stays");
+    let far = db.now() + TimeDelta::days(1);
+    let age = EvidenceAge { unmatched: far, batch_ids: served_at(0), counted: served_at(0) };
+    assert_eq!(store.forget_evidence(&age, true).await.expect("counted"), OldEvidence::default());
 }
 
 async fn a_request_counts_once_in_whatever_order_it_becomes_known(db: Database) {
