@@ -22,24 +22,48 @@ const DELETE_BATCHES: &str = sql!(
     "DELETE FROM refit.evidence_batches WHERE (model, kind, batch_id) IN
          (SELECT model, kind, batch_id FROM refit.evidence_batches WHERE at < $1 LIMIT $2)"
 );
-// Of one model, from its oldest rows on, as an index has them: what stays is not gone through.
-const DELETE_PAIRS: &str = sql!(
-    "DELETE FROM refit.paired_errors WHERE model = $3 AND seq IN
-         (SELECT o.seq FROM
-             (SELECT seq, at FROM refit.paired_errors WHERE model = $3 ORDER BY seq LIMIT $2) o
-          WHERE o.at < $1)"
-);
-const DELETE_MINUTES: &str = sql!(
-    "DELETE FROM refit.evidence_minutes WHERE model = $3 AND (version, minute) IN
-         (SELECT o.version, o.minute FROM
-             (SELECT version, minute FROM refit.evidence_minutes WHERE model = $3 ORDER BY seq LIMIT $2) o
-          WHERE o.minute < $1)"
-);
-const DELETE_LABELS: &str = sql!(
-    "DELETE FROM refit.label_minutes WHERE model = $3 AND (minute, version) IN
-         (SELECT minute, version FROM refit.label_minutes WHERE model = $3 AND minute < $1
-          ORDER BY minute LIMIT $2)"
-);
+// Of one model, from its oldest rows on, as an index has them: what stays is not gone through, neither to delete nor to
+// count.
+const PAIRS: Counted = Counted {
+    count: sql!(
+        "SELECT count(*) AS n FROM refit.paired_errors WHERE model = $2 AND at < $1 AND seq < coalesce(
+             (SELECT seq FROM refit.paired_errors WHERE model = $2 AND at >= $1 ORDER BY seq LIMIT 1),
+             9223372036854775807)"
+    ),
+    delete: sql!(
+        "DELETE FROM refit.paired_errors WHERE model = $3 AND seq IN
+             (SELECT o.seq FROM
+                 (SELECT seq, at FROM refit.paired_errors WHERE model = $3 ORDER BY seq LIMIT $2) o
+              WHERE o.at < $1)"
+    ),
+};
+const MINUTES: Counted = Counted {
+    count: sql!(
+        "SELECT count(*) AS n FROM refit.evidence_minutes WHERE model = $2 AND minute < $1 AND seq < coalesce(
+             (SELECT seq FROM refit.evidence_minutes WHERE model = $2 AND minute >= $1 ORDER BY seq LIMIT 1),
+             9223372036854775807)"
+    ),
+    delete: sql!(
+        "DELETE FROM refit.evidence_minutes WHERE model = $3 AND (version, minute) IN
+             (SELECT o.version, o.minute FROM
+                 (SELECT version, minute FROM refit.evidence_minutes WHERE model = $3 ORDER BY seq LIMIT $2) o
+              WHERE o.minute < $1)"
+    ),
+};
+const LABELS: Counted = Counted {
+    count: sql!("SELECT count(*) AS n FROM refit.label_minutes WHERE model = $2 AND minute < $1"),
+    delete: sql!(
+        "DELETE FROM refit.label_minutes WHERE model = $3 AND (minute, version) IN
+             (SELECT minute, version FROM refit.label_minutes WHERE model = $3 AND minute < $1
+              ORDER BY minute LIMIT $2)"
+    ),
+};
+
+/// Evidence of one model that was counted.
+struct Counted {
+    count: &'static str,
+    delete: &'static str,
+}
 
 impl SqlStore {
     pub(super) async fn drop_evidence(
@@ -48,10 +72,9 @@ impl SqlStore {
         only_count: bool,
     ) -> Result<OldEvidence, StoreError> {
         let EvidenceAge { unmatched, batch_ids, counted } = *older;
-        let counted = self.needed_since().await?.map_or(counted, |needed| counted.min(needed));
-        let count = |query, before| self.count_old(query, before);
-        if only_count {
-            return Ok(OldEvidence {
+        let mut old = if only_count {
+            let count = |query, before| self.count_old(query, before, None);
+            OldEvidence {
                 predictions: count(
                     sql!("SELECT count(*) AS n FROM refit.predictions WHERE at < $1"),
                     unmatched,
@@ -64,51 +87,60 @@ impl SqlStore {
                     batch_ids,
                 )
                 .await?,
-                pairs: count(sql!("SELECT count(*) AS n FROM refit.paired_errors WHERE at < $1"), counted)
-                    .await?,
-                minutes: count(
-                    sql!("SELECT count(*) AS n FROM refit.evidence_minutes WHERE minute < $1"),
-                    counted,
-                )
-                .await?
-                    + count(sql!("SELECT count(*) AS n FROM refit.label_minutes WHERE minute < $1"), counted)
-                        .await?,
-            });
-        }
-        let mut gone = OldEvidence {
-            predictions: self.delete_old(DELETE_PREDICTIONS, unmatched, None).await?,
-            truths: self.delete_old(DELETE_TRUTHS, unmatched, None).await?,
-            batch_ids: self.delete_old(DELETE_BATCHES, batch_ids, None).await?,
-            ..OldEvidence::default()
+                ..OldEvidence::default()
+            }
+        } else {
+            OldEvidence {
+                predictions: self.delete_old(DELETE_PREDICTIONS, unmatched, None).await?,
+                truths: self.delete_old(DELETE_TRUTHS, unmatched, None).await?,
+                batch_ids: self.delete_old(DELETE_BATCHES, batch_ids, None).await?,
+                ..OldEvidence::default()
+            }
         };
         let models =
             sqlx::query(sql!("SELECT model FROM refit.evidence_clock")).fetch_all(&self.parts.reader).await?;
         for row in &models {
             let model: &str = get(row, "model")?;
-            gone.pairs += self.delete_old(DELETE_PAIRS, counted, Some(model)).await?;
-            gone.minutes += self.delete_old(DELETE_MINUTES, counted, Some(model)).await?;
-            gone.minutes += self.delete_old(DELETE_LABELS, counted, Some(model)).await?;
+            let counted = self.needed_since(model).await?.map_or(counted, |needed| counted.min(needed));
+            let old_of = async |kind: Counted| match only_count {
+                true => self.count_old(kind.count, counted, Some(model)).await,
+                false => self.delete_old(kind.delete, counted, Some(model)).await,
+            };
+            old.pairs += old_of(PAIRS).await?;
+            old.minutes += old_of(MINUTES).await? + old_of(LABELS).await?;
         }
-        Ok(gone)
+        Ok(old)
     }
 
-    /// What came before this is read by no run that has not ended and by no canary that is out. The history of a
-    /// canary that goes out later is younger than anything that is deleted.
-    async fn needed_since(&self) -> Result<Option<Timestamp>, StoreError> {
+    /// What came before this is read by no run of the model that has not ended and by no canary of it that is out. The
+    /// history of a canary that goes out later is younger than anything that is deleted.
+    async fn needed_since(&self, model: &str) -> Result<Option<Timestamp>, StoreError> {
         let row = sqlx::query(sql!(
             "SELECT min(created_at) AS oldest FROM refit.runs
-             WHERE status IN ('queued', 'running', 'waiting', 'held', 'undoing')"
+             WHERE model = $1 AND status IN ('queued', 'running', 'waiting', 'held', 'undoing')"
         ))
+        .bind(model)
         .fetch_one(&self.parts.reader)
         .await?;
         let runs = get::<Option<Timestamp>>(&row, "oldest")?;
         // A bake may outlast its run.
-        let canaries = self.list_live(None).await?.into_iter().map(|canary| canary.started_at).min();
-        Ok(runs.into_iter().chain(canaries).min().map(|oldest| oldest - ERROR_HISTORY))
+        let live = self.list_live(None).await?;
+        let canaries = live.into_iter().filter(|canary| canary.model.as_str() == model);
+        let oldest = runs.into_iter().chain(canaries.map(|canary| canary.started_at)).min();
+        Ok(oldest.map(|oldest| oldest - ERROR_HISTORY))
     }
 
-    async fn count_old(&self, query: &'static str, before: Timestamp) -> Result<u64, StoreError> {
-        let row = sqlx::query(query).bind(before).fetch_one(&self.parts.reader).await?;
+    async fn count_old(
+        &self,
+        query: &'static str,
+        before: Timestamp,
+        model: Option<&str>,
+    ) -> Result<u64, StoreError> {
+        let mut query = sqlx::query(query).bind(before);
+        if let Some(model) = model {
+            query = query.bind(model.to_owned());
+        }
+        let row = query.fetch_one(&self.parts.reader).await?;
         Ok(get::<i64>(&row, "n")?.unsigned_abs())
     }
 
