@@ -139,7 +139,12 @@ pub async fn run(spec: &Shadow, ctx: &StepContext<'_>) -> Result<StepResult, Ste
     }
     if advised && rounds > 0 {
         let before = (state.advice.take(), &state.concluded);
-        let (advice, concluded) = unseen::conclude(before, &canary, ctx).await?;
+        // A minute is read once it is over; after the last round there is no other to read what it brought.
+        let until = match waiting {
+            Waiting::Over(_) => ctx.clock.now() + TimeDelta::minutes(1),
+            Waiting::Until(_) => ctx.clock.now(),
+        };
+        let (advice, concluded) = unseen::conclude(before, &canary, until, ctx).await?;
         (state.advice, state.concluded) = (Some(advice), concluded);
     }
     match waiting {

@@ -63,14 +63,14 @@ pub(super) fn canary(
     })
 }
 
-/// What all rows so far say, read on from where it was read to before. A canary that passed passes still, unless it
+/// What all rows until `now` say, read on from where it was read to before. A canary that passed passes still, unless it
 /// fails.
 pub(super) async fn conclude(
     (before, read): (Option<Conclusion>, &ErrorsRead),
     canary: &CanaryRecord,
+    now: Timestamp,
     ctx: &StepContext<'_>,
 ) -> Result<(Conclusion, ErrorsRead), StepError> {
-    let now = ctx.clock.now();
     let (stable, version) = (&canary.champion, &canary.version);
     let aged = match read.ripening(canary, now) {
         Some(wanted) => ctx.ledger.came_of_age(stable, version, wanted).await?,

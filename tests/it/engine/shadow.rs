@@ -120,30 +120,45 @@ fn a_batch_model_that_is_no_worse_is_promoted_whatever_its_processes_die_of() {
     }
 }
 
+/// What refit says it would have done with 2, which multiplies by `factor`, when nobody sees it and refit is away for
+/// some time after the rows came.
+async fn advice(source: &str, factor: u8, away: TimeDelta) -> String {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    world.write("factor", &factor.to_string());
+    world.write("rows.csv", "id,at,x,actual\n");
+    let told = "mode: advise\nnotify: [{ on: [succeeded], console: true }]\n";
+    let run = world.trigger(&engine, &source.replace("mode: act\n", told)).await;
+    reach(&world, &engine, run, TimeDelta::minutes(1), |run| run.status == RunStatus::Waiting).await;
+    world.pass(TimeDelta::minutes(30));
+    rows(&world);
+    world.pass(away);
+    let (outcome, reason) = outcome(&world, &engine).await;
+    assert_eq!(outcome, Some(Outcome::Succeeded), "{reason}");
+    assert_eq!(shown(&world), serves("1"));
+    assert_eq!(world.host.history().len(), 1, "the host never heard of it");
+    let queued = engine.store.outbox_of(run).await.expect("read");
+    queued.iter().map(|entry| entry.notice.facts["advice"].to_string()).collect()
+}
+
 #[tokio::test]
 async fn in_advise_the_rows_say_what_refit_would_have_done() {
     for (factor, expected) in [
         (4, "and would be rolled back by the rows that both predicted: canary mean error 20.1, stable 5.02"),
         (1, "and would be promoted by the rows that both predicted: canary mean error 5.02, stable 5.02"),
     ] {
-        let world = World::sqlite();
-        let engine = world.process(&Crash::never()).await;
-        serving(&world, &engine).await;
-        world.write("factor", &factor.to_string());
-        world.write("rows.csv", "id,at,x,actual\n");
-        let told = "mode: advise\nnotify: [{ on: [succeeded], console: true }]\n";
-        let run = world.trigger(&engine, &BATCH.replace("mode: act\n", told)).await;
-        reach(&world, &engine, run, TimeDelta::minutes(1), |run| run.status == RunStatus::Waiting).await;
-        world.pass(TimeDelta::minutes(30));
-        rows(&world);
-        let (outcome, reason) = outcome(&world, &engine).await;
-        assert_eq!(outcome, Some(Outcome::Succeeded), "{reason}");
-        assert_eq!(shown(&world), serves("1"));
-        assert_eq!(world.host.history().len(), 1, "the host never heard of it");
-        let queued = engine.store.outbox_of(run).await.expect("read");
-        let said = queued.iter().map(|entry| entry.notice.facts["advice"].to_string()).collect::<String>();
+        let said = advice(BATCH, factor, TimeDelta::zero()).await;
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[tokio::test]
+async fn what_the_last_round_brings_is_in_the_advice() {
+    // The second round of two is the last: the time is over.
+    let said =
+        advice(&BATCH.replace("at_most: 5d", "at_most: 1d\n      every: 1d"), 4, TimeDelta::hours(23)).await;
+    assert!(said.contains("and would be rolled back by the rows that both predicted"), "{said}");
 }
 
 /// Little traffic on version 1, then a workflow that asks first: 2 multiplies by `factor`.
