@@ -76,7 +76,7 @@ impl Engine {
             news.more |= !all;
             news.ripe = Some(ripe);
         }
-        if analysis.counts_labels() {
+        if analysis.counts_labels(canary, now) {
             let counts = |version| self.store.labelled(&canary.model, version, canary.started_at);
             let (canary, stable) = (counts(&canary.version).await?, counts(&canary.champion).await?);
             news.labelled = Some(Labelled { canary, stable });

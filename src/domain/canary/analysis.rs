@@ -4,7 +4,6 @@ use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 use super::super::Timestamp;
-use super::super::evidence::{EvidenceMinute, PairedError};
 use super::super::stats::split::LOG_E_WRONG;
 use super::super::stats::{InvalidInput, SplitTest, Table};
 use super::super::workflow::step::{CompareRule, OnlineMetric};
@@ -12,8 +11,9 @@ use super::super::workflow::units::BasisPoints;
 use super::CanaryRecord;
 use super::blocks::{Blocks, Clip};
 use super::forecast::{Expected, Forecast};
-use super::labels::{Labelled, Labels, Ripe, Ripening};
+use super::labels::{Labelled, Labels, Ripening};
 use super::minutes::{Arrived, Counts, Intake, LATENCY_BUCKETS, MinTable, OpenTable, Side, arm, sum};
+use super::news::News;
 use super::rules::{self, RuleTest};
 
 /// How far back the stable arm is read before a canary.
@@ -36,6 +36,8 @@ const SPLIT_SETTLES: TimeDelta = TimeDelta::minutes(5);
 /// Requests expected of a canary that has not been heard of, and of one that has, at which silence is
 /// no chance: `exp(-9)` once, `exp(-20)` over the many times it could happen.
 const SILENT_AT: (f64, f64) = (9.0, 20.0);
+/// Requests without truth are counted about so often while a canary's age doubles.
+const COUNTS_OF_LABELS: i32 = 60;
 /// A sender may batch for this long before a row of the canary is missed.
 const SILENT_FOR: TimeDelta = TimeDelta::minutes(10);
 
@@ -80,9 +82,11 @@ pub struct Analysis {
     /// Where a rule has a label horizon.
     #[serde(default)]
     pub(super) labels: Option<Labels>,
-    /// Where none has: what is known by the last look.
+    /// Where none has: what was known when it was counted last.
     #[serde(default)]
     pub(super) labelled: Option<Labelled>,
+    #[serde(default)]
+    labelled_at: Option<Timestamp>,
     /// What the canary can show, from the traffic before it.
     #[serde(default)]
     pub(super) forecast: Option<String>,
@@ -105,25 +109,6 @@ struct Quiet {
     heard: bool,
     stable: u64,
     since: Option<Timestamp>,
-}
-
-/// What is new since the last look.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct News {
-    /// Minutes of both versions after [`Analysis::cursor`].
-    pub minutes: Vec<EvidenceMinute>,
-    /// Pairs of errors after [`Analysis::paired_cursor`].
-    pub pairs: Vec<PairedError>,
-    /// Until [`Analysis::frozen`]: errors of the stable version before the canary, oldest first.
-    pub stable_errors: Vec<PairedError>,
-    /// What [`Analysis::ripening`] asked for.
-    pub ripe: Option<Ripe>,
-    /// Requests since the canary went out, of both versions, where no rule has a label horizon.
-    pub labelled: Option<Labelled>,
-    /// There is more than one look reads: nothing is concluded yet.
-    pub more: bool,
-    /// The share that the release gives the canary, and since when; the stage's when absent.
-    pub share: Option<(BasisPoints, Timestamp)>,
 }
 
 impl Analysis {
@@ -162,6 +147,7 @@ impl Analysis {
             quiet: Quiet::default(),
             labels: record.label_horizon().map(|_| Labels::new(record.started_at)).transpose()?,
             labelled: None,
+            labelled_at: None,
             forecast: None,
             underpowered: false,
         })
@@ -182,9 +168,12 @@ impl Analysis {
         Ok(analysis)
     }
 
-    /// Whether requests without truth are only counted: no rule says how long one takes.
-    pub fn counts_labels(&self) -> bool {
-        self.labels.is_none()
+    /// Whether requests without truth are counted for this look: where a rule needs truths and none says how long one
+    /// takes. All since the start are, so it is done the more rarely the longer that is ago.
+    pub fn counts_labels(&self, record: &CanaryRecord, now: Timestamp) -> bool {
+        let needs_truth = record.rules.rules.iter().any(|rule| rule.metric == OnlineMetric::AbsError);
+        let due = self.labelled_at.is_none_or(|at| now - at >= (now - record.started_at) / COUNTS_OF_LABELS);
+        needs_truth && self.labels.is_none() && due
     }
 
     /// What came of age since the last look and has to be read for this one, where a rule has a label horizon.
@@ -200,7 +189,7 @@ impl Analysis {
         news: &News,
         now: Timestamp,
     ) -> Result<(), InvalidInput> {
-        self.absorb(record, news);
+        self.absorb(record, news, now);
         if !news.more {
             if !self.frozen {
                 self.freeze(record, now);
@@ -216,8 +205,10 @@ impl Analysis {
         Ok(())
     }
 
-    fn absorb(&mut self, record: &CanaryRecord, news: &News) {
-        self.labelled = news.labelled.or(self.labelled);
+    fn absorb(&mut self, record: &CanaryRecord, news: &News, now: Timestamp) {
+        if news.labelled.is_some() {
+            (self.labelled, self.labelled_at) = (news.labelled, Some(now));
+        }
         for minute in &news.minutes {
             self.cursor = self.cursor.max(minute.seq);
             let side = if minute.version == record.version {

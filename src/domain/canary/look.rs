@@ -9,7 +9,8 @@ use super::super::Timestamp;
 use super::super::stats::combine::{Combined, Weighted, combine};
 use super::super::verdict::Verdict;
 use super::super::workflow::step::{Compare, CompareRule, OnlineMetric, Role};
-use super::analysis::{Analysis, News};
+use super::analysis::Analysis;
+use super::news::News;
 use super::rules::RuleTest;
 use super::{CanaryRecord, CanaryState, words};
 

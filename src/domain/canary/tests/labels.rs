@@ -1,7 +1,7 @@
 //! Requests count once they are old enough, each once, and missing truths stop a promotion.
 
 use super::*;
-use crate::domain::evidence::LabelMinute;
+use crate::domain::evidence::{LabelCounts, LabelMinute};
 
 pub(super) const HORIZON: i64 = 120;
 const DAY: i64 = 24 * 60;
@@ -115,6 +115,22 @@ fn rows_that_nobody_served_count_at_once() {
     row.served_at = None;
     let looked = look(&record(), &News { pairs: vec![row], ..News::default() }, minute(6));
     assert_eq!(counted(&looked.record), 1);
+}
+
+#[test]
+fn without_a_horizon_truths_are_counted_where_a_rule_needs_them_and_the_more_rarely_the_older_the_canary_is()
+{
+    let is_due =
+        |record: &CanaryRecord, at| Analysis::of(record).expect("readable").counts_labels(record, minute(at));
+    assert!(!is_due(&errors(), 5), "an error rate needs no truth");
+    assert!(!is_due(&record(), 5), "what has a horizon is watched");
+    let mut record = canary(vec![rule(OnlineMetric::AbsError)], &[(1000, 60)]);
+    assert!(is_due(&record, 600));
+    let known = LabelCounts { predicted: 1, labelled: 1 };
+    let counted = News { labelled: Some(Labelled { canary: known, stable: known }), ..News::default() };
+    record = look(&record, &counted, minute(600)).record;
+    let due: Vec<i64> = (601..620).filter(|at| is_due(&record, *at)).collect();
+    assert_eq!(due, (611..620).collect::<Vec<_>>());
 }
 
 /// Minutes with 10 requests of the canary and 90 of the stable version, and so many without truth.
