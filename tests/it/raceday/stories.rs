@@ -15,6 +15,17 @@ use crate::support::instance::Instance;
 const TURN: TimeDelta = TimeDelta::minutes(10);
 const REQUESTS: u32 = 7;
 
+/// What the steps of the workflow run that train and export.
+const TRAINERS: [&str; 2] = ["-m research.scripts.train_models", "-m research.scripts.export_artifacts"];
+
+/// In place of both: what was left before is left again.
+const AGAIN: &str = "
+import pathlib
+print('MAE: 400\\nR²: 0.95')
+for file in pathlib.Path('apps/web/src/data/ml-models').glob('*.json'):
+    file.touch()
+";
+
 struct RaceDay {
     place: Place,
     refit: Instance,
@@ -144,6 +155,10 @@ async fn seven_sundays(database: Database) {
     assert_eq!(day.place.serving(), (Some(good.clone()), None));
     assert!(day.took(&third) >= TimeDelta::hours(24), "{}", day.took(&third));
 
+    // From here on it is the canaries that differ: the trainer leaves what it left before, in no time.
+    std::fs::write(day.place.root().join("again.py"), AGAIN).expect("written");
+    day.place.edit("workflows/retrain.yaml", &TRAINERS.map(|trainer| (trainer, "again.py")));
+
     // A slow canary is taken back.
     let fourth = day.sunday().await;
     let canary = day.on_canary(fourth).await;
@@ -186,7 +201,11 @@ async fn seven_sundays(database: Database) {
     assert!(mail.contains("Nothing has to be done.") && mail.contains(&why), "{mail}");
 
     // A model that is no good never gets as far as the store.
-    day.place.edit("workflows/retrain.yaml", &[("--rounds 60", "--rounds 1")]);
+    let poor = [
+        ("again.py --distances", "-m research.scripts.train_models --distances"),
+        ("--rounds 60", "--rounds 1"),
+    ];
+    day.place.edit("workflows/retrain.yaml", &poor);
     let seventh = day.sunday().await;
     let before = day.place.versions();
     let seventh = day.finish(seventh).await;
