@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-pub use canary::{CanaryCommand, CanaryPlan, Levels, Replay};
+pub use canary::{CanaryCommand, CanaryMinutes, CanaryPlan, Levels, Replay};
 pub use model::{Change, ModelCommand, OneVersion};
 pub use notify::{Channel, NotifyCommand, NotifyTest, Preview};
 pub use simulate::{Simulate, fraction};

@@ -1,4 +1,4 @@
-//! `canary`: what a canary can show, and what minutes that are past decide; none needs to be out.
+//! `canary`: what a canary can show, and what the minutes of one that is past decide under these or other limits.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -8,27 +8,33 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::args::{CanaryCommand, CanaryPlan, Levels, Replay as ReplayArgs};
-use super::error::CliError;
+use super::args::{CanaryCommand, CanaryMinutes, CanaryPlan, Levels, Replay as ReplayArgs};
+use super::error::{CliError, Doing};
 use super::output::{Output, plain, table};
+use super::pick::{self, short};
 use super::project::Opened;
-use crate::domain::canary::{Expected, Forecast, Replay};
+use crate::domain::canary::{Expected, Forecast, Past, Replay};
+use crate::domain::evidence::{EvidenceMinute, PairedError};
 use crate::domain::verdict::Verdict;
-use crate::domain::words::count;
+use crate::domain::words::{count, counted};
 use crate::domain::workflow::StepKind;
 use crate::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
 use crate::domain::workflow::units::BasisPoints;
-use crate::evidence::{Measured, read_minutes};
+use crate::evidence::{Measured, minute_line, read_minutes};
 use crate::steps::canary::compare_rules;
 
+/// Rows of one page.
+const PAGE: u32 = 2000;
+
 /// `refit canary …`.
-pub fn canary(
+pub async fn canary(
     command: &CanaryCommand,
     open: impl FnOnce() -> Result<Opened, CliError>,
     out: Output,
 ) -> Result<Exit, CliError> {
     match command {
         CanaryCommand::Plan(args) => plan(args, open, out),
+        CanaryCommand::Minutes(args) => minutes(&open()?, args).await,
         CanaryCommand::Replay(args) => replay(args, out),
     }
 }
@@ -40,6 +46,57 @@ fn open_file(file: &Path) -> Result<Box<dyn BufRead>, CliError> {
     let opened = File::open(file)
         .map_err(|error| CliError::usage(format!("cannot read {}: {error}", file.display())))?;
     Ok(Box::new(BufReader::new(opened)))
+}
+
+/// `refit canary minutes`.
+async fn minutes(opened: &Opened, args: &CanaryMinutes) -> Result<Exit, CliError> {
+    let store = opened.store().await?;
+    let run = pick::run(&store, &args.run).await?;
+    let reading = || format!("read the canary of run {}", run.id);
+    let record = store.canary_of(run.id).await.doing(reading)?.ok_or_else(|| {
+        CliError::usage(format!("run {} had no canary", short(run.id)))
+            .hint("`refit run ls` lists the runs, `refit run show RUN` their steps")
+    })?;
+    let versions = [record.version.clone(), record.champion.clone()];
+    let (mut evidence, mut pairs) = (vec![], vec![]);
+    loop {
+        let after = evidence.last().map_or(0, |minute: &EvidenceMinute| minute.seq);
+        let page = store.evidence(&record.model, &versions, after, PAGE).await.doing(reading)?;
+        let is_last = page.len() < PAGE as usize;
+        evidence.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    loop {
+        let after = pairs.last().map_or(0, |pair: &PairedError| pair.seq);
+        let page = store.paired_errors(&record.model, &record.version, &record.champion, after, PAGE);
+        let page = page.await.doing(reading)?;
+        let is_last = page.len() < PAGE as usize;
+        pairs.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    let past = Past::of(&record, &evidence, &pairs)
+        .map_err(|why| CliError::new(Exit::StepFailed, format!("cannot read the canary: {why}")))?;
+    let measured = Measured { latency: past.latency, pairs: past.pairs };
+    for minute in &past.minutes {
+        opened.out.line(&minute_line(minute, measured).to_string());
+    }
+    let Compare { alpha, beta, .. } = record.rules;
+    let errors = record.rules.rules.iter().find(|rule| rule.metric == OnlineMetric::ErrorRate);
+    let margin = errors.map_or_else(String::new, |rule| format!(" --margin {}", rule.margin));
+    let phi = past.phi.map_or_else(String::new, |phi| format!(" --phi {phi:.3}"));
+    opened.out.note(&format!(
+        "{} of {} beside {}; to decide over them: refit canary minutes {} | refit canary replay - --alpha {alpha} \
+         --beta {beta}{margin}{phi}",
+        counted(past.minutes.len() as u64, "minute"),
+        record.version,
+        record.champion,
+        short(run.id),
+    ));
+    Ok(Exit::Ok)
 }
 
 /// One rule a metric, as a workflow that says nothing else has them; `--margin` is that of errors.

@@ -21,7 +21,7 @@ mod truth;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-pub use self::minutes::{Measured, MinuteLine, read_minutes};
+pub use self::minutes::{Measured, MinuteLine, minute_line, read_minutes};
 pub use self::observation::read_observations;
 pub use self::source::{Checked, Place, checked, source};
 pub use self::truth::read_truth;

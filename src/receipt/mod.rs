@@ -78,7 +78,7 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
             configuration_sha256: hex::encode(definition_hash(definition)),
             manifest_sha256: published.map(|published| published.manifest_sha256),
             provenance: provenance(store, run, version.as_ref()).await?,
-            commands: commands(run.id, version.as_ref(), &run.workflow.to_string()),
+            commands: commands(run, version.as_ref(), canary.is_some()),
         },
         version,
     };
@@ -178,11 +178,15 @@ async fn provenance(
     Ok(provenance)
 }
 
-fn commands(run: RunId, version: Option<&VersionName>, workflow: &str) -> Vec<String> {
-    let mut commands = vec![format!("refit run show {run} --json"), format!("refit run logs {run}")];
+fn commands(run: &Run, version: Option<&VersionName>, has_canary: bool) -> Vec<String> {
+    let id = run.id;
+    let mut commands = vec![format!("refit run show {id} --json"), format!("refit run logs {id}")];
+    if has_canary {
+        commands.push(format!("refit canary minutes {id} | refit canary replay -"));
+    }
     if let Some(version) = version {
         commands.extend([format!("refit model card {version}"), format!("refit model verify {version}")]);
     }
-    commands.push(format!("refit plan {workflow}"));
+    commands.push(format!("refit plan {}", run.workflow));
     commands
 }

@@ -13,6 +13,8 @@ use crate::domain::workflow::units::{self, BasisPoints};
 pub enum CanaryCommand {
     /// Say beforehand what a canary can show, and how long it takes
     Plan(CanaryPlan),
+    /// The minutes of a run's canary (NDJSON), for `replay` under other limits
+    Minutes(CanaryMinutes),
     /// Decide over minutes of a file: one line of evidence a minute (NDJSON), then the decision
     #[command(after_help = REPLAY_FORM)]
     Replay(Replay),
@@ -47,6 +49,13 @@ pub struct CanaryPlan {
     /// Over-dispersion of errors; 1: none, 5: they come in clusters of about three.
     #[arg(long, value_name = "PHI", value_parser = dispersion, default_value = "1")]
     pub phi: f64,
+}
+
+/// `refit canary minutes`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct CanaryMinutes {
+    /// The run: an id, its beginning or end, or `last`.
+    pub run: String,
 }
 
 /// `refit canary replay`.

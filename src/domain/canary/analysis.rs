@@ -458,10 +458,15 @@ impl Analysis {
     }
 }
 
+/// Whether latencies of this minute are those of a cold start.
+pub(super) fn is_cold(record: &CanaryRecord, minute: Timestamp) -> bool {
+    minute < record.started_at + WARM_UP
+}
+
 /// What counts of a minute: latencies of the first minutes are cold starts.
 fn counted(record: &CanaryRecord, arrived: &Arrived) -> (Counts, Counts) {
     let (mut canary, mut stable) = (arrived.canary, arrived.stable);
-    if arrived.minute < record.started_at + WARM_UP {
+    if is_cold(record, arrived.minute) {
         for arm in [&mut canary, &mut stable] {
             (arm.timed, arm.slow) = (0, 0);
         }

@@ -13,6 +13,7 @@ use crate::domain::workflow::step::{CompareRule, OnlineMetric, Role};
 mod advice;
 mod forecasts;
 mod labels;
+mod past;
 mod properties;
 mod replays;
 

@@ -111,6 +111,9 @@ struct Others {
 }
 
 impl GroupWriter {
+    /// So many write side by side, each on a connection of its own: the database has more than one processor.
+    pub(crate) const AT_ONCE: usize = 2;
+
     pub(crate) fn new(pool: PgPool, clock: Arc<dyn Clock>, news: watch::Sender<u64>) -> Self {
         Self { others: Others { pool, clock, news }, connection: None }
     }

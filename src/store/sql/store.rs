@@ -68,7 +68,7 @@ impl SqlStore {
     /// Starts the store's own tasks.
     pub(crate) fn start(parts: Parts) -> Arc<Self> {
         let news = watch::Sender::new(0);
-        let committer = Committer::start(parts.writer.clone(), parts.clock.clone(), news.clone());
+        let committer = Committer::start(&parts.writer, &parts.clock, &news);
         Arc::new(Self { parts, committer, news, outage: Outage::default() })
     }
 

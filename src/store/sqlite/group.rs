@@ -96,6 +96,9 @@ pub(crate) struct GroupWriter {
 }
 
 impl GroupWriter {
+    /// There is one writing connection.
+    pub(crate) const AT_ONCE: usize = 1;
+
     pub(crate) fn new(pool: SqlitePool, clock: Arc<dyn Clock>, news: watch::Sender<u64>) -> Self {
         Self { pool, clock, news, kept: Kept::default() }
     }
