@@ -15,7 +15,7 @@ use super::{Exit, pick};
 use crate::adapter::{AdapterError, Message};
 use crate::config::{ConfigError, Project};
 use crate::domain::id::NotifierName;
-use crate::domain::workflow::{Moment, Recipient};
+use crate::domain::workflow::{Mode, Moment, Recipient};
 use crate::engine::notices;
 use crate::notify::examples;
 use crate::notify::facts::Facts;
@@ -52,12 +52,18 @@ async fn preview(opened: Result<Opened, CliError>, args: &Preview, out: Output) 
     };
     let shown = match &args.run {
         Some(reference) => vec![of_run(&opened?, &renderer, reference, args.kind.as_deref()).await?],
-        None => kinds
-            .into_iter()
-            .filter(|kind| args.kind.is_some() || *kind != "progress" || args.channel == Channel::Slack)
-            .filter_map(|kind| Some((kind, examples::facts(kind)?)))
-            .map(|(kind, facts)| rendered(&renderer, kind, &facts))
-            .collect::<Result<Vec<_>, CliError>>()?,
+        None => {
+            let mode = match &args.workflow {
+                Some(name) => opened?.workflow(name)?.workflow.mode,
+                None => Mode::Act,
+            };
+            kinds
+                .into_iter()
+                .filter(|kind| args.kind.is_some() || *kind != "progress" || args.channel == Channel::Slack)
+                .filter_map(|kind| Some((kind, examples::facts(kind, mode)?)))
+                .map(|(kind, facts)| rendered(&renderer, kind, &facts))
+                .collect::<Result<Vec<_>, CliError>>()?
+        }
     };
     if let Some(dir) = &args.out {
         let files = write(&shown, args.channel, dir)?;

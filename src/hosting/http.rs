@@ -171,6 +171,28 @@ impl RequestOptions {
     }
 }
 
+impl Request {
+    /// What somebody has to do whom the host does not let in.
+    fn way_in(&self) -> String {
+        let names: Vec<String> = self
+            .secrets
+            .as_object()
+            .into_iter()
+            .flat_map(|it| it.keys())
+            .map(|it| format!("`{it}`"))
+            .collect();
+        match names.as_slice() {
+            [] => " (its `headers` carry no secret: does the host ask for one?)".to_owned(),
+            names => {
+                format!(
+                    " (set a value that is valid there, and may do this, in the secret {})",
+                    names.join(" or ")
+                )
+            }
+        }
+    }
+}
+
 fn template(text: &str) -> Result<Template, BuildError> {
     let template = Template::compile(text).map_err(|error| problem(error.to_string()))?;
     for path in template.references() {
@@ -342,9 +364,13 @@ impl Http {
         Ok(Answer { status, headers, body })
     }
 
-    fn refused(&self, action: &str, answer: &Answer) -> AdapterError {
+    fn refused(&self, action: &str, request: &Request, answer: &Answer) -> AdapterError {
         let text = self.secrets.mask(&String::from_utf8_lossy(&answer.body));
-        refusal(&self.label(), action, answer.status, &answer.headers, &text)
+        let mut error = refusal(&self.label(), action, answer.status, &answer.headers, &text);
+        if let AdapterError::Denied { cause, .. } = &mut error {
+            cause.push_str(&request.way_in());
+        }
+        error
     }
 
     /// The document's bytes and the answer's ETag.
@@ -356,7 +382,7 @@ impl Http {
             return Ok(None);
         }
         if !is_expected(&self.read.expect, answer.status) {
-            return Err(self.refused(ACTION, &answer));
+            return Err(self.refused(ACTION, &self.read, &answer));
         }
         let etag = answer.headers.get(ETAG).cloned();
         if self.document.is_empty() {
@@ -386,7 +412,7 @@ impl Http {
                 retry_after: None,
             });
         }
-        Err(self.refused(ACTION, &answer))
+        Err(self.refused(ACTION, &self.apply, &answer))
     }
 
     async fn read_back(&self, document: &ReleaseDocument) -> Result<(), AdapterError> {

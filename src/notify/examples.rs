@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::facts::Facts;
 use crate::domain::id::ModelName;
-use crate::domain::workflow::Moment;
+use crate::domain::workflow::{Mode, Moment};
 
 /// The kinds that can be shown, in the order of a run's life. `progress` is the message that follows a run.
 pub const KINDS: [&str; 15] = [
@@ -26,10 +26,14 @@ pub const KINDS: [&str; 15] = [
     "message",
 ];
 
-/// The facts of an example of `kind`; nothing for a word that is no kind.
-pub fn facts(kind: &str) -> Option<Facts> {
+/// The facts of an example of `kind` in a workflow of this `mode`; nothing for a word that is no kind.
+pub fn facts(kind: &str, mode: Mode) -> Option<Facts> {
     let (moment, own) = of(kind)?;
     let mut facts = common();
+    // What changes what serves comes in `act` alone, and is shown as it would come then.
+    if !touches_a_target(moment) {
+        facts.insert("mode".to_owned(), json!(mode));
+    }
     if matches!(moment, Moment::Promoted | Moment::Rejected | Moment::RolledBack | Moment::Held) {
         facts.insert("links".to_owned(), json!([{"label": "Read the receipt", "url": RECEIPT}]));
     }
@@ -60,6 +64,21 @@ fn common() -> Map<String, Value> {
         "command": "refit run show 9c41e07b",
     });
     facts.as_object().cloned().unwrap_or_default()
+}
+
+fn touches_a_target(moment: Moment) -> bool {
+    match moment {
+        Moment::CanaryStarted | Moment::Promoted | Moment::RolledBack | Moment::Held => true,
+        Moment::Started
+        | Moment::NeedsApproval
+        | Moment::Rejected
+        | Moment::Failed
+        | Moment::Cancelled
+        | Moment::Skipped
+        | Moment::Succeeded
+        | Moment::Alert
+        | Moment::Message => false,
+    }
 }
 
 const RECEIPT: &str = "https://refit.example.com/v1/runs/019a7d3c-5b7e-7c21-9d58-3f2a9c41e07b/receipt";

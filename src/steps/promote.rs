@@ -19,8 +19,8 @@ use crate::domain::id::{Generation, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Outcome, Signal, SignalKind};
 use crate::domain::workflow::Moment;
-use crate::domain::workflow::step::{HoldTraffic, Promote};
-use crate::domain::workflow::units::BasisPoints;
+use crate::domain::workflow::step::{Compare, HoldTraffic, Promote};
+use crate::domain::workflow::units::{BasisPoints, format_duration};
 
 /// How long a run waits beyond its bake for the controller, which wakes it when it is done.
 const TAKING_BACK: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
@@ -247,15 +247,16 @@ async fn hold(
 ) -> Result<StepResult, StepError> {
     let now = ctx.clock.now();
     let rules = canary.as_ref().map(|canary| &canary.rules);
+    let hold_for = rules.map_or_else(|| Compare::without_rules().hold_for, |rules| rules.hold_for);
     let first = resume.is_none();
     let until = match resume {
         Some(Resume::Held { until }) => until,
-        Some(Resume::Baking { .. }) | None => {
-            now + rules.map_or(chrono::TimeDelta::days(6), |rules| span(rules.hold_for))
-        }
+        Some(Resume::Baking { .. }) | None => now + span(hold_for),
     };
     if now >= until {
-        return withdraw(ctx, started, format!("nobody decided while it was held: {reason}")).await;
+        let held = format_duration(hold_for);
+        return withdraw(ctx, started, format!("nobody decided while it was held for {held}: {reason}"))
+            .await;
     }
     if first && rules.is_some_and(|rules| rules.hold_traffic == HoldTraffic::Zero) {
         drop_traffic(ctx, started).await?;

@@ -24,6 +24,9 @@ pub struct Preview {
     /// With the facts of this run: an id, the beginning or end of one, or `last`.
     #[arg(long)]
     pub run: Option<String>,
+    /// As they come in the mode of this workflow; in `act` when not given.
+    #[arg(long, value_name = "NAME", conflicts_with = "run")]
+    pub workflow: Option<String>,
     /// Write files here.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

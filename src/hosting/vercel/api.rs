@@ -43,6 +43,8 @@ const API: &str = "https://api.vercel.com";
 pub(in crate::hosting) struct Api {
     base: Url,
     token: Secret,
+    /// The secret's name, for whoever has to renew it.
+    token_name: SecretName,
     team: Option<(&'static str, String)>,
     http: reqwest::Client,
     secrets: Secrets,
@@ -71,14 +73,18 @@ impl From<Failure> for AdapterError {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct ErrorBody {
     error: ErrorCode,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ErrorCode {
     code: String,
+    /// Nobody is known by this token: it ran out, was revoked, or never was one.
+    #[serde(default)]
+    invalid_token: bool,
 }
 
 /// One request.
@@ -115,7 +121,14 @@ impl Account {
             (key, team)
         });
         let token = deps.secrets.get(&self.token)?;
-        Ok(Api { base, token, team, http: deps.http.clone(), secrets: deps.secrets.clone() })
+        Ok(Api {
+            base,
+            token,
+            token_name: self.token,
+            team,
+            http: deps.http.clone(),
+            secrets: deps.secrets.clone(),
+        })
     }
 }
 
@@ -196,22 +209,36 @@ impl Api {
     }
 
     fn refused(&self, action: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
-        let code = serde_json::from_slice(body).map(|body: ErrorBody| body.error.code).unwrap_or_default();
+        let ErrorBody { error: ErrorCode { code, invalid_token } } =
+            serde_json::from_slice(body).unwrap_or_default();
         let text = self.secrets.mask(&String::from_utf8_lossy(body));
         let mut error = refusal(SERVICE, action, status, headers, &text);
         match &mut error {
-            AdapterError::Denied { cause, .. } if self.team.is_none() => {
-                cause.push_str(" (a project of a team needs `team`)");
+            AdapterError::Denied { cause, .. } => {
+                cause.push_str(&self.way_in(status, &code, invalid_token));
             }
             AdapterError::Rejected { cause, .. } if status == StatusCode::NOT_FOUND => {
                 cause.push_str(" (is its name right, and `team`?)");
             }
-            AdapterError::Denied { .. }
-            | AdapterError::Rejected { .. }
+            AdapterError::Rejected { .. }
             | AdapterError::Unavailable { .. }
             | AdapterError::Conflict { .. } => {}
         }
         Failure::Refused { status, code, error }
+    }
+
+    /// What somebody has to do who is not let in; nothing where Vercel refuses for another reason.
+    fn way_in(&self, status: StatusCode, code: &str, invalid_token: bool) -> String {
+        if invalid_token || status == StatusCode::UNAUTHORIZED {
+            return format!(" (set a token that is valid in the secret `{}`)", self.token_name);
+        }
+        match &self.team {
+            _ if code != "forbidden" => String::new(),
+            None => " (a project of a team needs `team`)".to_owned(),
+            Some((_, team)) => format!(
+                " (set `team`, which is `{team}`, to the team that owns it, or take a token that may act for that team)"
+            ),
+        }
     }
 }
 

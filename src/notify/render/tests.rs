@@ -2,7 +2,7 @@ use insta::assert_snapshot;
 use serde_json::json;
 
 use super::*;
-use crate::domain::workflow::Recipient;
+use crate::domain::workflow::{Mode, Recipient};
 use crate::store::Notice;
 
 fn message(moment: Moment, facts: Value) -> Message {
@@ -183,7 +183,7 @@ fn a_change_is_relative_to_the_champion() {
 fn examples_of_every_kind_look_as_they_should() {
     let renderer = Renderer::new(None).expect("built-in templates");
     for kind in crate::notify::examples::KINDS {
-        let facts = crate::notify::examples::facts(kind).expect("an example");
+        let facts = crate::notify::examples::facts(kind, Mode::Act).expect("an example");
         let mail = renderer.render("preview", &facts, &[]).expect("renders");
         let tight = mail.text.split('%').find(|before| before.ends_with(|c: char| c.is_ascii_digit()));
         assert_eq!(tight, None, "{kind}: 5 %, not 5%");
@@ -198,11 +198,11 @@ fn examples_of_every_kind_look_as_they_should() {
         );
         assert_snapshot!(format!("{kind}.example.html"), mail.html.expect("html"));
     }
-    let facts = crate::notify::examples::facts("progress").expect("an example");
+    let facts = crate::notify::examples::facts("progress", Mode::Act).expect("an example");
     let message = renderer.progress("preview", &facts).expect("renders");
     assert_snapshot!("progress.example.txt", format!("{}\n{}", message.subject, message.text));
     assert_snapshot!("progress.example.slack", serde_json::to_string_pretty(&message.blocks).expect("JSON"));
-    assert_eq!(crate::notify::examples::facts("promotd"), None);
+    assert_eq!(crate::notify::examples::facts("promotd", Mode::Act), None);
 }
 
 #[test]

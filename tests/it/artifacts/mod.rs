@@ -8,7 +8,7 @@ mod suite;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use refit::adapter::{ArtifactStore, BuildError, Deps};
 use refit::artifacts;
@@ -19,13 +19,20 @@ use serde_json::json;
 use crate::support::python;
 use crate::support::vercel_blob::{Access, VercelBlob};
 
+/// refit's own client, one for all: making one reads every root certificate of the machine.
+fn http() -> reqwest::Client {
+    static CLIENT: LazyLock<reqwest::Client> =
+        LazyLock::new(|| refit::http_client::build().expect("a client"));
+    CLIENT.clone()
+}
+
 pub fn deps(project: &Path) -> Deps {
     let secret = |name: &str| (name.parse::<SecretName>().expect("a name"), Secret::new("test"));
     let token = ("BLOB_TOKEN".parse().expect("a name"), Secret::new(VercelBlob::token()));
     Deps {
         project: project.to_owned(),
         secrets: Secrets::fixed([secret("S3_ID"), secret("S3_KEY"), token].into()),
-        http: refit::http_client::build().expect("a client"),
+        http: http(),
         stores: Arc::new(BTreeMap::new()),
     }
 }

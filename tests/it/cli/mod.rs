@@ -1,5 +1,6 @@
 //! What people read of the command line.
 
+mod blob;
 mod canary;
 mod eject;
 mod files;

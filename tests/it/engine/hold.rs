@@ -88,7 +88,7 @@ async fn a_canary_that_nobody_decides_about_is_rolled_back_after_hold_for() {
         world.pass(TimeDelta::hours(1));
         let ended = turn(&engine, run).await;
         assert_eq!(ended.outcome, Some(Outcome::RolledBack), "{ended:?}");
-        assert!(ended.reason.is_some_and(|why| why.starts_with("nobody decided while it was held")));
+        assert!(ended.reason.is_some_and(|why| why.starts_with("nobody decided while it was held for 1d: ")));
         assert_eq!(shown(&world), serves("1"));
         assert_eq!(canary(&engine, run).await.state, CanaryState::RolledBack);
     })

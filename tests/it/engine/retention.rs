@@ -97,6 +97,37 @@ async fn publish_keeps_the_newest_and_what_serves_and_gives_no_name_twice() {
     .await;
 }
 
+/// Though nothing is left that has the name: neither in the store nor among the versions that can be listed.
+#[tokio::test]
+async fn no_scheme_gives_a_name_again_that_was_deleted() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        let (today, mut given) = (world.clock.now().format("%F"), vec![]);
+        let schemes = [
+            ("counter", ["1", "2", "3"].map(str::to_owned)),
+            ("semver", ["1.0.0", "1.1.0", "1.2.0"].map(str::to_owned)),
+            ("date", ["", ".2", ".3"].map(|suffix| format!("{today}{suffix}"))),
+        ];
+        for (scheme, names) in schemes {
+            for (number, name) in names.into_iter().enumerate() {
+                if number == 2 {
+                    engine.collect_versions(&model(), &keep(0), &ann(&engine)).await.expect("collected");
+                    assert_eq!(listed(&engine).await, (vec![], vec![]));
+                }
+                let names =
+                    KEEPS.replace("version: counter, keep: { latest: 2 }", &format!("version: {scheme}"));
+                let run = world.trigger(&engine, &names).await;
+                assert_eq!(finish(&world, &engine, run).await.outcome, Some(Outcome::Succeeded));
+                assert_eq!(state_of(&engine, &name).await, VersionState::Sealed, "{scheme}");
+                given.push(name);
+            }
+        }
+        let known = engine.store.versions(&model()).await.expect("listed");
+        assert!(known.iter().all(|record| given.contains(&record.name.to_string())), "{known:?}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_version_on_canary_and_the_champion_its_gate_saw_outlive_any_collection() {
     on_both(async |world| {

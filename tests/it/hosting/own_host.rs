@@ -17,16 +17,21 @@ use refit::hosting;
 use refit::trainers::command::GuardCommand;
 use serde_json::{Value, json};
 
-use super::suite::{self, Host, release};
-use super::vercel_config::deps;
+use super::suite::{self, Host, Line, Refused, release};
+use super::vercel_config::{deps, expired_deps};
 use crate::artifacts;
-use crate::support::faults::{Fault, Server};
+use crate::support::faults::{Fault, Rule, Server};
 
 /// A host that keeps what it is told, beside other things.
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Kept {
+    /// Another one that keeps the same.
+    fn again(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().unwrap().clone())))
+    }
+
     fn router(&self) -> Router {
         Router::new()
             .route("/models/{model}", get(Self::show).put(Self::put))
@@ -47,8 +52,9 @@ impl Kept {
         UrlPath(model): UrlPath<String>,
         headers: HeaderMap,
     ) -> Response {
-        if headers.get("authorization").is_none_or(|token| token != "Bearer host-token-55") {
-            return (StatusCode::UNAUTHORIZED, format!("{headers:?}")).into_response();
+        let token = headers.get("authorization").and_then(|token| token.to_str().ok()).unwrap_or_default();
+        if token != "Bearer host-token-55" {
+            return (StatusCode::UNAUTHORIZED, format!("your {token} is expired")).into_response();
         }
         match all.lock().unwrap().get(&model) {
             None => StatusCode::NOT_FOUND.into_response(),
@@ -97,28 +103,34 @@ fn http_options(server: &Server) -> Value {
     })
 }
 
+fn asked_over_http(kept: Kept) -> Host {
+    let server = Server::start(kept.router());
+    let options = http_options(&server);
+    let mut taking_over = options.clone();
+    taking_over["take_over"] = json!(true);
+    let refused = Refused {
+        who: "an expired token",
+        target: hosting::build(options.clone(), &expired_deps()).expect("a target"),
+        todo: "your Bearer *** is expired (set a value that is valid there, and may do this, in the secret `HOST_TOKEN`)",
+    };
+    let (checked, by_hand) = (server.clone(), kept.clone());
+    Host {
+        target: hosting::build(options, &deps()).expect("a target"),
+        taking_over: hosting::build(taking_over, &deps()).expect("a target"),
+        overwrite: Box::new(move |text| {
+            by_hand.0.lock().unwrap().insert("race-times".to_owned(), text);
+            Box::pin(async {})
+        }),
+        refused: vec![refused],
+        builds: Box::new(|| 0),
+        sound: Box::new(move || assert!(!checked.asked().concat().contains("host-token-55"))),
+        line: Some(Line { server, again: Box::new(move || asked_over_http(kept.again())) }),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_asked_over_http_keeps_what_every_target_promises() {
-    suite::exercise(|_| {
-        let kept = Kept::default();
-        let server = Server::start(kept.router());
-        let options = http_options(&server);
-        let mut taking_over = options.clone();
-        taking_over["take_over"] = json!(true);
-        let checked = server.clone();
-        Host {
-            target: hosting::build(options, &deps()).expect("a target"),
-            taking_over: hosting::build(taking_over, &deps()).expect("a target"),
-            overwrite: Box::new(move |text| {
-                kept.0.lock().unwrap().insert("race-times".to_owned(), text);
-                Box::pin(async {})
-            }),
-            server: Some(server),
-            builds: Box::new(|| 0),
-            sound: Box::new(move || assert!(!checked.asked().concat().contains("host-token-55"))),
-        }
-    })
-    .await;
+    suite::exercise(|_| asked_over_http(Kept::default())).await;
 }
 
 #[tokio::test]
@@ -157,32 +169,50 @@ fn templates_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test]
-async fn a_refusal_shows_no_token() {
+async fn doctor_says_what_is_seen_only_at_the_first_change() {
     let server = Server::start(Kept::default().router());
     let target = hosting::build(http_options(&server), &deps()).expect("a target");
-    let said = "your Bearer host-token-55 is expired".to_owned();
-    server.fault_after(0, Fault::Answer(403, vec![], said));
-    let error = target.check().await.expect_err("refused").to_string();
-    assert!(error.contains("your Bearer *** is expired") && !error.contains("host-token-55"), "{error}");
     insta::assert_snapshot!(
         target.check().await.expect("readable"),
         @"127.0.0.1 can be read; whether it may be written is seen at the first change"
     );
+    // A token that may read only, and one that nobody asked for.
+    let us = InstanceId::generate();
+    server.fault(Rule::on(Fault::Answer(403, vec![], "read only".to_owned()), |request| {
+        request.method == "PUT"
+    }));
+    let error = target.apply(&release(1, "v1", None), us).await.expect_err("refused");
+    insta::assert_snapshot!(error, @"127.0.0.1 refused to write the release: 403 Forbidden: read only (set a value that is valid there, and may do this, in the secret `HOST_TOKEN`)");
+    let mut open = http_options(&server);
+    open["read"]["headers"] = json!({});
+    let error =
+        hosting::build(open, &deps()).expect("a target").read(&suite::model()).await.expect_err("refused");
+    assert!(
+        error.to_string().ends_with("(its `headers` carry no secret: does the host ask for one?)"),
+        "{error}"
+    );
 }
 
+/// A host's program that knows who it serves, and says in its own words what is to be done.
+const KNOWS: &str = r#"[ "$HOST_TOKEN" = host-token-55 ] || { echo "$HOST_TOKEN ran out: log in with hostctl" >&2; exit 77; }; "#;
 const READ: &str = r#"[ ! -e "$DIR/$REFIT_MODEL" ] || cat "$DIR/$REFIT_MODEL""#;
-const APPLY: &str = r#"cat > "$DIR/new" && [ "$HOST_TOKEN" = host-token-55 ] && [ -n "$REFIT_VERSION" ] && mv "$DIR/new" "$DIR/$REFIT_MODEL""#;
+const APPLY: &str = r#"cat > "$DIR/new" && [ -n "$REFIT_VERSION" ] && mv "$DIR/new" "$DIR/$REFIT_MODEL""#;
 
 fn programs(dir: &Path, changed: Value) -> Arc<dyn Target> {
+    programs_of(dir, changed, deps())
+}
+
+fn programs_of(dir: &Path, changed: Value, Deps { secrets, .. }: Deps) -> Arc<dyn Target> {
+    let (read, apply) = (format!("{KNOWS}{READ}"), format!("{KNOWS}{APPLY}"));
     let mut options = json!({
-        "read": ["sh", "-c", READ], "apply": ["sh", "-c", APPLY], "instant": true, "expires": true,
+        "read": ["sh", "-c", read], "apply": ["sh", "-c", apply], "instant": true, "expires": true,
         "env": {"DIR": dir}, "secrets": ["HOST_TOKEN"],
     });
     for (key, value) in changed.as_object().into_iter().flatten() {
         options[key] = value.clone();
     }
     let guard = GuardCommand::of_program(env!("CARGO_BIN_EXE_refit"));
-    let deps = Deps { secrets: deps().secrets, ..artifacts::deps(dir) };
+    let deps = Deps { secrets, ..artifacts::deps(dir) };
     hosting::command::with_guard(options, &deps, guard).expect("a target")
 }
 
@@ -199,7 +229,14 @@ async fn a_host_asked_by_programs_keeps_what_every_target_promises() {
             std::fs::write(&file, text).expect("written");
             Box::pin(async {})
         };
-        Host::local(programs(&dir, json!({})), programs(&dir, json!({"take_over": true})), overwrite)
+        let taking_over = programs(&dir, json!({"take_over": true}));
+        // What refit knows of its token is what the program says.
+        let refused = Refused {
+            who: "an expired token",
+            target: programs_of(&dir, json!({}), expired_deps()),
+            todo: "it ended with exit code 77: *** ran out: log in with hostctl",
+        };
+        Host { refused: vec![refused], ..Host::local(programs(&dir, json!({})), taking_over, overwrite) }
     })
     .await;
 }

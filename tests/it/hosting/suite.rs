@@ -18,14 +18,38 @@ pub struct Host {
     /// What a person does who edits the host by hand.
     pub overwrite: Box<dyn Fn(String) -> LocalBoxFuture<'static, ()>>,
     /// Where the host is asked; none when that is no server that can be broken.
-    pub server: Option<Server>,
+    pub line: Option<Line>,
+    /// Who is not let in; nobody where the host is a file, or a store, which has a suite of its own.
+    pub refused: Vec<Refused>,
     /// How often something was built for refit.
     pub builds: Box<dyn Fn() -> usize>,
     /// What must hold of the host whatever was done with it.
     pub sound: Box<dyn Fn()>,
 }
 
+/// The way to a host that is a server.
+pub struct Line {
+    pub server: Server,
+    /// Another host that shows what this one shows now.
+    pub again: Box<dyn Fn() -> Host>,
+}
+
+/// The host as somebody sees it whom it does not let in.
+pub struct Refused {
+    pub who: &'static str,
+    pub target: Arc<dyn Target>,
+    /// The words of the error that say what to do.
+    pub todo: &'static str,
+}
+
+/// A token that was good once.
+pub const EXPIRED: &str = "token-that-ran-out-04";
+
 impl Host {
+    fn server(&self) -> &Server {
+        &self.line.as_ref().expect("a server").server
+    }
+
     /// A host that no request leads to.
     pub fn local(
         target: Arc<dyn Target>,
@@ -36,7 +60,8 @@ impl Host {
             target,
             taking_over,
             overwrite: Box::new(overwrite),
-            server: None,
+            line: None,
+            refused: vec![],
             builds: Box::new(|| 0),
             sound: Box::new(|| {}),
         }
@@ -91,9 +116,8 @@ pub async fn exercise(fresh: impl Fn(&str) -> Host) {
     sound("foreign", &|host| Box::pin(a_foreign_release_is_refused_until_it_is_taken_over(host))).await;
     sound("hand", &|host| Box::pin(a_change_by_hand_is_noticed(host))).await;
     sound("renewal", &|host| Box::pin(only_validity_is_renewed_within_a_generation(host))).await;
-    if fresh("probe").server.is_some() {
-        every_fault_passes_and_has_one_effect(&fresh).await;
-    }
+    sound("refused", &|host| Box::pin(whoever_is_not_let_in_is_told_what_to_do(host))).await;
+    every_fault_passes_and_has_one_effect(&fresh).await;
 }
 
 /// A change, and what was shown before it.
@@ -113,26 +137,22 @@ fn changes() -> Vec<(&'static str, Vec<Release>, Release)> {
 async fn every_fault_passes_and_has_one_effect(fresh: &impl Fn(&str) -> Host) {
     let us = InstanceId::generate();
     for (change, before, release) in changes() {
-        let prepared = async |name: &str| {
-            let host = fresh(name);
-            for earlier in &before {
-                host.target.apply(earlier, us).await.expect("applied");
-            }
-            host
-        };
-        let calm = prepared(&format!("{change}-calm")).await;
-        let server = calm.server.as_ref().expect("a server");
-        let began = server.count();
+        let prepared = fresh(change);
+        let Some(Line { again, .. }) = &prepared.line else { return };
+        for earlier in &before {
+            prepared.target.apply(earlier, us).await.expect("applied");
+        }
+        let calm = again();
         calm.target.apply(&release, us).await.expect("applied");
-        let (requests, builds) = (server.count() - began, (calm.builds)());
+        let (requests, builds) = (calm.server().count(), (calm.builds)());
         for at in 0..requests {
             let stops = vec![Fault::StopBefore, Fault::StopAfter];
             // A request meets each fault in one of the changes, and is lost in all of them.
             let others = if change == "canary" { Fault::passing() } else { vec![Fault::LostAnswer] };
-            for (number, fault) in stops.into_iter().chain(others).enumerate() {
+            for fault in stops.into_iter().chain(others) {
                 let what = format!("{change}: {fault:?} at request {at} of {requests}");
-                let host = prepared(&format!("{change}-{at}-{number}")).await;
-                let server = host.server.as_ref().expect("a server");
+                let host = again();
+                let server = host.server();
                 server.fault_after(at, fault);
                 let mut done = false;
                 for _ in 0..4 {
@@ -257,5 +277,34 @@ async fn only_validity_is_renewed_within_a_generation(host: Host) -> Host {
     assert_eq!(shown.document, expected.document(us));
     let grown = release(3, "v1", Some(("v2", 5_000)));
     assert_conflict(host.target.apply(&grown, us).await, "another share needs another generation");
+    host
+}
+
+/// A refusal is for good, says what to do, shows no token and changes nothing; who is let in goes on as if nothing
+/// had been.
+async fn whoever_is_not_let_in_is_told_what_to_do(host: Host) -> Host {
+    let us = InstanceId::generate();
+    shows(&host, us, &release(3, "v1", Some(("v2", 1_000)))).await;
+    let shown = host.target.read(&model()).await;
+    let builds = (host.builds)();
+    for Refused { who, target, todo } in &host.refused {
+        let errors = [
+            target.check().await.err(),
+            target.read(&model()).await.err(),
+            target.apply(&release(4, "v1", None), us).await.err(),
+        ];
+        for error in errors {
+            let error = error.unwrap_or_else(|| panic!("{who} is let in"));
+            assert!(!error.is_transient(), "{who}: {error}");
+            let said = error.to_string();
+            assert!(said.contains(todo) && !said.contains(EXPIRED), "{who}: {said}");
+        }
+    }
+    assert_eq!(host.target.read(&model()).await, shown);
+    assert_eq!((host.builds)(), builds);
+    if let Some(Line { server, .. }) = &host.line {
+        assert!(!server.asked().concat().contains(EXPIRED), "{:?}", server.asked());
+    }
+    shows(&host, us, &release(4, "v1", None)).await;
     host
 }

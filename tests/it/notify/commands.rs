@@ -73,6 +73,16 @@ fn a_preview_uses_the_projects_templates_and_runs() {
     ");
     let fresh = tempfile::tempdir().expect("a directory");
     assert_eq!(refit(fresh.path(), &["init"], &[]).0, 0);
+    // The workflow of the template is in `advise`; a canary comes in `act` alone.
+    let said = |kind: &str, words: &[&str]| {
+        refit(fresh.path(), &[&["notify", "preview", kind], words].concat(), &[]).1
+    };
+    assert!(!said("started", &[]).contains("Mode "), "act, when no workflow is named");
+    let began = said("started", &["--workflow", "retrain"]);
+    assert!(began.contains("Mode advise: every step runs, and none changes what serves"), "{began}");
+    assert!(!said("canary_started", &["--workflow", "retrain"]).contains("Mode "));
+    let (code, _, err) = refit(fresh.path(), &["notify", "preview", "--workflow", "retrian"], &[]);
+    assert_eq!((code, err.contains("did you mean `retrain`?")), (2, true), "{err}");
     assert_eq!(refit(fresh.path(), &["trigger", "retrain", "--follow"], &[]).0, 0);
     let (code, out, err) = refit(fresh.path(), &["notify", "preview", "--run", "last"], &[]);
     assert_eq!(code, 0, "{err}");

@@ -250,6 +250,14 @@ impl Place {
             .collect()
     }
 
+    /// The text of the one mail with this subject.
+    pub fn mail(&self, subject: &str) -> String {
+        let mut mails = self.resend.mails();
+        mails.retain(|mail| mail["subject"] == subject);
+        let [mail] = mails.as_slice() else { panic!("{subject}: {mails:#?}") };
+        mail["text"].as_str().expect("text").to_owned()
+    }
+
     /// Subjects of the mails that were sent.
     pub fn subjects(&self) -> Vec<String> {
         let subject = |mail: &Value| mail["subject"].as_str().expect("a subject").to_owned();

@@ -1,4 +1,4 @@
-//! Six Sundays: from cron to promoted, to rolled back, to refused, to held and out of it.
+//! Seven Sundays: from cron to promoted, to rolled back, to refused, to held and out of it.
 
 use chrono::TimeDelta;
 use refit::clock::Clock as _;
@@ -14,6 +14,17 @@ use crate::support::instance::Instance;
 /// Between two turns; a thousand predictions a day are seven in ten minutes.
 const TURN: TimeDelta = TimeDelta::minutes(10);
 const REQUESTS: u32 = 7;
+
+/// What the steps of the workflow run that train and export.
+const TRAINERS: [&str; 2] = ["-m research.scripts.train_models", "-m research.scripts.export_artifacts"];
+
+/// In place of both: what was left before is left again.
+const AGAIN: &str = "
+import pathlib
+print('MAE: 400\\nR²: 0.95')
+for file in pathlib.Path('apps/web/src/data/ml-models').glob('*.json'):
+    file.touch()
+";
 
 struct RaceDay {
     place: Place,
@@ -74,6 +85,15 @@ impl RaceDay {
         self.place.serving().1.expect("a canary")
     }
 
+    /// A Sunday whose canary throws before it writes its rows, until the run is held; returns it and the version.
+    async fn silent_sunday(&mut self) -> (RunId, String) {
+        let run = self.sunday().await;
+        let canary = self.on_canary(run).await;
+        self.app.switch(&canary, "silent").await;
+        self.until(run, |run| run.status == RunStatus::Held).await;
+        (run, canary)
+    }
+
     /// How long the run took, from its tick.
     fn took(&self, run: &Run) -> TimeDelta {
         self.refit.clock.now() - run.created_at
@@ -103,7 +123,7 @@ async fn told(refit: &Instance, version: &str) -> (i64, i64) {
     }
 }
 
-async fn six_sundays(database: Database) {
+async fn seven_sundays(database: Database) {
     let mut day = RaceDay::on(&database).await;
 
     // The first version has nothing to be compared with: somebody has to look.
@@ -135,6 +155,10 @@ async fn six_sundays(database: Database) {
     assert_eq!(day.place.serving(), (Some(good.clone()), None));
     assert!(day.took(&third) >= TimeDelta::hours(24), "{}", day.took(&third));
 
+    // From here on it is the canaries that differ: the trainer leaves what it left before, in no time.
+    std::fs::write(day.place.root().join("again.py"), AGAIN).expect("written");
+    day.place.edit("workflows/retrain.yaml", &TRAINERS.map(|trainer| (trainer, "again.py")));
+
     // A slow canary is taken back.
     let fourth = day.sunday().await;
     let canary = day.on_canary(fourth).await;
@@ -144,10 +168,7 @@ async fn six_sundays(database: Database) {
     assert_eq!(day.place.serving(), (Some(good.clone()), None));
 
     // A canary that throws before it writes its row: its traffic goes, and somebody has to decide.
-    let fifth = day.sunday().await;
-    let canary = day.on_canary(fifth).await;
-    day.app.switch(&canary, "silent").await;
-    day.until(fifth, |run| run.status == RunStatus::Held).await;
+    let (fifth, canary) = day.silent_sunday().await;
     assert_eq!(day.place.serving(), (Some(good), None), "silence gets no traffic");
     day.app.switch(&canary, "works").await;
     let version = canary.parse().expect("a version");
@@ -160,19 +181,43 @@ async fn six_sundays(database: Database) {
     assert_eq!(fifth.outcome, Some(Outcome::Promoted), "{:?}", fifth.reason);
     assert_eq!(day.place.serving(), (Some(canary.clone()), None));
 
-    // A model that is no good never gets as far as the store.
-    day.place.edit("workflows/retrain.yaml", &[("--rounds 60", "--rounds 1")]);
-    let sixth = day.sunday().await;
-    let before = day.place.versions();
+    // The same, and nobody decides: when its time is over it is taken back.
+    day.place.edit("workflows/retrain.yaml", &[("hold_for: 6d", "hold_for: 2h")]);
+    let (sixth, silent) = day.silent_sunday().await;
+    assert_eq!(day.place.serving(), (Some(canary.clone()), None), "silence gets no traffic");
+    let held = day.refit.clock.now();
     let sixth = day.finish(sixth).await;
-    assert_eq!(sixth.outcome, Some(Outcome::Rejected), "{:?}", sixth.reason);
+    assert_eq!(sixth.outcome, Some(Outcome::RolledBack), "{:?}", sixth.reason);
+    assert_eq!(day.refit.clock.now() - held, TimeDelta::hours(2));
+    assert_eq!(day.place.serving(), (Some(canary.clone()), None));
+    let why = sixth.reason.expect("a reason");
+    for said in
+        ["nobody decided while it was held for 2h: the canary is silent: about ", " and none was reported"]
+    {
+        assert!(why.contains(said), "{why}");
+    }
+    let mail = day.place.mail(&format!("race-times {silent} was rolled back"));
+    assert!(mail.starts_with(&format!("{canary} serves all traffic since ")), "{mail}");
+    assert!(mail.contains("Nothing has to be done.") && mail.contains(&why), "{mail}");
+
+    // A model that is no good never gets as far as the store.
+    let poor = [
+        ("again.py --distances", "-m research.scripts.train_models --distances"),
+        ("--rounds 60", "--rounds 1"),
+    ];
+    day.place.edit("workflows/retrain.yaml", &poor);
+    let seventh = day.sunday().await;
+    let before = day.place.versions();
+    let seventh = day.finish(seventh).await;
+    assert_eq!(seventh.outcome, Some(Outcome::Rejected), "{:?}", seventh.reason);
     assert_eq!((day.place.versions(), day.place.serving()), (before, (Some(canary), None)));
 
     // The app's own table has what refit was told, row for row.
     let RaceDay { place, refit, app } = day;
     app.stop().await;
     let kept = place.predictions().await;
-    assert_eq!(kept.keys().collect::<Vec<_>>(), place.versions().keys().collect::<Vec<_>>());
+    let wrote = ["2026-11-22", "2026-11-29", "2026-12-06", "2026-12-13", "2026-12-20"];
+    assert_eq!(kept.keys().collect::<Vec<_>>(), wrote, "the last silent one never did");
     for (version, counted) in &kept {
         assert_eq!(told(&refit, version).await, *counted, "{version}");
     }
@@ -184,10 +229,12 @@ async fn six_sundays(database: Database) {
             "race-times 2026-11-29 was rolled back",
             "race-times 2026-12-13 was rolled back",
             "race-times: somebody has to look now",
+            "race-times: somebody has to look now",
+            "race-times 2026-12-27 was rolled back",
         ]
     );
     let messages = place.slack.messages();
-    assert!(messages.iter().filter(|message| message.thread_ts.is_none()).count() >= 6, "{messages:#?}");
+    assert!(messages.iter().filter(|message| message.thread_ts.is_none()).count() >= 7, "{messages:#?}");
 }
 
-on_both! { six_sundays }
+on_both! { seven_sundays }

@@ -32,6 +32,7 @@ pub const DOMAIN: &str = "raceday.example";
 pub const CONFIG: &str = "ecfg_raceday";
 
 /// Vercel, in memory.
+#[derive(Clone)]
 pub struct World {
     /// ms since 1970; every look at it is later than the one before.
     clock: i64,
@@ -84,6 +85,15 @@ impl Vercel {
         };
         world.pushed("first commit");
         world.settle();
+        Self::of(world)
+    }
+
+    /// Another one, where everything is as it is here now.
+    pub fn again(&self) -> Self {
+        Self::of(self.with(|world| world.clone()))
+    }
+
+    fn of(world: World) -> Self {
         let world = Arc::new(Mutex::new(world));
         let api = Router::new().merge(project::api()).merge(config::api()).with_state(Arc::clone(&world));
         let (api, violations) = contract::watch("vercel", api);
