@@ -164,3 +164,31 @@ fn a_place_to_adopt_that_is_no_stores_is_explained() {
         hint: did you mean `models`?
         ");
 }
+
+#[test]
+fn what_refit_published_is_not_adopted_as_a_version_of_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path();
+    refit(at, &["init"]);
+    let ran = refit(at, &["trigger", "retrain", "--follow", "--yes"]);
+    assert!(ran.starts_with("exit code: 0\n"), "{ran}");
+    // Versions of before, a model of another project, and half an upload of one: all in the place where refit publishes.
+    for file in ["v1/model.json", "v2/model.json", "arrivals/7/_claim.json", "other/1/manifest.json"] {
+        let file = at.join("models").join(file);
+        fs::create_dir_all(file.parent().expect("a directory")).expect("made");
+        fs::write(file, "{}").expect("written");
+    }
+    assert_snapshot!(refit(at, &["adopt", "models", "--champion", "v2"]), @r"
+        exit code: 0
+        --- stdout
+        adopted 2 versions of delivery-time as they lie in models; nothing was moved or written there
+          v2  1 file, 2 B, the champion on production
+          v1  1 file, 2 B
+        --- stderr
+        arrivals is where versions of a model are, and no version: left out
+        delivery-time is where versions of a model are, and no version: left out
+        other is where versions of a model are, and no version: left out
+        reading v1: 1 file
+        reading v2: 1 file
+        ");
+}
