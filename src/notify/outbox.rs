@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::Notifiers;
 use super::facts::Facts;
-use super::held::{Held, PATIENCE, while_held};
+use super::held::{Held, PATIENCE, turn_after, while_held};
 use crate::adapter::{AdapterError, NotSent, Posted};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -26,8 +25,6 @@ const AT_ONCE: usize = 8;
 const HOLD: Duration = Duration::from_secs(60 * 32 / 8 + 60);
 const _: () = assert!(HOLD.as_secs() > PATIENCE.as_secs() * (BATCH as u64).div_ceil(AT_ONCE as u64));
 
-/// A message that has had no turn for longer is told of, and given up like one that fails.
-const LONGEST_WAIT: TimeDelta = TimeDelta::days(1);
 /// A little over half a day in all.
 const RETRY: RetryPolicy = RetryPolicy {
     attempts: 20,
@@ -41,8 +38,8 @@ enum Delivered {
     Sent,
     /// It has no turn before this.
     Waits(Timestamp),
-    /// It failed, or it is somebody else's by now.
-    NotSent,
+    /// It failed, or it is somebody else's by now: it is recorded, or theirs to record.
+    Settled,
 }
 
 /// Sends the messages that are due, and says how many were sent. One that
@@ -62,7 +59,7 @@ pub async fn drain_once(
         match delivered {
             Delivered::Sent => sent += 1,
             Delivered::Waits(until) => waiting.add(entry, until),
-            Delivered::NotSent => {}
+            Delivered::Settled => {}
         }
     }
     for (_, until, entries) in waiting.0 {
@@ -119,23 +116,27 @@ async fn deliver(
     let mut held = HeldEntry { store, id: entry.id, until: entry.due_at };
     let sent = while_held(send(notifiers, &entry, below.as_ref()), &mut held, clock, taken_at).await?;
     entry.due_at = held.until;
+    let now = clock.now();
     let error = match sent {
         Some(Ok(())) => {
-            store.outbox_sent(entry.id, clock.now()).await?;
+            store.outbox_sent(entry.id, now).await?;
             return Ok((entry, Delivered::Sent));
         }
         None => {
-            tracing::warn!(message.key = entry.notice.key, "Message was left to another process");
-            return Ok((entry, Delivered::NotSent));
+            let key = &entry.notice.key;
+            tracing::warn!(message.key = key, "Message `{key}` was left to another process");
+            return Ok((entry, Delivered::Settled));
         }
-        Some(Err(NotSent::NoTurn { service, wait })) if clock.now() - entry.queued_at < LONGEST_WAIT => {
-            let until = clock.now() + wait;
-            tracing::debug!(message.key = entry.notice.key, %until, "Message waits: {service} takes no more");
-            return Ok((entry, Delivered::Waits(until)));
-        }
-        Some(Err(not_sent)) => AdapterError::from(not_sent),
+        Some(Err(NotSent::NoTurn { service, wait })) => match turn_after(wait, now, entry.queued_at) {
+            Some(until) => {
+                tracing::debug!(message.key = entry.notice.key, %until, "Message waits: {service} takes no more");
+                return Ok((entry, Delivered::Waits(until)));
+            }
+            None => AdapterError::from(NotSent::NoTurn { service, wait }),
+        },
+        Some(Err(NotSent::Failed(error))) => error,
     };
-    let retry_at = next_attempt(&entry, &error, clock.now(), rand::random());
+    let retry_at = next_attempt(&entry, &error, now, rand::random());
     match retry_at {
         Some(at) => {
             tracing::warn!(message.key = entry.notice.key, %at, "Message not sent, tried again: {error}")
@@ -143,7 +144,7 @@ async fn deliver(
         None => tracing::error!(message.key = entry.notice.key, "Message given up: {error}"),
     }
     store.outbox_failed(&entry, &error.to_string(), retry_at).await?;
-    Ok((entry, Delivered::NotSent))
+    Ok((entry, Delivered::Settled))
 }
 
 /// When a message that failed is tried again; never, when trying cannot help or was tried enough.
