@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use refit::adapter::{AdapterError, BuildError, Deps, Message, Notifier};
+use refit::adapter::{AdapterError, BuildError, Deps, Message, NotSent, Notifier};
 use refit::notify::{Notifiers, NotifiersError};
 use refit::secret::{Secret, Secrets};
 use serde_json::{Value, json};
@@ -167,6 +167,18 @@ async fn slack_says_whether_trying_again_helps() {
             ("never", AdapterError::Rejected { .. }) | ("denied", AdapterError::Denied { .. }) => {}
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_that_asked_for_a_rest_gets_it() {
+    let server = MockServer::start().await;
+    let busy = ResponseTemplate::new(429).insert_header("Retry-After", "600");
+    Mock::given(method("POST")).respond_with(busy).expect(1).mount(&server).await;
+    let slack = slack(&server);
+    for _ in 0..2 {
+        let error = slack.send(&message()).await.expect_err("it rests");
+        assert!(matches!(error, NotSent::NoTurn { .. }), "{error}");
     }
 }
 
