@@ -121,7 +121,7 @@ pub struct Answer {
 }
 
 /// Sends `request` and returns the answer with its whole body, whatever its status says. For services whose
-/// answers are small, and say in the body what is wrong.
+/// answers are small, and say in the body what is wrong. Of a refusal's body only the beginning is read.
 pub async fn exchange(service: &str, action: &str, request: RequestBuilder) -> Result<Answer, AdapterError> {
     exchange_within(service, action, request, LONGEST_ANSWER).await
 }
@@ -139,6 +139,9 @@ pub async fn exchange_within(
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
         body.extend_from_slice(&chunk);
+        if !status.is_success() && body.len() >= LONGEST_ERROR_BODY {
+            break;
+        }
         if body.len() > longest {
             return Err(AdapterError::Rejected {
                 service: service.to_owned(),

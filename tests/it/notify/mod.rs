@@ -154,6 +154,9 @@ async fn slack_says_whether_trying_again_helps() {
         (ResponseTemplate::new(400).set_body_string("invalid_blocks"), "never"),
         (ResponseTemplate::new(403).set_body_string("action_prohibited"), "denied"),
         (ResponseTemplate::new(200).set_body_string("<html>a proxy's page</html>"), "never"),
+        // A page of a proxy that is longer than any answer of Slack's says what its status says.
+        (ResponseTemplate::new(502).set_body_string("x".repeat(2 << 20)), "later"),
+        (ResponseTemplate::new(200).set_body_string("x".repeat(2 << 20)), "never"),
     ] {
         let server = MockServer::start().await;
         Mock::given(method("POST")).respond_with(answer).mount(&server).await;
