@@ -211,15 +211,17 @@ async fn send(notifiers: &Notifiers, entry: &OutboxEntry, below: Option<&Posted>
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
+    use std::collections::{BTreeMap, VecDeque};
+    use std::sync::{Arc, Mutex};
 
+    use chrono::TimeDelta;
     use serde_json::json;
     use wiremock::matchers::method;
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
     use super::*;
-    use crate::adapter::Deps;
+    use crate::adapter::{Deps, Message, Notifier};
+    use crate::clock::ManualClock;
     use crate::secret::{Secret, Secrets};
     use crate::store::Notice;
 
@@ -227,17 +229,21 @@ mod tests {
         chrono::DateTime::from_timestamp(seconds, 0).expect("in range")
     }
 
+    fn notice(key: &str, to: Recipient) -> Notice {
+        Notice {
+            key: key.to_owned(),
+            run: None,
+            model: "race-times".parse().expect("a name"),
+            moment: Moment::Promoted,
+            to,
+            facts: json!({"workflow": "retrain", "version": "v2"}),
+        }
+    }
+
     fn entry(to: Recipient, attempts: u32) -> OutboxEntry {
         OutboxEntry {
             id: 1,
-            notice: Notice {
-                key: "run/end/0".to_owned(),
-                run: None,
-                model: "race-times".parse().expect("a name"),
-                moment: Moment::Promoted,
-                to,
-                facts: json!({"workflow": "retrain", "version": "v2"}),
-            },
+            notice: notice("run/end/0", to),
             attempts,
             queued_at: at(0),
             sent_at: None,
@@ -259,6 +265,53 @@ mod tests {
             ("log".parse().expect("a name"), json!({"kind": "console"})),
         ];
         Notifiers::build(tables.into(), None, &deps).expect("built")
+    }
+
+    /// A service that first takes nothing for so long each, and then everything.
+    #[derive(Default)]
+    struct Busy {
+        waits: Mutex<VecDeque<Duration>>,
+        came: Mutex<Vec<Message>>,
+    }
+
+    #[async_trait]
+    impl Notifier for Busy {
+        async fn send(&self, message: &Message) -> Result<(), NotSent> {
+            match self.waits.lock().expect("no panic").pop_front() {
+                Some(wait) => Err(NotSent::NoTurn { service: "Slack", wait }),
+                None => {
+                    self.came.lock().expect("no panic").push(message.clone());
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_that_a_service_takes_later_keep_their_order_and_use_up_no_try() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Arc::new(ManualClock::starting_at(at(1_800_000_000)));
+        let path = dir.path().join("refit.db").display().to_string();
+        let store = crate::store::open(&path, clock.clone()).await.expect("a database");
+        // The first has to wait longest: by when it was asked, the service's rest is nearly over for the last.
+        let service = Arc::new(Busy {
+            waits: Mutex::new([3, 2, 1].map(Duration::from_secs).into()),
+            ..Busy::default()
+        });
+        let mut notifiers = notifiers("http://127.0.0.1:1");
+        notifiers.named.insert("team".parse().expect("a name"), service.clone());
+        let team = Recipient::Slack("team".parse().expect("a name"));
+        let notices = ["a", "b", "c"].map(|key| notice(key, team.clone()));
+        store.queue_notices(&notices, clock.now()).await.expect("queued");
+        let mut sent = vec![];
+        for _ in 0..4 {
+            sent.push(drain_once(store.as_ref(), &notifiers, clock.as_ref()).await.expect("tried"));
+            clock.advance(TimeDelta::seconds(1));
+        }
+        assert_eq!(sent, [0, 0, 0, 3]);
+        let came = service.came.lock().expect("no panic");
+        let came: Vec<_> = came.iter().map(|message| (message.id.as_str(), message.tried_since)).collect();
+        assert_eq!(came, [("a", None), ("b", None), ("c", None)]);
     }
 
     #[tokio::test]
