@@ -132,8 +132,17 @@ fn what_the_template_for_vercel_lacks_is_said_all_at_once() {
         exit code: 2
         --- stderr
         error: [notifiers.team]: secret `SLACK_BOT_TOKEN` is not set: put it into the environment, or name a file for it under [secrets] in refit.toml
-        hint: see [notifiers.team] in refit.toml; `refit doctor` checks it
+        hint: `refit doctor` checks the settings
         ");
+    let settings = fs::read_to_string(dir.path().join("refit.toml")).expect("the settings");
+    let slip = settings.replace("channel = \"#models\"", "chanel = \"#models\"");
+    fs::write(dir.path().join("refit.toml"), slip).expect("written");
+    let mistake = refit(dir.path(), &["notify", "test", "team"]);
+    assert!(
+        mistake.ends_with("hint: mend [notifiers.team] in refit.toml; `refit doctor` checks it\n"),
+        "{mistake}"
+    );
+    fs::write(dir.path().join("refit.toml"), settings).expect("written");
     assert_snapshot!(refit(dir.path(), &["notify", "test", "tema"]), @r"
         exit code: 2
         --- stderr
