@@ -36,7 +36,7 @@ fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Notifier>, BuildError> {
         url: secret,
         http: deps.http.clone(),
         secrets: deps.secrets.clone(),
-        pace: Pace::new(EVERY),
+        pace: Pace::in_bursts(EVERY, AT_ONCE),
     }))
 }
 
@@ -51,6 +51,8 @@ const SERVICE: &str = "Slack";
 const ACTION: &str = "post a message";
 /// A webhook takes about one message a second.
 const EVERY: Duration = Duration::from_secs(1);
+/// And so many more at once after a rest: Slack lets short bursts through.
+const AT_ONCE: u32 = 9;
 /// How long to wait when Slack asks for it without saying how long.
 const REST: Duration = Duration::from_secs(30);
 /// Shown where blocks cannot be: in notifications, to screen readers.
