@@ -48,6 +48,8 @@ pub enum ConfigError {
         table: String,
         /// What is wrong.
         cause: String,
+        /// It is a secret that is not set: the table itself may be fine.
+        is_secret: bool,
     },
 }
 

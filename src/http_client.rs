@@ -23,6 +23,10 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(300);
 /// Of an error's body, at most this much is read.
 const LONGEST_ERROR_BODY: usize = 64 * 1024;
 
+/// A service that asks for a longer rest is asked again after this one: what it said may be a mistake, and nothing
+/// waits for it unseen.
+pub const LONGEST_REST: Duration = Duration::from_secs(3_600);
+
 /// Redirects in a row that are followed.
 const MOST_REDIRECTS: usize = 10;
 
@@ -117,7 +121,7 @@ pub struct Answer {
 }
 
 /// Sends `request` and returns the answer with its whole body, whatever its status says. For services whose
-/// answers are small, and say in the body what is wrong.
+/// answers are small, and say in the body what is wrong. Of a refusal's body only the beginning is read.
 pub async fn exchange(service: &str, action: &str, request: RequestBuilder) -> Result<Answer, AdapterError> {
     exchange_within(service, action, request, LONGEST_ANSWER).await
 }
@@ -135,6 +139,9 @@ pub async fn exchange_within(
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
         body.extend_from_slice(&chunk);
+        if !status.is_success() && body.len() >= LONGEST_ERROR_BODY {
+            break;
+        }
         if body.len() > longest {
             return Err(AdapterError::Rejected {
                 service: service.to_owned(),
@@ -203,15 +210,16 @@ fn causes(error: &dyn std::error::Error) -> String {
     said
 }
 
-/// `Retry-After`: seconds, or a date, which counts from the answer's own `Date`.
+/// `Retry-After`: seconds, or a date, which counts from the answer's own `Date`; `LONGEST_REST` at most.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
+        let is_time = seconds >= 0.0;
+        return is_time.then(|| Duration::from_secs_f64(seconds.min(LONGEST_REST.as_secs_f64())));
     }
     let until = chrono::DateTime::parse_from_rfc2822(value).ok()?;
     let now = chrono::DateTime::parse_from_rfc2822(headers.get(DATE)?.to_str().ok()?).ok()?;
-    Some((until - now).to_std().unwrap_or_default())
+    Some((until - now).to_std().unwrap_or_default().min(LONGEST_REST))
 }
 
 /// The beginning of a body, as text.
@@ -250,6 +258,11 @@ mod tests {
             (408, "Wed, 21 Oct 2026 07:20:00 GMT", Some(0)),
             (500, "soon", None),
             (502, "-4", None),
+            (503, "nan", None),
+            (429, "86400", Some(3_600)),
+            (429, "18446744073709551615", Some(3_600)),
+            (429, "1e300", Some(3_600)),
+            (429, "Fri, 31 Dec 9999 23:59:59 GMT", Some(3_600)),
         ] {
             let template = ResponseTemplate::new(status)
                 .insert_header("Retry-After", header)

@@ -2,7 +2,7 @@
 //! store: `PREFIX/<version>/<file>`. Nothing is written to the store: what makes
 //! them versions, their hashes, is kept in the database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
@@ -99,7 +99,12 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
         ))
         .hint(format!("change it with `refit promote {}`", args.champion)));
     }
-    let found = versions(&place).await?;
+    let models = known_models(opened, &store, &place.model).await?;
+    let (published, found): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        versions(&place).await?.into_iter().partition(|(name, files)| is_a_models(name, files, &models));
+    for name in published.keys() {
+        opened.out.note(&format!("{name} is where versions of a model are, and no version: left out"));
+    }
     if !found.contains_key(&args.champion) {
         let names: Vec<&str> = found.keys().map(VersionName::as_str).collect();
         let error = CliError::usage(format!("{} has no version {}", args.place, args.champion));
@@ -193,6 +198,26 @@ fn model(opened: &Opened, args: &Adopt, prefix: &str) -> Result<ModelName, CliEr
         (_, _) => Err(CliError::usage(format!("cannot adopt {}: which model is it?", args.place))
             .hint("say which with --model")),
     }
+}
+
+/// Every model that there is, or will be.
+async fn known_models(
+    opened: &Opened,
+    store: &Arc<dyn Store>,
+    model: &ModelName,
+) -> Result<BTreeSet<String>, CliError> {
+    let kept = store.models().await.doing(|| "read models".to_owned())?;
+    let catalog = opened.catalog();
+    let ours = catalog.workflows().iter().map(|loaded| &loaded.workflow.model);
+    Ok(kept.iter().chain(ours).chain([model]).map(ToString::to_string).collect())
+}
+
+/// Whether a directory is where refit publishes a model's versions, and no version itself: it is called like a model, or
+/// one level below it lies what refit puts beside a version's files. Uploads of before and refit's own may share a place.
+fn is_a_models(name: &VersionName, files: &[Found], models: &BTreeSet<String>) -> bool {
+    let is_refits =
+        |found: &Found| found.file.split_once('/').is_some_and(|(_, file)| file == CLAIM || file == MANIFEST);
+    models.contains(name.as_str()) || files.iter().any(is_refits)
 }
 
 /// Files of every directory below the place, by version.

@@ -98,8 +98,12 @@ impl From<ConfigError> for CliError {
             ConfigError::Mistake { .. } => {
                 Self::usage(text).hint("mend the file; `refit validate` checks it")
             }
-            ConfigError::Adapter { table, .. } => {
-                Self::usage(text).hint(format!("see [{table}] in refit.toml; `refit doctor` checks it"))
+            // What to do about a secret is said by the error.
+            ConfigError::Adapter { is_secret: true, .. } => {
+                Self::usage(text).hint("`refit doctor` checks the settings")
+            }
+            ConfigError::Adapter { table, is_secret: false, .. } => {
+                Self::usage(text).hint(format!("mend [{table}] in refit.toml; `refit doctor` checks it"))
             }
         }
     }

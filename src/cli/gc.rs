@@ -200,15 +200,15 @@ fn shown(plan: &Plan, will: &str) -> String {
     for old in &plan.files.gone {
         rows.push(vec![old.what.clone(), bytes(old.bytes), old.why.clone()]);
     }
-    for (count, what, why) in [
-        (plan.evidence.predictions, "prediction", "no truth came for them"),
-        (plan.evidence.truths, "truth", "no prediction came for them"),
-        (plan.evidence.batch_ids, "batch id", "nobody sends them again"),
-        (plan.evidence.pairs, "error pair", "no canary looks back so far"),
-        (plan.evidence.minutes, "evidence minute", "no canary looks back so far"),
+    for (count, what, of, why) in [
+        (plan.evidence.predictions, "prediction", "", "no truth came for them"),
+        (plan.evidence.truths, "truth", "", "no prediction came for them"),
+        (plan.evidence.batch_ids, "batch id", "", "nobody sends them again"),
+        (plan.evidence.pairs, "pair", " of errors", "no canary looks back so far"),
+        (plan.evidence.minutes, "minute", " of evidence", "no canary looks back so far"),
     ] {
         if count > 0 {
-            rows.push(vec![counted(count, what), String::new(), why.to_owned()]);
+            rows.push(vec![format!("{}{of}", counted(count, what)), String::new(), why.to_owned()]);
         }
     }
     let mut text = if rows.is_empty() {

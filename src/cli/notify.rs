@@ -251,8 +251,8 @@ async fn test(opened: &Opened, args: &NotifyTest) -> Result<Exit, CliError> {
     }
     let Built { notifiers, problems, .. } = registry::build(&project, &opened.secrets, &http);
     let problem = problems.into_iter().find(|problem| problem.table.starts_with("notifiers"));
-    if let Some(Problem { table, cause, .. }) = problem {
-        return Err(ConfigError::Adapter { table, cause }.into());
+    if let Some(Problem { table, cause, is_secret }) = problem {
+        return Err(ConfigError::Adapter { table, cause, is_secret }.into());
     }
     let notifier = notifiers.as_ref().and_then(|notifiers| notifiers.get(&args.name));
     let Some((notifier, is_mail)) = notifier else { return Err(unknown(&opened.project, &args.name)) };

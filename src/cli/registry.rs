@@ -161,8 +161,8 @@ pub fn services(
     let http = http_client()?;
     let mut built = build(project, secrets, &http);
     let Some(notifiers) = built.notifiers.filter(|_| built.problems.is_empty()) else {
-        let Problem { table, cause, .. } = built.problems.swap_remove(0);
-        return Err(ConfigError::Adapter { table, cause }).doing(|| "use the settings".to_owned());
+        let Problem { table, cause, is_secret } = built.problems.swap_remove(0);
+        return Err(ConfigError::Adapter { table, cause, is_secret }).doing(|| "use the settings".to_owned());
     };
     let services = Services {
         instance,

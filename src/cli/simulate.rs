@@ -250,7 +250,7 @@ fn policy(table: &PolicyTable, written: &Policy) -> Result<Policy, (&'static str
         if (low..high).contains(&value) {
             Ok(value)
         } else {
-            Err((what, format!("`{text}` is not between {}% and {}%", 100.0 * low, 100.0 * high)))
+            Err((what, format!("`{text}` is not between {} % and {} %", 100.0 * low, 100.0 * high)))
         }
     };
     if let Some(text) = &table.worse_by_at_most {

@@ -43,7 +43,8 @@ impl RetryPolicy {
         let seconds = (self.backoff.as_secs_f64() * self.factor.powi(exponent)).min(self.max.as_secs_f64());
         let delay = Duration::from_secs_f64(seconds * (0.5 + 0.5 * jitter.clamp(0.0, 1.0)));
         let delay = delay.max(retry_after.unwrap_or_default());
-        Some(failed_at + chrono::TimeDelta::from_std(delay).unwrap_or(chrono::TimeDelta::MAX))
+        let delay = chrono::TimeDelta::from_std(delay).unwrap_or(chrono::TimeDelta::MAX);
+        Some(failed_at.checked_add_signed(delay).unwrap_or(Timestamp::MAX_UTC))
     }
 }
 
@@ -75,5 +76,6 @@ mod tests {
         let policy = RetryPolicy::default();
         assert_eq!(policy.next_attempt(1, at(0), Some(Duration::from_secs(90)), 0.0), Some(at(90)));
         assert_eq!(policy.next_attempt(1, at(0), Some(Duration::from_secs(1)), 0.0), Some(at(5)));
+        assert_eq!(policy.next_attempt(1, at(0), Some(Duration::MAX), 0.0), Some(Timestamp::MAX_UTC));
     }
 }

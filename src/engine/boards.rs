@@ -21,7 +21,7 @@ use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::notify::Notifiers;
 use crate::notify::facts::{Facts, StepMark, StepRow};
-use crate::notify::held::{Held, PATIENCE, while_held};
+use crate::notify::held::{Held, PATIENCE, turn_after, while_held};
 use crate::steps::headline;
 use crate::steps::publish::PublishOutput;
 use crate::store::{BoardEntry, StoreError};
@@ -101,16 +101,21 @@ impl Engine {
         taken_at: Timestamp,
     ) -> Result<bool, StoreError> {
         let shown = self.try_to_show(notifiers, &mut board, taken_at).await?;
-        let board = &board;
+        let now = self.clock.now();
         let error = match shown {
             Ok(rewritten) => return Ok(rewritten),
-            Err(NotSent::NoTurn { wait, .. }) => {
-                self.store.board_waits(board, self.clock.now() + wait).await?;
-                return Ok(false);
+            Err(NotSent::NoTurn { service, wait }) => {
+                let since = *board.waits_since.get_or_insert(now);
+                if let Some(until) = turn_after(wait, now, since) {
+                    self.store.board_waits(&board, until).await?;
+                    return Ok(false);
+                }
+                tracing::warn!(run.id = %board.run, %since, "Message about run {} waits too long: {service} takes no more", board.run);
+                AdapterError::from(NotSent::NoTurn { service, wait })
             }
             Err(NotSent::Failed(error)) => error,
         };
-        let now = self.clock.now();
+        let board = &board;
         let retry_at = match &error {
             AdapterError::Unavailable { retry_after, .. } => {
                 RETRY.next_attempt(board.attempts.max(1), now, *retry_after, rand::random())
@@ -184,7 +189,7 @@ impl Engine {
             }
             Some(Err(error)) => Err(error),
             None => {
-                tracing::warn!(run.id = %board.run, "Message about run {} was left to another process", board.run);
+                tracing::warn!(run.id = %board.run, "Message about run {} at `{}` was left to another process", board.run, board.notifier);
                 Ok(false)
             }
         })

@@ -3,11 +3,13 @@
 //! run back.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
+use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -147,7 +149,7 @@ async fn reap(engine: Arc<Engine>) -> Result<Option<Timestamp>, StoreError> {
 }
 
 /// Calls `act` again and again until `stop`: after `pause`, or when what it says is due is due, if that is sooner.
-/// An error is logged once for as long as it stays the same.
+/// An error is logged once for as long as it stays the same. A panic ends what was done, not the loop.
 fn every<F, Fut>(
     engine: &Arc<Engine>,
     stop: &CancellationToken,
@@ -163,19 +165,25 @@ where
     async move {
         let mut trouble: Option<String> = None;
         while !stop.is_cancelled() {
-            let due = match act(Arc::clone(&engine)).await {
-                Ok(due) => {
+            let due = match AssertUnwindSafe(act(Arc::clone(&engine))).catch_unwind().await {
+                Ok(Ok(due)) => {
                     if trouble.take().is_some() {
                         tracing::info!("{name}: the database is back");
                     }
                     due
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     let text = error.to_string();
                     if trouble.as_ref() != Some(&text) {
                         tracing::warn!("{name}: {text}; trying again");
                         trouble = Some(text);
                     }
+                    None
+                }
+                Err(_) => {
+                    tracing::error!(
+                        "{name}: refit itself failed (a panic; the log of the process has it); trying again"
+                    );
                     None
                 }
             };

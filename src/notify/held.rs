@@ -16,6 +16,16 @@ use crate::adapter::{AdapterError, NotSent};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 
+/// A message that has had no turn for longer is told of, and given up like one that fails.
+const LONGEST_WAIT: TimeDelta = TimeDelta::days(1);
+
+/// When a message has a turn that has none for `wait` from `now` on; `None` when it will have waited too long by then,
+/// `since` it was to be sent.
+pub fn turn_after(wait: Duration, now: Timestamp, since: Timestamp) -> Option<Timestamp> {
+    let until = now.checked_add_signed(TimeDelta::from_std(wait).ok()?)?;
+    (until - since < LONGEST_WAIT).then_some(until)
+}
+
 /// Sending one message takes no longer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -117,6 +127,19 @@ mod tests {
         turn.send(()).expect("somebody waits for it");
         let Ok(sent) = held.await;
         (posts.load(Ordering::SeqCst), taken.0, sent.is_some())
+    }
+
+    #[test]
+    fn a_turn_that_comes_more_than_a_day_late_is_none() {
+        let since = "2026-11-20T02:00:00Z".parse().expect("a time");
+        let after = |hours, wait| turn_after(wait, since + TimeDelta::hours(hours), since);
+        assert_eq!(
+            after(3, Duration::from_secs(5)),
+            Some(since + TimeDelta::hours(3) + TimeDelta::seconds(5))
+        );
+        assert_eq!(after(23, Duration::from_secs(3_600)), None);
+        assert_eq!(after(0, Duration::from_secs(365 * 86_400)), None);
+        assert_eq!(after(0, Duration::MAX), None);
     }
 
     #[tokio::test]

@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::Notifiers;
 use super::facts::Facts;
-use super::held::{Held, PATIENCE, while_held};
+use super::held::{Held, PATIENCE, turn_after, while_held};
 use crate::adapter::{AdapterError, NotSent, Posted};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -26,8 +25,6 @@ const AT_ONCE: usize = 8;
 const HOLD: Duration = Duration::from_secs(60 * 32 / 8 + 60);
 const _: () = assert!(HOLD.as_secs() > PATIENCE.as_secs() * (BATCH as u64).div_ceil(AT_ONCE as u64));
 
-/// A message that has had no turn for longer is told of, and given up like one that fails.
-const LONGEST_WAIT: TimeDelta = TimeDelta::days(1);
 /// A little over half a day in all.
 const RETRY: RetryPolicy = RetryPolicy {
     attempts: 20,
@@ -41,8 +38,8 @@ enum Delivered {
     Sent,
     /// It has no turn before this.
     Waits(Timestamp),
-    /// It failed, or it is somebody else's by now.
-    NotSent,
+    /// It failed, or it is somebody else's by now: it is recorded, or theirs to record.
+    Settled,
 }
 
 /// Sends the messages that are due, and says how many were sent. One that
@@ -62,7 +59,7 @@ pub async fn drain_once(
         match delivered {
             Delivered::Sent => sent += 1,
             Delivered::Waits(until) => waiting.add(entry, until),
-            Delivered::NotSent => {}
+            Delivered::Settled => {}
         }
     }
     for (_, until, entries) in waiting.0 {
@@ -120,23 +117,27 @@ async fn deliver(
     let mut held = HeldEntry { store, id: entry.id, until: entry.due_at };
     let sent = while_held(send(notifiers, &entry, below.as_ref()), &mut held, clock, taken_at).await?;
     entry.due_at = held.until;
+    let now = clock.now();
     let error = match sent {
         Some(Ok(())) => {
-            store.outbox_sent(entry.id, clock.now()).await?;
+            store.outbox_sent(entry.id, now).await?;
             return Ok((entry, Delivered::Sent));
         }
         None => {
-            tracing::warn!(message.key = entry.notice.key, "Message was left to another process");
-            return Ok((entry, Delivered::NotSent));
+            let key = &entry.notice.key;
+            tracing::warn!(message.key = key, "Message `{key}` was left to another process");
+            return Ok((entry, Delivered::Settled));
         }
-        Some(Err(NotSent::NoTurn { service, wait })) if clock.now() - entry.queued_at < LONGEST_WAIT => {
-            let until = clock.now() + wait;
-            tracing::debug!(message.key = entry.notice.key, %until, "Message waits: {service} takes no more");
-            return Ok((entry, Delivered::Waits(until)));
-        }
-        Some(Err(not_sent)) => AdapterError::from(not_sent),
+        Some(Err(NotSent::NoTurn { service, wait })) => match turn_after(wait, now, entry.queued_at) {
+            Some(until) => {
+                tracing::debug!(message.key = entry.notice.key, %until, "Message waits: {service} takes no more");
+                return Ok((entry, Delivered::Waits(until)));
+            }
+            None => AdapterError::from(NotSent::NoTurn { service, wait }),
+        },
+        Some(Err(NotSent::Failed(error))) => error,
     };
-    let retry_at = next_attempt(&entry, &error, clock.now(), rand::random());
+    let retry_at = next_attempt(&entry, &error, now, rand::random());
     match retry_at {
         Some(at) => {
             tracing::warn!(message.key = entry.notice.key, %at, "Message not sent, tried again: {error}")
@@ -144,7 +145,7 @@ async fn deliver(
         None => tracing::error!(message.key = entry.notice.key, "Message given up: {error}"),
     }
     store.outbox_failed(&entry, &error.to_string(), retry_at).await?;
-    Ok((entry, Delivered::NotSent))
+    Ok((entry, Delivered::Settled))
 }
 
 /// When a message that failed is tried again; never, when trying cannot help or was tried enough.
@@ -211,15 +212,17 @@ async fn send(notifiers: &Notifiers, entry: &OutboxEntry, below: Option<&Posted>
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
+    use std::collections::{BTreeMap, VecDeque};
+    use std::sync::{Arc, Mutex};
 
+    use chrono::TimeDelta;
     use serde_json::json;
     use wiremock::matchers::method;
     use wiremock::{Mock, MockServer, ResponseTemplate};
 
     use super::*;
-    use crate::adapter::Deps;
+    use crate::adapter::{Deps, Message, Notifier};
+    use crate::clock::ManualClock;
     use crate::secret::{Secret, Secrets};
     use crate::store::Notice;
 
@@ -227,17 +230,21 @@ mod tests {
         chrono::DateTime::from_timestamp(seconds, 0).expect("in range")
     }
 
+    fn notice(key: &str, to: Recipient) -> Notice {
+        Notice {
+            key: key.to_owned(),
+            run: None,
+            model: "race-times".parse().expect("a name"),
+            moment: Moment::Promoted,
+            to,
+            facts: json!({"workflow": "retrain", "version": "v2"}),
+        }
+    }
+
     fn entry(to: Recipient, attempts: u32) -> OutboxEntry {
         OutboxEntry {
             id: 1,
-            notice: Notice {
-                key: "run/end/0".to_owned(),
-                run: None,
-                model: "race-times".parse().expect("a name"),
-                moment: Moment::Promoted,
-                to,
-                facts: json!({"workflow": "retrain", "version": "v2"}),
-            },
+            notice: notice("run/end/0", to),
             attempts,
             queued_at: at(0),
             sent_at: None,
@@ -259,6 +266,53 @@ mod tests {
             ("log".parse().expect("a name"), json!({"kind": "console"})),
         ];
         Notifiers::build(tables.into(), None, &deps).expect("built")
+    }
+
+    /// A service that first takes nothing for so long each, and then everything.
+    #[derive(Default)]
+    struct Busy {
+        waits: Mutex<VecDeque<Duration>>,
+        came: Mutex<Vec<Message>>,
+    }
+
+    #[async_trait]
+    impl Notifier for Busy {
+        async fn send(&self, message: &Message) -> Result<(), NotSent> {
+            match self.waits.lock().expect("no panic").pop_front() {
+                Some(wait) => Err(NotSent::NoTurn { service: "Slack", wait }),
+                None => {
+                    self.came.lock().expect("no panic").push(message.clone());
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_that_a_service_takes_later_keep_their_order_and_use_up_no_try() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Arc::new(ManualClock::starting_at(at(1_800_000_000)));
+        let path = dir.path().join("refit.db").display().to_string();
+        let store = crate::store::open(&path, clock.clone()).await.expect("a database");
+        // The first has to wait longest: by when it was asked, the service's rest is nearly over for the last.
+        let service = Arc::new(Busy {
+            waits: Mutex::new([3, 2, 1].map(Duration::from_secs).into()),
+            ..Busy::default()
+        });
+        let mut notifiers = notifiers("http://127.0.0.1:1");
+        notifiers.named.insert("team".parse().expect("a name"), service.clone());
+        let team = Recipient::Slack("team".parse().expect("a name"));
+        let notices = ["a", "b", "c"].map(|key| notice(key, team.clone()));
+        store.queue_notices(&notices, clock.now()).await.expect("queued");
+        let mut sent = vec![];
+        for _ in 0..4 {
+            sent.push(drain_once(store.as_ref(), &notifiers, clock.as_ref()).await.expect("tried"));
+            clock.advance(TimeDelta::seconds(1));
+        }
+        assert_eq!(sent, [0, 0, 0, 3]);
+        let came = service.came.lock().expect("no panic");
+        let came: Vec<_> = came.iter().map(|message| (message.id.as_str(), message.tried_since)).collect();
+        assert_eq!(came, [("a", None), ("b", None), ("c", None)]);
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::http_client::LONGEST_REST;
+
 /// Turns of one kind of request to one service, of this process.
 pub(super) struct Pace {
     every: Duration,
@@ -52,9 +54,9 @@ impl Pace {
         self.take(Instant::now(), Duration::ZERO).map(|_| ())
     }
 
-    /// No turn for so long: the service said so.
+    /// No turn for so long, `LONGEST_REST` at most: the service said so.
     pub(super) fn pause(&self, pause: Duration) {
-        self.rest_until(Instant::now() + pause);
+        self.rest_until(Instant::now() + pause.min(LONGEST_REST));
     }
 
     fn rest_until(&self, at: Instant) {
@@ -117,6 +119,13 @@ mod tests {
         assert_eq!(pace.is_on(after(1_200), rests), Err(Duration::ZERO), "nor when it comes after the rest");
         let (at, rests) = pace.take(after(1_200), LONGEST).expect("a turn");
         assert_eq!((at, pace.is_on(at, rests)), (after(1_200), Ok(())));
+    }
+
+    #[test]
+    fn a_rest_without_an_end_has_one() {
+        let pace = Pace::new(Duration::from_millis(200));
+        pace.pause(Duration::MAX);
+        assert!(pace.now().expect_err("a rest") <= LONGEST_REST);
     }
 
     #[test]

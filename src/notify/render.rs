@@ -270,10 +270,9 @@ fn bounds(mode: Mode) -> Option<&'static str> {
             "Mode advise: every step runs, and none changes what serves; at the end it is said what `mode: act` \
              would have done.",
         ),
-        Mode::Observe => Some(
-            "Mode observe: every step runs, and none changes what serves; nobody is told what `mode: act` would \
-             have done.",
-        ),
+        Mode::Observe => {
+            Some("Mode observe: refit fetches, trains and judges, and changes nothing that serves.")
+        }
     }
 }
 

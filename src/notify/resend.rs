@@ -150,11 +150,12 @@ fn left(headers: &HeaderMap) -> Option<u64> {
     headers.get("ratelimit-remaining")?.to_str().ok()?.trim().parse().ok()
 }
 
-/// How long to rest: `Retry-After`, else `ratelimit-reset`, else a second.
+/// How long to rest: `Retry-After`, else `ratelimit-reset`, else a second; `LONGEST_REST` at most.
 fn rest(headers: &HeaderMap) -> Duration {
     let reset =
         || headers.get("ratelimit-reset")?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs);
-    http_client::retry_after(headers).or_else(reset).unwrap_or(Duration::from_secs(1))
+    let asked = http_client::retry_after(headers).or_else(reset).unwrap_or(Duration::from_secs(1));
+    asked.min(http_client::LONGEST_REST)
 }
 
 /// An error as Resend writes it.
@@ -229,6 +230,20 @@ fn meaning(answer: &Answer, secrets: &Secrets) -> Result<(), NotSent> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rest_without_an_end_has_one() {
+        let headers = |name, value: &str| {
+            HeaderMap::from_iter([(
+                reqwest::header::HeaderName::from_static(name),
+                value.parse().expect("a value"),
+            )])
+        };
+        assert_eq!(rest(&headers("ratelimit-reset", "7")), Duration::from_secs(7));
+        for name in ["ratelimit-reset", "retry-after"] {
+            assert_eq!(rest(&headers(name, "18446744073709551615")), http_client::LONGEST_REST, "{name}");
+        }
+    }
 
     #[test]
     fn a_key_is_the_messages_id_or_a_hash_of_one_that_cannot_be_a_key() {

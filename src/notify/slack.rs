@@ -8,6 +8,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::pace::Pace;
 use crate::adapter::{Adapter, BuildError, Deps, Message, NotSent, Notifier, options_of};
 use crate::domain::id::SecretName;
 use crate::http_client;
@@ -31,17 +32,27 @@ fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Notifier>, BuildError> {
         let problem = format!("secret `{url}` is not the address of a webhook");
         return Err(BuildError::Options { kind: ADAPTER.kind, problem });
     }
-    Ok(Arc::new(Slack { url: secret, http: deps.http.clone(), secrets: deps.secrets.clone() }))
+    Ok(Arc::new(Slack {
+        url: secret,
+        http: deps.http.clone(),
+        secrets: deps.secrets.clone(),
+        pace: Pace::in_bursts(EVERY, AT_ONCE),
+    }))
 }
 
 struct Slack {
     url: Secret,
     http: reqwest::Client,
     secrets: Secrets,
+    pace: Pace,
 }
 
 const SERVICE: &str = "Slack";
 const ACTION: &str = "post a message";
+/// A webhook takes about one message a second.
+const EVERY: Duration = Duration::from_secs(1);
+/// And so many more at once after a rest: Slack lets short bursts through.
+const AT_ONCE: u32 = 9;
 /// How long to wait when Slack asks for it without saying how long.
 const REST: Duration = Duration::from_secs(30);
 /// Shown where blocks cannot be: in notifications, to screen readers.
@@ -58,11 +69,13 @@ impl Notifier for Slack {
             body["text"] = json!(escape(&message.subject));
             body["blocks"] = blocks.clone();
         }
+        self.pace.turn().await.map_err(no_turn)?;
         let request = self.http.post(self.url.reveal()).json(&body);
         let answer = http_client::exchange(SERVICE, ACTION, request).await?;
         if answer.status == StatusCode::TOO_MANY_REQUESTS {
-            let wait = http_client::retry_after(&answer.headers).unwrap_or(REST);
-            return Err(NotSent::NoTurn { service: SERVICE, wait });
+            let rest = http_client::retry_after(&answer.headers).unwrap_or(REST);
+            self.pace.pause(rest);
+            return Err(no_turn(rest));
         }
         if answer.status.is_success() && answer.body.trim() == "ok" {
             return Ok(());
@@ -71,4 +84,8 @@ impl Notifier for Slack {
         let body = self.secrets.mask(&answer.body);
         Err(http_client::refusal(SERVICE, ACTION, answer.status, &answer.headers, &body).into())
     }
+}
+
+fn no_turn(wait: Duration) -> NotSent {
+    NotSent::NoTurn { service: SERVICE, wait }
 }

@@ -310,8 +310,8 @@ pub trait Store: Registry {
         hold: Duration,
         at: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError>;
-    /// A message that was taken was not even tried: it is due at `due_at`, and that it was taken does not count. One
-    /// that somebody else took meanwhile is left alone.
+    /// A message that was taken was not even tried: it is due at `due_at`, and that it was taken does not count; it
+    /// waits since `board.waits_since`. One that somebody else took meanwhile is left alone.
     async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError>;
     /// Where the message about a run is.
     async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError>;

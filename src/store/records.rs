@@ -237,6 +237,8 @@ pub struct BoardEntry {
     pub shows: Option<String>,
     /// How often this was tried since the message was last up to date.
     pub attempts: u32,
+    /// Since when it waits for a turn; `None` when it had none to wait for since it was last up to date.
+    pub waits_since: Option<Timestamp>,
     /// When this hold ends. No two holds of one message end at the same time.
     pub held_until: Timestamp,
 }

@@ -1,6 +1,7 @@
 // The files of a version: fetched from where the release document says, checked against the
 // manifest it names, kept in memory. The newest three versions stay. A version that was uploaded
-// before refit came, and adopted, has no manifest beside it: it is loaded as it always was.
+// before refit came, and adopted, has no manifest beside it: it is loaded as it always was, but only
+// when ADOPTED_VERSIONS names it. Of any other a manifest that is missing is an error.
 
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -8,6 +9,7 @@ import { load, predict } from "./xgboost.mjs";
 
 const KEPT = 3;
 const loading = new Map();
+const ADOPTED = (process.env.ADOPTED_VERSIONS ?? "").split(/[\s,]+/);
 /** What every version has: the names are the app's own. */
 const FILES = ["sprint", "olympic", "70.3", "140.6"]
   .flatMap((distance) => ["swim", "bike", "run", "finish"].map((leg) => `${distance}-${leg}.json`))
@@ -39,10 +41,10 @@ async function read(version) {
   return models;
 }
 
-/** The files with their hashes; without those where there is no manifest. */
-async function files({ base_url, manifest_sha256 }) {
+/** The files with their hashes; without those of versions that may have no manifest: adopted ones, and the app's own. */
+async function files({ version, base_url, manifest_sha256 }) {
   const text = await get(`${base_url}/manifest.json`).catch((error) => {
-    if (error.isMissing) return null;
+    if (error.isMissing && (!manifest_sha256 || ADOPTED.includes(version))) return null;
     throw error;
   });
   if (text === null) return FILES.map((path) => ({ path }));

@@ -8,6 +8,7 @@
 //   GLOBAL_CONFIG       Vercel's connection string, and GLOBAL_CONFIG_KEY, the item; or
 //   RELEASE_URL         where the release document is
 //   BUILT_IN            a directory with the models shipped with the app (default ./models)
+//   ADOPTED_VERSIONS    versions from before refit, which have no manifest: 2026-11-06 2026-11-13
 //   REFIT_URL           where refit is; REFIT_TOKEN, its token; MODEL (default race-times)
 //   APP_DATABASE_URL    for the table of predictions
 //   PORT                0 takes a free one; the first line on stdout is {"listening": port}

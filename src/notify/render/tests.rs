@@ -82,7 +82,7 @@ fn what_began_says_what_its_mode_does_and_does_not() {
     };
     assert_snapshot!(began("act"), @"v1 serves all traffic. Nothing has to be done.");
     assert_snapshot!(began("advise"), @"Mode advise: every step runs, and none changes what serves; at the end it is said what `mode: act` would have done. v1 serves all traffic. Nothing has to be done.");
-    assert_snapshot!(began("observe"), @"Mode observe: every step runs, and none changes what serves; nobody is told what `mode: act` would have done. v1 serves all traffic. Nothing has to be done.");
+    assert_snapshot!(began("observe"), @"Mode observe: refit fetches, trains and judges, and changes nothing that serves. v1 serves all traffic. Nothing has to be done.");
     let renderer = Renderer::new(None).expect("built-in templates");
     let board = |moment, mode: &'static str| {
         let mut given = facts(mode).as_object().cloned().expect("an object");
@@ -90,7 +90,7 @@ fn what_began_says_what_its_mode_does_and_does_not() {
         let facts = Facts::about(&"race-times".parse().expect("a name"), None, moment, given);
         renderer.progress("k", &facts).expect("renders").text
     };
-    assert!(board(Moment::Started, "observe").starts_with("Mode observe: every step runs"));
+    assert!(board(Moment::Started, "observe").starts_with("Mode observe: refit fetches"));
     assert!(board(Moment::Started, "act").starts_with("v1 serves"));
     assert!(board(Moment::Succeeded, "advise").starts_with("v1 serves"), "it is over");
 }

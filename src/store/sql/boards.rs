@@ -18,6 +18,7 @@ fn entry(row: &Row) -> Result<BoardEntry, StoreError> {
         place: json_opt(row, "place")?,
         shows: get(row, "shows")?,
         attempts: count(row, "attempts")?,
+        waits_since: get(row, "waits_since")?,
         held_until: get(row, "due_at")?,
     })
 }
@@ -90,7 +91,7 @@ impl SqlStore {
         again_at: Timestamp,
     ) -> Result<(), StoreError> {
         sqlx::query(sql!(
-            "UPDATE refit.boards SET place = $4, shows = $5, attempts = 0, last_error = NULL,
+            "UPDATE refit.boards SET place = $4, shows = $5, attempts = 0, last_error = NULL, waits_since = NULL,
                  due_at = CASE WHEN revision = $3 THEN NULL ELSE $6 END
              WHERE run = $1 AND notifier = $2 AND due_at = $7"
         ))
@@ -159,13 +160,14 @@ impl SqlStore {
         due_at: Timestamp,
     ) -> Result<(), StoreError> {
         sqlx::query(sql!(
-            "UPDATE refit.boards SET attempts = attempts - 1, due_at = $3
+            "UPDATE refit.boards SET attempts = attempts - 1, due_at = $3, waits_since = $5
              WHERE run = $1 AND notifier = $2 AND due_at = $4"
         ))
         .bind(board.run.0)
         .bind(board.notifier.as_str())
         .bind(due_at)
         .bind(board.held_until)
+        .bind(board.waits_since)
         .execute(&self.parts.writer)
         .await?;
         Ok(())

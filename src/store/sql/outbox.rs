@@ -43,7 +43,7 @@ impl SqlStore {
                  SELECT id FROM refit.outbox WHERE due_at <= ",
             now!("$1"),
             "
-                 ORDER BY id LIMIT $3",
+                 ORDER BY due_at, id LIMIT $3",
             skip_locked!(),
             ")
              RETURNING *"

@@ -132,8 +132,17 @@ fn what_the_template_for_vercel_lacks_is_said_all_at_once() {
         exit code: 2
         --- stderr
         error: [notifiers.team]: secret `SLACK_BOT_TOKEN` is not set: put it into the environment, or name a file for it under [secrets] in refit.toml
-        hint: see [notifiers.team] in refit.toml; `refit doctor` checks it
+        hint: `refit doctor` checks the settings
         ");
+    let settings = fs::read_to_string(dir.path().join("refit.toml")).expect("the settings");
+    let slip = settings.replace("channel = \"#models\"", "chanel = \"#models\"");
+    fs::write(dir.path().join("refit.toml"), slip).expect("written");
+    let mistake = refit(dir.path(), &["notify", "test", "team"]);
+    assert!(
+        mistake.ends_with("hint: mend [notifiers.team] in refit.toml; `refit doctor` checks it\n"),
+        "{mistake}"
+    );
+    fs::write(dir.path().join("refit.toml"), settings).expect("written");
     assert_snapshot!(refit(dir.path(), &["notify", "test", "tema"]), @r"
         exit code: 2
         --- stderr
@@ -162,5 +171,33 @@ fn a_place_to_adopt_that_is_no_stores_is_explained() {
         --- stderr
         error: `model/race-times` does not begin with a store of refit.toml
         hint: did you mean `models`?
+        ");
+}
+
+#[test]
+fn what_refit_published_is_not_adopted_as_a_version_of_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path();
+    refit(at, &["init"]);
+    let ran = refit(at, &["trigger", "retrain", "--follow", "--yes"]);
+    assert!(ran.starts_with("exit code: 0\n"), "{ran}");
+    // Versions of before, a model of another project, and half an upload of one: all in the place where refit publishes.
+    for file in ["v1/model.json", "v2/model.json", "arrivals/7/_claim.json", "other/1/manifest.json"] {
+        let file = at.join("models").join(file);
+        fs::create_dir_all(file.parent().expect("a directory")).expect("made");
+        fs::write(file, "{}").expect("written");
+    }
+    assert_snapshot!(refit(at, &["adopt", "models", "--champion", "v2"]), @r"
+        exit code: 0
+        --- stdout
+        adopted 2 versions of delivery-time as they lie in models; nothing was moved or written there
+          v2  1 file, 2 B, the champion on production
+          v1  1 file, 2 B
+        --- stderr
+        arrivals is where versions of a model are, and no version: left out
+        delivery-time is where versions of a model are, and no version: left out
+        other is where versions of a model are, and no version: left out
+        reading v1: 1 file
+        reading v2: 1 file
         ");
 }

@@ -1,6 +1,7 @@
 //! A shutdown gives runs back, and nothing of them is left running then.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use refit::clock::SystemClock;
@@ -56,4 +57,24 @@ async fn a_trainer_deaf_to_sigterm_is_dead_before_its_run_is_given_back() {
         assert_eq!(states, [AttemptState::Lost, AttemptState::Succeeded], "{attempts:#?}");
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_that_panics_goes_on() {
+    let world = World::sqlite();
+    let engine = world.unregistered(&Crash::never(), Arc::new(SystemClock), Settings::default()).await;
+    let mut worker = Worker::start(engine, Arc::new(no_notifiers())).await.expect("starts");
+    let (again, mut came) = tokio::sync::mpsc::unbounded_channel();
+    let calls = AtomicUsize::new(0);
+    worker.also(Duration::from_millis(1), "shaky", move |_| {
+        let (call, again) = (calls.fetch_add(1, Ordering::SeqCst), again.clone());
+        async move {
+            assert_ne!(call, 0, "the first time it fails");
+            again.send(call).ok();
+            Ok(None)
+        }
+    });
+    let call = tokio::time::timeout(Duration::from_secs(60), came.recv()).await;
+    assert_eq!(call, Ok(Some(1)));
+    worker.shut_down().await.expect("in good order");
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use refit::adapter::{AdapterError, BuildError, Deps, Message, Notifier};
+use refit::adapter::{AdapterError, BuildError, Deps, Message, NotSent, Notifier};
 use refit::notify::{Notifiers, NotifiersError};
 use refit::secret::{Secret, Secrets};
 use serde_json::{Value, json};
@@ -154,6 +154,9 @@ async fn slack_says_whether_trying_again_helps() {
         (ResponseTemplate::new(400).set_body_string("invalid_blocks"), "never"),
         (ResponseTemplate::new(403).set_body_string("action_prohibited"), "denied"),
         (ResponseTemplate::new(200).set_body_string("<html>a proxy's page</html>"), "never"),
+        // A page of a proxy that is longer than any answer of Slack's says what its status says.
+        (ResponseTemplate::new(502).set_body_string("x".repeat(2 << 20)), "later"),
+        (ResponseTemplate::new(200).set_body_string("x".repeat(2 << 20)), "never"),
     ] {
         let server = MockServer::start().await;
         Mock::given(method("POST")).respond_with(answer).mount(&server).await;
@@ -167,6 +170,18 @@ async fn slack_says_whether_trying_again_helps() {
             ("never", AdapterError::Rejected { .. }) | ("denied", AdapterError::Denied { .. }) => {}
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_that_asked_for_a_rest_gets_it() {
+    let server = MockServer::start().await;
+    let busy = ResponseTemplate::new(429).insert_header("Retry-After", "600");
+    Mock::given(method("POST")).respond_with(busy).expect(1).mount(&server).await;
+    let slack = slack(&server);
+    for _ in 0..2 {
+        let error = slack.send(&message()).await.expect_err("it rests");
+        assert!(matches!(error, NotSent::NoTurn { .. }), "{error}");
     }
 }
 

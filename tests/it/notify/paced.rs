@@ -1,7 +1,6 @@
 //! Messages that come later than they were taken: Slack takes no more for a while, or the process stood still.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::TimeDelta;
 use refit::clock::Clock as _;
@@ -9,6 +8,8 @@ use refit::domain::id::RunId;
 use refit::domain::workflow::Recipient;
 use refit::notify::outbox;
 use refit::store::Notice;
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::follow::{Followed, notifiers};
 use crate::store::make;
@@ -29,32 +30,6 @@ fn came(followed: &Followed) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_slack_takes_later_keep_their_order_and_use_up_no_try() {
-    let followed = Followed::new(World::sqlite(), false).await;
-    let run = followed.start().await;
-    let store = followed.engine.store.as_ref();
-    let keys = ["a", "b", "c"];
-    store.queue_notices(&notices(run, &keys), followed.world.clock.now()).await.expect("queued");
-    followed.slack.server.next(Fault::Answer(429, vec![("retry-after", "1")], String::new()));
-    let told = async {
-        while followed.slack.messages().len() < keys.len() {
-            followed.tell().await;
-            followed.world.pass(TimeDelta::seconds(1));
-            // Slack's second is a real one.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), told).await.expect("sent");
-    assert_eq!(came(&followed), keys);
-    let asked = followed.slack.server.asked();
-    assert!(asked.iter().all(|line| line.ends_with("chat.postMessage")), "nothing is looked for: {asked:#?}");
-    let entries = store.outbox_of(run).await.expect("readable");
-    let ours = entries.iter().filter(|entry| keys.contains(&entry.notice.key.as_str()));
-    assert_eq!(ours.map(|entry| (entry.attempts, entry.dead)).collect::<Vec<_>>(), [(1, false); 3]);
-    followed.slack.violations.assert_none();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_slack_never_takes_is_no_secret() {
     let followed = Followed::new(World::sqlite(), false).await;
     let run = followed.start().await;
@@ -65,6 +40,30 @@ async fn a_message_that_slack_never_takes_is_no_secret() {
         followed.slack.server.next(Fault::Answer(429, vec![("retry-after", "0")], String::new()));
         followed.tell().await;
         store.outbox_of(run).await.expect("readable")[0].last_error.clone()
+    };
+    assert_eq!(why(TimeDelta::hours(1)).await, None, "it waits its turn");
+    let said = why(TimeDelta::days(1)).await.expect("a failure");
+    assert_eq!(said, "Slack is unavailable: its limit of requests is used up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runs_own_message_that_slack_never_takes_is_no_secret() {
+    let followed = Followed::new(World::sqlite(), true).await;
+    let run = followed.start().await;
+    let (store, team) = (followed.engine.store.as_ref(), "team".parse().expect("a name"));
+    store.touch_boards(run, &[team], followed.world.clock.now()).await.expect("touched");
+    let why = async |waited: TimeDelta| {
+        followed.world.pass(waited);
+        followed.slack.server.next(Fault::Answer(429, vec![("retry-after", "0")], String::new()));
+        followed.tell().await;
+        let options = SqliteConnectOptions::new().filename(&followed.world.database);
+        let mut database = SqliteConnection::connect_with(&options).await.expect("there");
+        let said: Option<String> = sqlx::query_scalar("SELECT last_error FROM boards")
+            .fetch_one(&mut database)
+            .await
+            .expect("readable");
+        database.close().await.expect("closed");
+        said
     };
     assert_eq!(why(TimeDelta::hours(1)).await, None, "it waits its turn");
     let said = why(TimeDelta::days(1)).await.expect("a failure");

@@ -39,14 +39,24 @@ async fn an_adopted_version_is_loaded_as_it_always_was_and_a_sealed_one_is_check
         const [manifest_sha256, distance] = ["00", "olympic"];
         const asked = async (version) =>
             (await model({ version, base_url: version, manifest_sha256 })).legs(distance, [34]).finish;
-        const answers = [process.env.ADOPTED, process.env.SEALED].map((version) => asked(version).catch(String));
+        const places = [process.env.ADOPTED, process.env.SEALED, process.env.BARE];
+        const answers = places.map((version) => asked(version).catch(String));
         console.log(JSON.stringify(await Promise.all(answers)));"#;
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/raceday/app/models.mjs");
-    let [models, adopted, sealed] =
-        [&models, adopted.path(), sealed.path()].map(|path| path.display().to_string());
-    let env = [("MODELS", models.as_str()), ("ADOPTED", &adopted), ("SEALED", &sealed)];
+    let bare = tempfile::tempdir().expect("a directory");
+    let [models, adopted, sealed, bare] =
+        [&models, adopted.path(), sealed.path(), bare.path()].map(|path| path.display().to_string());
+    let told = format!("2026-11-06, {adopted}");
+    let env = [
+        ("MODELS", models.as_str()),
+        ("ADOPTED_VERSIONS", &told),
+        ("ADOPTED", &adopted),
+        ("SEALED", &sealed),
+        ("BARE", &bare),
+    ];
     let refused = format!("Error: {sealed}: the manifest is not the released one");
-    assert_eq!(node::run(module, &env).await, json!([660, refused]));
+    let missing = format!("Error: ENOENT: no such file or directory, open '{bare}/manifest.json'");
+    assert_eq!(node::run(module, &env).await, json!([660, refused, missing]));
 }
 
 pub struct App {

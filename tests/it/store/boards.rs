@@ -80,10 +80,15 @@ async fn a_board_that_was_not_tried_waits_and_was_not_tried(db: Database) {
     let run = make::run(&store, db.now()).await;
     store.touch_boards(run, &team(), db.now()).await.expect("touched");
     let taken = store.take_boards(10, HOLD, db.now()).await.expect("taken");
-    store.board_waits(&taken[0], db.now() + chrono::TimeDelta::seconds(1)).await.expect("noted");
+    let waits = BoardEntry { waits_since: Some(db.now()), ..taken[0].clone() };
+    store.board_waits(&waits, db.now() + chrono::TimeDelta::seconds(1)).await.expect("noted");
     assert!(store.take_boards(10, HOLD, db.now()).await.expect("taken").is_empty(), "it waits");
     let taken = store.take_boards(10, HOLD, db.pass(1)).await.expect("taken");
-    assert_eq!(taken[0].attempts, 1);
+    assert_eq!((taken[0].attempts, taken[0].waits_since), (1, waits.waits_since));
+    store.board_shown(&taken[0], &place(), "hash", db.now()).await.expect("noted");
+    store.touch_boards(run, &team(), db.now()).await.expect("touched");
+    let taken = store.take_boards(10, HOLD, db.now()).await.expect("taken");
+    assert_eq!(taken[0].waits_since, None, "it was brought up to date");
 }
 
 async fn a_board_is_taken_again_unless_somebody_else_took_it(db: Database) {

@@ -13,6 +13,7 @@ on_both! {
     a_message_is_taken_by_one_and_held
     a_message_is_tried_again_and_given_up
     a_message_that_was_not_tried_waits_and_was_not_tried
+    messages_that_wait_long_do_not_keep_back_those_that_wait_less
     a_message_is_taken_again_unless_somebody_else_took_it
     a_log_is_read_by_cursor
     branches_write_one_log
@@ -93,6 +94,25 @@ async fn a_message_that_was_not_tried_waits_and_was_not_tried(db: Database) {
     let again = store.take_outbox(10, HOLD, db.pass(1)).await.expect("taken");
     let seen: Vec<_> = again.iter().map(|entry| (entry.notice.key.as_str(), entry.attempts)).collect();
     assert_eq!(seen, [("a", 1), ("b", 1)]);
+}
+
+async fn messages_that_wait_long_do_not_keep_back_those_that_wait_less(db: Database) {
+    let store = db.open().await;
+    let now = db.now();
+    store.queue_notices(&["a", "b"].map(|key| notice(key, None)), now).await.expect("queued");
+    let taken = store.take_outbox(2, HOLD, now).await.expect("taken");
+    store
+        .outbox_waits(&taken.iter().collect::<Vec<_>>(), now + chrono::TimeDelta::seconds(9))
+        .await
+        .expect("noted");
+    store.queue_notices(&["c", "d"].map(|key| notice(key, None)), db.pass(5)).await.expect("queued");
+    let now = db.pass(5);
+    let mut seen = vec![];
+    for _ in 0..2 {
+        let taken = store.take_outbox(2, HOLD, now).await.expect("taken");
+        seen.extend(taken.into_iter().map(|entry| entry.notice.key));
+    }
+    assert_eq!(seen, ["c", "d", "a", "b"]);
 }
 
 async fn a_message_is_taken_again_unless_somebody_else_took_it(db: Database) {
