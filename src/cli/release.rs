@@ -1,5 +1,6 @@
 //! `status`, `promote`, `rollback`: what serves, and changing it by hand.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
@@ -13,11 +14,12 @@ use super::pick::{self, short};
 use super::project::{Opened, actor};
 use super::run::runs_table;
 use crate::domain::canary::{CanaryRecord, CanaryState};
-use crate::domain::id::{ModelName, TargetName};
+use crate::domain::id::{ModelName, TargetName, WorkflowName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
 use crate::domain::words::counted;
+use crate::engine::pause;
 use crate::engine::release::{Back, PromotedByHand};
 use crate::engine::reread::Choice;
 use crate::store::{Pulled, RunFilter, RunSummary, ScheduleRow, Store};
@@ -34,6 +36,12 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
     let canaries = store.live_canaries(None).await.doing(doing)?;
     let schedules = store.schedules().await.doing(doing)?;
     let pulls = store.pulls(None).await.doing(doing)?;
+    let mut pauses: BTreeMap<&WorkflowName, String> = BTreeMap::new();
+    for row in &schedules {
+        if let Some(pause) = pause::paused(&*store, &row.workflow, None).await.doing(doing)? {
+            pauses.insert(&row.workflow, pause.reason());
+        }
+    }
     let mut runs: Vec<RunSummary> = vec![];
     for status in
         [RunStatus::Undoing, RunStatus::Held, RunStatus::Running, RunStatus::Waiting, RunStatus::Queued]
@@ -46,6 +54,7 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
         "evidence": pulls,
         "schedules": schedules.iter().map(|row| json!({
             "workflow": row.workflow, "schedule": row.expression, "next": row.next_fire_at,
+            "paused": pauses.get(&row.workflow),
         })).collect::<Vec<Value>>(),
     });
     opened.out.result(&value, || {
@@ -61,7 +70,13 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
         if !runs.is_empty() {
             parts.push(runs_table(&runs, opened));
         }
-        parts.extend((!schedules.is_empty()).then(|| schedules_table(opened, &schedules)));
+        parts.extend((!schedules.is_empty()).then(|| schedules_table(opened, &schedules, &pauses)));
+        parts.extend(pauses.iter().map(|(workflow, reason)| {
+            let said = format!(
+                "{workflow} is paused, because {reason}: `refit trigger {workflow}` starts it, and its schedule goes on"
+            );
+            opened.out.painted(&said, Paint::Odd)
+        }));
         parts.push(match alive {
             0 => opened.out.painted("no server is running: nothing is started, watched or sent until `refit serve` runs", Paint::Odd),
             1 => "1 server is running".to_owned(),
@@ -144,7 +159,11 @@ fn fetched(opened: &Opened, pulled: &Pulled) -> String {
     text
 }
 
-fn schedules_table(opened: &Opened, schedules: &[ScheduleRow]) -> String {
+fn schedules_table(
+    opened: &Opened,
+    schedules: &[ScheduleRow],
+    pauses: &BTreeMap<&WorkflowName, String>,
+) -> String {
     let now = opened.clock.now();
     table(
         &["WORKFLOW", "SCHEDULE", "NEXT", "IN"],
@@ -154,7 +173,13 @@ fn schedules_table(opened: &Opened, schedules: &[ScheduleRow]) -> String {
                 row.workflow.to_string(),
                 row.expression.clone(),
                 time(row.next_fire_at),
-                if left < TimeDelta::zero() { "due".to_owned() } else { span(left) },
+                if pauses.contains_key(&row.workflow) {
+                    "paused".to_owned()
+                } else if left < TimeDelta::zero() {
+                    "due".to_owned()
+                } else {
+                    span(left)
+                },
             ]
         }),
     )

@@ -6,6 +6,9 @@ use serde_json::Value;
 use super::Timestamp;
 use super::id::EventId;
 
+/// The name of the event of a run that a person starts.
+pub const BY_HAND: &str = "refit/trigger";
+
 /// Something that happened: a tick, a command, a call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {

@@ -11,6 +11,7 @@ pub mod gate;
 pub mod history;
 pub mod id;
 pub mod metric;
+pub mod pause;
 pub mod pipeline;
 pub mod pull;
 pub mod receipt;

@@ -8,6 +8,7 @@
 //! * `ledger`: what steps may write, fenced
 //! * `undo`: takes outside effects back, in reverse
 //! * `controller`: watches canaries; `pull`: fetches their evidence; `reconcile`: compares releases with their hosts
+//! * `pause`: whether a workflow is started by itself
 //! * `retention`: deletes versions that nothing needs
 //! * `release`: changes of releases that no step makes: human, controller, undo
 //! * `boards`: messages that follow runs
@@ -26,6 +27,7 @@ pub mod live;
 pub mod log;
 mod news;
 pub mod notices;
+pub mod pause;
 mod pull;
 pub mod reconcile;
 pub mod release;

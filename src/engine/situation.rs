@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::Engine;
+use super::{Engine, pause};
 use crate::domain::Timestamp;
+use crate::domain::event::BY_HAND;
 use crate::domain::id::{MetricName, VersionName};
+use crate::domain::pause::Judged;
 use crate::domain::pipeline::outputs;
 use crate::domain::release::Release;
-use crate::domain::run::{Attempt, AttemptState, Run};
+use crate::domain::run::{Attempt, AttemptState, Outcome, Run};
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::{Mode, Moment, StepKind, Workflow};
 use crate::steps::canary::{CanaryOutput, Rollout};
@@ -66,7 +68,7 @@ pub(super) async fn facts(
         | Moment::Skipped
         | Moment::Failed
         | Moment::Cancelled
-        | Moment::Succeeded => next_run(engine, run).await,
+        | Moment::Succeeded => next_run(engine, run, workflow, moment).await,
         Moment::Started | Moment::Held | Moment::NeedsApproval | Moment::Message | Moment::Alert => Ok(None),
     };
     match next {
@@ -274,7 +276,45 @@ fn lasting(duration: Duration) -> String {
 }
 
 /// When the schedule starts the workflow again.
-async fn next_run(engine: &Engine, run: &Run) -> Result<Option<String>, StoreError> {
+async fn next_run(
+    engine: &Engine,
+    run: &Run,
+    workflow: &Workflow,
+    moment: Moment,
+) -> Result<Option<String>, StoreError> {
+    let turned_down = match moment {
+        Moment::Rejected => Some(Outcome::Rejected),
+        Moment::RolledBack => Some(Outcome::RolledBack),
+        Moment::Promoted
+        | Moment::Skipped
+        | Moment::Failed
+        | Moment::Cancelled
+        | Moment::Succeeded
+        | Moment::CanaryStarted
+        | Moment::Started
+        | Moment::Held
+        | Moment::NeedsApproval
+        | Moment::Message
+        | Moment::Alert => None,
+    };
+    let triggers = &workflow.triggers;
+    let by_itself = !(triggers.schedules.is_empty() && triggers.events.is_empty());
+    let ending = turned_down.filter(|_| by_itself).map(|outcome| Judged {
+        run: run.id,
+        outcome: Some(outcome),
+        ended_at: None,
+        by_hand: run.cause.event.name == BY_HAND,
+    });
+    if ending.is_some()
+        && let Some(pause) = pause::paused(&*engine.store, &run.workflow, ending).await?
+    {
+        return Ok(Some(format!(
+            "no run starts by itself, because {}; once you know why, `refit trigger {}` starts one, and the \
+             workflow goes on by itself",
+            pause.reason(),
+            run.workflow
+        )));
+    }
     let now = engine.clock.now();
     let schedules = engine.store.schedules().await?;
     let own = schedules.iter().filter(|row| row.workflow == run.workflow && row.next_fire_at > now);

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::domain::Timestamp;
-use crate::domain::event::{Cause, Event};
+use crate::domain::event::{BY_HAND, Cause, Event};
 use crate::domain::expr::{ExprError, Scope};
 use crate::domain::id::{Epoch, EventId, RunId};
+use crate::domain::pause::Pause;
 use crate::domain::run::{Run, RunStatus};
 use crate::domain::workflow::trigger::{Input, InputKind};
-use crate::engine::Engine;
+use crate::engine::{Engine, pause};
 use crate::store::{NewRun, StoreError, Submitted};
 pub use catalog::{Catalog, Loaded};
 
@@ -174,7 +175,7 @@ pub async fn trigger(
     let inputs = inputs(loaded, given)?;
     let now = engine.clock.now();
     let data = json!({"workflow": loaded.workflow.name, "inputs": inputs});
-    let event = own_event("refit/trigger", data, "cli", now);
+    let event = own_event(BY_HAND, data, "cli", now);
     let run = new_run(loaded, &event, inputs, actor, now)?;
     let submitted = engine.store.submit(&event, vec![run]).await?;
     submitted.first().copied().ok_or_else(|| {
@@ -182,7 +183,17 @@ pub async fn trigger(
     })
 }
 
-/// Keeps an event and starts a run of every workflow that waits for it.
+/// A workflow is not started by `what`.
+fn tell_paused(loaded: &Loaded, pause: &Pause, what: &str) {
+    let name = &loaded.workflow.name;
+    tracing::warn!(
+        workflow = %name,
+        "Workflow `{name}` is paused and not started by {what}: {}; `refit trigger {name}` starts it and ends the pause",
+        pause.reason()
+    );
+}
+
+/// Keeps an event and starts a run of every workflow that waits for it and is not paused.
 pub async fn send(
     engine: &Arc<Engine>,
     catalog: &Catalog,
@@ -197,6 +208,10 @@ pub async fn send(
                 && !condition.is_true(&scope)?
             {
                 continue;
+            }
+            if let Some(pause) = pause::paused(&*engine.store, &loaded.workflow.name, None).await? {
+                tell_paused(loaded, &pause, &event.name);
+                break;
             }
             let inputs = inputs(loaded, &[])?;
             let debounce =

@@ -7,11 +7,11 @@ use chrono_tz::Tz;
 use croner::Cron;
 use serde_json::json;
 
-use super::{Catalog, inputs, new_run, own_event};
+use super::{Catalog, inputs, new_run, own_event, tell_paused};
 use crate::domain::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::workflow::trigger::{CatchUp, Schedule};
-use crate::engine::Engine;
+use crate::engine::{Engine, pause};
 use crate::store::{NewRun, ScheduleRow, StoreError};
 
 /// `catch_up: all` starts at most this many runs at once; older ticks are dropped, and said so in the log.
@@ -64,7 +64,11 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
             soonest = Some(soonest.map_or(row.next_fire_at, |at| at.min(row.next_fire_at)));
             continue;
         }
-        let ticks = due_ticks(schedule, row.next_fire_at, now);
+        let mut ticks = due_ticks(schedule, row.next_fire_at, now);
+        if let Some(pause) = pause::paused(&*engine.store, &loaded.workflow.name, None).await? {
+            tell_paused(loaded, &pause, "its schedule");
+            ticks.clear();
+        }
         let Some(next) = next_tick(schedule, now) else { continue };
         let mut submissions: Vec<(Event, Vec<NewRun>)> = vec![];
         for tick in ticks {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use refit::clock::Clock;
 use refit::domain::Timestamp;
+use refit::domain::run::{Outcome, RunStatus};
 use refit::engine::Engine;
-use refit::store::RunFilter;
-use refit::trigger::{Catalog, schedule};
+use refit::store::{RunFilter, Submitted};
+use refit::trigger::{Catalog, schedule, trigger};
 
 use crate::support::crash::Crash;
-use crate::support::world::World;
+use crate::support::world::{World, until};
 
 /// The project with one schedule.
 fn catalog(world: &World, schedule: &str) -> Catalog {
@@ -120,4 +121,69 @@ async fn a_night_whose_clocks_change_has_one_tick() {
         }
         assert_eq!(ticks(&engine).await, [tick]);
     }
+}
+
+/// A daily retrain of a model that a gate judges.
+const JUDGED: &str = r"
+name: judged
+model: m
+on: { schedule: { cron: '0 3 * * *' } }
+notify: [{ on: [rejected], console: true }]
+steps:
+  - id: train
+    run: cat says
+    metrics: { stdout: { mae: { pattern: 'MAE: ([0-9.]+)' } } }
+  - { uses: gate, with: { rules: [{ metric: mae, max: 600 }] } }
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workflow_that_was_rejected_twice_in_a_row_waits_for_a_person() {
+    on_both(async |world| {
+        world.write("workflows/judged.yaml", JUDGED);
+        let catalog = Catalog::load(world.root.path());
+        assert!(catalog.errors.is_empty(), "{:?}", catalog.errors);
+        let judged = catalog.get("judged").expect("a workflow");
+        let engine = world.process(&Crash::never()).await;
+        schedule::sync(&engine, &catalog).await.unwrap();
+        let runs = async || {
+            let runs = engine.store.runs(&RunFilter { limit: 100, ..RunFilter::default() }).await.unwrap();
+            runs.into_iter().map(|run| run.id).collect::<Vec<_>>()
+        };
+        let night = async || {
+            let before = runs().await.len();
+            set_to_next_night(&world);
+            schedule::fire_due(&engine, &catalog).await.unwrap();
+            runs().await.get(..runs().await.len() - before).and_then(<[_]>::first).copied()
+        };
+        let judge = async |run, mae: u32| {
+            world.write("says", &format!("MAE: {mae}"));
+            until(&world, &engine, run, |run| run.status == RunStatus::Finished).await
+        };
+
+        for (nth, mae) in [(0, 700), (1, 800)] {
+            let run = night().await.expect("the schedule starts one");
+            assert_eq!(judge(run, mae).await.outcome, Some(Outcome::Rejected));
+            let told = engine.store.outbox_of(run).await.unwrap();
+            let next = told[0].notice.facts["next"].as_str().unwrap_or_default().to_owned();
+            assert_eq!(next.contains("the last two versions were rejected"), nth == 1, "{next}");
+        }
+        assert_eq!((night().await, night().await), (None, None), "nobody looked at it");
+
+        // A person starts it, and it goes on by itself from there.
+        let Submitted::Made(by_hand) = trigger(&engine, judged, &[], "ann").await.unwrap() else {
+            panic!("it was made before")
+        };
+        assert_eq!(judge(by_hand, 500).await.outcome, Some(Outcome::Succeeded));
+        let run = night().await.expect("the schedule starts it again");
+        assert_eq!(judge(run, 900).await.outcome, Some(Outcome::Rejected));
+        assert!(night().await.is_some(), "one is not two");
+    })
+    .await;
+}
+
+/// Just after the next tick of a daily schedule at three.
+fn set_to_next_night(world: &World) {
+    let next =
+        (world.clock.now() + TimeDelta::hours(21)).date_naive().and_hms_opt(3, 0, 1).unwrap().and_utc();
+    world.pass(next - world.clock.now());
 }
