@@ -52,21 +52,23 @@ impl Prometheus {
             .spawn()
             .expect("prometheus runs");
         let mut said = BufReader::new(process.stderr.take().expect("piped")).lines();
-        let (mut all, mut url) = (String::new(), None);
-        loop {
+        let (mut all, mut url, mut ready) = (String::new(), None, false);
+        // It says where it listens and that it is ready in either order.
+        let url = loop {
             let line = said.next_line().await.expect("text").unwrap_or_else(|| panic!("it ended:\n{all}"));
             // `… msg="Listening on" address=127.0.0.1:41234`
             if line.contains("Listening on") {
                 url = line.rsplit_once("address=").map(|(_, address)| format!("http://{}", address.trim()));
             }
-            if line.contains("Server is ready to receive web requests") {
-                break;
+            ready |= line.contains("Server is ready to receive web requests");
+            if let Some(url) = url.take_if(|_| ready) {
+                break url;
             }
             all.push_str(&line);
             all.push('\n');
-        }
+        };
         // What it says later goes nowhere, but the pipe stays open.
         tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
-        Self { url: url.unwrap_or_else(|| panic!("no address in\n{all}")), _process: process, _dir: dir }
+        Self { url, _process: process, _dir: dir }
     }
 }
