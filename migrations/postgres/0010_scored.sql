@@ -1,4 +1,3 @@
 -- The truth of a row that refit scored itself, until the app's own report of that request has met it: a pair that has
 -- none was made of, or has met, a report. Of pairs from before it is not known; they are taken for reported.
 ALTER TABLE refit.paired_errors ADD COLUMN truth double precision;
-CREATE INDEX paired_errors_scored ON refit.paired_errors (model, request_id) WHERE truth IS NOT NULL;

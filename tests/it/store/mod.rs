@@ -13,6 +13,7 @@ mod migrations;
 mod opening;
 mod orders;
 mod outbox;
+mod plans;
 mod pulls;
 mod registry;
 mod releases;

@@ -184,7 +184,7 @@ async fn a_report_that_waits_beside_a_pair_of_an_older_refit_meets_its_truth(db:
     assert_eq!(store.forget_evidence(&age, true).await.expect("counted"), OldEvidence::default());
 }
 
-async fn a_request_counts_once_in_whatever_order_it_becomes_known(db: Database) {
+pub async fn a_request_counts_once_in_whatever_order_it_becomes_known(db: Database) {
     let store = db.open().await;
     let run = make::run(&store, db.now()).await;
     let worker = make::worker(&store, db.now()).await;
