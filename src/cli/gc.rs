@@ -22,7 +22,7 @@ use crate::domain::words::{bytes, counted};
 use crate::domain::workflow::StepKind;
 use crate::engine::Engine;
 use crate::engine::retention::{Deletion, Judged};
-use crate::store::{EvidenceAge, OldEvidence, Store};
+use crate::store::{OldEvidence, Store};
 use crate::trigger::Catalog;
 
 /// Everything that would go, and what stays.
@@ -111,19 +111,12 @@ async fn plan(
     let mut plan = Plan { versions, files: OldFiles::default(), evidence: OldEvidence::default() };
     if args.model.is_none() {
         plan.files = gc_files::look(engine, store).await?;
-        plan.evidence =
-            store.forget_evidence(&age(engine), true).await.doing(|| "count old evidence".to_owned())?;
+        plan.evidence = store
+            .forget_evidence(&engine.evidence_age(), true)
+            .await
+            .doing(|| "count old evidence".to_owned())?;
     }
     Ok(plan)
-}
-
-fn age(engine: &Engine) -> EvidenceAge {
-    let (now, ages) = (engine.clock.now(), engine.settings.ages);
-    EvidenceAge {
-        unmatched: now - ages.unmatched,
-        batch_ids: now - ages.batch_ids,
-        counted: now - ages.evidence,
-    }
 }
 
 async fn delete(
@@ -166,7 +159,10 @@ async fn delete(
         }
     }
     let evidence = if args.model.is_none() {
-        store.forget_evidence(&age(engine), false).await.doing(|| "delete old evidence".to_owned())?
+        store
+            .forget_evidence(&engine.evidence_age(), false)
+            .await
+            .doing(|| "delete old evidence".to_owned())?
     } else {
         OldEvidence::default()
     };
@@ -200,13 +196,7 @@ fn shown(plan: &Plan, will: &str) -> String {
     for old in &plan.files.gone {
         rows.push(vec![old.what.clone(), bytes(old.bytes), old.why.clone()]);
     }
-    for (count, what, of, why) in [
-        (plan.evidence.predictions, "prediction", "", "no truth came for them"),
-        (plan.evidence.truths, "truth", "", "no prediction came for them"),
-        (plan.evidence.batch_ids, "batch id", "", "nobody sends them again"),
-        (plan.evidence.pairs, "pair", " of errors", "no canary looks back so far"),
-        (plan.evidence.minutes, "minute", " of evidence", "no canary looks back so far"),
-    ] {
+    for (count, what, of, why) in plan.evidence.kinds() {
         if count > 0 {
             rows.push(vec![format!("{}{of}", counted(count, what)), String::new(), why.to_owned()]);
         }

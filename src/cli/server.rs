@@ -25,6 +25,8 @@ use crate::trigger::{Catalog, schedule};
 
 /// How often workflow files are read again.
 const FILES_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked whether old evidence is due to be deleted, which it is once a day.
+const PRUNING_EVERY: Duration = Duration::from_secs(600);
 /// With `idle = "sleep"`: a database that is asked nothing for minutes goes to sleep, so less is not worth it.
 const DOZE: Patience = Patience { soon: chrono::TimeDelta::minutes(5), ask_every: Duration::from_secs(2) };
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7070);
@@ -77,7 +79,7 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
         Some(listen) => Some(bind(opened, &engine, &catalog, listen, is_working).await?),
         None => None,
     };
-    let server = Serving { opened, store, engine, notifiers, catalog, working };
+    let server = Serving { opened, store, engine, notifiers, catalog, working, stop: stop.clone() };
     let mut worker = server.start().await?;
     let socket =
         tokio::spawn(super::socket::listen(opened.project.state(), Arc::clone(&server.store), stop.clone()));
@@ -93,7 +95,7 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
     let worker = loop {
         tokio::select! {
             () = interrupts.next() => break Some(worker),
-            () = server.quiet(&stop), if sleeps => {}
+            () = server.quiet(), if sleeps => {}
         }
         let retired = worker.shut_down().await;
         worker = tokio::select! {
@@ -133,6 +135,7 @@ struct Serving<'a> {
     notifiers: Arc<Notifiers>,
     catalog: Current,
     working: watch::Sender<Working>,
+    stop: CancellationToken,
 }
 
 impl Serving<'_> {
@@ -146,6 +149,11 @@ impl Serving<'_> {
         worker.also(SCHEDULES_EVERY, "schedules", move |engine| {
             let catalog = current(&fired);
             async move { schedule::fire_due(&engine, &catalog).await }
+        });
+        let stop = self.stop.clone();
+        worker.also(PRUNING_EVERY, "old evidence", move |engine| {
+            let stop = stop.clone();
+            async move { engine.prune(&stop).await.map(|_| None) }
         });
         let read = Arc::clone(&self.catalog);
         let root = self.opened.project.root.clone();
@@ -162,8 +170,13 @@ impl Serving<'_> {
     }
 
     /// Returns once nothing is due for a while; what a database that is away has to do is not known.
-    async fn quiet(&self, stop: &CancellationToken) {
-        while let Err(error) = self.engine.until_quiet(DOZE, stop).await {
+    async fn quiet(&self) {
+        let quiet = async || {
+            self.engine.until_quiet(DOZE, &self.stop).await?;
+            // While the database is awake: it is not woken for this.
+            self.engine.prune(&self.stop).await
+        };
+        while let Err(error) = quiet().await {
             tracing::debug!("Cannot see what is due: {error}");
             tokio::time::sleep(DOZE.ask_every).await;
         }

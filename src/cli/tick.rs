@@ -57,6 +57,7 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
     let interrupted = tokio::select! {
         quiet = engine.until_quiet(Patience { soon: SOON, ask_every: ASK_EVERY }, &stop) => {
             quiet.doing(|| "see what is due".to_owned())?;
+            engine.prune(&stop).await.doing(|| "delete old evidence".to_owned())?;
             false
         }
         () = interrupts.next() => true,

@@ -9,7 +9,7 @@
 //! * `undo`: takes outside effects back, in reverse
 //! * `controller`: watches canaries; `pull`: fetches their evidence; `reconcile`: compares releases with their hosts
 //! * `pause`: whether a workflow is started by itself
-//! * `retention`: deletes versions that nothing needs
+//! * `retention`: deletes versions that nothing needs; `pruning`: old evidence, once a day
 //! * `release`: changes of releases that no step makes: human, controller, undo
 //! * `boards`: messages that follow runs
 //! * `notices`: who is told what; `situation`: how things stand when they are told
@@ -28,6 +28,7 @@ pub mod log;
 mod news;
 pub mod notices;
 pub mod pause;
+pub mod pruning;
 mod pull;
 pub mod reconcile;
 pub mod release;

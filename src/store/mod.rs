@@ -15,7 +15,7 @@ pub mod sqlite;
 
 pub use open::{migrate, open};
 pub use records::*;
-pub use registry::{Condemned, EvidenceAge, Judge, Marked, OldEvidence, Registry};
+pub use registry::{Condemned, EvidenceAge, Judge, Marked, OldEvidence, Pruning, Registry};
 
 use open::{migrate_error, newer_schema};
 

@@ -69,8 +69,28 @@ pub struct OldEvidence {
 impl OldEvidence {
     /// All rows.
     pub fn total(&self) -> u64 {
-        self.predictions + self.truths + self.batch_ids + self.pairs + self.minutes
+        self.kinds().iter().map(|(count, ..)| count).sum()
     }
+
+    /// How many of each kind: one of them, of what, and why they may go.
+    pub fn kinds(&self) -> [(u64, &'static str, &'static str, &'static str); 5] {
+        [
+            (self.predictions, "prediction", "", "no truth came for them"),
+            (self.truths, "truth", "", "no prediction came for them"),
+            (self.batch_ids, "batch id", "", "nobody sends them again"),
+            (self.pairs, "pair", " of errors", "no canary looks back so far"),
+            (self.minutes, "minute", " of evidence", "no canary looks back so far"),
+        ]
+    }
+}
+
+/// When old evidence is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruning {
+    /// The next time; nothing before the first `move_pruning`.
+    pub due_at: Option<Timestamp>,
+    /// The time that this database goes by.
+    pub now: Timestamp,
 }
 
 /// Pins, marks, deletion and history of versions.
@@ -125,4 +145,8 @@ pub trait Registry: Send + Sync + 'static {
     /// Deletes old evidence, or only counts it, and returns how much it was.
     async fn forget_evidence(&self, older: &EvidenceAge, only_count: bool)
     -> Result<OldEvidence, StoreError>;
+    /// When old evidence is due to be deleted next; nobody has asked before where there is no such time.
+    async fn pruning(&self, at: Timestamp) -> Result<Pruning, StoreError>;
+    /// Moves that time from where it was read to `next`; false when another process was first.
+    async fn move_pruning(&self, read: Option<Timestamp>, next: Timestamp) -> Result<bool, StoreError>;
 }

@@ -5,23 +5,47 @@ use super::rows::get;
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::canary::ERROR_HISTORY;
-use crate::store::{EvidenceAge, OldEvidence, StoreError};
+use crate::store::{EvidenceAge, OldEvidence, Pruning, StoreError};
 
 /// Rows deleted in one transaction.
 const AT_ONCE: i64 = 5000;
 
-const DELETE_PREDICTIONS: &str = sql!(
-    "DELETE FROM refit.predictions WHERE (model, request_id) IN
-         (SELECT model, request_id FROM refit.predictions WHERE at < $1 LIMIT $2)"
-);
-const DELETE_TRUTHS: &str = sql!(
-    "DELETE FROM refit.truths WHERE (model, request_id) IN
-         (SELECT model, request_id FROM refit.truths WHERE at < $1 LIMIT $2)"
-);
-const DELETE_BATCHES: &str = sql!(
-    "DELETE FROM refit.evidence_batches WHERE (model, kind, batch_id) IN
-         (SELECT model, kind, batch_id FROM refit.evidence_batches WHERE at < $1 LIMIT $2)"
-);
+// By their key, a stretch a transaction: an index by age would be paid for with every request that comes in.
+const PREDICTIONS: Walked = Walked {
+    count: sql!("SELECT count(*) AS n FROM refit.predictions WHERE at < $1"),
+    end: sql!(
+        "SELECT model, request_id FROM refit.predictions WHERE (model, request_id) > ($1, $2)
+         ORDER BY model, request_id LIMIT 1 OFFSET $3"
+    ),
+    delete: sql!(
+        "DELETE FROM refit.predictions WHERE (model, request_id) IN
+             (SELECT o.model, o.request_id FROM
+                 (SELECT model, request_id, at FROM refit.predictions WHERE (model, request_id) > ($1, $2)
+                  ORDER BY model, request_id LIMIT $3) o
+              WHERE o.at < $4)"
+    ),
+};
+const TRUTHS: Walked = Walked {
+    count: sql!("SELECT count(*) AS n FROM refit.truths WHERE at < $1"),
+    end: sql!(
+        "SELECT model, request_id FROM refit.truths WHERE (model, request_id) > ($1, $2)
+         ORDER BY model, request_id LIMIT 1 OFFSET $3"
+    ),
+    delete: sql!(
+        "DELETE FROM refit.truths WHERE (model, request_id) IN
+             (SELECT o.model, o.request_id FROM
+                 (SELECT model, request_id, at FROM refit.truths WHERE (model, request_id) > ($1, $2)
+                  ORDER BY model, request_id LIMIT $3) o
+              WHERE o.at < $4)"
+    ),
+};
+const BATCHES: Counted = Counted {
+    count: sql!("SELECT count(*) AS n FROM refit.evidence_batches WHERE at < $1"),
+    delete: sql!(
+        "DELETE FROM refit.evidence_batches WHERE (model, kind, batch_id) IN
+             (SELECT model, kind, batch_id FROM refit.evidence_batches WHERE at < $1 ORDER BY at LIMIT $2)"
+    ),
+};
 // Of one model, from its oldest rows on, as an index has them: what stays is not gone through, neither to delete nor to
 // count.
 const PAIRS: Counted = Counted {
@@ -59,7 +83,15 @@ const LABELS: Counted = Counted {
     ),
 };
 
-/// Evidence of one model that was counted.
+/// Rows of all models without an index by age.
+struct Walked {
+    count: &'static str,
+    /// The last key of a stretch after `$1, $2`; nothing in the last one.
+    end: &'static str,
+    delete: &'static str,
+}
+
+/// Rows that are found by their age; of one model, where `$2` and `$3` name it.
 struct Counted {
     count: &'static str,
     delete: &'static str,
@@ -73,27 +105,17 @@ impl SqlStore {
     ) -> Result<OldEvidence, StoreError> {
         let EvidenceAge { unmatched, batch_ids, counted } = *older;
         let mut old = if only_count {
-            let count = |query, before| self.count_old(query, before, None);
             OldEvidence {
-                predictions: count(
-                    sql!("SELECT count(*) AS n FROM refit.predictions WHERE at < $1"),
-                    unmatched,
-                )
-                .await?,
-                truths: count(sql!("SELECT count(*) AS n FROM refit.truths WHERE at < $1"), unmatched)
-                    .await?,
-                batch_ids: count(
-                    sql!("SELECT count(*) AS n FROM refit.evidence_batches WHERE at < $1"),
-                    batch_ids,
-                )
-                .await?,
+                predictions: self.count_old(PREDICTIONS.count, unmatched, None).await?,
+                truths: self.count_old(TRUTHS.count, unmatched, None).await?,
+                batch_ids: self.count_old(BATCHES.count, batch_ids, None).await?,
                 ..OldEvidence::default()
             }
         } else {
             OldEvidence {
-                predictions: self.delete_old(DELETE_PREDICTIONS, unmatched, None).await?,
-                truths: self.delete_old(DELETE_TRUTHS, unmatched, None).await?,
-                batch_ids: self.delete_old(DELETE_BATCHES, batch_ids, None).await?,
+                predictions: self.walk(PREDICTIONS, unmatched).await?,
+                truths: self.walk(TRUTHS, unmatched).await?,
+                batch_ids: self.delete_old(BATCHES.delete, batch_ids, None).await?,
                 ..OldEvidence::default()
             }
         };
@@ -142,6 +164,59 @@ impl SqlStore {
         }
         let row = query.fetch_one(&self.parts.reader).await?;
         Ok(get::<i64>(&row, "n")?.unsigned_abs())
+    }
+
+    pub(super) async fn read_pruning(&self, at: Timestamp) -> Result<Pruning, StoreError> {
+        let row = sqlx::query(sql!(concat!(
+            "SELECT ",
+            now!("$1"),
+            " AS now, (SELECT due_at FROM refit.chores WHERE name = 'prune') AS due_at"
+        )))
+        .bind(self.at(at))
+        .fetch_one(&self.parts.reader)
+        .await?;
+        Ok(Pruning { due_at: get(&row, "due_at")?, now: get(&row, "now")? })
+    }
+
+    pub(super) async fn set_pruning(
+        &self,
+        read: Option<Timestamp>,
+        next: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let query = match read {
+            Some(read) => {
+                sqlx::query(sql!("UPDATE refit.chores SET due_at = $1 WHERE name = 'prune' AND due_at = $2"))
+                    .bind(next)
+                    .bind(read)
+            }
+            None => sqlx::query(sql!(
+                "INSERT INTO refit.chores (name, due_at) VALUES ('prune', $1) ON CONFLICT (name) DO NOTHING"
+            ))
+            .bind(next),
+        };
+        Ok(query.execute(&self.parts.writer).await?.rows_affected() == 1)
+    }
+
+    async fn walk(&self, table: Walked, before: Timestamp) -> Result<u64, StoreError> {
+        let (mut all, mut after) = (0, (String::new(), String::new()));
+        loop {
+            let end = sqlx::query(table.end)
+                .bind(after.0.clone())
+                .bind(after.1.clone())
+                .bind(AT_ONCE - 1)
+                .fetch_optional(&self.parts.reader)
+                .await?;
+            let gone = sqlx::query(table.delete)
+                .bind(after.0)
+                .bind(after.1)
+                .bind(AT_ONCE)
+                .bind(before)
+                .execute(&self.parts.writer)
+                .await?;
+            all += gone.rows_affected();
+            let Some(end) = end else { return Ok(all) };
+            after = (get(&end, "model")?, get(&end, "request_id")?);
+        }
     }
 
     async fn delete_old(

@@ -6,6 +6,7 @@ pub mod crash;
 mod endings;
 mod fencing;
 mod hold;
+mod pruning;
 mod receipts;
 mod releases;
 mod retention;

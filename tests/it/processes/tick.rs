@@ -148,6 +148,40 @@ async fn a_canary_that_nobody_would_watch_does_not_go_out() {
     store.close().await;
 }
 
+/// Whoever is up deletes old evidence once a day: here, what was due while nobody was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_and_a_tick_delete_old_evidence() {
+    let project = Project::sqlite();
+    let (now, old) = (SystemClock.now(), SystemClock.now() - TimeDelta::days(100));
+    project.store().await.close().await;
+    let options = SqliteConnectOptions::new().filename(&project.database);
+    let mut database = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("INSERT INTO chores (name, due_at) VALUES ('prune', $1)")
+        .bind(now)
+        .execute(&mut database)
+        .await
+        .unwrap();
+    for tick in [false, true] {
+        sqlx::query("INSERT INTO truths (model, request_id, value, at) VALUES ('m', 'old', 1, $1)")
+            .bind(old)
+            .execute(&mut database)
+            .await
+            .unwrap();
+        sqlx::query("UPDATE chores SET due_at = $1").bind(now).execute(&mut database).await.unwrap();
+        if tick {
+            project.tick();
+        } else {
+            let mut server = project.serve();
+            server.await_log("Old evidence was deleted: 1 truth (no prediction came for them)");
+            server.signal("TERM");
+            assert!(server.ended().success());
+        }
+        let left: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM truths").fetch_one(&mut database).await.unwrap();
+        assert_eq!(left, 0);
+    }
+}
+
 /// How many connections refit has to the database.
 async fn connections(url: &str) -> i64 {
     let mut connection = PgConnection::connect(url).await.unwrap();

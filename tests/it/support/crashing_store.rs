@@ -106,6 +106,15 @@ impl Registry for CrashingStore {
     ) -> Result<OldEvidence, StoreError> {
         self.crash.around("forget_evidence", self.inner.forget_evidence(older, only_count)).await
     }
+
+    async fn pruning(&self, at: Timestamp) -> Result<Pruning, StoreError> {
+        self.crash.alive().await;
+        self.inner.pruning(at).await
+    }
+
+    async fn move_pruning(&self, read: Option<Timestamp>, next: Timestamp) -> Result<bool, StoreError> {
+        self.crash.around("move_pruning", self.inner.move_pruning(read, next)).await
+    }
 }
 
 #[async_trait]
