@@ -1,6 +1,7 @@
-//! Files below `.refit` that nothing needs: those of finished runs, and
-//! versions fetched for trainers. Only what this machine has.
+//! Files below `.refit` that nothing needs: those of finished runs, versions
+//! fetched for trainers, and what old simulations left. Only what this machine has.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::domain::id::{ModelName, RunId, VersionName};
 use crate::domain::run::RunStatus;
 use crate::domain::workflow::units::format_duration;
 use crate::engine::Engine;
+use crate::simulate::FINISHED;
 use crate::store::{RunFilter, Store};
 
 /// A directory that nothing needs.
@@ -35,6 +37,9 @@ pub struct OldFiles {
     pub gone: Vec<Old>,
     /// How many stay, and why.
     pub kept: Vec<(u64, String)>,
+    /// While these are locked, no simulation uses what is gone.
+    #[serde(skip)]
+    locks: Vec<File>,
 }
 
 /// Looks at this machine's files.
@@ -42,6 +47,7 @@ pub async fn look(engine: &Arc<Engine>, store: &Arc<dyn Store>) -> Result<OldFil
     let mut found = OldFiles::default();
     runs(engine, store, &mut found).await?;
     versions(engine, store, &mut found).await?;
+    simulations(engine, &mut found);
     Ok(found)
 }
 
@@ -94,9 +100,7 @@ async fn versions(
             let serves = releases.iter().any(|release| {
                 release.desired.champion.as_ref().is_some_and(|served| served.version == version)
             });
-            let fetched: Option<Timestamp> =
-                path.metadata().and_then(|found| found.modified()).ok().map(Into::into);
-            let old = fetched.is_some_and(|at| at + age <= engine.clock.now());
+            let old = written(&path).is_some_and(|at| at + age <= engine.clock.now());
             if busy || serves || !old {
                 kept += 1;
                 continue;
@@ -113,6 +117,58 @@ async fn versions(
         found.kept.push((kept, "copies of versions that serve, are new, or that a run may use".to_owned()));
     }
     Ok(())
+}
+
+/// Trainings of past weeks that no simulation used for long, and all of a workflow's when it was not simulated for long.
+fn simulations(engine: &Arc<Engine>, found: &mut OldFiles) {
+    let age = engine.settings.ages.run_files;
+    let is_old = |at: Option<Timestamp>| at.is_some_and(|at| at + age <= engine.clock.now());
+    let (mut young, mut busy) = (0, 0);
+    for (workflow, dir) in directories(&engine.state.join("simulate")) {
+        let lock = dir.join("lock");
+        let Ok(locked) = File::open(&lock) else { continue };
+        match locked.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {
+                busy += 1;
+                continue;
+            }
+        }
+        // Each simulation writes its lock anew, and marks what it found of an earlier one as used.
+        let (of_all, parts) = if is_old(written(&lock)) {
+            (true, directories(&dir))
+        } else {
+            (false, directories(&dir.join("trained")))
+        };
+        for (part, path) in parts {
+            let used = written(&path.join(FINISHED)).or_else(|| written(&path));
+            if !of_all && !is_old(used) {
+                young += 1;
+                continue;
+            }
+            let what = if of_all { part } else { format!("training {}", part.get(..8).unwrap_or(&part)) };
+            found.gone.push(Old {
+                what: format!("simulation of {workflow}: {what}"),
+                bytes: size(&path),
+                path,
+                why: format!("no simulation used it for {}", span(age)),
+            });
+        }
+        found.locks.push(locked);
+    }
+    for (count, why) in [
+        (young, format!("of trainings that a simulation used less than {} ago", span(age))),
+        (busy, "of simulations under way".to_owned()),
+    ] {
+        if count > 0 {
+            found.kept.push((count, why));
+        }
+    }
+}
+
+/// When a file, or the list of a directory, was written last.
+fn written(path: &Path) -> Option<Timestamp> {
+    path.metadata().and_then(|found| found.modified()).ok().map(Into::into)
 }
 
 /// Whether a run of the model has not ended: its trainer may read a copy.

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::data::Cut;
+pub use self::train::FINISHED;
 use self::data::Weeks;
 use self::train::Kept;
 use crate::domain::Timestamp;

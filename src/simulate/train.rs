@@ -34,7 +34,7 @@ use crate::steps::{fetch, run};
 /// The store that models of a simulation are said to be in; their files are at hand.
 const STORE: &str = "simulated";
 /// In the directory of a training: what it left; it is written last.
-const FINISHED: &str = "finished.json";
+pub const FINISHED: &str = "finished.json";
 
 /// What a training left.
 #[derive(Debug, Clone)]
@@ -196,6 +196,7 @@ pub(super) async fn train(
     let models = dir.join("versions").join(simulation.workflow.model.as_str()).join(&name);
     let models = champion.is_none().then_some(models);
     if let Some(found) = finished(&dir, models.as_deref()) {
+        used_now(&dir);
         return kept(simulation, found, (key, dir), &name, true);
     }
     let io = |error: std::io::Error| format!("{}: {error}", dir.display());
@@ -292,6 +293,17 @@ fn finished(dir: &Path, models: Option<&Path>) -> Option<Finished> {
         std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == *size)
     };
     finished.vouches_for(models).iter().all(is_whole).then_some(finished)
+}
+
+/// Says that what is there is of use: `gc` goes by the time of this file. Where it cannot be said, it may be trained again.
+fn used_now(dir: &Path) {
+    let touched = std::fs::File::options()
+        .append(true)
+        .open(dir.join(FINISHED))
+        .and_then(|file| file.set_modified(SystemClock.now().into()));
+    if let Err(error) = touched {
+        tracing::debug!("{} does not show that it was used: {error}", dir.display());
+    }
 }
 
 /// Last of all, and whole: what is there is finished, also after a power cut.

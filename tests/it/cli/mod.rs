@@ -6,4 +6,5 @@ mod eject;
 mod files;
 mod first_steps;
 pub mod refit;
+mod simulations;
 mod versions;
