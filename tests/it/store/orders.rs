@@ -31,7 +31,7 @@ enum Said {
     Pulled,
     /// Its truth is pushed.
     Truth,
-    /// A run scores it with `v1` and `v2`.
+    /// A run scores it with `v1` and `v2`, and with `v1` and `v4`.
     Scored,
 }
 
@@ -42,6 +42,8 @@ const TRUTH: f64 = 10.0;
 /// Predictions of the app, and what a run that scores with other files makes of the first two.
 const REPORTED: [f64; 3] = [11.0, 12.0, 13.0];
 const SCORED: [f64; 2] = [15.0, 16.0];
+/// What it makes of another challenger, `v4`, which the app does not know.
+const SCORED_OTHER: f64 = 17.0;
 
 /// One request for every order, each served in a minute of its own.
 fn orders() -> Vec<Vec<Said>> {
@@ -97,10 +99,15 @@ fn pulled(nth: usize) -> Observation {
     }
 }
 
+/// The block of a request, whoever says it.
+fn race(nth: usize) -> Option<String> {
+    (nth % 3 > 0).then(|| format!("race-{}", nth / 10))
+}
+
 fn scored(nth: usize) -> ScoredRow {
     ScoredRow {
         id: nth.to_string(),
-        block: None,
+        block: race(nth),
         served_at: Some(served_at(nth)),
         truth: TRUTH,
         stable: SCORED[0] - TRUTH,
@@ -140,13 +147,17 @@ async fn say(
             store.keep_pulled(&page).await.expect("answered").expect("kept");
         }
         Said::Truth => {
-            let rows = requests.into_iter().map(|nth| (nth.to_string(), TRUTH, None)).collect();
+            let rows = requests.into_iter().map(|nth| (nth.to_string(), TRUTH, race(nth))).collect();
             store.add_truth(&TruthBatch { model, batch_id, rows, at }).await.expect("kept");
         }
         Said::Scored => {
-            let rows = requests.into_iter().map(scored).collect();
-            let rows = ScoredRows { stable: version("v1"), canary: version("v2"), rows, at };
-            store.add_scored(run, epoch, &model, &rows).await.expect("kept");
+            let rows: Vec<_> = requests.into_iter().map(scored).collect();
+            let other = |row: &ScoredRow| ScoredRow { canary: SCORED_OTHER - TRUTH, ..row.clone() };
+            let others = rows.iter().map(other).collect();
+            for (canary, rows) in [("v2", rows), ("v4", others)] {
+                let rows = ScoredRows { stable: version("v1"), canary: version(canary), rows, at };
+                store.add_scored(run, epoch, &model, &rows).await.expect("kept");
+            }
         }
     }
 }
@@ -155,7 +166,8 @@ async fn say(
 async fn pairs(store: &Arc<dyn Store>, other: &str) -> BTreeMap<String, Vec<(f64, f64)>> {
     let found = store.paired_errors(&model(), &version(other), &version("v1"), 0, 10_000).await;
     let mut pairs: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-    for PairedError { request_id, canary, stable, .. } in found.expect("read") {
+    for PairedError { request_id, canary, stable, block, .. } in found.expect("read") {
+        assert_eq!(block, race(request_id.parse().expect("a number")), "{other} on {request_id}");
         pairs.entry(request_id).or_default().push((canary, stable));
     }
     pairs
@@ -206,7 +218,7 @@ pub async fn a_request_counts_once_in_whatever_order_it_becomes_known(db: Databa
     let counted: BTreeMap<Timestamp, (u64, u64)> =
         minutes.into_iter().map(|it| (it.minute, (it.predicted, it.labelled))).collect();
     let (by_two, by_three) = (pairs(&store, "v2").await, pairs(&store, "v3").await);
-    let own = pairs(&store, "v1").await;
+    let (by_four, own) = (pairs(&store, "v4").await, pairs(&store, "v1").await);
 
     let mut waiting = OldEvidence::default();
     for (nth, order) in orders.iter().enumerate() {
@@ -230,6 +242,8 @@ pub async fn a_request_counts_once_in_whatever_order_it_becomes_known(db: Databa
         let request = nth.to_string();
         assert_eq!(by_two.get(&request), pair.as_ref(), "{order:?}");
         assert_eq!(own.get(&request).map_or(0, Vec::len), usize::from(pair.is_some()), "{order:?}");
+        let fourth = scored.then(|| vec![(SCORED_OTHER - TRUTH, SCORED[0] - TRUTH)]);
+        assert_eq!(by_four.get(&request), fourth.as_ref(), "{order:?}");
         // What only the app knows is paired with the truth, wherever that came from.
         let third = (reported && labelled).then(|| vec![(REPORTED[2] - TRUTH, REPORTED[0] - TRUTH)]);
         assert_eq!(by_three.get(&request), third.as_ref(), "{order:?}");
