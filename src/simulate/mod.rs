@@ -21,14 +21,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::data::Cut;
-pub use self::train::FINISHED;
 use self::data::Weeks;
+pub use self::train::FINISHED;
 use self::train::Kept;
 use crate::domain::Timestamp;
 use crate::domain::id::StepId;
 use crate::domain::run::Definition;
 use crate::domain::simulate::{Past, PastWeek, Policy, Setting, Stopped, Tally, Week, tally};
-use crate::domain::workflow::{Step, StepKind, Workflow};
+use crate::domain::workflow::{StepKind, Workflow};
 use crate::steps::context::Services;
 use crate::steps::run::champion;
 
@@ -185,14 +185,6 @@ impl Simulation {
         let trains = self.workflow.steps.iter().any(|step| matches!(step.kind, StepKind::Run(_)));
         if !trains {
             return wrong("the workflow has no `run` step that could be replayed");
-        }
-        let is_evaluate = |step: &&Step| matches!(step.kind, StepKind::Evaluate(_));
-        if let Some(step) = self.workflow.steps.iter().find(is_evaluate) {
-            return wrong(&format!(
-                "step `{}` scores both versions, which past weeks cannot be replayed through: a trainer that writes \
-                 `champion_predicted` into $REFIT_ERRORS can (docs/trainer.md)",
-                step.id
-            ));
         }
         if self.weeks < 3 {
             return wrong(

@@ -28,8 +28,7 @@ use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState
 use crate::domain::workflow::{Step, StepKind, step};
 use crate::steps::context::{Dirs, Services, StepContext, StepError, StepResult};
 use crate::steps::run::{ErrorsFile, RunOutput};
-use crate::steps::{errors_file, gate};
-use crate::steps::{fetch, run};
+use crate::steps::{errors_file, evaluate, fetch, gate, run};
 
 /// The store that models of a simulation are said to be in; their files are at hand.
 const STORE: &str = "simulated";
@@ -42,6 +41,7 @@ pub(super) struct Kept {
     pub(super) metrics: Metrics,
     /// It was finished before.
     pub(super) found: bool,
+    beside: Option<Metrics>,
     key: String,
     dir: PathBuf,
     errors: Option<ErrorsFile>,
@@ -52,6 +52,9 @@ pub(super) struct Kept {
 #[derive(Serialize, Deserialize)]
 struct Finished {
     metrics: Metrics,
+    /// Of the champion, where an `evaluate` step scored it.
+    #[serde(default)]
+    beside: Option<Metrics>,
     errors: Option<ErrorsFile>,
     files: Vec<ManifestFile>,
 }
@@ -71,6 +74,8 @@ pub(super) enum Body<'b> {
     Fetch(&'b step::Fetch),
     /// In a project of its own, with files of its own, beside a champion.
     Run(&'b Step, &'b step::Run, &'b Place<'b>),
+    /// In the same place, on the files that were left there and on the champion's.
+    Evaluate(&'b Step, &'b step::Evaluate, &'b Place<'b>),
 }
 
 /// Where a training works.
@@ -91,7 +96,10 @@ pub(super) async fn body(
         Some(now) => Arc::new(ManualClock::starting_at(now)),
         None => Arc::new(SystemClock),
     };
-    let place = if let Body::Run(_, _, place) = &body { Some(*place) } else { None };
+    let place = match &body {
+        Body::Fetch(_) => None,
+        Body::Run(_, _, place) | Body::Evaluate(_, _, place) => Some(*place),
+    };
     let champion = place.and_then(|place| place.champion);
     let task = place.map_or(at.data.as_path(), |place| place.task);
     let dirs = Dirs {
@@ -124,17 +132,25 @@ pub(super) async fn body(
     };
     match body {
         Body::Fetch(spec) => fetch::run(spec, &ctx).await,
-        Body::Run(step, spec, _) => {
-            let mut running = std::pin::pin!(run::run(spec, &ctx));
-            tokio::select! {
-                biased;
-                result = &mut running => result,
-                () = tokio::time::sleep(step.timeout) => {
-                    cancel.cancel();
-                    let _stopped = running.await;
-                    Err(StepError::permanent(format!("it took longer than {:?}", step.timeout)))
-                }
-            }
+        Body::Run(step, spec, _) => within(step, &cancel, run::run(spec, &ctx)).await,
+        Body::Evaluate(step, spec, _) => within(step, &cancel, evaluate::run(spec, &ctx)).await,
+    }
+}
+
+/// No longer than the step may take.
+async fn within(
+    step: &Step,
+    cancel: &CancellationToken,
+    body: impl Future<Output = Result<StepResult, StepError>>,
+) -> Result<StepResult, StepError> {
+    let mut running = std::pin::pin!(body);
+    tokio::select! {
+        biased;
+        result = &mut running => result,
+        () = tokio::time::sleep(step.timeout) => {
+            cancel.cancel();
+            let _stopped = running.await;
+            Err(StepError::permanent(format!("it took longer than {:?}", step.timeout)))
         }
     }
 }
@@ -218,10 +234,14 @@ pub(super) async fn train(
     let place = Place { project: &project, task: &dir, champion };
     let (mut files, mut from) = (vec![], None);
     for step in before_gate {
-        let StepKind::Run(spec) = &step.kind else { continue };
+        let command = match &step.kind {
+            StepKind::Run(spec) => Body::Run(step, spec, &place),
+            StepKind::Evaluate(spec) => Body::Evaluate(step, spec, &place),
+            _ => continue,
+        };
         let data = weeks.dir(week).to_owned();
         let at = At { data, previous: None, now: Some(weeks.end(week)), history: &history };
-        let result = body(simulation, &step.id, at, Body::Run(step, spec, &place)).await;
+        let result = body(simulation, &step.id, at, command).await;
         let output = match result.map_err(|error| format!("step `{}`: {error}", step.id))? {
             StepResult::Done { output } => output,
             StepResult::Promoted { .. } | StepResult::Sleep(_) | StepResult::End { .. } => {
@@ -235,12 +255,17 @@ pub(super) async fn train(
         }
         history.push(succeeded(&step.id, output, weeks.end(week)));
     }
-    let gate::Gathered { said: metrics, errors, evaluated: _ } =
+    let gate::Gathered { said: mut metrics, errors, evaluated } =
         gate::gather(&history).map_err(|error| error.to_string())?;
+    let mut beside = None;
+    if let Some(evaluated) = evaluated {
+        gate::add(&mut metrics, evaluated.metrics);
+        beside = evaluated.champion_metrics;
+    }
     if let (Some(from), Some(to)) = (&from, &models) {
         copy(from, to, &files).map_err(io)?;
     }
-    let finished = Finished { metrics, errors, files };
+    let finished = Finished { metrics, beside, errors, files };
     write_finished(&dir, &finished, models.as_deref()).map_err(io)?;
     kept(simulation, finished, (key, dir.clone()), &name, false)
 }
@@ -342,7 +367,7 @@ fn kept(
         instance: InstanceId::generate(),
         run: None,
         sealed_at: at,
-        files: finished.files,
+        files: finished.files.clone(),
         metrics: finished.metrics.clone(),
         provenance: Value::Null,
     };
@@ -358,16 +383,20 @@ fn kept(
         manifest: Some(manifest),
         created_at: at,
     };
-    Ok(Kept { metrics: finished.metrics, found, key, dir, errors: finished.errors, version })
+    let Finished { metrics, beside, errors, .. } = finished;
+    Ok(Kept { metrics, beside, found, key, dir, errors, version })
 }
 
 impl Kept {
     /// The holdout, and the errors of the champion it was scored beside.
     pub(super) async fn scores(self) -> Result<Scores, String> {
         let errors = self.errors.ok_or(
-            "the trainer wrote no $REFIT_ERRORS with `champion_predicted`: past weeks cannot be scored (docs/trainer.md)",
+            "nobody wrote $REFIT_ERRORS with both versions' predictions, neither the trainer (`champion_predicted`) nor an \
+             `evaluate` step: past weeks cannot be scored (docs/trainer.md)",
         )?;
-        tokio::task::spawn_blocking(move || read(&errors)).await.map_err(|error| error.to_string())?
+        let scores = tokio::task::spawn_blocking(move || read(&errors)).await;
+        let scores = scores.map_err(|error| error.to_string())??;
+        Ok(Scores { champion: self.beside, ..scores })
     }
 }
 
@@ -387,7 +416,7 @@ fn read(errors: &ErrorsFile) -> Result<Scores, String> {
         Ok(())
     });
     let holdout = holdout.map_err(|problem| format!("$REFIT_ERRORS is not valid: {problem}"))?;
-    Ok(Scores { holdout, blocks })
+    Ok(Scores { holdout, blocks, champion: None })
 }
 
 #[cfg(test)]
@@ -415,7 +444,7 @@ mod tests {
         std::fs::write(models.join("deep/model.json"), "{}").expect("written");
         let file =
             ManifestFile { path: "deep/model.json".to_owned(), size: 2, sha256: String::new(), stored: None };
-        let left = Finished { metrics: Metrics::default(), errors: None, files: vec![file] };
+        let left = Finished { metrics: Metrics::default(), beside: None, errors: None, files: vec![file] };
         write_finished(dir, &left, Some(&models)).expect("written");
         assert!(finished(dir, Some(&models)).is_some());
         std::fs::write(models.join("deep/model.json"), "").expect("cut");

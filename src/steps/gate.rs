@@ -216,7 +216,7 @@ pub(crate) fn gather(history: &[Attempt]) -> Result<Gathered, StepError> {
 }
 
 /// Puts what was said later over what was said before.
-fn add(metrics: &mut Metrics, later: Metrics) {
+pub(crate) fn add(metrics: &mut Metrics, later: Metrics) {
     metrics.values.extend(later.values);
     metrics.n = later.n.or(metrics.n);
     metrics.segments.extend(later.segments);

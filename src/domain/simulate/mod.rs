@@ -59,6 +59,8 @@ pub struct Scores {
     pub holdout: Holdout,
     /// Absolute errors of this model; none when the week's trainer failed.
     pub blocks: Vec<Block>,
+    /// What a scoring command said of this model.
+    pub champion: Option<Metrics>,
 }
 
 /// Rows whose errors move together: one day, one race.

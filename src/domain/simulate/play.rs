@@ -1,5 +1,7 @@
 //! One policy, week by week: what it decides, and whose predictions are served.
 
+use std::collections::VecDeque;
+
 use chrono::TimeDelta;
 use serde::Serialize;
 
@@ -15,6 +17,9 @@ use super::{Missing, Past, Setting, Week};
 
 /// Weeks of the champion's errors before a canary that its scale is learnt from.
 const HISTORY: usize = 4;
+
+/// Sums of parts of weeks are compared up to this.
+const ALMOST: f64 = 1e-9;
 
 /// What a policy came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -68,6 +73,8 @@ struct Out {
     candidate: Week,
     replay: Replay,
     weeks: f64,
+    /// Blocks that were served and whose truth is not old enough: when it will be, in its weeks, and the mean errors.
+    waiting: VecDeque<(f64, (f64, f64))>,
     /// Its verdict was a pass before its least time was over.
     passed: bool,
     undecided: bool,
@@ -175,7 +182,10 @@ impl Game<'_> {
             let stored = self.past.weeks[self.champion].trained.as_ref();
             let evidence = Evidence {
                 candidate: metrics,
-                champion: Champion::Serves { stored, evaluated: None },
+                champion: Champion::Serves {
+                    stored,
+                    evaluated: scores.and_then(|scores| scores.champion.as_ref()),
+                },
                 holdout: scores.map(|scores| &scores.holdout),
                 better: &self.past.better,
                 seed: candidate as u64,
@@ -199,16 +209,23 @@ impl Game<'_> {
     }
 
     fn went_out(&self, canary: &Canary, candidate: Week) -> Result<Out, Stopped> {
-        let champion = self.champion;
-        let history = (champion + 1).max((candidate + 1).saturating_sub(HISTORY))..=candidate;
+        let (champion, start, delay) = (self.champion, (candidate + 1) as f64, canary.truth_after());
+        let first = (candidate + 1).saturating_sub(HISTORY + delay.ceil() as usize);
+        let history = (champion + 1).max(first)..=candidate;
         self.past.need(history.clone().map(|week| (week, champion)))?;
         let mut replay = Replay::new(canary.compare.clone(), MinTable::default(), None)?.without_interval();
-        for scores in history.filter_map(|week| self.past.scores.get(&(week, champion))) {
-            for block in &scores.blocks {
-                replay.learn_block(block.mean());
+        for (week, scores) in
+            history.filter_map(|week| Some((week, self.past.scores.get(&(week, champion))?)))
+        {
+            for (place, block) in scores.blocks.iter().enumerate() {
+                let ended = week as f64 + (place + 1) as f64 / scores.blocks.len() as f64;
+                let known = ended + delay;
+                if known <= start + ALMOST && known > start - HISTORY as f64 + ALMOST {
+                    replay.learn_block(block.mean());
+                }
             }
         }
-        Ok(Out { candidate, replay, weeks: 0.0, passed: false, undecided: false })
+        Ok(Out { candidate, replay, weeks: 0.0, waiting: VecDeque::new(), passed: false, undecided: false })
     }
 
     /// The week is served, block after block, and its truth arrives.
@@ -242,17 +259,22 @@ impl Game<'_> {
         Ok(())
     }
 
-    /// The truth of one block is there.
+    /// One block was served; the truths of those before it come of age.
     fn bet(&mut self, canary: &Canary, means: (f64, f64), lasted: f64, week: Week) -> Result<(), Stopped> {
         let Some(mut out) = self.out.take() else { return Ok(()) };
         out.weeks += lasted;
         let at = Timestamp::UNIX_EPOCH + TimeDelta::weeks(week as i64);
-        let verdict = out.replay.block(at, means)?;
-        // What passes after its time is over was undecided.
-        out.passed |= verdict == Verdict::Pass && !out.undecided;
-        let almost = 1e-9;
-        let over = out.weeks + almost >= canary.at_most;
-        let ripe = if canary.early { out.weeks + almost >= canary.at_least } else { over };
+        out.waiting.push_back((out.weeks + canary.truth_after(), means));
+        let mut verdict = out.replay.verdict();
+        while let Some((_, means)) = out.waiting.pop_front_if(|(due, _)| *due <= out.weeks + ALMOST)
+            && verdict != Verdict::Fail
+        {
+            verdict = out.replay.block(at, means)?;
+            // What passes after its time is over was undecided.
+            out.passed |= verdict == Verdict::Pass && !out.undecided;
+        }
+        let over = out.weeks + ALMOST >= canary.at_most;
+        let ripe = if canary.early { out.weeks + ALMOST >= canary.at_least } else { over };
         let ending = if verdict == Verdict::Fail {
             Some(Ending::RolledBack)
         } else if out.passed && ripe {
@@ -279,7 +301,7 @@ impl Game<'_> {
             OnInconclusive::RollBack => Some(Ending::RolledBack),
             OnInconclusive::Hold => {
                 let held = canary.compare.hold_for.as_secs_f64() / (7.0 * 86_400.0);
-                (out.weeks + 1e-9 >= canary.at_most + held).then_some(Ending::Held)
+                (out.weeks + ALMOST >= canary.at_most + held).then_some(Ending::Held)
             }
         }
     }

@@ -1,10 +1,13 @@
 //! Ways to decide on a candidate.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::super::gate::RuleResult;
 use super::super::workflow::step::{
-    Compare, CompareRule, GateRule, OnInconclusive, OnInconclusiveGate, OnlineMetric, Role, StepKind,
+    BLOCK_COMPLETE_AFTER, Compare, CompareRule, GateRule, OnInconclusive, OnInconclusiveGate, OnlineMetric,
+    Role, StepKind,
 };
 use super::super::workflow::{Step, Workflow};
 
@@ -48,6 +51,19 @@ pub struct Canary {
     pub at_most: f64,
     /// Whether it ends as soon as there is a verdict after that time.
     pub early: bool,
+}
+
+impl Canary {
+    /// Weeks from the end of a block until it counts: its requests are old enough, and the block gets no more. Without
+    /// a horizon each counts as its truth arrives, which is at once here.
+    pub(super) fn truth_after(&self) -> f64 {
+        let horizon = self.compare.rules.iter().map(|rule| rule.label_horizon).max().unwrap_or_default();
+        if horizon.is_zero() { 0.0 } else { in_weeks(horizon + BLOCK_COMPLETE_AFTER) }
+    }
+}
+
+fn in_weeks(time: Duration) -> f64 {
+    time.as_secs_f64() / (7.0 * 86_400.0)
 }
 
 /// What a gate concluded, in short.
@@ -101,9 +117,8 @@ fn canary_of(workflow: &Workflow, notes: &mut Vec<String>) -> Option<Canary> {
         StepKind::Wait(wait) => Some(wait),
         _ => None,
     });
-    let weeks = |time: std::time::Duration| time.as_secs_f64() / (7.0 * 86_400.0);
-    let at_least = wait.map_or(0.0, |wait| weeks(wait.at_least));
-    let at_most = wait.and_then(|wait| wait.at_most).map_or(at_least, weeks);
+    let at_least = wait.map_or(0.0, |wait| in_weeks(wait.at_least));
+    let at_most = wait.and_then(|wait| wait.at_most).map_or(at_least, in_weeks);
     Some(Canary {
         compare: Compare { rules: kept, ..compare.clone() },
         share: canary.stages.last().map_or(0.0, |stage| stage.share.fraction()),

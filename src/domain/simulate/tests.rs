@@ -105,6 +105,28 @@ fn a_canary_alone_takes_the_worse_ones_back_and_costs_what_it_serves() {
 }
 
 #[test]
+fn a_block_counts_when_its_requests_are_as_old_as_the_horizon() {
+    let with = |horizon: &str, at_most: f64| {
+        let compare = COMPARE.replace("10%", &format!("10%{horizon}"));
+        let policy = as_written(&workflow("max: 90", &compare)).0.with_time(at_most);
+        let errors = [10.0, 40.0, 9.9, 9.8, 40.0, 9.7, 9.6, 40.0, 9.5, 9.4, 9.3, 9.2];
+        let tallies = tally(&[policy], &past(&errors), Setting::default()).expect("all is known");
+        let first = of(&tallies, "as written").decisions[0].clone();
+        (first.ending, first.weeks)
+    };
+    let (ending, at_once) = with("", 5.0);
+    assert_eq!(ending, Ending::RolledBack);
+    let (ending, later) = with(", label_horizon: 6d", 5.0);
+    assert_eq!(ending, Ending::RolledBack);
+    // Nothing of the week before the canary was known either: its first seven blocks set the scale.
+    assert!(
+        (later - at_once - 2.0).abs() < 1e-6,
+        "six days, one for its block, seven blocks: {at_once}, {later}"
+    );
+    assert_eq!(with(", label_horizon: 20d", 2.0).0, Ending::Held, "no truth until it is over");
+}
+
+#[test]
 fn what_is_needed_is_named_once_and_only_what_is_needed() {
     let whole = past(&UNEVEN);
     let mut known = Past { scores: BTreeMap::new(), ..whole.clone() };
