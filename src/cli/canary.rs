@@ -1,30 +1,29 @@
-//! `canary`: what a canary can show, and what the minutes of one that is past decide under these or other limits.
+//! `canary`: what a canary can show, and what minutes decide under these or other limits.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::args::{CanaryCommand, CanaryMinutes, CanaryPlan, Levels, Replay as ReplayArgs};
-use super::error::{CliError, Doing};
+use super::args::{CanaryCommand, CanaryPlan, Levels, Replay as ReplayArgs};
+use super::canary_past;
+use super::error::CliError;
 use super::output::{Output, plain, table};
-use super::pick::{self, short};
 use super::project::Opened;
-use crate::domain::canary::{Expected, Forecast, Past, Replay};
-use crate::domain::evidence::{EvidenceMinute, PairedError};
+use crate::domain::canary::{Expected, Forecast, Replay};
 use crate::domain::verdict::Verdict;
-use crate::domain::words::{count, counted};
+use crate::domain::words::count;
 use crate::domain::workflow::StepKind;
 use crate::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
 use crate::domain::workflow::units::BasisPoints;
-use crate::evidence::{Measured, minute_line, read_minutes};
+use crate::evidence::{Measured, begins_past, read_minutes};
 use crate::steps::canary::compare_rules;
 
-/// Rows of one page.
-const PAGE: u32 = 2000;
+/// Bytes that are read to see what a file holds.
+const FIRST_LINE: usize = 1 << 20;
 
 /// `refit canary …`.
 pub async fn canary(
@@ -34,7 +33,7 @@ pub async fn canary(
 ) -> Result<Exit, CliError> {
     match command {
         CanaryCommand::Plan(args) => plan(args, open, out),
-        CanaryCommand::Minutes(args) => minutes(&open()?, args).await,
+        CanaryCommand::Minutes(args) => canary_past::minutes(&open()?, args).await,
         CanaryCommand::Replay(args) => replay(args, out),
     }
 }
@@ -48,59 +47,9 @@ fn open_file(file: &Path) -> Result<Box<dyn BufRead>, CliError> {
     Ok(Box::new(BufReader::new(opened)))
 }
 
-/// `refit canary minutes`.
-async fn minutes(opened: &Opened, args: &CanaryMinutes) -> Result<Exit, CliError> {
-    let store = opened.store().await?;
-    let run = pick::run(&store, &args.run).await?;
-    let reading = || format!("read the canary of run {}", run.id);
-    let record = store.canary_of(run.id).await.doing(reading)?.ok_or_else(|| {
-        CliError::usage(format!("run {} had no canary", short(run.id)))
-            .hint("`refit run ls` lists the runs, `refit run show RUN` their steps")
-    })?;
-    let versions = [record.version.clone(), record.champion.clone()];
-    let (mut evidence, mut pairs) = (vec![], vec![]);
-    loop {
-        let after = evidence.last().map_or(0, |minute: &EvidenceMinute| minute.seq);
-        let page = store.evidence(&record.model, &versions, after, PAGE).await.doing(reading)?;
-        let is_last = page.len() < PAGE as usize;
-        evidence.extend(page);
-        if is_last {
-            break;
-        }
-    }
-    loop {
-        let after = pairs.last().map_or(0, |pair: &PairedError| pair.seq);
-        let page = store.paired_errors(&record.model, &record.version, &record.champion, after, PAGE);
-        let page = page.await.doing(reading)?;
-        let is_last = page.len() < PAGE as usize;
-        pairs.extend(page);
-        if is_last {
-            break;
-        }
-    }
-    let past = Past::of(&record, &evidence, &pairs)
-        .map_err(|why| CliError::new(Exit::StepFailed, format!("cannot read the canary: {why}")))?;
-    let measured = Measured { latency: past.latency, pairs: past.pairs };
-    for minute in &past.minutes {
-        opened.out.line(&minute_line(minute, measured).to_string());
-    }
-    let Compare { alpha, beta, .. } = record.rules;
-    let errors = record.rules.rules.iter().find(|rule| rule.metric == OnlineMetric::ErrorRate);
-    let margin = errors.map_or_else(String::new, |rule| format!(" --margin {}", rule.margin));
-    let phi = past.phi.map_or_else(String::new, |phi| format!(" --phi {phi:.3}"));
-    opened.out.note(&format!(
-        "{} of {} beside {}; to decide over them: refit canary minutes {} | refit canary replay - --alpha {alpha} \
-         --beta {beta}{margin}{phi}",
-        counted(past.minutes.len() as u64, "minute"),
-        record.version,
-        record.champion,
-        short(run.id),
-    ));
-    Ok(Exit::Ok)
-}
-
-/// One rule a metric, as a workflow that says nothing else has them; `--margin` is that of errors.
-fn rules(levels: &Levels, measured: Measured) -> Compare {
+/// One rule a metric, as a workflow that says nothing else has them; the margin and what is acceptable are those of
+/// errors.
+fn rules(levels: &Levels, acceptable_below: Option<f64>, measured: Measured) -> Compare {
     let metrics = [
         (true, OnlineMetric::ErrorRate),
         (measured.latency, OnlineMetric::LatencySlowShare),
@@ -109,7 +58,8 @@ fn rules(levels: &Levels, measured: Measured) -> Compare {
     let rules = metrics.into_iter().filter(|(there, _)| *there).map(|(_, metric)| {
         let rule = CompareRule::of(metric);
         let margin = levels.margin.filter(|_| metric == OnlineMetric::ErrorRate);
-        CompareRule { margin: margin.unwrap_or(rule.margin), ..rule }
+        let acceptable_below = acceptable_below.filter(|_| metric == OnlineMetric::ErrorRate);
+        CompareRule { margin: margin.unwrap_or(rule.margin), acceptable_below, ..rule }
     });
     let defaults = Compare::without_rules();
     Compare {
@@ -122,13 +72,23 @@ fn rules(levels: &Levels, measured: Measured) -> Compare {
 
 /// `refit canary replay`: the evidence is printed as it comes, the decision once every line made sense.
 fn replay(args: &ReplayArgs, out: Output) -> Result<Exit, CliError> {
+    let name =
+        if args.file.as_os_str() == "-" { "stdin".to_owned() } else { args.file.display().to_string() };
+    let mut input = open_file(&args.file)?;
+    let begin =
+        first_line(&mut input).map_err(|error| CliError::usage(format!("cannot read {name}: {error}")))?;
+    let is_past = begins_past(&begin);
+    let input = Cursor::new(begin).chain(input);
+    if is_past {
+        return canary_past::replay(input, args, &name, out);
+    }
     let mut replay: Option<Replay> = None;
     let (mut decided_at, mut warned, mut last) = (Value::Null, false, Value::Null);
-    let minutes = read_minutes(open_file(&args.file)?, |line| {
+    let minutes = read_minutes(input, |line| {
         let current = match &mut replay {
             Some(replay) => replay,
             None => {
-                let rules = rules(&args.levels, line.measured);
+                let rules = rules(&args.levels, args.acceptable_below, line.measured);
                 let min_table = args.levels.min_table.unwrap_or_default();
                 replay.insert(Replay::new(rules, min_table, args.phi).map_err(|error| error.to_string())?)
             }
@@ -151,20 +111,14 @@ fn replay(args: &ReplayArgs, out: Output) -> Result<Exit, CliError> {
         Ok(())
     });
     let minutes = minutes.map_err(|error| {
-        let file =
-            if args.file.as_os_str() == "-" { "stdin".to_owned() } else { args.file.display().to_string() };
-        CliError::usage(format!("cannot replay {file}: line {}: {}", error.line, error.error))
+        CliError::usage(format!("cannot replay {name}: line {}: {}", error.line, error.error))
             .hint("nothing is decided; mend the line and replay the whole file")
     })?;
     let Some(replay) = replay else {
         return Err(CliError::usage("cannot replay: there are no minutes")
             .hint("`refit canary replay --help` shows their form"));
     };
-    let (decision, words) = match replay.verdict() {
-        Verdict::Fail => ("roll_back", "roll back"),
-        Verdict::Pass => ("promote", "promote"),
-        Verdict::Inconclusive | Verdict::Error => ("inconclusive", "inconclusive"),
-    };
+    let (decision, words) = decision(replay.verdict());
     let rules = replay.rules();
     out.line(
         &json!({
@@ -180,6 +134,27 @@ fn replay(args: &ReplayArgs, out: Output) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
+/// What follows from a verdict, as a key and in words.
+pub(super) fn decision(verdict: Verdict) -> (&'static str, &'static str) {
+    match verdict {
+        Verdict::Fail => ("roll_back", "roll back"),
+        Verdict::Pass => ("promote", "promote"),
+        Verdict::Inconclusive | Verdict::Error => ("inconclusive", "inconclusive"),
+    }
+}
+
+/// The first line that says something, with the empty ones before it; a part of one that is too long.
+fn first_line(input: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+    let mut text = vec![];
+    while text.trim_ascii().is_empty() && text.len() < FIRST_LINE {
+        let left = (FIRST_LINE - text.len()) as u64;
+        if input.by_ref().take(left).read_until(b'\n', &mut text)? == 0 {
+            break;
+        }
+    }
+    Ok(text)
+}
+
 /// `refit canary plan`.
 fn plan(
     args: &CanaryPlan,
@@ -188,7 +163,7 @@ fn plan(
 ) -> Result<Exit, CliError> {
     let (mut rules, mut stages, mut time) = match &args.workflow {
         Some(name) => of_workflow(&open()?, name)?,
-        None => (rules(&args.levels, Measured::default()), vec![], None),
+        None => (rules(&args.levels, args.acceptable_below, Measured::default()), vec![], None),
     };
     override_rules(&mut rules, args);
     if let Some(share) = args.share.or(stages.is_empty().then_some(BasisPoints(1000))) {

@@ -8,6 +8,7 @@
 mod adopt;
 pub mod args;
 mod canary;
+mod canary_past;
 mod demo;
 mod doctor;
 mod drive;

@@ -199,6 +199,8 @@ pub struct Reproduce {
     pub provenance: Value,
     /// Commands that show more.
     pub commands: Vec<String>,
+    /// What of the decision they cannot make again, and why.
+    pub not_again: Vec<String>,
 }
 
 impl Receipt {

@@ -1,14 +1,14 @@
-//! Minutes of both arms, one JSON object a line, as `refit canary minutes` writes and
+//! Minutes of both arms that somebody wrote down, one JSON object a line, as
 //! `refit canary replay` reads them: one after the other, in bounded memory. A line that makes no sense
 //! ends the reading: a verdict over the others would be a verdict on a guess.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 
-use chrono::{DateTime, SecondsFormat, TimeDelta};
+use chrono::{DateTime, TimeDelta};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::RowError;
 use super::lines::{Refused, printable, without_place};
@@ -17,7 +17,7 @@ use crate::domain::canary::ReplayMinute;
 use crate::domain::stats::{Arm, Table};
 
 /// Bytes of one line; a minute with thousands of pairs fits.
-const LONGEST_LINE: u64 = 1 << 20;
+pub(super) const LONGEST_LINE: u64 = 1 << 20;
 /// Numbers below are minutes from the beginning, from here on seconds since 1970, and from
 /// [`MILLISECONDS`] on milliseconds.
 const SECONDS: i64 = 100_000_000;
@@ -98,27 +98,6 @@ pub fn read_minutes(
         take(found).map_err(refused)?;
         minutes += 1;
     }
-}
-
-/// The line that reads as `minute`.
-pub fn minute_line(minute: &ReplayMinute, measured: Measured) -> Value {
-    let arm = |errors: Arm, slow: Arm| {
-        if measured.latency {
-            json!({"n": errors.n(), "e": errors.e(), "slow": slow.e(), "timed": slow.n()})
-        } else {
-            json!({"n": errors.n(), "e": errors.e()})
-        }
-    };
-    let ReplayMinute { at, errors, slow, pairs } = minute;
-    let mut line = json!({
-        "t": at.to_rfc3339_opts(SecondsFormat::Secs, true),
-        "canary": arm(errors.canary, slow.canary),
-        "stable": arm(errors.stable, slow.stable),
-    });
-    if measured.pairs {
-        line["pairs"] = json!(pairs);
-    }
-    line
 }
 
 fn parse(text: &[u8]) -> Result<MinuteLine, Refused> {
@@ -219,21 +198,6 @@ mod tests {
         assert_eq!(minute.pairs, [(3.0, 2.5)]);
         assert_eq!(lines[0].unknown.as_deref(), Some("note"));
         assert!(lines[0].measured.latency && lines[0].measured.pairs);
-    }
-
-    #[test]
-    fn a_minute_that_is_written_reads_the_same() {
-        let text = r#"{"t":"2026-03-01T12:00:00Z","canary":{"n":10,"e":1,"slow":2,"timed":8},"stable":{"n":90,"e":2,"slow":4,"timed":90},"pairs":[[3,2.5]]}"#;
-        for (text, seen) in [
-            (text, (true, true)),
-            (r#"{"t":7,"canary":{"n":1,"e":1},"stable":{"n":0,"e":0}}"#, (false, false)),
-        ] {
-            let read_first = read(text).expect("valid").remove(0);
-            assert_eq!((read_first.measured.latency, read_first.measured.pairs), seen);
-            let written = minute_line(&read_first.minute, read_first.measured).to_string();
-            let again = read(&written).expect("valid").remove(0);
-            assert_eq!((again.minute, again.measured), (read_first.minute, read_first.measured));
-        }
     }
 
     #[test]

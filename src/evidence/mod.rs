@@ -4,7 +4,7 @@
 //!
 //! * `observation`: served requests, counted by version and minute on the way in
 //! * `truth`: what became known later
-//! * `minutes`: counts by minute that somebody wrote down, for a replay
+//! * `minutes`: counts by minute that somebody wrote down, for a replay; `past`: all that a canary was decided on
 //! * `source`: where a workflow says that evidence is fetched; one file a kind:
 //!   `sql`, `prometheus`, `http`; `rows`: what rows mean
 
@@ -12,6 +12,7 @@ mod http;
 mod lines;
 mod minutes;
 mod observation;
+mod past;
 mod prometheus;
 mod rows;
 mod source;
@@ -21,8 +22,9 @@ mod truth;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-pub use self::minutes::{Measured, MinuteLine, minute_line, read_minutes};
+pub use self::minutes::{Measured, MinuteLine, read_minutes};
 pub use self::observation::read_observations;
+pub use self::past::{begins_past, read_past, write_past};
 pub use self::source::{Checked, Place, checked, source};
 pub use self::truth::read_truth;
 

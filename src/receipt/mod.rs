@@ -6,13 +6,15 @@ pub mod page;
 use serde_json::Value;
 
 use crate::domain::Timestamp;
+use crate::domain::canary::CanaryRecord;
 use crate::domain::history::{self, HistoryEntry};
 use crate::domain::id::{RunId, StepId, VersionName};
 use crate::domain::pipeline::outputs;
 use crate::domain::receipt::{
     CanaryFacts, Change, DataFacts, Decision, GateFacts, Person, Receipt, Reproduce, TrainingFacts,
 };
-use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
+use crate::domain::run::{Attempt, AttemptState, Outcome, Run, RunStatus};
+use crate::domain::verdict::Verdict;
 use crate::domain::workflow::parse;
 use crate::engine::definition_hash;
 use crate::steps::approve::ApproveOutput;
@@ -79,6 +81,7 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
             manifest_sha256: published.map(|published| published.manifest_sha256),
             provenance: provenance(store, run, version.as_ref()).await?,
             commands: commands(run, version.as_ref(), canary.is_some()),
+            not_again: canary.as_ref().map(|canary| not_again(run, canary)).unwrap_or_default(),
         },
         version,
     };
@@ -176,6 +179,28 @@ async fn provenance(
         facts.remove("verdicts");
     }
     Ok(provenance)
+}
+
+/// What `canary replay` does not know of a canary.
+fn not_again(run: &Run, canary: &CanaryRecord) -> Vec<String> {
+    let mut limits = vec![
+        "`refit canary replay` looks again, once a minute, at what was kept, by the rules, stages and horizons of then. \
+         When rows came that were late is not kept: there they are in the minute they belong to."
+            .to_owned(),
+    ];
+    let by_evidence = match canary.verdict {
+        Verdict::Fail => matches!(run.outcome, Some(Outcome::RolledBack) | None),
+        Verdict::Pass => matches!(run.outcome, Some(Outcome::Promoted) | None),
+        Verdict::Inconclusive | Verdict::Error => false,
+    };
+    if !by_evidence {
+        limits.push(
+            "It comes to what the evidence said; what a person or a policy made of that, it does not."
+                .to_owned(),
+        );
+    }
+    limits.push("Pairs and minutes are kept for the time that `[retention] evidence` says.".to_owned());
+    limits
 }
 
 fn commands(run: &Run, version: Option<&VersionName>, has_canary: bool) -> Vec<String> {

@@ -125,6 +125,7 @@ fn data(receipt: &Receipt) -> Value {
         "limits": receipt.limits,
         "reproduce": reproduce(receipt),
         "commands": receipt.reproduce.commands,
+        "not_again": receipt.reproduce.not_again,
     });
     clean(data)
 }

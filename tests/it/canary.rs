@@ -1,6 +1,8 @@
 //! The controller over a real database: what a canary's evidence does to the
 //! release, the host and the run.
 
+mod again;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

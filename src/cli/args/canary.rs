@@ -13,7 +13,7 @@ use crate::domain::workflow::units::{self, BasisPoints};
 pub enum CanaryCommand {
     /// Say beforehand what a canary can show, and how long it takes
     Plan(CanaryPlan),
-    /// The minutes of a run's canary (NDJSON), for `replay` under other limits
+    /// Everything a run's canary was decided on (NDJSON), for `replay` under the same limits or others
     Minutes(CanaryMinutes),
     /// Decide over minutes of a file: one line of evidence a minute (NDJSON), then the decision
     #[command(after_help = REPLAY_FORM)]
@@ -61,8 +61,11 @@ pub struct CanaryMinutes {
 /// `refit canary replay`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Replay {
-    /// A file of minutes; stdin when `-`.
+    /// A file of minutes, or what `refit canary minutes` wrote; stdin when `-`.
     pub file: PathBuf,
+    /// An error rate that is acceptable whatever the stable version's is.
+    #[arg(long, value_name = "PERCENT", value_parser = rate)]
+    pub acceptable_below: Option<f64>,
     /// How canaries are judged.
     #[command(flatten)]
     pub levels: Levels,
@@ -92,7 +95,9 @@ const REPLAY_FORM: &str = r#"A line is a minute:
   {"t":"2026-03-01T12:00:00Z","canary":{"n":10,"e":1},"stable":{"n":90,"e":2}}
 n requests, e of them errors; t may also count minutes, or be Unix time. An arm may have
 `slow` (requests slower than a threshold; `timed`: of how many, all when absent), a line
-`pairs` ([[canary, stable], …] absolute prediction errors): if one line has them, all do."#;
+`pairs` ([[canary, stable], …] absolute prediction errors): if one line has them, all do.
+What `refit canary minutes` wrote has the limits, stages and horizons it was decided by:
+the same is decided again, or what other limits would have made of it."#;
 
 /// Requests a day.
 fn traffic(text: &str) -> Result<f64, String> {

@@ -12,6 +12,7 @@
 //! * `paired`: the test of prediction errors over rows that are there at once
 //! * `advice`: what prediction errors alone would decide
 //! * `replay`: the same tests and limits over minutes of a file or a simulation
+//! * `past`: the looks at a canary, made again from what was kept
 
 mod advice;
 mod analysis;
@@ -41,7 +42,7 @@ pub use self::look::{Decision, Foreseen, Look, Trouble, look};
 pub use self::minutes::{LATENCY_BUCKETS, LATENCY_EDGES_MS, MinTable, latency_bucket};
 pub use self::news::News;
 pub use self::paired::{PairedErrors, paired_errors};
-pub use self::past::Past;
+pub use self::past::{Again, Past, Watched};
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
 pub use self::view::{ArmView, CanaryView, LabelsView, RuleView, UnlabelledView};
 pub use self::watch::Looks;

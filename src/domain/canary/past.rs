@@ -1,101 +1,175 @@
-//! What was counted of a canary, as minutes that [`super::Replay`] reads: to ask
-//! what other limits would have decided.
+//! What a canary was decided on, as it was kept, and the decision made from it
+//! once more: by the looks that made it, minute by minute, so that stages,
+//! blocks, horizons and every limit count as they did.
+//!
+//! Two things are not kept, so evidence that has them may come to something
+//! else: when a row arrived that came after its minute was closed (it is in its
+//! minute here), and when exactly each look was (here, one a minute before the
+//! last one). What people did is taken over: when it was promoted, which share
+//! it had.
 
-use std::collections::BTreeMap;
-
-use chrono::{DurationRound as _, TimeDelta};
+use chrono::TimeDelta;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::super::Timestamp;
-use super::super::evidence::{EvidenceMinute, PairedError};
-use super::super::stats::Table;
-use super::super::workflow::step::OnlineMetric;
-use super::analysis::{Analysis, is_cold};
-use super::minutes::{LATENCY_BUCKETS, arm, sum};
-use super::rules::RuleTest;
-use super::{CanaryRecord, ReplayMinute};
+use super::super::evidence::{EvidenceMinute, LabelMinute, PairedError};
+use super::super::verdict::Verdict;
+use super::super::workflow::units::BasisPoints;
+use super::analysis::Analysis;
+use super::labels::{Ripe, Ripening};
+use super::look::{Decision, look};
+use super::minutes::CLOSES_AFTER;
+use super::news::News;
+use super::replay::ReplayEvidence;
+use super::{CanaryRecord, CanaryState};
 
-/// A canary's minutes, from when it went out to its end.
+/// The controller looks this often.
+const LOOK_EVERY: TimeDelta = TimeDelta::minutes(1);
+
+/// A canary that is out or past.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Watched {
+    /// The canary as it stands; its analysis is left out.
+    pub canary: CanaryRecord,
+    /// The last look at it.
+    pub looked_at: Timestamp,
+    /// Shares of the traffic that it had after its first one, in order, each with when it was given.
+    pub shares: Vec<(Timestamp, BasisPoints)>,
+    /// When everybody was given to it.
+    pub promoted_at: Option<Timestamp>,
+}
+
+/// A canary with everything that its looks read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Past {
-    /// In order; minutes without anything are left out.
-    pub minutes: Vec<ReplayMinute>,
-    /// Requests over the frozen threshold are counted: there was one, and a rule on latency.
-    pub latency: bool,
-    /// A rule is on prediction errors.
-    pub pairs: bool,
-    /// How much more the stable arm's errors vary than independent requests would, as it was learnt until the last look.
-    pub phi: Option<f64>,
+    /// The canary.
+    pub watched: Watched,
+    /// Minutes of both versions, from what is learnt before it on, by time.
+    pub minutes: Vec<EvidenceMinute>,
+    /// Pairs of errors, by number.
+    pub pairs: Vec<PairedError>,
+    /// Errors of the stable version before it, by number.
+    pub stable_errors: Vec<PairedError>,
+    /// Minutes of requests with and without truth.
+    pub labels: Vec<LabelMinute>,
+}
+
+/// A look that is made again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Again {
+    /// When.
+    pub at: Timestamp,
+    /// The canary after it.
+    pub canary: CanaryRecord,
+    /// It had something to read, or concluded something else than the one before.
+    pub is_news: bool,
+}
+
+impl Again {
+    /// The evidence as it stood; none when the analysis cannot go on.
+    pub fn evidence(&self) -> Option<ReplayEvidence> {
+        let analysis = Analysis::of(&self.canary).ok()?;
+        Some(ReplayEvidence::of(&self.canary.rules, &analysis.tests, self.canary.verdict))
+    }
+}
+
+impl Watched {
+    /// The canary of `record`, which had these shares and was promoted then; none that nobody looked at.
+    pub fn of(
+        record: &CanaryRecord,
+        shares: Vec<(Timestamp, BasisPoints)>,
+        promoted_at: Option<Timestamp>,
+    ) -> Option<Self> {
+        let looked_at = Analysis::of(record).ok()?.looked_at?;
+        let canary = CanaryRecord { analysis: Value::Null, ..record.clone() };
+        Some(Self { canary, looked_at, shares, promoted_at })
+    }
+
+    /// The canary before the first look.
+    fn begun(&self) -> CanaryRecord {
+        CanaryRecord {
+            stage: 0,
+            stage_since: self.canary.started_at,
+            state: CanaryState::Watching,
+            verdict: Verdict::Inconclusive,
+            reason: String::new(),
+            analysis: Value::Null,
+            ended_at: None,
+            ..self.canary.clone()
+        }
+    }
+
+    /// What a look at `at` found done: a share that it decided itself was given after it.
+    fn follow(&self, record: &mut CanaryRecord, at: Timestamp) -> Option<(BasisPoints, Timestamp)> {
+        if self.promoted_at.is_some_and(|promoted| promoted < at) {
+            record.state = CanaryState::Baking;
+            return None;
+        }
+        let (since, share) = *self.shares.iter().rev().find(|(since, _)| *since < at)?;
+        if let Some(stage) = record.stages.iter().position(|stage| stage.share == share)
+            && stage > record.stage
+        {
+            (record.stage, record.stage_since) = (stage, since);
+        }
+        Some((share, since))
+    }
 }
 
 impl Past {
-    /// Puts the counts of both versions and their pairs side by side. The mean errors of a named block are one pair, in
-    /// the minute of its last one: one block is one bet. Late rows are in the minutes that they belong to.
-    ///
-    /// # Errors
-    /// What is stored of the canary is not an analysis of its rules, in words.
-    pub fn of(
-        record: &CanaryRecord,
-        counted: &[EvidenceMinute],
-        pairs: &[PairedError],
-    ) -> Result<Self, String> {
-        let analysis = Analysis::of(record)?;
-        let is_in = |at: Timestamp| at >= record.started_at && record.ended_at.is_none_or(|end| at < end);
-        let mut minutes = BTreeMap::new();
-        for counted in counted.iter().filter(|counted| is_in(counted.minute)) {
-            let minute = minutes.entry(counted.minute).or_insert_with(|| empty(counted.minute));
-            let errors = arm(counted.counts.n, counted.counts.errors);
-            let slow = match analysis.slow_above {
-                Some(edge)
-                    if counted.latency.len() == LATENCY_BUCKETS && !is_cold(record, counted.minute) =>
-                {
-                    arm(sum(&counted.latency), sum(&counted.latency[edge + 1..]))
+    /// Looks again, minute by minute, until it would be rolled back or the last look was. Gives each look to `tell` and
+    /// returns the last one; none when the canary ended before its first.
+    pub fn look_again<E>(&self, mut tell: impl FnMut(&Again) -> Result<(), E>) -> Result<Option<Again>, E> {
+        let Watched { canary, looked_at, .. } = &self.watched;
+        let looks = (*looked_at - canary.started_at).num_seconds() / LOOK_EVERY.num_seconds();
+        let (mut record, mut last) = (self.watched.begun(), None);
+        let (mut minutes, mut pairs) =
+            (self.minutes.iter().zip(1..).peekable(), self.pairs.iter().peekable());
+        for left in (0..=looks).rev() {
+            let at = *looked_at - LOOK_EVERY * i32::try_from(left).unwrap_or(i32::MAX);
+            let mut news = News { share: self.watched.follow(&mut record, at), ..News::default() };
+            while let Some((minute, seq)) = minutes.next_if(|(minute, _)| minute.minute + CLOSES_AFTER <= at)
+            {
+                news.minutes.push(EvidenceMinute { seq, ..minute.clone() });
+            }
+            while let Some(pair) = pairs.next_if(|pair| pair.at < at) {
+                news.pairs.push(pair.clone());
+            }
+            if let Ok(analysis) = Analysis::of(&record) {
+                if !analysis.frozen {
+                    news.stable_errors.clone_from(&self.stable_errors);
                 }
-                Some(_) | None => arm(0, 0),
-            };
-            if counted.version == record.version {
-                (minute.errors.canary, minute.slow.canary) = (errors, slow);
-            } else if counted.version == record.champion {
-                (minute.errors.stable, minute.slow.stable) = (errors, slow);
+                news.ripe = analysis.ripening(&record, at).map(|wanted| self.ripe(&wanted));
+            }
+            let before = record.verdict;
+            let has_read = !news.minutes.is_empty() || !news.pairs.is_empty();
+            let looked = look(&record, &news, at);
+            record = looked.record;
+            let again = Again { at, canary: record.clone(), is_news: has_read || record.verdict != before };
+            tell(&again)?;
+            last = Some(again);
+            if matches!(looked.decision, Decision::RollBack { .. }) {
+                break;
             }
         }
-        for (at, pair) in bets(pairs.iter().filter(|pair| is_in(pair.at))) {
-            let at = at.duration_trunc(TimeDelta::minutes(1)).unwrap_or(at);
-            minutes.entry(at).or_insert_with(|| empty(at)).pairs.push(pair);
-        }
-        let has = |metric| record.rules.rules.iter().any(|rule| rule.metric == metric);
-        Ok(Self {
-            minutes: minutes.into_values().collect(),
-            latency: has(OnlineMetric::LatencySlowShare) && analysis.slow_above.is_some(),
-            pairs: has(OnlineMetric::AbsError),
-            phi: analysis.tests.iter().find_map(|test| match test {
-                RuleTest::Rate(rate) => Some(rate.dispersion.phi()),
-                RuleTest::Mean(_) => None,
-            }),
-        })
+        Ok(last)
     }
-}
 
-fn empty(at: Timestamp) -> ReplayMinute {
-    ReplayMinute { at, errors: Table::default(), slow: Table::default(), pairs: vec![] }
-}
-
-/// Each pair without a block, and each block's means, with the time of the last truth in it.
-fn bets<'a>(pairs: impl Iterator<Item = &'a PairedError>) -> Vec<(Timestamp, (f64, f64))> {
-    let mut bets = vec![];
-    let mut blocks: BTreeMap<&str, (Timestamp, f64, f64, f64)> = BTreeMap::new();
-    for pair in pairs {
-        match pair.block.as_deref() {
-            None => bets.push((pair.at, (pair.canary, pair.stable))),
-            Some(block) => {
-                let (at, canary, stable, n) = blocks.entry(block).or_insert((pair.at, 0.0, 0.0, 0.0));
-                *at = pair.at.max(*at);
-                *n += 1.0;
-                // Running means: a sum of large errors may be infinite.
-                *canary += (pair.canary - *canary) / *n;
-                *stable += (pair.stable - *stable) / *n;
-            }
-        }
+    /// What came of age.
+    fn ripe(&self, wanted: &Ripening) -> Ripe {
+        let place = |pair: &PairedError| pair.served_at.map(|served_at| (served_at, pair.seq));
+        let is_ripe = |pair: &&PairedError| {
+            pair.seq <= wanted.read
+                && place(pair).is_some_and(|(at, _)| at <= wanted.until)
+                && place(pair) > wanted.after
+        };
+        let mut pairs: Vec<PairedError> = match wanted.after {
+            None => vec![],
+            Some(_) => self.pairs.iter().filter(is_ripe).cloned().collect(),
+        };
+        pairs.sort_by_key(place);
+        let (from, before) = wanted.minutes;
+        let minutes = self.labels.iter().filter(|it| it.minute >= from && it.minute < before);
+        Ripe { pairs, through: (wanted.until, i64::MAX), minutes: minutes.cloned().collect(), before }
     }
-    bets.extend(blocks.into_values().map(|(at, canary, stable, _)| (at, (canary, stable))));
-    bets
 }

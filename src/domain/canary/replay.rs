@@ -225,30 +225,37 @@ impl Replay {
 
     /// The evidence as it stands.
     pub fn evidence(&self) -> ReplayEvidence {
-        let mut metrics: Vec<_> = self.rules.rules.iter().zip(&self.tests).collect();
-        let phi = metrics.iter().find_map(|(_, test)| match test {
+        ReplayEvidence::of(&self.rules, &self.tests, self.verdict)
+    }
+}
+
+impl ReplayEvidence {
+    /// What `tests` of `rules` say.
+    pub(super) fn of(rules: &Compare, tests: &[RuleTest], verdict: Verdict) -> Self {
+        let phi = tests.iter().find_map(|test| match test {
             RuleTest::Rate(rate) => Some(rate.dispersion.phi()),
             RuleTest::Mean(_) => None,
         });
-        let evidence = |(rule, test): &(&super::super::workflow::step::CompareRule, &RuleTest)| {
-            let interval = match test {
-                RuleTest::Rate(rate) => Some(rate.test.interval(self.rules.alpha)),
-                RuleTest::Mean(_) => None,
-            };
-            MetricEvidence {
+        let metrics: Vec<MetricEvidence> = rules
+            .rules
+            .iter()
+            .zip(tests)
+            .map(|(rule, test)| MetricEvidence {
                 metric: rule.metric,
                 log_e_worse: test.log_e_worse(),
                 log_e_ni: test.log_e_non_inferior(),
-                interval,
-            }
-        };
-        let metrics: Vec<MetricEvidence> = metrics.drain(..).map(|pair| evidence(&pair)).collect();
-        let worse = against(&self.rules.rules, &self.tests).map_or(0.0, |(combined, _)| combined.log_e);
-        ReplayEvidence {
+                interval: match test {
+                    RuleTest::Rate(rate) => Some(rate.test.interval(rules.alpha)),
+                    RuleTest::Mean(_) => None,
+                },
+            })
+            .collect();
+        let worse = against(&rules.rules, tests).map_or(0.0, |(combined, _)| combined.log_e);
+        Self {
             log_e_worse: worse,
             log_e_ni: metrics.iter().map(|metric| metric.log_e_ni).reduce(f64::min).unwrap_or(0.0),
             interval: metrics.first().and_then(|metric| metric.interval),
-            verdict: self.verdict,
+            verdict,
             phi,
             metrics: if metrics.len() > 1 { metrics } else { vec![] },
         }

@@ -149,6 +149,7 @@ fn rolled_back() -> Receipt {
                 "interpreter": null, "data": {"rows": 184_210},
             }),
             commands: vec!["refit model verify 2026-11-22".to_owned()],
+            not_again: vec!["When rows came that were late is not kept.".to_owned()],
         },
     };
     receipt.limits = receipt.limits_of();

@@ -33,18 +33,23 @@ pub(super) fn of(seq: i64, served: i64, at: i64) -> PairedError {
 
 /// What a database holds, asked by looks as the controller asks it.
 #[derive(Default)]
-struct Kept {
-    pairs: Vec<PairedError>,
-    minutes: Vec<LabelMinute>,
+pub(super) struct Kept {
+    pub(super) pairs: Vec<PairedError>,
+    pub(super) minutes: Vec<LabelMinute>,
 }
 
 impl Kept {
     fn look(&self, record: &CanaryRecord, now: Timestamp, page: usize) -> Look {
+        self.look_with(record, News::default(), now, page)
+    }
+
+    /// Beside other news.
+    pub(super) fn look_with(&self, record: &CanaryRecord, news: News, now: Timestamp, page: usize) -> Look {
         let analysis = Analysis::of(record).expect("readable");
         let known = |pair: &&PairedError| pair.at <= now;
         let pairs = || self.pairs.iter().filter(known);
         let new = pairs().filter(|pair| pair.seq > analysis.paired_cursor);
-        let mut news = News { pairs: new.cloned().collect(), ..News::default() };
+        let mut news = News { pairs: new.cloned().collect(), ..news };
         if let Some(wanted) = analysis.ripening(record, now) {
             let place = |pair: &PairedError| (pair.served_at.expect("served"), pair.seq);
             let mut pairs: Vec<_> = pairs().filter(|pair| pair.seq <= wanted.read).cloned().collect();
