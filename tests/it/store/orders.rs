@@ -101,7 +101,7 @@ fn pulled(nth: usize) -> Observation {
 
 /// The block of a request, whoever says it.
 fn race(nth: usize) -> Option<String> {
-    (nth % 3 > 0).then(|| format!("race-{}", nth / 10))
+    (!nth.is_multiple_of(3)).then(|| format!("race-{}", nth / 10))
 }
 
 fn scored(nth: usize) -> ScoredRow {
