@@ -60,7 +60,7 @@ async fn past(store: &Arc<dyn Store>, record: &CanaryRecord) -> Result<Option<Pa
     let changes = store.release_history(&record.model, &record.target, CHANGES).await?;
     let (shares, promoted_at) = traffic(record, &changes);
     let Some(watched) = Watched::of(record, shares, promoted_at) else { return Ok(None) };
-    let is_in = |at: Timestamp| record.ended_at.is_none_or(|end| at < end);
+    let is_in = |at: Timestamp| record.ended_at.is_none_or(|end| at <= end);
     let versions = [record.version.clone(), record.champion.clone()];
     let (mut minutes, mut cursor) = (vec![], 0);
     loop {

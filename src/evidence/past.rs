@@ -186,7 +186,7 @@ impl Pair {
 mod tests {
     use super::*;
 
-    const CANARY: &str = r#"{"recorded":{"canary":{"id":"00000000-0000-0000-0000-000000000000","run":"00000000-0000-0000-0000-000000000000","model":"m","target":"t","version":"2","champion":"1","generation":2,"stages":[],"stage":0,"stage_since":"2026-03-01T12:00:00Z","rules":{"rules":[],"on_inconclusive":"hold","when_underpowered":"hold","hold_for":{"secs":0,"nanos":0},"hold_traffic":"keep","alpha":0.02,"beta":0.05},"started_at":"2026-03-01T12:00:00Z","deadline":null,"state":"watching","bake_until":null,"verdict":"inconclusive","reason":"","analysis":null,"next_look_at":"2026-03-01T12:00:00Z","ended_at":null},"looked_at":"2026-03-01T12:05:00Z","shares":[["2026-03-01T12:03:00Z",2500]],"promoted_at":null}}"#;
+    const CANARY: &str = r#"{"recorded":{"canary":{"id":"00000000-0000-0000-0000-000000000000","run":"00000000-0000-0000-0000-000000000000","model":"m","target":"t","version":"2","champion":"1","generation":2,"stages":[],"stage":0,"stage_since":"2026-03-01T12:00:00Z","rules":{"rules":[],"on_inconclusive":"hold","when_underpowered":"hold","hold_for":{"secs":0,"nanos":0},"hold_traffic":"keep","alpha":0.02,"beta":0.05},"started_at":"2026-03-01T12:00:00Z","deadline":null,"state":"watching","bake_until":null,"verdict":"inconclusive","reason":"","analysis":null,"next_look_at":"2026-03-01T12:00:00Z","ended_at":null},"looked_at":"2026-03-01T12:05:00Z","read_to":7,"shares":[["2026-03-01T12:03:00Z",2500]],"promoted_at":null}}"#;
     const MINUTE: &str =
         r#"{"minute":{"t":"2026-03-01T12:01:00Z","version":"2","n":10,"e":1,"latency":{"17":9}}}"#;
 

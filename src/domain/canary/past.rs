@@ -8,6 +8,8 @@
 //! last one). What people did is taken over: when it was promoted, which share
 //! it had.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,6 +36,8 @@ pub struct Watched {
     pub canary: CanaryRecord,
     /// The last look at it.
     pub looked_at: Timestamp,
+    /// The number of the last pair of errors that it read.
+    pub read_to: i64,
     /// Shares of the traffic that it had after its first one, in order, each with when it was given.
     pub shares: Vec<(Timestamp, BasisPoints)>,
     /// When everybody was given to it.
@@ -81,9 +85,10 @@ impl Watched {
         shares: Vec<(Timestamp, BasisPoints)>,
         promoted_at: Option<Timestamp>,
     ) -> Option<Self> {
-        let looked_at = Analysis::of(record).ok()?.looked_at?;
+        let analysis = Analysis::of(record).ok()?;
+        let (looked_at, read_to) = (analysis.looked_at?, analysis.paired_cursor);
         let canary = CanaryRecord { analysis: Value::Null, ..record.clone() };
-        Some(Self { canary, looked_at, shares, promoted_at })
+        Some(Self { canary, looked_at, read_to, shares, promoted_at })
     }
 
     /// The canary before the first look.
@@ -98,6 +103,14 @@ impl Watched {
             ended_at: None,
             ..self.canary.clone()
         }
+    }
+
+    /// When to look: once a minute back from the last look, and when it was promoted, by what was known then.
+    fn looks(&self) -> BTreeSet<Timestamp> {
+        let minutes = (self.looked_at - self.canary.started_at).num_seconds() / LOOK_EVERY.num_seconds();
+        let looks =
+            (0..=i32::try_from(minutes).unwrap_or(i32::MAX)).map(|back| self.looked_at - LOOK_EVERY * back);
+        looks.chain(self.promoted_at.filter(|at| *at < self.looked_at)).collect()
     }
 
     /// What a look at `at` found done: a share that it decided itself was given after it.
@@ -120,19 +133,23 @@ impl Past {
     /// Looks again, minute by minute, until it would be rolled back or the last look was. Gives each look to `tell` and
     /// returns the last one; none when the canary ended before its first.
     pub fn look_again<E>(&self, mut tell: impl FnMut(&Again) -> Result<(), E>) -> Result<Option<Again>, E> {
-        let Watched { canary, looked_at, .. } = &self.watched;
-        let looks = (*looked_at - canary.started_at).num_seconds() / LOOK_EVERY.num_seconds();
+        let Watched { looked_at, read_to, promoted_at, .. } = self.watched;
         let (mut record, mut last) = (self.watched.begun(), None);
         let (mut minutes, mut pairs) =
             (self.minutes.iter().zip(1..).peekable(), self.pairs.iter().peekable());
-        for left in (0..=looks).rev() {
-            let at = *looked_at - LOOK_EVERY * i32::try_from(left).unwrap_or(i32::MAX);
+        for at in self.watched.looks() {
             let mut news = News { share: self.watched.follow(&mut record, at), ..News::default() };
             while let Some((minute, seq)) = minutes.next_if(|(minute, _)| minute.minute + CLOSES_AFTER <= at)
             {
                 news.minutes.push(EvidenceMinute { seq, ..minute.clone() });
             }
-            while let Some(pair) = pairs.next_if(|pair| pair.at < at) {
+            // Of those that came at the time of a look, only the last one tells which it read.
+            let is_read = |pair: &&PairedError| {
+                pair.at < at
+                    || (pair.at == at && promoted_at == Some(at))
+                    || (at == looked_at && pair.seq <= read_to)
+            };
+            while let Some(pair) = pairs.next_if(is_read) {
                 news.pairs.push(pair.clone());
             }
             if let Ok(analysis) = Analysis::of(&record) {
