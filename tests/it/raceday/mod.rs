@@ -5,6 +5,7 @@
 mod app;
 mod door;
 mod killed;
+mod killed_for_real;
 mod modes;
 mod place;
 mod program;

@@ -52,6 +52,8 @@ pub struct Place {
     pub crash: Arc<Mutex<Crash>>,
     /// The app's database.
     pub app_database: String,
+    /// Where refit reaches each vendor.
+    pub doors: BTreeMap<&'static str, String>,
 }
 
 impl Place {
@@ -64,7 +66,7 @@ impl Place {
             true => empty_postgres().await,
             false => root.join("app.db").display().to_string(),
         };
-        let place = Self {
+        let mut place = Self {
             blob: VercelBlob::start(Access::Public),
             vercel: Vercel::start(),
             resend: Resend::start().await,
@@ -72,6 +74,7 @@ impl Place {
             crash: Arc::new(Mutex::new(Crash::never())),
             app_database,
             project,
+            doors: BTreeMap::new(),
         };
         place.init();
         place.settle_in(on_postgres, changes).await;
@@ -97,13 +100,17 @@ impl Place {
     }
 
     /// What a team writes into the files of the template.
-    async fn settle_in(&self, on_postgres: bool, changes: &[(&str, &str)]) {
-        let api = |name, upstream: String| door::open(name, upstream, Arc::clone(&self.crash));
-        let port = self.blob.port;
-        let blob = api("blob", format!("http://127.0.0.1:{port}")).await;
-        let vercel = api("vercel", self.vercel.server.url.clone()).await;
-        let resend = api("resend", self.resend.address.clone()).await;
-        let slack = api("slack", self.slack.address.clone()).await;
+    async fn settle_in(&mut self, on_postgres: bool, changes: &[(&str, &str)]) {
+        for (name, upstream) in [
+            ("blob", format!("http://127.0.0.1:{}", self.blob.port)),
+            ("vercel", self.vercel.server.url.clone()),
+            ("resend", self.resend.address.clone()),
+            ("slack", self.slack.address.clone()),
+        ] {
+            self.doors.insert(name, door::open(name, upstream, Arc::clone(&self.crash)).await);
+        }
+        let [blob, vercel, resend, slack] =
+            ["blob", "vercel", "resend", "slack"].map(|name| &self.doors[name]);
         self.edit(
             "refit.toml",
             &[
