@@ -2,6 +2,8 @@
 //! name in a directory. A name that a template uses and that is no fact is an
 //! error.
 
+mod prose;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -9,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use handlebars::{Handlebars, Template};
 use serde_json::Value;
 
+pub use self::prose::Prose;
 use crate::domain::words::steers;
 
 /// A template that is not one, or asks for a fact that there is not.
