@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use chrono::{DurationRound, TimeDelta};
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::place::{Place, QUICK};
 use crate::engine::crash::process::{on_a_runtime, words_of};
-use crate::store::database::{drop_postgres, empty_postgres};
+use crate::store::database::{drop_postgres, migrated_postgres};
 use crate::support::crash::{Crash, When, Write};
 use crate::support::instance::Instance;
 use crate::support::slack::Posted;
@@ -50,7 +50,7 @@ pub(super) async fn a_minute(refit: &Instance, turn: usize) {
     if turn.is_multiple_of(SHOWN_EVERY) || seen.status == RunStatus::Finished {
         refit.show().await;
         // Slack's second between two posts is a real one: to ask without a pause would use up all turns.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -67,8 +67,8 @@ async fn report(refit: &Instance) {
         counts: MinuteCounts { n, errors: 0, timed: 0 },
         latency: vec![],
     };
-    let champion = release.champion.iter().map(|served| minute(&served.version, 900));
-    let canary = release.canary.iter().map(|canary| minute(&canary.served.version, 100));
+    let champion = release.champion.iter().map(|served| minute(&served.version, 9_000));
+    let canary = release.canary.iter().map(|canary| minute(&canary.served.version, 1_000));
     let batch = ObservationBatch {
         model: release.model.clone(),
         batch_id: format!("app/{now}"),
@@ -82,11 +82,15 @@ async fn report(refit: &Instance) {
 impl World {
     pub(super) async fn new(on_postgres: bool) -> Self {
         let place = Place::new(false, QUICK).await;
-        place.race_until("2026-11-20", &["--starters", "2"]);
+        /// The app's table, made once.
+        static RESULTS: OnceLock<Vec<u8>> = OnceLock::new();
+        let results = RESULTS.get_or_init(|| {
+            place.race_until("2026-11-20", &["--starters", "2"]);
+            std::fs::read(&place.app_database).expect("readable")
+        });
+        std::fs::write(&place.app_database, results).expect("written");
         let database = if on_postgres {
-            let url = empty_postgres().await;
-            refit::store::migrate(&url, false).await.expect("migrated");
-            url
+            migrated_postgres().await
         } else {
             place.root().join("refit.db").display().to_string()
         };

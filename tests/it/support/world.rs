@@ -164,8 +164,7 @@ impl World {
 
     /// A world around an empty Postgres database.
     pub async fn postgres() -> Self {
-        let database = crate::store::database::empty_postgres().await;
-        refit::store::migrate(&database, false).await.expect("migrated");
+        let database = crate::store::database::migrated_postgres().await;
         Self::around(tempfile::tempdir().expect("a directory"), database)
     }
 
