@@ -58,7 +58,8 @@ CREATE TABLE refit.run_docs (
 );
 
 CREATE TABLE refit.attempts (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- Orders the attempts of a run, which are few: no index of its own, which each checkpoint would pay for.
+    seq bigint GENERATED ALWAYS AS IDENTITY,
     run uuid NOT NULL REFERENCES refit.runs (id) ON DELETE CASCADE,
     step text NOT NULL,
     attempt bigint NOT NULL,
@@ -72,7 +73,7 @@ CREATE TABLE refit.attempts (
     error jsonb,
     resume jsonb,
     wake_at timestamptz,
-    UNIQUE (run, step, attempt)
+    PRIMARY KEY (run, step, attempt)
 );
 
 CREATE TABLE refit.intents (

@@ -15,7 +15,7 @@ use super::references;
 use crate::domain::event::Event;
 use crate::domain::id::{EventId, RunId};
 use crate::store::{Store, Submitted};
-use crate::trigger as start;
+use crate::trigger::{self as start, Heard};
 
 /// `refit trigger`.
 pub async fn trigger(opened: &Opened, args: &Trigger) -> Result<Exit, CliError> {
@@ -115,7 +115,7 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
         dedup_key: key.map(str::to_owned),
         received_at: opened.clock.now(),
     };
-    let submitted =
+    let Heard { runs: submitted, paused } =
         start::send(&engine, &catalog, &event, &actor()).await.doing(|| format!("send event `{name}`"))?;
     opened.poke().await;
     let runs: Vec<(RunId, &str)> = submitted
@@ -129,14 +129,25 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
     let value = json!({
         "event": event.id, "name": name,
         "runs": runs.iter().map(|(run, word)| json!({"run": run, "status": word})).collect::<Vec<_>>(),
+        "paused": paused.iter().map(|(name, pause)| json!({"workflow": name, "reason": pause.reason()}))
+            .collect::<Vec<_>>(),
     });
     opened.out.result(&value, || {
         let mut text = format!("event {} was kept", event.id);
         for (run, word) in &runs {
             text.push_str(&format!("\nrun {}: {word}", short(*run)));
         }
+        for (name, pause) in &paused {
+            text.push_str(&format!(
+                "\n{name} is paused and was not started: {}; `refit trigger {name}` starts it and ends the pause",
+                pause.reason()
+            ));
+        }
         text
     });
+    if runs.is_empty() && !paused.is_empty() {
+        return Ok(Exit::Ok);
+    }
     if runs.is_empty() {
         let waited: Vec<&str> = catalog
             .workflows()

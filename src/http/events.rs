@@ -12,9 +12,9 @@ use super::Api;
 use super::error::ApiError;
 use super::request::{Asked, Given, Page, key, limit, parsed};
 use crate::domain::event::Event;
-use crate::domain::id::{EventId, RunId};
+use crate::domain::id::{EventId, RunId, WorkflowName};
 use crate::store::Submitted;
-use crate::trigger;
+use crate::trigger::{self, Heard};
 
 /// Names of events are words, not texts.
 const LONGEST_NAME: usize = 200;
@@ -41,6 +41,14 @@ pub(super) struct Sent {
     event: Option<EventId>,
     duplicate: bool,
     runs: Vec<Started>,
+    /// Workflows that wait for it, and are not started by themselves now.
+    paused: Vec<Paused>,
+}
+
+#[derive(Serialize)]
+struct Paused {
+    workflow: WorkflowName,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -79,11 +87,13 @@ pub(super) async fn send(
         dedup_key: key(&headers, "`key`", new.key)?,
         received_at: engine.clock.now(),
     };
-    let runs = trigger::send(engine, &(api.catalog)(), &event, "http").await?;
+    let Heard { runs, paused } = trigger::send(engine, &(api.catalog)(), &event, "http").await?;
     let duplicate = event.dedup_key.is_some() && engine.store.event(event.id).await?.is_none();
     let runs: Vec<Started> = runs.into_iter().map(Started::from).collect();
     tracing::info!(event.name = %event.name, runs = runs.len(), duplicate, "Event `{}` came", event.name);
-    Ok(Json(Sent { event: (!duplicate).then_some(event.id), duplicate, runs }))
+    let paused =
+        paused.into_iter().map(|(workflow, pause)| Paused { workflow, reason: pause.reason() }).collect();
+    Ok(Json(Sent { event: (!duplicate).then_some(event.id), duplicate, runs, paused }))
 }
 
 fn check_name(name: &str) -> Result<(), ApiError> {

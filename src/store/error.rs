@@ -4,7 +4,41 @@ use sqlx::Error;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
-use super::StoreError;
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or lost the connection: try again.
+    #[error("the database is away: {0}")]
+    Away(String),
+    /// It cannot be used as it is; the text says what to do.
+    #[error("{problem}")]
+    Unusable {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The run has another epoch, or the attempt is no longer `started`: touch nothing.
+    #[error("another worker has taken this run over")]
+    Fenced,
+    /// It refused a statement: refit's own mistake, or a damaged file.
+    #[error("the database refused: {0}")]
+    Broken(String),
+}
+
+impl StoreError {
+    /// The same error for another who waits for the same transaction.
+    pub(crate) fn same(&self) -> Self {
+        match self {
+            StoreError::Away(text) => StoreError::Away(text.clone()),
+            StoreError::Unusable { problem, hint } => {
+                StoreError::Unusable { problem: problem.clone(), hint: hint.clone() }
+            }
+            StoreError::Fenced => StoreError::Fenced,
+            StoreError::Broken(text) => StoreError::Broken(text.clone()),
+        }
+    }
+}
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {

@@ -8,7 +8,6 @@
 //! and a deletion one comes first and the other sees it.
 
 use async_trait::async_trait;
-use serde::Serialize;
 
 use super::StoreError;
 use crate::domain::Timestamp;
@@ -38,39 +37,6 @@ pub enum Marked {
     Already,
     /// There is no such whole version.
     Unknown,
-}
-
-/// Evidence older than this is of no use any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EvidenceAge {
-    /// Predictions and truths that never found each other.
-    pub unmatched: Timestamp,
-    /// Ids of batches.
-    pub batch_ids: Timestamp,
-    /// Minutes of requests, and pairs of errors; what a run that has not ended may read stays all the same.
-    pub counted: Timestamp,
-}
-
-/// Rows of old evidence.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct OldEvidence {
-    /// Predictions without a truth.
-    pub predictions: u64,
-    /// Truths without a prediction.
-    pub truths: u64,
-    /// Ids of batches.
-    pub batch_ids: u64,
-    /// Pairs of errors.
-    pub pairs: u64,
-    /// Minutes of requests: counts of them, and how many had their truth.
-    pub minutes: u64,
-}
-
-impl OldEvidence {
-    /// All rows.
-    pub fn total(&self) -> u64 {
-        self.predictions + self.truths + self.batch_ids + self.pairs + self.minutes
-    }
 }
 
 /// Pins, marks, deletion and history of versions.
@@ -122,7 +88,4 @@ pub trait Registry: Send + Sync + 'static {
         from: Timestamp,
         until: Option<Timestamp>,
     ) -> Result<Vec<HistoryEntry>, StoreError>;
-    /// Deletes old evidence, or only counts it, and returns how much it was.
-    async fn forget_evidence(&self, older: &EvidenceAge, only_count: bool)
-    -> Result<OldEvidence, StoreError>;
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::domain::Timestamp;
 use crate::domain::event::{BY_HAND, Cause, Event};
 use crate::domain::expr::{ExprError, Scope};
-use crate::domain::id::{Epoch, EventId, RunId};
+use crate::domain::id::{Epoch, EventId, RunId, WorkflowName};
 use crate::domain::pause::Pause;
 use crate::domain::run::{Run, RunStatus};
 use crate::domain::workflow::trigger::{Input, InputKind};
@@ -193,14 +193,23 @@ fn tell_paused(loaded: &Loaded, pause: &Pause, what: &str) {
     );
 }
 
+/// What an event did.
+#[derive(Debug)]
+pub struct Heard {
+    /// The runs it asked for.
+    pub runs: Vec<Submitted>,
+    /// Workflows that wait for it and are paused.
+    pub paused: Vec<(WorkflowName, Pause)>,
+}
+
 /// Keeps an event and starts a run of every workflow that waits for it and is not paused.
 pub async fn send(
     engine: &Arc<Engine>,
     catalog: &Catalog,
     event: &Event,
     actor: &str,
-) -> Result<Vec<Submitted>, TriggerError> {
-    let mut runs = vec![];
+) -> Result<Heard, TriggerError> {
+    let (mut runs, mut paused) = (vec![], vec![]);
     for loaded in catalog.workflows() {
         for wanted in loaded.workflow.triggers.events.iter().filter(|wanted| wanted.name == event.name) {
             let scope = Scope::new().with("event", event.shown());
@@ -211,6 +220,7 @@ pub async fn send(
             }
             if let Some(pause) = pause::paused(&*engine.store, &loaded.workflow.name, None).await? {
                 tell_paused(loaded, &pause, &event.name);
+                paused.push((loaded.workflow.name.clone(), pause));
                 break;
             }
             let inputs = inputs(loaded, &[])?;
@@ -227,5 +237,5 @@ pub async fn send(
             break;
         }
     }
-    Ok(engine.store.submit(event, runs).await?)
+    Ok(Heard { runs: engine.store.submit(event, runs).await?, paused })
 }

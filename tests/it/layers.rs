@@ -77,9 +77,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("src/config.rs", "engine", "makes `engine::Settings` from `[worker]`"),
 ];
 
-/// Files that may be longer than `LONGEST`: file and reason.
-const LONG: &[(&str, &str)] = &[("src/store/sql/store.rs", "every method of the store's trait, one list")];
-
+/// Lines of a file, at most.
 const LONGEST: usize = 500;
 
 /// What begins the tests at the end of a file.
@@ -242,18 +240,12 @@ fn no_layer_is_above_itself() {
 #[test]
 fn no_file_is_too_long_to_read() {
     let mut wrong = vec![];
-    let sources = sources();
-    for source in &sources {
+    for source in sources() {
         let lines = source.code_lines();
-        let excused = LONG.iter().any(|(file, _)| *file == source.path);
-        if lines > LONGEST && !excused {
+        if lines > LONGEST {
             wrong.push(format!("{}: {lines} lines; split it by meaning", source.path));
-        } else if lines <= LONGEST && excused {
-            wrong.push(format!("{}: {lines} lines; it needs no exception", source.path));
         }
     }
-    let gone = LONG.iter().filter(|(file, _)| sources.iter().all(|source| source.path != *file));
-    wrong.extend(gone.map(|(file, _)| format!("{file}: it is gone, and so should its exception be")));
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 

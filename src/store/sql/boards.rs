@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::super::{Connection, Row, span};
 use super::rows::{self, count, doc, get, json_opt, text, word};
 use super::store::SqlStore;
 use crate::adapter::Posted;
 use crate::domain::Timestamp;
 use crate::domain::id::{NotifierName, RunId};
-use crate::store::{BoardEntry, StoreError};
+use crate::store::{BoardEntry, Boards, StoreError};
 
 fn entry(row: &Row) -> Result<BoardEntry, StoreError> {
     Ok(BoardEntry {
@@ -45,19 +47,74 @@ pub(super) async fn touch(
     Ok(())
 }
 
-impl SqlStore {
-    pub(super) async fn add_boards(
+#[async_trait]
+impl Boards for SqlStore {
+    async fn touch_boards(
         &self,
         run: RunId,
         boards: &[NotifierName],
         at: Timestamp,
     ) -> Result<(), StoreError> {
+        self.seen(self.add_boards(run, boards, at).await)
+    }
+
+    async fn take_boards(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<BoardEntry>, StoreError> {
+        self.seen(self.take_due_boards(limit, hold, at).await)
+    }
+
+    async fn board_shown(
+        &self,
+        board: &BoardEntry,
+        place: &Posted,
+        shows: &str,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.seen(self.board_is_shown(board, place, shows, again_at).await)
+    }
+
+    async fn board_failed(
+        &self,
+        board: &BoardEntry,
+        error: &str,
+        retry_at: Option<Timestamp>,
+        again_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.seen(self.board_is_stale(board, error, retry_at, again_at).await)
+    }
+
+    async fn hold_board(
+        &self,
+        run: RunId,
+        notifier: &NotifierName,
+        held_until: Timestamp,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.seen(self.hold_due_board(run, notifier, held_until, hold, at).await)
+    }
+
+    async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {
+        self.seen(self.board_was_not_tried(board, due_at).await)
+    }
+
+    async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError> {
+        self.seen(self.board_place(run, notifier).await)
+    }
+}
+
+impl SqlStore {
+    async fn add_boards(&self, run: RunId, boards: &[NotifierName], at: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         touch(&mut tx, run, boards, at).await?;
         Ok(tx.commit().await?)
     }
 
-    pub(super) async fn take_due_boards(
+    async fn take_due_boards(
         &self,
         limit: u32,
         hold: Duration,
@@ -83,7 +140,7 @@ impl SqlStore {
         rows::all(&taken, entry)
     }
 
-    pub(super) async fn board_is_shown(
+    async fn board_is_shown(
         &self,
         board: &BoardEntry,
         place: &Posted,
@@ -107,7 +164,7 @@ impl SqlStore {
         Ok(())
     }
 
-    pub(super) async fn board_is_stale(
+    async fn board_is_stale(
         &self,
         board: &BoardEntry,
         error: &str,
@@ -131,7 +188,7 @@ impl SqlStore {
         Ok(())
     }
 
-    pub(super) async fn hold_due_board(
+    async fn hold_due_board(
         &self,
         run: RunId,
         notifier: &NotifierName,
@@ -154,11 +211,7 @@ impl SqlStore {
         held.map(|row| get(&row, "due_at")).transpose()
     }
 
-    pub(super) async fn board_was_not_tried(
-        &self,
-        board: &BoardEntry,
-        due_at: Timestamp,
-    ) -> Result<(), StoreError> {
+    async fn board_was_not_tried(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {
         sqlx::query(sql!(
             "UPDATE refit.boards SET attempts = attempts - 1, due_at = $3, waits_since = $5
              WHERE run = $1 AND notifier = $2 AND due_at = $4"
@@ -173,11 +226,7 @@ impl SqlStore {
         Ok(())
     }
 
-    pub(super) async fn board_place(
-        &self,
-        run: RunId,
-        notifier: &NotifierName,
-    ) -> Result<Option<Posted>, StoreError> {
+    async fn board_place(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError> {
         let row = sqlx::query(sql!("SELECT place FROM refit.boards WHERE run = $1 AND notifier = $2"))
             .bind(run.0)
             .bind(notifier.as_str())

@@ -1,6 +1,7 @@
 //! Canaries. The record is one document; the columns beside it are what is
 //! compared and searched, and win over it.
 
+use async_trait::async_trait;
 use sqlx::types::Json;
 
 use super::super::{Connection, Row};
@@ -13,7 +14,7 @@ use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::id::{CanaryId, Epoch, RunId};
 use crate::domain::verdict::Verdict;
 use crate::store::error::unreadable;
-use crate::store::{Notice, StoreError};
+use crate::store::{Canaries, Notice, StoreError};
 
 fn state_word(state: CanaryState) -> &'static str {
     match state {
@@ -38,12 +39,51 @@ fn canary(row: &Row) -> Result<CanaryRecord, StoreError> {
     })
 }
 
-impl SqlStore {
-    pub(super) async fn record_canary(
+#[async_trait]
+impl Canaries for SqlStore {
+    async fn open_canary(&self, epoch: Epoch, canary: &CanaryRecord) -> Result<CanaryRecord, StoreError> {
+        self.seen(self.record_canary(epoch, canary).await)
+    }
+
+    async fn canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError> {
+        self.seen(self.read_canary_of(run).await)
+    }
+
+    async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError> {
+        self.seen(self.list_live(due_at).await)
+    }
+
+    async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError> {
+        self.seen(self.claim_look(id, read, next).await)
+    }
+
+    async fn save_look(
         &self,
-        epoch: Epoch,
-        record: &CanaryRecord,
-    ) -> Result<CanaryRecord, StoreError> {
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+        notices: &[Notice],
+    ) -> Result<bool, StoreError> {
+        self.seen(self.write_look(before, after, notices).await)
+    }
+
+    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
+        self.seen(self.finish_bake(id, at).await)
+    }
+
+    async fn set_canary_state(
+        &self,
+        id: CanaryId,
+        state: CanaryState,
+        bake_until: Option<Timestamp>,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.seen(self.change_canary(id, state, bake_until, reason, at).await)
+    }
+}
+
+impl SqlStore {
+    async fn record_canary(&self, epoch: Epoch, record: &CanaryRecord) -> Result<CanaryRecord, StoreError> {
         let mut tx = self.begin().await?;
         fence(&mut tx, record.run, epoch).await?;
         let known = sqlx::query(sql!(
@@ -72,7 +112,7 @@ impl SqlStore {
         Ok(record.clone())
     }
 
-    pub(super) async fn read_canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError> {
+    async fn read_canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError> {
         let row = sqlx::query(sql!("SELECT * FROM refit.canaries WHERE run = $1 ORDER BY id DESC LIMIT 1"))
             .bind(run.0)
             .fetch_optional(&self.parts.reader)
@@ -91,12 +131,7 @@ impl SqlStore {
         rows::all(&found, canary)
     }
 
-    pub(super) async fn claim_look(
-        &self,
-        id: CanaryId,
-        read: Timestamp,
-        next: Timestamp,
-    ) -> Result<bool, StoreError> {
+    async fn claim_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError> {
         let taken = sqlx::query(sql!(
             "UPDATE refit.canaries SET next_look_at = $3
              WHERE id = $1 AND next_look_at = $2 AND state IN ('watching', 'baking')"
@@ -109,7 +144,7 @@ impl SqlStore {
         Ok(taken.rows_affected() == 1)
     }
 
-    pub(super) async fn write_look(
+    async fn write_look(
         &self,
         before: &CanaryRecord,
         after: &CanaryRecord,
@@ -140,7 +175,7 @@ impl SqlStore {
         Ok(true)
     }
 
-    pub(super) async fn finish_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
+    async fn finish_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
         let mut tx = self.begin().await?;
         let before = locked(&mut tx, id).await?;
         // Of the look that found a failure and the end of the bake one comes first.
@@ -152,7 +187,7 @@ impl SqlStore {
         Ok(after)
     }
 
-    pub(super) async fn change_canary(
+    async fn change_canary(
         &self,
         id: CanaryId,
         state: CanaryState,

@@ -342,7 +342,7 @@ pub(super) async fn insert_notices(
 }
 
 /// Frees the key that `run` holds, or hands it to the oldest run that waits for it, which is returned.
-pub(super) async fn pass_key_on(
+async fn pass_key_on(
     connection: &mut Connection,
     run: RunId,
     at: Timestamp,

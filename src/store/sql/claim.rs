@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+use serde_json::Value;
 use sqlx::Row as _;
 use sqlx::types::{Json, Uuid};
 
@@ -12,9 +14,11 @@ use super::rows::{get, json_opt, text, word};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::{Epoch, RunId, WorkerId};
-use crate::domain::run::RunStatus;
+use crate::domain::run::{Intent, RunStatus};
 use crate::store::liveness::Life;
-use crate::store::{Claim, ClaimResult, LEASE, Opening, Planner, Renewal, SAFETY_NET, StoreError};
+use crate::store::{
+    Checkpoint, Claim, ClaimResult, LEASE, Leases, Opening, Planner, Renewal, SAFETY_NET, StoreError,
+};
 
 /// Who has a run, as read before it is taken.
 struct Holder {
@@ -23,8 +27,69 @@ struct Holder {
     expired: bool,
 }
 
+#[async_trait]
+impl Leases for SqlStore {
+    async fn register_worker(
+        &self,
+        worker: WorkerId,
+        labels: &[String],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.seen(self.enter_worker(worker, labels, at).await)
+    }
+
+    async fn live_workers(&self) -> Result<u32, StoreError> {
+        self.seen(self.count_live().await)
+    }
+
+    async fn retire_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
+        self.seen(self.leave_worker(worker).await)
+    }
+
+    async fn claim(
+        &self,
+        run: RunId,
+        worker: WorkerId,
+        lease: Duration,
+        at: Timestamp,
+        plan: Planner<'_>,
+    ) -> Result<ClaimResult, StoreError> {
+        self.seen(self.claim_run(run, worker, lease, at, plan).await)
+    }
+
+    async fn renew(
+        &self,
+        run: RunId,
+        epoch: Epoch,
+        lease: Duration,
+        at: Timestamp,
+    ) -> Result<Renewal, StoreError> {
+        self.seen(self.renew_lease(run, epoch, lease, at).await)
+    }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        self.seen(self.committer.write(checkpoint).await)
+    }
+
+    async fn release_lease(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError> {
+        self.seen(self.give_back(run, epoch).await)
+    }
+
+    async fn intend(&self, run: RunId, epoch: Epoch, intent: &Intent) -> Result<Intent, StoreError> {
+        self.seen(self.record_intent(run, epoch, intent).await)
+    }
+
+    async fn settle(&self, run: RunId, epoch: Epoch, key: &str, result: &Value) -> Result<(), StoreError> {
+        self.seen(self.settle_intent(run, epoch, key, result).await)
+    }
+
+    async fn reap(&self, at: Timestamp) -> Result<(usize, Option<Timestamp>), StoreError> {
+        self.seen(self.wake_due(at).await)
+    }
+}
+
 impl SqlStore {
-    pub(super) async fn claim_run(
+    async fn claim_run(
         &self,
         run: RunId,
         worker: WorkerId,
@@ -141,7 +206,7 @@ impl SqlStore {
         Ok(tx.commit().await?)
     }
 
-    pub(super) async fn renew_lease(
+    async fn renew_lease(
         &self,
         run: RunId,
         epoch: Epoch,
@@ -164,7 +229,7 @@ impl SqlStore {
         }
     }
 
-    pub(super) async fn give_back(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError> {
+    async fn give_back(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError> {
         let now = self.parts.clock.now();
         let mut tx = self.begin().await?;
         let freed = sqlx::query(sql!(concat!(
@@ -188,7 +253,7 @@ impl SqlStore {
         self.commit(tx, &[run]).await
     }
 
-    pub(super) async fn enter_worker(
+    async fn enter_worker(
         &self,
         worker: WorkerId,
         labels: &[String],
@@ -215,7 +280,7 @@ impl SqlStore {
         Ok(())
     }
 
-    pub(super) async fn leave_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
+    async fn leave_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
         self.free_worker(worker, self.parts.clock.now()).await?;
         self.parts.session.leave(worker).await;
         Ok(())

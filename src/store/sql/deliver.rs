@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use apalis::prelude::{BackendExt, Data, Strategy, WorkerBuilder, WorkerBuilderExt, WorkerContext};
+use async_trait::async_trait;
 use futures::{Stream, StreamExt};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -16,8 +17,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::{Backend, LOST_WAKEUPS, clean_queue, worker_config};
 use super::store::SqlStore;
+use crate::domain::Timestamp;
 use crate::domain::id::RunId;
-use crate::store::{OnWake, QUEUE, Wakeup};
+use crate::store::{Due, OnWake, QUEUE, StoreError, Wakeup, Wakeups};
 
 /// apalis forgets news that come while it fetches: each is told again after these.
 const ECHOES: [Duration; 4] = [
@@ -105,8 +107,33 @@ async fn on_wake(task: Value, live: Data<Arc<Live>>) -> Result<(), Infallible> {
     Ok(())
 }
 
+#[async_trait]
+impl Wakeups for SqlStore {
+    async fn deliver_wakeups(&self, to: Arc<dyn OnWake>, concurrency: usize, stop: CancellationToken) {
+        self.deliver(to, concurrency, stop).await;
+    }
+
+    fn poke(&self) {
+        self.look();
+    }
+
+    fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    async fn due(&self, at: Timestamp) -> Result<Due, StoreError> {
+        self.seen(self.what_is_due(at).await)
+    }
+
+    async fn rest(&self) {
+        self.committer.rest().await;
+        self.parts.session.rest().await;
+        super::super::close_idle(&self.parts.writer).await;
+    }
+}
+
 impl SqlStore {
-    pub(super) async fn deliver(&self, to: Arc<dyn OnWake>, concurrency: usize, stop: CancellationToken) {
+    async fn deliver(&self, to: Arc<dyn OnWake>, concurrency: usize, stop: CancellationToken) {
         let live = Arc::new(Live { to, runs: Mutex::default() });
         let mut backoff = FIRST_BACKOFF;
         let cleaning = self.clean_while(&stop);

@@ -2,6 +2,7 @@
 //! its row in `evidence_clock`), so that numbers appear in order and a reader's
 //! cursor misses nothing.
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use sqlx::types::Json;
 
@@ -11,9 +12,15 @@ use super::rows::{self, get, json as document, text, time_text, word};
 use super::store::SqlStore;
 use super::truth::{match_truths, take_scored_truths};
 use crate::domain::Timestamp;
-use crate::domain::id::{ModelName, VersionName};
+use crate::domain::canary::{Ripe, Ripening};
+use crate::domain::evidence::LabelCounts;
+use crate::domain::id::{Epoch, ModelName, RunId, VersionName};
+use crate::domain::pull::{PullState, PulledBatch};
 use crate::store::error::unreadable;
-use crate::store::{BatchReceipt, EvidenceMinute, MinuteCounts, ObservationBatch, Prediction, StoreError};
+use crate::store::{
+    BatchReceipt, Evidence, EvidenceAge, EvidenceMinute, MinuteCounts, ObservationBatch, OldEvidence,
+    PairedError, Prediction, Pulled, ScoredRows, StoreError, TruthBatch,
+};
 
 /// Whether a batch is of observations or of truths: their ids are apart.
 pub(super) enum Kind {
@@ -52,11 +59,86 @@ fn minute(row: &Row) -> Result<EvidenceMinute, StoreError> {
     })
 }
 
-impl SqlStore {
-    pub(super) async fn add_observations(
+#[async_trait]
+impl Evidence for SqlStore {
+    async fn observe(&self, batch: &ObservationBatch) -> Result<BatchReceipt, StoreError> {
+        self.seen(self.add_observations(batch).await)
+    }
+
+    async fn add_truth(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError> {
+        self.seen(self.add_truths(batch).await)
+    }
+
+    async fn add_scored(
         &self,
-        batch: &ObservationBatch,
-    ) -> Result<BatchReceipt, StoreError> {
+        run: RunId,
+        epoch: Epoch,
+        model: &ModelName,
+        scored: &ScoredRows,
+    ) -> Result<u64, StoreError> {
+        self.seen(self.add_scored_rows(run, epoch, model, scored).await)
+    }
+
+    async fn pulls(&self, model: Option<&ModelName>) -> Result<Vec<Pulled>, StoreError> {
+        self.list_pulls(model).await
+    }
+
+    async fn keep_pulled(&self, batch: &PulledBatch) -> Result<Option<PullState>, StoreError> {
+        self.seen(self.keep_page(batch).await)
+    }
+
+    async fn evidence(
+        &self,
+        model: &ModelName,
+        versions: &[VersionName],
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<EvidenceMinute>, StoreError> {
+        self.seen(self.list_evidence(model, versions, after, limit).await)
+    }
+
+    async fn paired_errors(
+        &self,
+        model: &ModelName,
+        canary: &VersionName,
+        stable: &VersionName,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<PairedError>, StoreError> {
+        self.seen(self.list_pairs(model, canary, stable, after, limit).await)
+    }
+
+    async fn labelled(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        since: Timestamp,
+    ) -> Result<LabelCounts, StoreError> {
+        self.seen(self.count_labels(model, version, since).await)
+    }
+
+    async fn ripe(
+        &self,
+        model: &ModelName,
+        canary: &VersionName,
+        stable: &VersionName,
+        wanted: &Ripening,
+        limit: u32,
+    ) -> Result<Ripe, StoreError> {
+        self.seen(self.list_ripe(model, canary, stable, wanted, limit).await)
+    }
+
+    async fn forget_evidence(
+        &self,
+        older: &EvidenceAge,
+        only_count: bool,
+    ) -> Result<OldEvidence, StoreError> {
+        self.seen(self.drop_evidence(older, only_count).await)
+    }
+}
+
+impl SqlStore {
+    async fn add_observations(&self, batch: &ObservationBatch) -> Result<BatchReceipt, StoreError> {
         let mut tx = self.begin().await?;
         let Some(seq) =
             begin_batch(&mut tx, &batch.model, &Kind::Observations, &batch.batch_id, batch.at).await?
@@ -75,7 +157,7 @@ impl SqlStore {
         Ok(BatchReceipt { duplicate: false, accepted, unmatched: 0 })
     }
 
-    pub(super) async fn list_evidence(
+    async fn list_evidence(
         &self,
         model: &ModelName,
         versions: &[VersionName],

@@ -1,11 +1,13 @@
 //! Step logs, in chunks.
 
+use async_trait::async_trait;
+
 use super::super::Row;
 use super::rows::{self, count, get, word};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::{RunId, StepId};
-use crate::store::{LogChunk, StoreError};
+use crate::store::{LogChunk, Logs, StoreError};
 
 /// No chunk is larger.
 const LARGEST_CHUNK: usize = 64 * 1024;
@@ -23,8 +25,32 @@ fn chunk(row: &Row) -> Result<LogChunk, StoreError> {
     })
 }
 
+#[async_trait]
+impl Logs for SqlStore {
+    async fn append_log(
+        &self,
+        run: RunId,
+        step: &StepId,
+        attempt: u32,
+        bytes: &[u8],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.seen(self.write_log(run, step, attempt, bytes, at).await)
+    }
+
+    async fn read_log(
+        &self,
+        run: RunId,
+        step: Option<&StepId>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LogChunk>, StoreError> {
+        self.seen(self.list_log(run, step, after, limit).await)
+    }
+}
+
 impl SqlStore {
-    pub(super) async fn write_log(
+    async fn write_log(
         &self,
         run: RunId,
         step: &StepId,
@@ -66,7 +92,7 @@ impl SqlStore {
         Err(StoreError::Away("the log of this run is written by too many at once".to_owned()))
     }
 
-    pub(super) async fn list_log(
+    async fn list_log(
         &self,
         run: RunId,
         step: Option<&StepId>,

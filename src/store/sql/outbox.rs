@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::super::{Row, span};
 use super::checkpoint::insert_notices;
 use super::rows::{self, count, get, json, text};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::RunId;
-use crate::store::{Notice, OutboxEntry, StoreError};
+use crate::store::{Notice, Outbox, OutboxEntry, StoreError};
 
 fn entry(row: &Row) -> Result<OutboxEntry, StoreError> {
     Ok(OutboxEntry {
@@ -23,14 +25,61 @@ fn entry(row: &Row) -> Result<OutboxEntry, StoreError> {
     })
 }
 
+#[async_trait]
+impl Outbox for SqlStore {
+    async fn queue_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError> {
+        self.seen(self.add_notices(notices, at).await)
+    }
+
+    async fn take_outbox(
+        &self,
+        limit: u32,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.seen(self.take_notices(limit, hold, at).await)
+    }
+
+    async fn hold_outbox(
+        &self,
+        id: i64,
+        held_until: Option<Timestamp>,
+        hold: Duration,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.seen(self.hold_notice(id, held_until, hold, at).await)
+    }
+
+    async fn outbox_waits(&self, entries: &[&OutboxEntry], due_at: Timestamp) -> Result<(), StoreError> {
+        self.seen(self.notices_were_not_tried(entries, due_at).await)
+    }
+
+    async fn outbox_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
+        self.seen(self.notice_sent(id, at).await)
+    }
+
+    async fn outbox_failed(
+        &self,
+        entry: &OutboxEntry,
+        error: &str,
+        retry_at: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        self.seen(self.notice_failed(entry, error, retry_at).await)
+    }
+
+    async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.seen(self.notices_of(run).await)
+    }
+}
+
 impl SqlStore {
-    pub(super) async fn add_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError> {
+    async fn add_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         insert_notices(&mut tx, notices, at).await?;
         Ok(tx.commit().await?)
     }
 
-    pub(super) async fn take_notices(
+    async fn take_notices(
         &self,
         limit: u32,
         hold: Duration,
@@ -58,7 +107,7 @@ impl SqlStore {
         Ok(entries)
     }
 
-    pub(super) async fn hold_notice(
+    async fn hold_notice(
         &self,
         id: i64,
         held_until: Option<Timestamp>,
@@ -79,7 +128,7 @@ impl SqlStore {
         held.map(|row| get(&row, "due_at")).transpose()
     }
 
-    pub(super) async fn notices_were_not_tried(
+    async fn notices_were_not_tried(
         &self,
         entries: &[&OutboxEntry],
         due_at: Timestamp,
@@ -98,7 +147,7 @@ impl SqlStore {
         Ok(tx.commit().await?)
     }
 
-    pub(super) async fn notice_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
+    async fn notice_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
         sqlx::query(sql!(
             "UPDATE refit.outbox SET sent_at = $2, due_at = NULL, last_error = NULL WHERE id = $1"
         ))
@@ -109,7 +158,7 @@ impl SqlStore {
         Ok(())
     }
 
-    pub(super) async fn notice_failed(
+    async fn notice_failed(
         &self,
         entry: &OutboxEntry,
         error: &str,
@@ -128,7 +177,7 @@ impl SqlStore {
         Ok(())
     }
 
-    pub(super) async fn notices_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
+    async fn notices_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
         let found = sqlx::query(sql!("SELECT * FROM refit.outbox WHERE run = $1 ORDER BY id"))
             .bind(run.0)
             .fetch_all(&self.parts.reader)

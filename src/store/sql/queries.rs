@@ -1,5 +1,6 @@
 //! Reading runs, attempts, intents and events.
 
+use async_trait::async_trait;
 use serde_json::Value;
 use sqlx::types::Json;
 
@@ -9,10 +10,54 @@ use super::store::SqlStore;
 use crate::domain::event::Event;
 use crate::domain::id::{EventId, ModelName, RunId, StepId, WorkflowName};
 use crate::domain::run::{Attempt, Intent, Outcome, Run, Signal};
-use crate::store::{RunFilter, RunSummary, StoreError};
+use crate::store::{NewRun, RunFilter, RunSummary, Runs, StoreError, Submitted};
+
+#[async_trait]
+impl Runs for SqlStore {
+    async fn submit(&self, event: &Event, runs: Vec<NewRun>) -> Result<Vec<Submitted>, StoreError> {
+        self.seen(self.submit_event(event, &runs).await)
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<Event>, StoreError> {
+        self.seen(self.read_event(id).await)
+    }
+
+    async fn events(&self, before: Option<EventId>, limit: u32) -> Result<Vec<Event>, StoreError> {
+        self.seen(self.list_events(before, limit).await)
+    }
+
+    async fn run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
+        self.seen(self.read_run(id).await)
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
+        self.seen(self.list_runs(filter).await)
+    }
+
+    async fn attempts(&self, run: RunId) -> Result<Vec<Attempt>, StoreError> {
+        self.seen(self.list_attempts(run).await)
+    }
+
+    async fn intents(&self, run: RunId) -> Result<Vec<Intent>, StoreError> {
+        self.seen(self.list_intents(run).await)
+    }
+
+    async fn previous_output(
+        &self,
+        workflow: &WorkflowName,
+        before: RunId,
+        step: &StepId,
+    ) -> Result<Option<Value>, StoreError> {
+        self.seen(self.output_before(workflow, before, step).await)
+    }
+
+    async fn recent_outcomes(&self, workflow: &WorkflowName, limit: u32) -> Result<Vec<Outcome>, StoreError> {
+        self.seen(self.list_outcomes(workflow, limit).await)
+    }
+}
 
 impl SqlStore {
-    pub(super) async fn read_event(&self, id: EventId) -> Result<Option<Event>, StoreError> {
+    async fn read_event(&self, id: EventId) -> Result<Option<Event>, StoreError> {
         let row = sqlx::query(sql!("SELECT * FROM refit.events WHERE id = $1"))
             .bind(id.0)
             .fetch_optional(&self.parts.reader)
@@ -20,11 +65,7 @@ impl SqlStore {
         row.as_ref().map(rows::event).transpose()
     }
 
-    pub(super) async fn list_events(
-        &self,
-        before: Option<EventId>,
-        limit: u32,
-    ) -> Result<Vec<Event>, StoreError> {
+    async fn list_events(&self, before: Option<EventId>, limit: u32) -> Result<Vec<Event>, StoreError> {
         let found = sqlx::query(sql!(
             "SELECT * FROM refit.events WHERE $1 IS NULL OR id < $1 ORDER BY id DESC LIMIT $2"
         ))
@@ -35,12 +76,12 @@ impl SqlStore {
         rows::all(&found, rows::event)
     }
 
-    pub(super) async fn read_run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
+    async fn read_run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
         let mut connection = self.parts.reader.acquire().await?;
         run_in(&mut connection, id).await
     }
 
-    pub(super) async fn list_runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
+    async fn list_runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
         let found = sqlx::query(sql!(
             "SELECT id, workflow, model, status, outcome, reason, event_name, created_at, finished_at FROM refit.runs
              WHERE ($1 IS NULL OR workflow = $1) AND ($2 IS NULL OR model = $2) AND ($3 IS NULL OR status = $3)
@@ -57,18 +98,18 @@ impl SqlStore {
         rows::all(&found, rows::summary)
     }
 
-    pub(super) async fn list_attempts(&self, run: RunId) -> Result<Vec<Attempt>, StoreError> {
+    async fn list_attempts(&self, run: RunId) -> Result<Vec<Attempt>, StoreError> {
         let mut connection = self.parts.reader.acquire().await?;
         attempts_in(&mut connection, run).await
     }
 
-    pub(super) async fn list_intents(&self, run: RunId) -> Result<Vec<Intent>, StoreError> {
+    async fn list_intents(&self, run: RunId) -> Result<Vec<Intent>, StoreError> {
         let mut connection = self.parts.reader.acquire().await?;
         intents_in(&mut connection, run).await
     }
 
     /// From runs that ended well, and from those that go on: their step is done, whatever comes of them.
-    pub(super) async fn output_before(
+    async fn output_before(
         &self,
         workflow: &WorkflowName,
         before: RunId,
@@ -89,11 +130,7 @@ impl SqlStore {
         Ok(output.flatten().map(|json| json.0))
     }
 
-    pub(super) async fn list_outcomes(
-        &self,
-        workflow: &WorkflowName,
-        limit: u32,
-    ) -> Result<Vec<Outcome>, StoreError> {
+    async fn list_outcomes(&self, workflow: &WorkflowName, limit: u32) -> Result<Vec<Outcome>, StoreError> {
         let found = sqlx::query(sql!(
             "SELECT outcome FROM refit.runs WHERE workflow = $1 AND status = 'finished' ORDER BY id DESC LIMIT $2"
         ))

@@ -12,7 +12,7 @@ use crate::domain::history::{Change, ChangedBy, HistoryEntry, VersionAction};
 use crate::domain::id::{Generation, ModelName, VersionName};
 use crate::domain::retention::{Fate, Holdings, Pin};
 use crate::domain::version::{VersionRecord, VersionState};
-use crate::store::{Condemned, EvidenceAge, Judge, Marked, OldEvidence, Registry, StoreError};
+use crate::store::{Condemned, Judge, Marked, Registry, StoreError};
 
 /// Held by whoever makes or removes a reference to a version of the model, until the transaction ends.
 pub(super) async fn lock_versions(connection: &mut Connection, model: &ModelName) -> Result<(), StoreError> {
@@ -156,14 +156,6 @@ impl Registry for SqlStore {
         until: Option<Timestamp>,
     ) -> Result<Vec<HistoryEntry>, StoreError> {
         self.seen(self.list_changes(Some(model), (Some(from), until), i64::MAX).await)
-    }
-
-    async fn forget_evidence(
-        &self,
-        older: &EvidenceAge,
-        only_count: bool,
-    ) -> Result<OldEvidence, StoreError> {
-        self.seen(self.drop_evidence(older, only_count).await)
     }
 }
 

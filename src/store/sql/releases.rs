@@ -1,5 +1,6 @@
 //! Releases: who serves. Every change is a compare-and-set on the generation.
 
+use async_trait::async_trait;
 use sqlx::types::Uuid;
 
 use super::super::{Connection, Row};
@@ -14,7 +15,7 @@ use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::Release;
 use crate::domain::run::SignalKind;
-use crate::store::{ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
+use crate::store::{ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Releases, StoreError};
 
 pub(super) fn release(row: &Row) -> Result<Release, StoreError> {
     Ok(Release {
@@ -45,8 +46,51 @@ enum Right {
     CancelRequested,
 }
 
+#[async_trait]
+impl Releases for SqlStore {
+    async fn release(&self, model: &ModelName, target: &TargetName) -> Result<Option<Release>, StoreError> {
+        self.seen(self.read_release(model, target).await)
+    }
+
+    async fn releases(&self, model: Option<&ModelName>) -> Result<Vec<Release>, StoreError> {
+        self.seen(self.list_releases(model).await)
+    }
+
+    async fn write_release(&self, write: ReleaseWrite) -> Result<ReleaseWritten, StoreError> {
+        self.seen(self.change_release(&write).await)
+    }
+
+    async fn release_applied(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+    ) -> Result<(), StoreError> {
+        self.seen(self.mark_applied(model, target, generation).await)
+    }
+
+    async fn extend_canary_validity(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.seen(self.extend_validity(model, target, generation, until).await)
+    }
+
+    async fn release_history(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        limit: u32,
+    ) -> Result<Vec<ReleaseAudit>, StoreError> {
+        self.seen(self.list_history(model, target, limit).await)
+    }
+}
+
 impl SqlStore {
-    pub(super) async fn read_release(
+    async fn read_release(
         &self,
         model: &ModelName,
         target: &TargetName,
@@ -55,7 +99,7 @@ impl SqlStore {
         release_in(&mut connection, model, target).await
     }
 
-    pub(super) async fn list_releases(&self, model: Option<&ModelName>) -> Result<Vec<Release>, StoreError> {
+    async fn list_releases(&self, model: Option<&ModelName>) -> Result<Vec<Release>, StoreError> {
         let found = sqlx::query(sql!(
             "SELECT * FROM refit.releases WHERE $1 IS NULL OR model = $1 ORDER BY model, target"
         ))
@@ -65,7 +109,7 @@ impl SqlStore {
         rows::all(&found, release)
     }
 
-    pub(super) async fn change_release(&self, write: &ReleaseWrite) -> Result<ReleaseWritten, StoreError> {
+    async fn change_release(&self, write: &ReleaseWrite) -> Result<ReleaseWritten, StoreError> {
         let mut tx = self.begin().await?;
         lock_versions(&mut tx, &write.model).await?;
         if let Some(by) = &write.by_run {
@@ -129,7 +173,7 @@ impl SqlStore {
             .ok_or_else(|| StoreError::Broken("the release that was written is not there".to_owned()))
     }
 
-    pub(super) async fn mark_applied(
+    async fn mark_applied(
         &self,
         model: &ModelName,
         target: &TargetName,
@@ -147,7 +191,7 @@ impl SqlStore {
         Ok(())
     }
 
-    pub(super) async fn extend_validity(
+    async fn extend_validity(
         &self,
         model: &ModelName,
         target: &TargetName,
@@ -173,7 +217,7 @@ impl SqlStore {
         Ok(tx.commit().await?)
     }
 
-    pub(super) async fn list_history(
+    async fn list_history(
         &self,
         model: &ModelName,
         target: &TargetName,

@@ -1,12 +1,14 @@
 //! Schedules: rows whose next tick is taken by compare-and-set, so that one process fires it.
 
+use async_trait::async_trait;
+
 use super::super::Row;
 use super::rows::{self, get, text, word};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::id::WorkflowName;
-use crate::store::{NewRun, ScheduleRow, StoreError};
+use crate::store::{NewRun, ScheduleRow, Schedules, StoreError};
 
 fn schedule(row: &Row) -> Result<ScheduleRow, StoreError> {
     Ok(ScheduleRow {
@@ -17,12 +19,29 @@ fn schedule(row: &Row) -> Result<ScheduleRow, StoreError> {
     })
 }
 
-impl SqlStore {
-    pub(super) async fn set_schedules(
+#[async_trait]
+impl Schedules for SqlStore {
+    async fn sync_schedules(&self, workflow: &WorkflowName, rows: &[ScheduleRow]) -> Result<(), StoreError> {
+        self.seen(self.set_schedules(workflow, rows).await)
+    }
+
+    async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
+        self.seen(self.list_schedules().await)
+    }
+
+    async fn fire_schedule(
         &self,
-        workflow: &WorkflowName,
-        rows: &[ScheduleRow],
-    ) -> Result<(), StoreError> {
+        id: &str,
+        read_at: Timestamp,
+        next: Timestamp,
+        submissions: Vec<(Event, Vec<NewRun>)>,
+    ) -> Result<bool, StoreError> {
+        self.seen(self.fire(id, read_at, next, &submissions).await)
+    }
+}
+
+impl SqlStore {
+    async fn set_schedules(&self, workflow: &WorkflowName, rows: &[ScheduleRow]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let known = sqlx::query(sql!("SELECT * FROM refit.schedules WHERE workflow = $1"))
             .bind(workflow.as_str())
@@ -53,14 +72,14 @@ impl SqlStore {
         Ok(tx.commit().await?)
     }
 
-    pub(super) async fn list_schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
+    async fn list_schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
         let found = sqlx::query(sql!("SELECT * FROM refit.schedules ORDER BY id"))
             .fetch_all(&self.parts.reader)
             .await?;
         rows::all(&found, schedule)
     }
 
-    pub(super) async fn fire(
+    async fn fire(
         &self,
         id: &str,
         read_at: Timestamp,

@@ -1,5 +1,6 @@
 //! Signals, cancels, and intents.
 
+use async_trait::async_trait;
 use serde_json::Value;
 use sqlx::types::Uuid;
 
@@ -9,7 +10,7 @@ use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::{Epoch, RunId};
 use crate::domain::run::{CancelRequest, Intent, IntentState, SignalKind};
-use crate::store::{SAFETY_NET, StoreError};
+use crate::store::{SAFETY_NET, Signals, StoreError};
 
 /// What a run that was told something is doing.
 pub(super) enum Told {
@@ -71,8 +72,26 @@ pub(super) async fn signal_in(
     Ok(if claimed { Told::Claimed } else { Told::Unclaimed })
 }
 
+#[async_trait]
+impl Signals for SqlStore {
+    async fn signal(
+        &self,
+        run: RunId,
+        kind: &SignalKind,
+        actor: &str,
+        reason: Option<&str>,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.seen(self.send_signal(run, kind, actor, reason, at).await)
+    }
+
+    async fn request_cancel(&self, run: RunId, request: &CancelRequest) -> Result<bool, StoreError> {
+        self.seen(self.ask_to_cancel(run, request).await)
+    }
+}
+
 impl SqlStore {
-    pub(super) async fn send_signal(
+    async fn send_signal(
         &self,
         run: RunId,
         kind: &SignalKind,
@@ -88,11 +107,7 @@ impl SqlStore {
         Ok(!matches!(told, Told::Gone))
     }
 
-    pub(super) async fn ask_to_cancel(
-        &self,
-        run: RunId,
-        request: &CancelRequest,
-    ) -> Result<bool, StoreError> {
+    async fn ask_to_cancel(&self, run: RunId, request: &CancelRequest) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let told =
             cancel_in(&mut tx, run, request, self.at(request.at), span(request.at, SAFETY_NET)).await?;

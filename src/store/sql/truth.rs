@@ -95,7 +95,7 @@ impl SqlStore {
         }
         insert_pairs(&mut tx, model, pairs, scored.at).await?;
         // A report of the app that waits for this truth has it now; a truth that waits for a report is not needed.
-        delete_truths(&mut tx, model, &new).await?;
+        of_requests(&mut tx, DELETE_TRUTHS, model, &new).await?;
         take_scored_truths(&mut tx, model, &new, scored.at).await?;
         match_truths(&mut tx, model, &new, scored.at).await?;
         tx.commit().await?;
@@ -185,7 +185,7 @@ struct About<'r> {
 impl About<'_> {
     /// The errors of two versions on it, as [`insert_pairs`] keeps them.
     fn pair(&self, a: (&str, f64), b: (&str, f64)) -> Value {
-        let (one, other) = if a.0 <= b.0 { (a, b) } else { (b, a) };
+        let (one, other) = if in_order(a.0, b.0).0 == a.0 { (a, b) } else { (b, a) };
         let (block, served_at) = (self.block.map(text), self.served_at.map(time_text));
         json!({
             "r": self.request, "b": block, "t": served_at, "u": self.scored,
@@ -305,28 +305,10 @@ pub(super) async fn match_truths(
     counted.keep(connection, model).await?;
     insert_pairs(connection, model, pairs, at).await?;
     let matched: Vec<&str> = matched.iter().map(String::as_str).collect();
-    mark_reported(connection, model, &matched).await?;
     // Raw predictions and truths are not kept once they were matched.
-    delete_predictions(connection, model, &matched).await?;
-    delete_truths(connection, model, &matched).await
-}
-
-/// The app's own report of these requests has met its truth: one that comes again is known.
-async fn mark_reported(
-    connection: &mut Connection,
-    model: &ModelName,
-    requests: &[&str],
-) -> Result<(), StoreError> {
-    sqlx::query(sql!(concat!(
-        "UPDATE refit.paired_errors SET truth = NULL WHERE model = $1 AND truth IS NOT NULL
-         AND request_id IN (SELECT e.value ->> 'r' FROM ",
-        each!("$2"),
-        ")"
-    )))
-    .bind(model.as_str())
-    .bind(wanted(requests))
-    .execute(connection)
-    .await?;
+    for statement in [MARK_REPORTED, DELETE_PREDICTIONS, DELETE_TRUTHS] {
+        of_requests(connection, statement, model, &matched).await?;
+    }
     Ok(())
 }
 
@@ -361,41 +343,33 @@ async fn insert_pairs(
     Ok(())
 }
 
-async fn delete_predictions(
-    connection: &mut Connection,
-    model: &ModelName,
-    requests: &[&str],
-) -> Result<(), StoreError> {
-    sqlx::query(sql!(concat!(
-        "DELETE FROM refit.predictions WHERE model = $1
-         AND request_id IN (SELECT e.value ->> 'r' FROM ",
-        each!("$2"),
-        ")"
-    )))
-    .bind(model.as_str())
-    .bind(wanted(requests))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
+/// The app's own report of these requests has met its truth: one that comes again is known.
+const MARK_REPORTED: &str = sql!(concat!(
+    "UPDATE refit.paired_errors SET truth = NULL WHERE model = $1 AND truth IS NOT NULL
+     AND request_id IN (SELECT e.value ->> 'r' FROM ",
+    each!("$2"),
+    ")"
+));
+const DELETE_PREDICTIONS: &str = sql!(concat!(
+    "DELETE FROM refit.predictions WHERE model = $1 AND request_id IN (SELECT e.value ->> 'r' FROM ",
+    each!("$2"),
+    ")"
+));
+const DELETE_TRUTHS: &str = sql!(concat!(
+    "DELETE FROM refit.truths WHERE model = $1 AND request_id IN (SELECT e.value ->> 'r' FROM ",
+    each!("$2"),
+    ")"
+));
 
-async fn delete_truths(
+/// Runs a statement about requests, `$2`, of a model, `$1`.
+async fn of_requests(
     connection: &mut Connection,
+    statement: &'static str,
     model: &ModelName,
     requests: &[&str],
 ) -> Result<(), StoreError> {
-    if requests.is_empty() {
-        return Ok(());
+    if !requests.is_empty() {
+        sqlx::query(statement).bind(model.as_str()).bind(wanted(requests)).execute(connection).await?;
     }
-    sqlx::query(sql!(concat!(
-        "DELETE FROM refit.truths WHERE model = $1
-         AND request_id IN (SELECT e.value ->> 'r' FROM ",
-        each!("$2"),
-        ")"
-    )))
-    .bind(model.as_str())
-    .bind(wanted(requests))
-    .execute(connection)
-    .await?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Versions: their names, and what is known of them.
 
+use async_trait::async_trait;
+
 use super::super::{Connection, Row};
 use super::registry::{audit_version, version_in};
 use super::rows::{self, doc, doc_opt, get, json_opt, text, word};
@@ -9,7 +11,7 @@ use crate::domain::history::{ChangedBy, VersionAction};
 use crate::domain::id::{Epoch, ModelName, RunId, VersionName};
 use crate::domain::release::ReleaseActor;
 use crate::domain::version::{Manifest, VersionRecord, VersionState};
-use crate::store::{Reservation, StoreError, VersionNamer};
+use crate::store::{Reservation, StoreError, VersionNamer, Versions};
 
 /// Runs that finish together on one model ask for the same name.
 const TRIES: u32 = 100;
@@ -40,8 +42,50 @@ pub(super) fn version(row: &Row) -> Result<VersionRecord, StoreError> {
     })
 }
 
+#[async_trait]
+impl Versions for SqlStore {
+    async fn reserve_version(
+        &self,
+        by: &Reservation,
+        name_of: VersionNamer<'_>,
+    ) -> Result<VersionRecord, StoreError> {
+        self.seen(self.reserve(by, name_of).await)
+    }
+
+    async fn set_version_state(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+        state: VersionState,
+        sealed: Option<(&Manifest, &str, &str)>,
+        fence: Option<(RunId, Epoch)>,
+    ) -> Result<(), StoreError> {
+        self.seen(self.change_version(model, version, state, sealed, fence).await)
+    }
+
+    async fn adopt_version(&self, record: &VersionRecord, by: &ChangedBy) -> Result<(), StoreError> {
+        self.seen(self.adopt(record, by).await)
+    }
+
+    async fn version(
+        &self,
+        model: &ModelName,
+        version: &VersionName,
+    ) -> Result<Option<VersionRecord>, StoreError> {
+        self.seen(self.read_version(model, version).await)
+    }
+
+    async fn versions(&self, model: &ModelName) -> Result<Vec<VersionRecord>, StoreError> {
+        self.seen(self.list_versions(model).await)
+    }
+
+    async fn models(&self) -> Result<Vec<ModelName>, StoreError> {
+        self.seen(self.list_models().await)
+    }
+}
+
 impl SqlStore {
-    pub(super) async fn reserve(
+    async fn reserve(
         &self,
         by: &Reservation,
         name_of: VersionNamer<'_>,
@@ -88,7 +132,7 @@ impl SqlStore {
         Err(StoreError::Broken(format!("no free version name was found for model `{}`", by.model)))
     }
 
-    pub(super) async fn change_version(
+    async fn change_version(
         &self,
         model: &ModelName,
         name: &VersionName,
@@ -123,7 +167,7 @@ impl SqlStore {
         Ok(tx.commit().await?)
     }
 
-    pub(super) async fn adopt(&self, record: &VersionRecord, by: &ChangedBy) -> Result<(), StoreError> {
+    async fn adopt(&self, record: &VersionRecord, by: &ChangedBy) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let made = sqlx::query(sql!(
             "INSERT INTO refit.versions
@@ -170,7 +214,7 @@ impl SqlStore {
         })
     }
 
-    pub(super) async fn read_version(
+    async fn read_version(
         &self,
         model: &ModelName,
         name: &VersionName,
@@ -183,7 +227,7 @@ impl SqlStore {
         row.as_ref().map(version).transpose()
     }
 
-    pub(super) async fn list_versions(&self, model: &ModelName) -> Result<Vec<VersionRecord>, StoreError> {
+    async fn list_versions(&self, model: &ModelName) -> Result<Vec<VersionRecord>, StoreError> {
         let found = sqlx::query(sql!(
             "SELECT * FROM refit.versions WHERE model = $1 AND state IN ('sealed', 'bad')
              ORDER BY created_at DESC, seq DESC"
@@ -194,7 +238,7 @@ impl SqlStore {
         rows::all(&found, version)
     }
 
-    pub(super) async fn list_models(&self) -> Result<Vec<ModelName>, StoreError> {
+    async fn list_models(&self) -> Result<Vec<ModelName>, StoreError> {
         let found = sqlx::query(sql!(
             "SELECT model FROM refit.versions UNION SELECT model FROM refit.releases
              UNION SELECT model FROM refit.runs ORDER BY model"

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use refit::clock::Clock;
 use refit::domain::Timestamp;
+use refit::domain::event::Event;
+use refit::domain::id::EventId;
 use refit::domain::run::{Outcome, RunStatus};
 use refit::engine::Engine;
 use refit::store::{RunFilter, Submitted};
-use refit::trigger::{Catalog, schedule, trigger};
+use refit::trigger::{Catalog, schedule, send, trigger};
+use serde_json::json;
 
 use crate::support::crash::Crash;
 use crate::support::world::{World, until};
@@ -127,7 +130,7 @@ async fn a_night_whose_clocks_change_has_one_tick() {
 const JUDGED: &str = r"
 name: judged
 model: m
-on: { schedule: { cron: '0 3 * * *' } }
+on: { schedule: { cron: '0 3 * * *' }, event: { name: data/ready } }
 notify: [{ on: [rejected], console: true }]
 steps:
   - id: train
@@ -168,6 +171,16 @@ async fn a_workflow_that_was_rejected_twice_in_a_row_waits_for_a_person() {
             assert_eq!(next.contains("the last two versions were rejected"), nth == 1, "{next}");
         }
         assert_eq!((night().await, night().await), (None, None), "nobody looked at it");
+        let ready = Event {
+            id: EventId::generate(),
+            name: "data/ready".to_owned(),
+            data: json!({}),
+            source: "http".to_owned(),
+            dedup_key: None,
+            received_at: world.clock.now(),
+        };
+        let heard = send(&engine, &catalog, &ready, "http").await.unwrap();
+        assert_eq!((heard.runs, heard.paused[0].0.as_str()), (vec![], "judged"), "whoever sent it is told");
 
         // A person starts it, and it goes on by itself from there.
         let Submitted::Made(by_hand) = trigger(&engine, judged, &[], "ann").await.unwrap() else {

@@ -18,6 +18,7 @@ use refit::domain::run::*;
 use refit::domain::version::*;
 use refit::store::*;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::crash::Crash;
@@ -30,81 +31,159 @@ pub struct CrashingStore {
     pub crash: Crash,
 }
 
+/// Passes calls on: a `write` is a place to die, a `read` needs a process that lives.
+macro_rules! passes {
+    ($room:ident: $($kind:ident $call:ident($($arg:ident: $of:ty),*) -> $back:ty;)*) => {
+        #[async_trait]
+        impl $room for CrashingStore {
+            $(async fn $call(&self, $($arg: $of),*) -> Result<$back, StoreError> {
+                passes!($kind self.$call($($arg),*))
+            })*
+        }
+    };
+    (read $self:ident.$call:ident($($arg:ident),*)) => {{
+        $self.crash.alive().await;
+        $self.inner.$call($($arg),*).await
+    }};
+    (write $self:ident.$call:ident($($arg:ident),*)) => {
+        $self.crash.around(stringify!($call), $self.inner.$call($($arg),*)).await
+    };
+}
+
+passes! { Runs:
+    write submit(event: &Event, runs: Vec<NewRun>) -> Vec<Submitted>;
+    read event(id: EventId) -> Option<Event>;
+    read events(before: Option<EventId>, limit: u32) -> Vec<Event>;
+    read run(id: RunId) -> Option<Run>;
+    read runs(filter: &RunFilter) -> Vec<RunSummary>;
+    read attempts(run: RunId) -> Vec<Attempt>;
+    read intents(run: RunId) -> Vec<Intent>;
+    read previous_output(workflow: &WorkflowName, before: RunId, step: &StepId) -> Option<Value>;
+    read recent_outcomes(workflow: &WorkflowName, limit: u32) -> Vec<Outcome>;
+}
+
+passes! { Leases:
+    write register_worker(worker: WorkerId, labels: &[String], at: Timestamp) -> ();
+    read live_workers() -> u32;
+    write retire_worker(worker: WorkerId) -> ();
+    write claim(run: RunId, worker: WorkerId, lease: Duration, at: Timestamp, plan: Planner<'_>) -> ClaimResult;
+    write renew(run: RunId, epoch: Epoch, lease: Duration, at: Timestamp) -> Renewal;
+    write checkpoint(checkpoint: Checkpoint) -> ();
+    write release_lease(run: RunId, epoch: Epoch) -> ();
+    write intend(run: RunId, epoch: Epoch, intent: &Intent) -> Intent;
+    write settle(run: RunId, epoch: Epoch, key: &str, result: &Value) -> ();
+    write reap(at: Timestamp) -> (usize, Option<Timestamp>);
+}
+
+passes! { Signals:
+    write signal(run: RunId, kind: &SignalKind, actor: &str, reason: Option<&str>, at: Timestamp) -> bool;
+    write request_cancel(run: RunId, request: &CancelRequest) -> bool;
+}
+
+passes! { Schedules:
+    write sync_schedules(workflow: &WorkflowName, rows: &[ScheduleRow]) -> ();
+    read schedules() -> Vec<ScheduleRow>;
+    write fire_schedule(id: &str, read_at: Timestamp, next: Timestamp, submissions: Vec<(Event, Vec<NewRun>)>) -> bool;
+}
+
+passes! { Outbox:
+    write queue_notices(notices: &[Notice], at: Timestamp) -> ();
+    write take_outbox(limit: u32, hold: Duration, at: Timestamp) -> Vec<OutboxEntry>;
+    write hold_outbox(id: i64, held_until: Option<Timestamp>, hold: Duration, at: Timestamp) -> Option<Timestamp>;
+    write outbox_waits(entries: &[&OutboxEntry], due_at: Timestamp) -> ();
+    write outbox_sent(id: i64, at: Timestamp) -> ();
+    write outbox_failed(entry: &OutboxEntry, error: &str, retry_at: Option<Timestamp>) -> ();
+    read outbox_of(run: RunId) -> Vec<OutboxEntry>;
+}
+
+passes! { Boards:
+    write touch_boards(run: RunId, boards: &[NotifierName], at: Timestamp) -> ();
+    write take_boards(limit: u32, hold: Duration, at: Timestamp) -> Vec<BoardEntry>;
+    write board_shown(board: &BoardEntry, place: &Posted, shows: &str, again_at: Timestamp) -> ();
+    write board_failed(board: &BoardEntry, error: &str, retry_at: Option<Timestamp>, again_at: Timestamp) -> ();
+    write hold_board(run: RunId, notifier: &NotifierName, held_until: Timestamp, hold: Duration, at: Timestamp) -> Option<Timestamp>;
+    write board_waits(board: &BoardEntry, due_at: Timestamp) -> ();
+    read board_of(run: RunId, notifier: &NotifierName) -> Option<Posted>;
+}
+
+passes! { Logs:
+    write append_log(run: RunId, step: &StepId, attempt: u32, bytes: &[u8], at: Timestamp) -> ();
+    read read_log(run: RunId, step: Option<&StepId>, after: i64, limit: u32) -> Vec<LogChunk>;
+}
+
+passes! { Versions:
+    write reserve_version(by: &Reservation, name_of: VersionNamer<'_>) -> VersionRecord;
+    write set_version_state(model: &ModelName, version: &VersionName, state: VersionState, sealed: Option<(&Manifest, &str, &str)>, fence: Option<(RunId, Epoch)>) -> ();
+    write adopt_version(record: &VersionRecord, by: &ChangedBy) -> ();
+    read version(model: &ModelName, version: &VersionName) -> Option<VersionRecord>;
+    read versions(model: &ModelName) -> Vec<VersionRecord>;
+    read models() -> Vec<ModelName>;
+}
+
+passes! { Releases:
+    read release(model: &ModelName, target: &TargetName) -> Option<Release>;
+    read releases(model: Option<&ModelName>) -> Vec<Release>;
+    write write_release(write: ReleaseWrite) -> ReleaseWritten;
+    write release_applied(model: &ModelName, target: &TargetName, generation: Generation) -> ();
+    write extend_canary_validity(model: &ModelName, target: &TargetName, generation: Generation, until: Timestamp) -> ();
+    read release_history(model: &ModelName, target: &TargetName, limit: u32) -> Vec<ReleaseAudit>;
+}
+
+passes! { Canaries:
+    write open_canary(epoch: Epoch, canary: &CanaryRecord) -> CanaryRecord;
+    read canary_of(run: RunId) -> Option<CanaryRecord>;
+    read live_canaries(due_at: Option<Timestamp>) -> Vec<CanaryRecord>;
+    write take_look(id: CanaryId, read: Timestamp, next: Timestamp) -> bool;
+    write save_look(before: &CanaryRecord, after: &CanaryRecord, notices: &[Notice]) -> bool;
+    write end_bake(id: CanaryId, at: Timestamp) -> CanaryRecord;
+    write set_canary_state(id: CanaryId, state: CanaryState, bake_until: Option<Timestamp>, reason: &str, at: Timestamp) -> ();
+}
+
+passes! { Evidence:
+    write observe(batch: &ObservationBatch) -> BatchReceipt;
+    write add_truth(batch: &TruthBatch) -> BatchReceipt;
+    write add_scored(run: RunId, epoch: Epoch, model: &ModelName, scored: &ScoredRows) -> u64;
+    read pulls(model: Option<&ModelName>) -> Vec<Pulled>;
+    write keep_pulled(batch: &PulledBatch) -> Option<PullState>;
+    read evidence(model: &ModelName, versions: &[VersionName], after: i64, limit: u32) -> Vec<EvidenceMinute>;
+    read paired_errors(model: &ModelName, canary: &VersionName, stable: &VersionName, after: i64, limit: u32) -> Vec<PairedError>;
+    read labelled(model: &ModelName, version: &VersionName, since: Timestamp) -> LabelCounts;
+    read ripe(model: &ModelName, canary: &VersionName, stable: &VersionName, wanted: &Ripening, limit: u32) -> Ripe;
+    write forget_evidence(older: &EvidenceAge, only_count: bool) -> OldEvidence;
+}
+
+passes! { Registry:
+    read holdings(model: &ModelName, since: Timestamp) -> Holdings;
+    write condemn_version(model: &ModelName, version: &VersionName, since: Timestamp, judge: Judge<'_>, by: &ChangedBy) -> Condemned;
+    write version_deleted(model: &ModelName, version: &VersionName, by: &ChangedBy) -> ();
+    write pin_version(model: &ModelName, version: &VersionName, pinned: bool, by: &ChangedBy) -> Marked;
+    write mark_version(model: &ModelName, version: &VersionName, bad: bool, by: &ChangedBy) -> Marked;
+    read pins(model: Option<&ModelName>) -> Vec<Pin>;
+    read history(model: Option<&ModelName>, limit: u32) -> Vec<HistoryEntry>;
+    read history_during(model: &ModelName, from: Timestamp, until: Option<Timestamp>) -> Vec<HistoryEntry>;
+}
+
 #[async_trait]
-impl Registry for CrashingStore {
-    async fn holdings(&self, model: &ModelName, since: Timestamp) -> Result<Holdings, StoreError> {
+impl Wakeups for CrashingStore {
+    async fn deliver_wakeups(&self, to: Arc<dyn OnWake>, concurrency: usize, stop: CancellationToken) {
         self.crash.alive().await;
-        self.inner.holdings(model, since).await
+        self.inner.deliver_wakeups(to, concurrency, stop).await
     }
 
-    async fn condemn_version(
-        &self,
-        model: &ModelName,
-        version: &VersionName,
-        since: Timestamp,
-        judge: Judge<'_>,
-        by: &ChangedBy,
-    ) -> Result<Condemned, StoreError> {
-        self.crash
-            .around("condemn_version", self.inner.condemn_version(model, version, since, judge, by))
-            .await
+    fn poke(&self) {
+        self.inner.poke()
     }
 
-    async fn version_deleted(
-        &self,
-        model: &ModelName,
-        version: &VersionName,
-        by: &ChangedBy,
-    ) -> Result<(), StoreError> {
-        self.crash.around("version_deleted", self.inner.version_deleted(model, version, by)).await
+    fn news(&self) -> watch::Receiver<u64> {
+        self.inner.news()
     }
 
-    async fn pin_version(
-        &self,
-        model: &ModelName,
-        version: &VersionName,
-        pinned: bool,
-        by: &ChangedBy,
-    ) -> Result<Marked, StoreError> {
-        self.crash.around("pin_version", self.inner.pin_version(model, version, pinned, by)).await
+    async fn due(&self, at: Timestamp) -> Result<Due, StoreError> {
+        self.inner.due(at).await
     }
 
-    async fn mark_version(
-        &self,
-        model: &ModelName,
-        version: &VersionName,
-        bad: bool,
-        by: &ChangedBy,
-    ) -> Result<Marked, StoreError> {
-        self.crash.around("mark_version", self.inner.mark_version(model, version, bad, by)).await
-    }
-
-    async fn pins(&self, model: Option<&ModelName>) -> Result<Vec<Pin>, StoreError> {
-        self.crash.alive().await;
-        self.inner.pins(model).await
-    }
-
-    async fn history(&self, model: Option<&ModelName>, limit: u32) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.crash.alive().await;
-        self.inner.history(model, limit).await
-    }
-
-    async fn history_during(
-        &self,
-        model: &ModelName,
-        from: Timestamp,
-        until: Option<Timestamp>,
-    ) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.crash.alive().await;
-        self.inner.history_during(model, from, until).await
-    }
-
-    async fn forget_evidence(
-        &self,
-        older: &EvidenceAge,
-        only_count: bool,
-    ) -> Result<OldEvidence, StoreError> {
-        self.crash.around("forget_evidence", self.inner.forget_evidence(older, only_count)).await
+    async fn rest(&self) {
+        self.inner.rest().await;
     }
 }
 
@@ -130,506 +209,5 @@ impl Store for CrashingStore {
     async fn close(&self) {
         self.crash.alive().await;
         self.inner.close().await
-    }
-
-    async fn live_workers(&self) -> Result<u32, StoreError> {
-        self.crash.alive().await;
-        self.inner.live_workers().await
-    }
-
-    async fn submit(&self, event: &Event, runs: Vec<NewRun>) -> Result<Vec<Submitted>, StoreError> {
-        self.crash.around("submit", self.inner.submit(event, runs)).await
-    }
-
-    async fn event(&self, id: EventId) -> Result<Option<Event>, StoreError> {
-        self.crash.alive().await;
-        self.inner.event(id).await
-    }
-
-    async fn events(&self, before: Option<EventId>, limit: u32) -> Result<Vec<Event>, StoreError> {
-        self.crash.alive().await;
-        self.inner.events(before, limit).await
-    }
-
-    async fn run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
-        self.crash.alive().await;
-        self.inner.run(id).await
-    }
-
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
-        self.crash.alive().await;
-        self.inner.runs(filter).await
-    }
-
-    async fn attempts(&self, run: RunId) -> Result<Vec<Attempt>, StoreError> {
-        self.crash.alive().await;
-        self.inner.attempts(run).await
-    }
-
-    async fn intents(&self, run: RunId) -> Result<Vec<Intent>, StoreError> {
-        self.crash.alive().await;
-        self.inner.intents(run).await
-    }
-
-    async fn previous_output(
-        &self,
-        workflow: &WorkflowName,
-        before: RunId,
-        step: &StepId,
-    ) -> Result<Option<Value>, StoreError> {
-        self.crash.alive().await;
-        self.inner.previous_output(workflow, before, step).await
-    }
-
-    async fn recent_outcomes(&self, workflow: &WorkflowName, limit: u32) -> Result<Vec<Outcome>, StoreError> {
-        self.crash.alive().await;
-        self.inner.recent_outcomes(workflow, limit).await
-    }
-
-    async fn register_worker(
-        &self,
-        worker: WorkerId,
-        labels: &[String],
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.crash.around("register_worker", self.inner.register_worker(worker, labels, at)).await
-    }
-
-    async fn retire_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
-        self.crash.around("retire_worker", self.inner.retire_worker(worker)).await
-    }
-
-    async fn claim(
-        &self,
-        run: RunId,
-        worker: WorkerId,
-        lease: Duration,
-        at: Timestamp,
-        plan: Planner<'_>,
-    ) -> Result<ClaimResult, StoreError> {
-        self.crash.around("claim", self.inner.claim(run, worker, lease, at, plan)).await
-    }
-
-    async fn renew(
-        &self,
-        run: RunId,
-        epoch: Epoch,
-        lease: Duration,
-        at: Timestamp,
-    ) -> Result<Renewal, StoreError> {
-        self.crash.around("renew", self.inner.renew(run, epoch, lease, at)).await
-    }
-
-    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
-        self.crash.around("checkpoint", self.inner.checkpoint(checkpoint)).await
-    }
-
-    async fn release_lease(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError> {
-        self.crash.around("release_lease", self.inner.release_lease(run, epoch)).await
-    }
-
-    async fn intend(&self, run: RunId, epoch: Epoch, intent: &Intent) -> Result<Intent, StoreError> {
-        self.crash.around("intend", self.inner.intend(run, epoch, intent)).await
-    }
-
-    async fn settle(&self, run: RunId, epoch: Epoch, key: &str, result: &Value) -> Result<(), StoreError> {
-        self.crash.around("settle", self.inner.settle(run, epoch, key, result)).await
-    }
-
-    async fn queue_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError> {
-        self.crash.around("queue_notices", self.inner.queue_notices(notices, at)).await
-    }
-
-    async fn signal(
-        &self,
-        run: RunId,
-        kind: &SignalKind,
-        actor: &str,
-        reason: Option<&str>,
-        at: Timestamp,
-    ) -> Result<bool, StoreError> {
-        self.crash.around("signal", self.inner.signal(run, kind, actor, reason, at)).await
-    }
-
-    async fn request_cancel(&self, run: RunId, request: &CancelRequest) -> Result<bool, StoreError> {
-        self.crash.around("request_cancel", self.inner.request_cancel(run, request)).await
-    }
-
-    async fn reap(&self, at: Timestamp) -> Result<(usize, Option<Timestamp>), StoreError> {
-        self.crash.around("reap", self.inner.reap(at)).await
-    }
-
-    async fn deliver_wakeups(
-        &self,
-        to: std::sync::Arc<dyn OnWake>,
-        concurrency: usize,
-        stop: CancellationToken,
-    ) {
-        self.crash.alive().await;
-        self.inner.deliver_wakeups(to, concurrency, stop).await
-    }
-
-    fn news(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.inner.news()
-    }
-
-    async fn due(&self, at: Timestamp) -> Result<Due, StoreError> {
-        self.inner.due(at).await
-    }
-
-    async fn rest(&self) {
-        self.inner.rest().await;
-    }
-
-    fn poke(&self) {
-        self.inner.poke()
-    }
-
-    async fn sync_schedules(&self, workflow: &WorkflowName, rows: &[ScheduleRow]) -> Result<(), StoreError> {
-        self.crash.around("sync_schedules", self.inner.sync_schedules(workflow, rows)).await
-    }
-
-    async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
-        self.crash.alive().await;
-        self.inner.schedules().await
-    }
-
-    async fn fire_schedule(
-        &self,
-        id: &str,
-        read_at: Timestamp,
-        next: Timestamp,
-        submissions: Vec<(Event, Vec<NewRun>)>,
-    ) -> Result<bool, StoreError> {
-        self.crash.around("fire_schedule", self.inner.fire_schedule(id, read_at, next, submissions)).await
-    }
-
-    async fn take_outbox(
-        &self,
-        limit: u32,
-        hold: Duration,
-        at: Timestamp,
-    ) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.crash.around("take_outbox", self.inner.take_outbox(limit, hold, at)).await
-    }
-
-    async fn hold_outbox(
-        &self,
-        id: i64,
-        held_until: Option<Timestamp>,
-        hold: Duration,
-        at: Timestamp,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        self.crash.around("hold_outbox", self.inner.hold_outbox(id, held_until, hold, at)).await
-    }
-
-    async fn outbox_waits(&self, entries: &[&OutboxEntry], due_at: Timestamp) -> Result<(), StoreError> {
-        self.crash.around("outbox_waits", self.inner.outbox_waits(entries, due_at)).await
-    }
-
-    async fn outbox_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
-        self.crash.around("outbox_sent", self.inner.outbox_sent(id, at)).await
-    }
-
-    async fn outbox_failed(
-        &self,
-        entry: &OutboxEntry,
-        error: &str,
-        retry_at: Option<Timestamp>,
-    ) -> Result<(), StoreError> {
-        self.crash.around("outbox_failed", self.inner.outbox_failed(entry, error, retry_at)).await
-    }
-
-    async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.crash.alive().await;
-        self.inner.outbox_of(run).await
-    }
-
-    async fn touch_boards(
-        &self,
-        run: RunId,
-        boards: &[NotifierName],
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.crash.around("touch_boards", self.inner.touch_boards(run, boards, at)).await
-    }
-
-    async fn take_boards(
-        &self,
-        limit: u32,
-        hold: Duration,
-        at: Timestamp,
-    ) -> Result<Vec<BoardEntry>, StoreError> {
-        self.crash.around("take_boards", self.inner.take_boards(limit, hold, at)).await
-    }
-
-    async fn board_shown(
-        &self,
-        board: &BoardEntry,
-        place: &Posted,
-        shows: &str,
-        again_at: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.crash.around("board_shown", self.inner.board_shown(board, place, shows, again_at)).await
-    }
-
-    async fn board_failed(
-        &self,
-        board: &BoardEntry,
-        error: &str,
-        retry_at: Option<Timestamp>,
-        again_at: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.crash.around("board_failed", self.inner.board_failed(board, error, retry_at, again_at)).await
-    }
-
-    async fn hold_board(
-        &self,
-        run: RunId,
-        notifier: &NotifierName,
-        held_until: Timestamp,
-        hold: Duration,
-        at: Timestamp,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        self.crash.around("hold_board", self.inner.hold_board(run, notifier, held_until, hold, at)).await
-    }
-
-    async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {
-        self.crash.around("board_waits", self.inner.board_waits(board, due_at)).await
-    }
-
-    async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError> {
-        self.crash.alive().await;
-        self.inner.board_of(run, notifier).await
-    }
-
-    async fn append_log(
-        &self,
-        run: RunId,
-        step: &StepId,
-        attempt: u32,
-        bytes: &[u8],
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.crash.around("append_log", self.inner.append_log(run, step, attempt, bytes, at)).await
-    }
-
-    async fn read_log(
-        &self,
-        run: RunId,
-        step: Option<&StepId>,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<LogChunk>, StoreError> {
-        self.crash.alive().await;
-        self.inner.read_log(run, step, after, limit).await
-    }
-
-    async fn reserve_version(
-        &self,
-        by: &Reservation,
-        name_of: VersionNamer<'_>,
-    ) -> Result<VersionRecord, StoreError> {
-        self.crash.around("reserve_version", self.inner.reserve_version(by, name_of)).await
-    }
-
-    async fn set_version_state(
-        &self,
-        model: &ModelName,
-        version: &VersionName,
-        state: VersionState,
-        sealed: Option<(&Manifest, &str, &str)>,
-        fence: Option<(RunId, Epoch)>,
-    ) -> Result<(), StoreError> {
-        self.crash
-            .around("set_version_state", self.inner.set_version_state(model, version, state, sealed, fence))
-            .await
-    }
-
-    async fn adopt_version(&self, record: &VersionRecord, by: &ChangedBy) -> Result<(), StoreError> {
-        self.crash.around("adopt_version", self.inner.adopt_version(record, by)).await
-    }
-
-    async fn version(
-        &self,
-        model: &ModelName,
-        version: &VersionName,
-    ) -> Result<Option<VersionRecord>, StoreError> {
-        self.crash.alive().await;
-        self.inner.version(model, version).await
-    }
-
-    async fn versions(&self, model: &ModelName) -> Result<Vec<VersionRecord>, StoreError> {
-        self.crash.alive().await;
-        self.inner.versions(model).await
-    }
-
-    async fn models(&self) -> Result<Vec<ModelName>, StoreError> {
-        self.crash.alive().await;
-        self.inner.models().await
-    }
-
-    async fn release(&self, model: &ModelName, target: &TargetName) -> Result<Option<Release>, StoreError> {
-        self.crash.alive().await;
-        self.inner.release(model, target).await
-    }
-
-    async fn releases(&self, model: Option<&ModelName>) -> Result<Vec<Release>, StoreError> {
-        self.crash.alive().await;
-        self.inner.releases(model).await
-    }
-
-    async fn write_release(&self, write: ReleaseWrite) -> Result<ReleaseWritten, StoreError> {
-        self.crash.around("write_release", self.inner.write_release(write)).await
-    }
-
-    async fn release_applied(
-        &self,
-        model: &ModelName,
-        target: &TargetName,
-        generation: Generation,
-    ) -> Result<(), StoreError> {
-        self.crash.around("release_applied", self.inner.release_applied(model, target, generation)).await
-    }
-
-    async fn extend_canary_validity(
-        &self,
-        model: &ModelName,
-        target: &TargetName,
-        generation: Generation,
-        until: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.crash
-            .around(
-                "extend_canary_validity",
-                self.inner.extend_canary_validity(model, target, generation, until),
-            )
-            .await
-    }
-
-    async fn release_history(
-        &self,
-        model: &ModelName,
-        target: &TargetName,
-        limit: u32,
-    ) -> Result<Vec<ReleaseAudit>, StoreError> {
-        self.crash.alive().await;
-        self.inner.release_history(model, target, limit).await
-    }
-
-    async fn open_canary(&self, epoch: Epoch, canary: &CanaryRecord) -> Result<CanaryRecord, StoreError> {
-        self.crash.around("open_canary", self.inner.open_canary(epoch, canary)).await
-    }
-
-    async fn canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError> {
-        self.crash.alive().await;
-        self.inner.canary_of(run).await
-    }
-
-    async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError> {
-        self.crash.alive().await;
-        self.inner.live_canaries(due_at).await
-    }
-
-    async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError> {
-        self.crash.around("take_look", self.inner.take_look(id, read, next)).await
-    }
-
-    async fn save_look(
-        &self,
-        before: &CanaryRecord,
-        after: &CanaryRecord,
-        notices: &[Notice],
-    ) -> Result<bool, StoreError> {
-        self.crash.around("save_look", self.inner.save_look(before, after, notices)).await
-    }
-
-    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
-        self.crash.around("end_bake", self.inner.end_bake(id, at)).await
-    }
-
-    async fn set_canary_state(
-        &self,
-        id: CanaryId,
-        state: CanaryState,
-        bake_until: Option<Timestamp>,
-        reason: &str,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.crash
-            .around("set_canary_state", self.inner.set_canary_state(id, state, bake_until, reason, at))
-            .await
-    }
-
-    async fn observe(&self, batch: &ObservationBatch) -> Result<BatchReceipt, StoreError> {
-        self.crash.around("observe", self.inner.observe(batch)).await
-    }
-
-    async fn add_truth(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError> {
-        self.crash.around("add_truth", self.inner.add_truth(batch)).await
-    }
-
-    async fn add_scored(
-        &self,
-        run: RunId,
-        epoch: Epoch,
-        model: &ModelName,
-        scored: &ScoredRows,
-    ) -> Result<u64, StoreError> {
-        self.crash.around("add_scored", self.inner.add_scored(run, epoch, model, scored)).await
-    }
-
-    async fn pulls(&self, model: Option<&ModelName>) -> Result<Vec<Pulled>, StoreError> {
-        self.crash.alive().await;
-        self.inner.pulls(model).await
-    }
-
-    async fn keep_pulled(&self, batch: &PulledBatch) -> Result<Option<PullState>, StoreError> {
-        self.crash.around("keep_pulled", self.inner.keep_pulled(batch)).await
-    }
-
-    async fn evidence(
-        &self,
-        model: &ModelName,
-        versions: &[VersionName],
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<EvidenceMinute>, StoreError> {
-        self.crash.alive().await;
-        self.inner.evidence(model, versions, after, limit).await
-    }
-
-    async fn paired_errors(
-        &self,
-        model: &ModelName,
-        canary: &VersionName,
-        stable: &VersionName,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<PairedError>, StoreError> {
-        self.crash.alive().await;
-        self.inner.paired_errors(model, canary, stable, after, limit).await
-    }
-
-    async fn labelled(
-        &self,
-        model: &ModelName,
-        version: &VersionName,
-        since: Timestamp,
-    ) -> Result<LabelCounts, StoreError> {
-        self.crash.alive().await;
-        self.inner.labelled(model, version, since).await
-    }
-
-    async fn ripe(
-        &self,
-        model: &ModelName,
-        canary: &VersionName,
-        stable: &VersionName,
-        wanted: &Ripening,
-        limit: u32,
-    ) -> Result<Ripe, StoreError> {
-        self.crash.alive().await;
-        self.inner.ripe(model, canary, stable, wanted, limit).await
     }
 }

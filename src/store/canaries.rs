@@ -1,0 +1,41 @@
+//! Canaries, and what each look at them found.
+
+use async_trait::async_trait;
+
+use super::{Notice, StoreError};
+use crate::domain::Timestamp;
+use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::id::{CanaryId, Epoch, RunId};
+
+/// Keeps canaries, each look by one process.
+#[async_trait]
+pub trait Canaries: Send + Sync + 'static {
+    /// Records a canary; the one this run opened before is returned as it is.
+    async fn open_canary(&self, epoch: Epoch, canary: &CanaryRecord) -> Result<CanaryRecord, StoreError>;
+    /// The newest canary of a run.
+    async fn canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError>;
+    /// Canaries that are watched or bake; those due for a look when `due_at` is given.
+    async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError>;
+    /// Takes a look: compare-and-set of `next_look_at`; false when another process was first.
+    async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError>;
+    /// Saves what a look found and queues what it says, in one transaction, if the canary still is in the state and
+    /// stage it was read in and nobody took a later look; false when not.
+    async fn save_look(
+        &self,
+        before: &CanaryRecord,
+        after: &CanaryRecord,
+        notices: &[Notice],
+    ) -> Result<bool, StoreError>;
+    /// Ends a bake as promoted, unless a look has found that the version fails: then the controller takes it back.
+    /// Returns the canary as it is now.
+    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError>;
+    /// Changes the state of a canary: promoted with or without bake, ended.
+    async fn set_canary_state(
+        &self,
+        id: CanaryId,
+        state: CanaryState,
+        bake_until: Option<Timestamp>,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+}
