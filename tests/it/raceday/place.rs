@@ -36,8 +36,7 @@ pub const QUICK: &[(&str, &str)] = &[
         "        - { metric: latency_slow_share, acceptable_below: 15% }   # slow: as 5 % of today's answers are\n",
         "",
     ),
-    // Longer than a message is held that somebody died over: it comes before that of the next promotion.
-    ("for: 24h", "for: 7m"),
+    ("for: 24h", "for: 3m"),
     ("bake: 6h", "bake: 2m"),
     ("[rolled_back, failed], email", "[promoted, rolled_back, failed], email"),
 ];
