@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
 
 use super::Notifiers;
 use super::facts::Facts;
@@ -75,8 +76,9 @@ pub async fn drain_once(
     Ok(sent)
 }
 
-/// Messages to one recipient, in their order: once one has no turn, those after it wait with it. Says how many were
-/// sent, and what waits until when.
+/// Messages to one recipient, in their order: once one has no turn, those after it wait with it. One who takes long
+/// keeps the others' next messages back no longer than one message may take: the rest comes with those. Says how many
+/// were sent, and what waits until when.
 async fn one_by_one(
     store: &dyn Store,
     notifiers: &Notifiers,
@@ -84,8 +86,11 @@ async fn one_by_one(
     entries: Vec<OutboxEntry>,
     taken_at: Timestamp,
 ) -> Result<(usize, Option<(Timestamp, Vec<OutboxEntry>)>), StoreError> {
-    let (mut sent, mut entries) = (0, entries.into_iter());
+    let (began, mut sent, mut entries) = (Instant::now(), 0, entries.into_iter());
     while let Some(entry) = entries.next() {
+        if began.elapsed() >= PATIENCE {
+            return Ok((sent, Some((clock.now(), std::iter::once(entry).chain(entries).collect()))));
+        }
         match deliver(store, notifiers, clock, entry, taken_at).await? {
             (_, Delivered::Sent) => sent += 1,
             (_, Delivered::Settled) => {}
