@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
 
 use super::Notifiers;
 use super::facts::Facts;
@@ -19,9 +20,9 @@ use crate::store::{OutboxEntry, Store, StoreError};
 
 /// Messages taken at once.
 const BATCH: u32 = 32;
-/// Messages on their way at once.
+/// Recipients to whom messages are on their way at once.
 const AT_ONCE: usize = 8;
-/// Nobody else takes a message meanwhile: a batch in rounds of `AT_ONCE`, and some.
+/// Nobody else takes a message meanwhile: a batch in rounds of `AT_ONCE`, and some. What takes longer is held again.
 const HOLD: Duration = Duration::from_secs(60 * 32 / 8 + 60);
 const _: () = assert!(HOLD.as_secs() > PATIENCE.as_secs() * (BATCH as u64).div_ceil(AT_ONCE as u64));
 
@@ -51,37 +52,54 @@ pub async fn drain_once(
 ) -> Result<usize, StoreError> {
     let taken_at = clock.now();
     let due = store.take_outbox(BATCH, HOLD, taken_at).await?;
-    let sending: Vec<_> =
-        due.into_iter().map(|entry| deliver(store, notifiers, clock, entry, taken_at).boxed()).collect();
-    let mut sending = stream::iter(sending).buffer_unordered(AT_ONCE);
-    let (mut sent, mut waiting) = (0, Waiting::default());
-    while let Some((entry, delivered)) = sending.try_next().await? {
-        match delivered {
-            Delivered::Sent => sent += 1,
-            Delivered::Waits(until) => waiting.add(entry, until),
-            Delivered::Settled => {}
+    let mut to_each: Vec<Vec<OutboxEntry>> = vec![];
+    for entry in due {
+        match to_each.iter_mut().find(|entries| entries[0].notice.to == entry.notice.to) {
+            Some(entries) => entries.push(entry),
+            None => to_each.push(vec![entry]),
         }
     }
-    for (_, until, entries) in waiting.0 {
+    let sending: Vec<_> = to_each
+        .into_iter()
+        .map(|entries| one_by_one(store, notifiers, clock, entries, taken_at).boxed())
+        .collect();
+    let mut sending = stream::iter(sending).buffer_unordered(AT_ONCE);
+    let (mut sent, mut waiting) = (0, vec![]);
+    while let Some((came, waits)) = sending.try_next().await? {
+        sent += came;
+        waiting.extend(waits);
+    }
+    // Not before all are sent: one of them may be in the database, and go on only when it is asked.
+    for (until, entries) in waiting {
         store.outbox_waits(&entries.iter().collect::<Vec<_>>(), until).await?;
     }
     Ok(sent)
 }
 
-/// Messages that have no turn, by recipient: those to one recipient are due together, so that they keep their order.
-#[derive(Default)]
-struct Waiting(Vec<(Recipient, Timestamp, Vec<OutboxEntry>)>);
-
-impl Waiting {
-    fn add(&mut self, entry: OutboxEntry, until: Timestamp) {
-        match self.0.iter_mut().find(|(to, ..)| *to == entry.notice.to) {
-            Some((_, latest, entries)) => {
-                *latest = until.max(*latest);
-                entries.push(entry);
+/// Messages to one recipient, in their order: once one has no turn, those after it wait with it. One who takes long
+/// keeps the others' next messages back no longer than one message may take: the rest comes with those. Says how many
+/// were sent, and what waits until when.
+async fn one_by_one(
+    store: &dyn Store,
+    notifiers: &Notifiers,
+    clock: &dyn Clock,
+    entries: Vec<OutboxEntry>,
+    taken_at: Timestamp,
+) -> Result<(usize, Option<(Timestamp, Vec<OutboxEntry>)>), StoreError> {
+    let (began, mut sent, mut entries) = (Instant::now(), 0, entries.into_iter());
+    while let Some(entry) = entries.next() {
+        if began.elapsed() >= PATIENCE {
+            return Ok((sent, Some((clock.now(), std::iter::once(entry).chain(entries).collect()))));
+        }
+        match deliver(store, notifiers, clock, entry, taken_at).await? {
+            (_, Delivered::Sent) => sent += 1,
+            (_, Delivered::Settled) => {}
+            (entry, Delivered::Waits(until)) => {
+                return Ok((sent, Some((until, std::iter::once(entry).chain(entries).collect()))));
             }
-            None => self.0.push((entry.notice.to.clone(), until, vec![entry])),
         }
     }
+    Ok((sent, None))
 }
 
 /// A message that was taken to be sent.
@@ -294,11 +312,9 @@ mod tests {
         let clock = Arc::new(ManualClock::starting_at(at(1_800_000_000)));
         let path = dir.path().join("refit.db").display().to_string();
         let store = crate::store::open(&path, clock.clone()).await.expect("a database");
-        // The first has to wait longest: by when it was asked, the service's rest is nearly over for the last.
-        let service = Arc::new(Busy {
-            waits: Mutex::new([3, 2, 1].map(Duration::from_secs).into()),
-            ..Busy::default()
-        });
+        // The others are not asked for: they would come before it.
+        let service =
+            Arc::new(Busy { waits: Mutex::new([Duration::from_secs(3)].into()), ..Busy::default() });
         let mut notifiers = notifiers("http://127.0.0.1:1");
         notifiers.named.insert("team".parse().expect("a name"), service.clone());
         let team = Recipient::Slack("team".parse().expect("a name"));
@@ -313,6 +329,48 @@ mod tests {
         let came = service.came.lock().expect("no panic");
         let came: Vec<_> = came.iter().map(|message| (message.id.as_str(), message.tried_since)).collect();
         assert_eq!(came, [("a", None), ("b", None), ("c", None)]);
+    }
+
+    /// A service that refuses the first message only after whatever else was on its way then came.
+    #[derive(Default)]
+    struct Late {
+        refused: Mutex<bool>,
+        came: Mutex<Vec<String>>,
+    }
+
+    #[async_trait]
+    impl Notifier for Late {
+        async fn send(&self, message: &Message) -> Result<(), NotSent> {
+            if message.id == "a" && !std::mem::replace(&mut *self.refused.lock().expect("no panic"), true) {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                return Err(NotSent::NoTurn { service: "Slack", wait: Duration::from_secs(1) });
+            }
+            self.came.lock().expect("no panic").push(message.id.clone());
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_was_on_its_way_beside_one_that_is_refused_does_not_overtake_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Arc::new(ManualClock::starting_at(at(1_800_000_000)));
+        let path = dir.path().join("refit.db").display().to_string();
+        let store = crate::store::open(&path, clock.clone()).await.expect("a database");
+        let service = Arc::new(Late::default());
+        let mut notifiers = notifiers("http://127.0.0.1:1");
+        notifiers.named.insert("team".parse().expect("a name"), service.clone());
+        let [team, log] = ["team", "log"].map(|name| Recipient::Slack(name.parse().expect("a name")));
+        let notices =
+            [notice("a", team.clone()), notice("b", team.clone()), notice("c", log), notice("d", team)];
+        store.queue_notices(&notices, clock.now()).await.expect("queued");
+        let sent = drain_once(store.as_ref(), &notifiers, clock.as_ref()).await.expect("tried");
+        assert_eq!(sent, 1, "who is somebody else's does not wait");
+        clock.advance(TimeDelta::seconds(1));
+        let sent = drain_once(store.as_ref(), &notifiers, clock.as_ref()).await.expect("tried");
+        assert_eq!(sent, 3);
+        assert_eq!(*service.came.lock().expect("no panic"), ["a", "b", "d"]);
     }
 
     #[tokio::test]

@@ -7,8 +7,6 @@
 //! `message/progress.hbs` and `slack/progress.json.hbs` make the message that
 //! follows a run. A name that a template uses and that is no fact is an error.
 
-mod prose;
-
 use std::path::Path;
 
 use handlebars::Handlebars;
@@ -19,7 +17,7 @@ use crate::adapter::Message;
 use crate::domain::verdict::Verdict;
 use crate::domain::words::number;
 use crate::domain::workflow::{Better, Mode, Moment};
-use crate::templates::{TemplateError, clean, clean_line, engine, register, render};
+use crate::templates::{Prose, TemplateError, clean, clean_line, engine, register, render};
 
 /// Renders messages.
 pub struct Renderer {
@@ -33,6 +31,10 @@ const HTML_LAYOUT: &str = "mail/layout.html.hbs";
 const SLACK_LAYOUT: &str = "slack/blocks.json.hbs";
 const PROGRESS: &str = "message/progress.hbs";
 const PROGRESS_LAYOUT: &str = "slack/progress.json.hbs";
+
+/// Code in a mail: a whole command stands in one line where one can hold it.
+const CODE: &str = "<code class=\"code\" style=\"display:inline-block;max-width:100%;padding:0 5px;border-radius:4px;\
+    background:#f0f0f3;color:#1c2024;font:14px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace\">";
 
 /// Slack shows no more characters of a header, of a section's text, and of blocks.
 const SLACK_HEADER: usize = 150;
@@ -130,7 +132,7 @@ impl Renderer {
         plain.register_escape_fn(handlebars::no_escape);
         html.register_escape_fn(handlebars::html_escape);
         slack.register_escape_fn(slack_escape);
-        html.register_helper("prose", Box::new(prose::Prose));
+        html.register_helper("prose", Box::new(Prose { code: CODE }));
         for moment in MOMENTS {
             let (name, text) = of_moment(moment);
             register(&mut plain, name, text, overrides)?;

@@ -15,7 +15,7 @@ use crate::domain::receipt::{CanaryFacts, Decision, GateFacts, Receipt};
 use crate::domain::verdict::Verdict;
 use crate::domain::words::{count, number, steers};
 use crate::domain::workflow::step::Role;
-use crate::templates::{TemplateError, clean, engine, register, render};
+use crate::templates::{Prose, TemplateError, clean, engine, register, render};
 
 const HTML: &str = "receipt/page.html.hbs";
 const MARKDOWN: &str = "receipt/page.md.hbs";
@@ -34,6 +34,7 @@ impl Pages {
     pub fn new(overrides: Option<&Path>) -> Result<Self, TemplateError> {
         let (mut html, mut markdown) = (engine(), engine());
         html.register_escape_fn(handlebars::html_escape);
+        html.register_helper("prose", Box::new(Prose { code: "<code>" }));
         markdown.register_escape_fn(markdown_text);
         register(&mut html, HTML, include_str!("../../templates/receipt/page.html.hbs"), overrides)?;
         register(&mut markdown, MARKDOWN, include_str!("../../templates/receipt/page.md.hbs"), overrides)?;

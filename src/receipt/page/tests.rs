@@ -203,7 +203,7 @@ fn truths_that_are_not_there_yet_have_a_line_in_both() {
     let line = markdown.lines().find(|line| line.contains("without truth")).expect("a line");
     assert_snapshot!(line, @"| requests without truth so far | 120 of 200 (60.0 %) | 20 of 1,800 (1.1 %) | – | | |");
     let html = pages().html(&receipt).expect("renders");
-    assert!(html.contains("<dd>120 of 200 (60.0 %)</dd>"), "{html}");
+    assert!(html.contains("<dd>120 of 200 (60.0&nbsp;%)</dd>"), "{html}");
 }
 
 #[test]

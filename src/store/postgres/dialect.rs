@@ -57,6 +57,41 @@ macro_rules! each {
         concat!("jsonb_array_elements(", $documents, "::jsonb) AS e(value)")
     };
 }
+// Row by row, by an index: the planner does not look through `OFFSET`. By itself it takes a table that it has no figures
+// of for a small one, and compares all rows of a batch with all that the model has.
+macro_rules! found {
+    ($table:literal, $name:literal, $condition:literal) => {
+        concat!(
+            " CROSS JOIN LATERAL (SELECT * FROM refit.",
+            $table,
+            " AS ",
+            $name,
+            " WHERE ",
+            $condition,
+            " OFFSET 0) AS ",
+            $name
+        )
+    };
+}
+// Rows of model `$1`, by where they are: a condition on the request itself may become a join, too.
+macro_rules! of_requests {
+    ($table:literal, $documents:literal) => {
+        concat!(
+            " ctid = ANY (ARRAY(SELECT o.place FROM ",
+            each!($documents),
+            " CROSS JOIN LATERAL (SELECT i.ctid AS place FROM refit.",
+            $table,
+            " AS i WHERE i.model = $1 AND i.request_id = e.value ->> 'r' OFFSET 0) AS o))"
+        )
+    };
+}
+// As one more column that is returned, for the rest of the transaction. A plan is kept for as long as nobody looks at the
+// table: one that reads all of it, made while it was empty, would be kept while it fills.
+macro_rules! by_index {
+    () => {
+        ", set_config('enable_seqscan', 'off', TRUE)"
+    };
+}
 macro_rules! moment {
     ($text:literal) => {
         concat!("CAST(", $text, " AS timestamptz)")

@@ -211,16 +211,17 @@ pub(super) async fn begin_batch(
     Ok((made.rows_affected() == 1).then_some(seq))
 }
 
-/// The first of `count` numbers of the model that were never used.
+/// The first of `count` numbers of the model that were never used. Whatever adds to a model's evidence begins with it.
 pub(super) async fn take_numbers(
     connection: &mut Connection,
     model: &ModelName,
     count: i64,
 ) -> Result<i64, StoreError> {
-    let row = sqlx::query(sql!(
+    let row = sqlx::query(sql!(concat!(
         "INSERT INTO refit.evidence_clock (model, seq) VALUES ($1, $2)
-         ON CONFLICT (model) DO UPDATE SET seq = evidence_clock.seq + excluded.seq RETURNING seq"
-    ))
+         ON CONFLICT (model) DO UPDATE SET seq = evidence_clock.seq + excluded.seq RETURNING seq",
+        by_index!()
+    )))
     .bind(model.as_str())
     .bind(count)
     .fetch_one(connection)
@@ -306,12 +307,13 @@ pub(super) async fn add_predictions(
     if rows.is_empty() {
         return Ok(());
     }
+    // No `NOT EXISTS`, of which Postgres makes a join.
     let new = sqlx::query(sql!(concat!(
         "INSERT INTO refit.predictions (model, request_id, version, value, shadow, at)
          SELECT $1, e.value ->> 'r', e.value ->> 'v', CAST(e.value ->> 'p' AS DOUBLE PRECISION), e.value -> 's', ",
         moment!("e.value ->> 't'"), " FROM ", each!("$2"), "
-         WHERE NOT EXISTS (SELECT 1 FROM refit.paired_errors k
-             WHERE k.model = $1 AND k.request_id = e.value ->> 'r' AND k.truth IS NULL)
+         WHERE (SELECT k.seq FROM refit.paired_errors k
+             WHERE k.model = $1 AND k.request_id = e.value ->> 'r' AND k.truth IS NULL LIMIT 1) IS NULL
          ON CONFLICT DO NOTHING RETURNING version, at"
     )))
     .bind(model.as_str())

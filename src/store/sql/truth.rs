@@ -49,10 +49,10 @@ impl SqlStore {
             moment!("e.value ->> 't'"),
             " FROM ",
             each!("$2"),
-            " WHERE NOT EXISTS (SELECT 1 FROM refit.paired_errors k
-                 WHERE k.model = $1 AND k.request_id = e.value ->> 'r')
-             OR EXISTS (SELECT 1 FROM refit.predictions p
-                 WHERE p.model = $1 AND p.request_id = e.value ->> 'r')
+            " WHERE (SELECT k.seq FROM refit.paired_errors k
+                 WHERE k.model = $1 AND k.request_id = e.value ->> 'r' LIMIT 1) IS NULL
+             OR (SELECT p.version FROM refit.predictions p
+                 WHERE p.model = $1 AND p.request_id = e.value ->> 'r') IS NOT NULL
              ON CONFLICT DO NOTHING"
         )))
         .bind(batch.model.as_str())
@@ -136,12 +136,14 @@ async fn known_pairs(
 ) -> Result<HashSet<String>, StoreError> {
     let requests: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let (one, other) = in_order(stable, canary);
-    // `CROSS JOIN` has SQLite begin with the rows; by itself it goes through them for every pair of the model.
     let found = sqlx::query(sql!(concat!(
         "SELECT k.request_id FROM ",
         each!("$4"),
-        " CROSS JOIN refit.paired_errors k
-         WHERE k.model = $1 AND k.request_id = e.value ->> 'r' AND k.one = $2 AND k.other = $3"
+        found!(
+            "paired_errors",
+            "k",
+            "k.model = $1 AND k.request_id = e.value ->> 'r' AND k.one = $2 AND k.other = $3"
+        )
     )))
     .bind(model.as_str())
     .bind(one)
@@ -209,15 +211,13 @@ pub(super) async fn take_scored_truths(
     if requests.is_empty() {
         return Ok(());
     }
-    // `CROSS JOIN` as in `known_pairs`.
     sqlx::query(sql!(concat!(
         "INSERT INTO refit.truths (model, request_id, value, block, at)
          SELECT k.model, k.request_id, k.truth, k.block, $3 FROM ",
         each!("$2"),
-        " CROSS JOIN refit.paired_errors k CROSS JOIN refit.predictions p
-         WHERE k.model = $1 AND k.request_id = e.value ->> 'r' AND k.truth IS NOT NULL
-         AND p.model = $1 AND p.request_id = k.request_id
-         ORDER BY k.seq ON CONFLICT DO NOTHING"
+        found!("predictions", "p", "p.model = $1 AND p.request_id = e.value ->> 'r'"),
+        found!("paired_errors", "k", "k.model = $1 AND k.request_id = p.request_id AND k.truth IS NOT NULL"),
+        " WHERE TRUE ORDER BY k.seq ON CONFLICT DO NOTHING"
     )))
     .bind(model.as_str())
     .bind(wanted(requests))
@@ -241,7 +241,7 @@ async fn waiting(
     let row = sqlx::query(sql!(concat!(
         "SELECT count(*) AS n FROM ",
         each!("$2"),
-        " CROSS JOIN refit.truths t WHERE t.model = $1 AND t.request_id = e.value ->> 'r'"
+        found!("truths", "t", "t.model = $1 AND t.request_id = e.value ->> 'r'")
     )))
     .bind(model.as_str())
     .bind(wanted(requests))
@@ -261,15 +261,13 @@ pub(super) async fn match_truths(
     if requests.is_empty() {
         return Ok(());
     }
-    // `CROSS JOIN` as in `known_pairs`.
     let found = sqlx::query(sql!(concat!(
         "SELECT p.request_id, p.version, p.value AS predicted, p.shadow, p.at AS served_at, t.value AS truth, t.block
          FROM ",
         each!("$2"),
-        "
-         CROSS JOIN refit.predictions p CROSS JOIN refit.truths t
-         WHERE p.model = $1 AND p.request_id = e.value ->> 'r' AND t.model = $1 AND t.request_id = p.request_id
-         ORDER BY p.request_id"
+        found!("predictions", "p", "p.model = $1 AND p.request_id = e.value ->> 'r'"),
+        found!("truths", "t", "t.model = $1 AND t.request_id = p.request_id"),
+        " ORDER BY p.request_id"
     )))
     .bind(model.as_str())
     .bind(wanted(requests))
@@ -345,21 +343,12 @@ async fn insert_pairs(
 
 /// The app's own report of these requests has met its truth: one that comes again is known.
 const MARK_REPORTED: &str = sql!(concat!(
-    "UPDATE refit.paired_errors SET truth = NULL WHERE model = $1 AND truth IS NOT NULL
-     AND request_id IN (SELECT e.value ->> 'r' FROM ",
-    each!("$2"),
-    ")"
+    "UPDATE refit.paired_errors SET truth = NULL WHERE truth IS NOT NULL AND",
+    of_requests!("paired_errors", "$2")
 ));
-const DELETE_PREDICTIONS: &str = sql!(concat!(
-    "DELETE FROM refit.predictions WHERE model = $1 AND request_id IN (SELECT e.value ->> 'r' FROM ",
-    each!("$2"),
-    ")"
-));
-const DELETE_TRUTHS: &str = sql!(concat!(
-    "DELETE FROM refit.truths WHERE model = $1 AND request_id IN (SELECT e.value ->> 'r' FROM ",
-    each!("$2"),
-    ")"
-));
+const DELETE_PREDICTIONS: &str =
+    sql!(concat!("DELETE FROM refit.predictions WHERE", of_requests!("predictions", "$2")));
+const DELETE_TRUTHS: &str = sql!(concat!("DELETE FROM refit.truths WHERE", of_requests!("truths", "$2")));
 
 /// Runs a statement about requests, `$2`, of a model, `$1`.
 async fn of_requests(

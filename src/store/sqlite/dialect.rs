@@ -106,6 +106,22 @@ macro_rules! each {
         concat!("json_each(", $documents, ") AS e")
     };
 }
+// `CROSS JOIN` keeps the order: by itself SQLite goes through the documents for every row of the model.
+macro_rules! found {
+    ($table:literal, $name:literal, $condition:literal) => {
+        concat!(" CROSS JOIN ", $table, " AS ", $name, " ON ", $condition)
+    };
+}
+macro_rules! of_requests {
+    ($table:literal, $documents:literal) => {
+        concat!(" model = $1 AND request_id IN (SELECT e.value ->> 'r' FROM ", each!($documents), ")")
+    };
+}
+macro_rules! by_index {
+    () => {
+        ""
+    };
+}
 macro_rules! moment {
     ($text:literal) => {
         $text

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use refit::adapter::AdapterError;
+use refit::adapter::{AdapterError, Attention};
 use refit::clock::Clock;
 use refit::domain::canary::CanaryState;
 use refit::domain::release::{Assignment, ReleaseActor, Served};
@@ -67,6 +67,29 @@ async fn told(world: &World, engine: &Engine) -> Vec<String> {
 
 fn ann() -> ReleaseActor {
     ReleaseActor::Human { name: "ann".to_owned() }
+}
+
+#[tokio::test]
+async fn what_somebody_may_want_otherwise_is_told_once_also_after_a_restart() {
+    on_both(async |world| {
+        let calm = Crash::never();
+        let engine = world.process(&calm).await;
+        serving(&world, &engine).await;
+        told(&world, &engine).await;
+        let (what, todo) = ("A push was left staged.".to_owned(), "Promote it.".to_owned());
+        world.host.ask_for_attention(Attention { what, todo });
+        for _ in 0..2 {
+            engine.reconcile_releases().await.expect("reconciles");
+        }
+        let alerts = told(&world, &engine).await;
+        assert_eq!(alerts.len(), 1, "{alerts:?}");
+        assert!(alerts[0].contains("A push was left staged."), "{alerts:?}");
+        // A process that was not there then does not tell it again.
+        let again = world.process(&calm).await;
+        again.reconcile_releases().await.expect("reconciles");
+        assert_eq!(told(&world, &again).await, [""; 0]);
+    })
+    .await;
 }
 
 #[tokio::test]

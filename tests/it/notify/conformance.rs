@@ -74,6 +74,7 @@ async fn slack_api() -> Subject {
 async fn webhook() -> Subject {
     let service = Slack::start().await;
     let (address, reads) = (service.address.clone(), service.clone());
+    let judged = service.hook_violations.clone();
     Subject {
         server: service.server.clone(),
         secret: "hush-hush",
@@ -84,7 +85,7 @@ async fn webhook() -> Subject {
         }),
         taken: Box::new(move || reads.hooked().iter().map(|body| body["blocks"].to_string()).collect()),
         expired: Fault::Answer(403, vec![], "invalid_token".to_owned()),
-        check: Box::new(|| {}),
+        check: Box::new(move || judged.assert_none()),
     }
 }
 

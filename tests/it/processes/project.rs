@@ -61,8 +61,8 @@ impl Project {
     }
 
     pub async fn postgres() -> Self {
-        let url = crate::store::database::empty_postgres().await;
-        Self::on(url).await
+        let url = crate::store::database::migrated_postgres().await;
+        Self::around(tempfile::tempdir().unwrap(), url)
     }
 
     /// On the empty Postgres database at `url`.

@@ -31,8 +31,24 @@ pub async fn open(name: &'static str, upstream: String, crash: Arc<Mutex<Crash>>
 
 async fn pass(State(door): State<Door>, request: Request) -> Response {
     let crash = door.crash.lock().unwrap().clone();
-    let name = format!("{} {} {}", door.name, request.method(), request.uri().path());
+    let name = format!("{} {}", door.name, named(&request));
     crash.around(&name, door.forward(request)).await
+}
+
+/// A request by what it does: of one that brings a file to Blob, also which file or part.
+fn named(request: &Request) -> String {
+    let (method, uri) = (request.method(), request.uri());
+    let mut name = format!("{method} {}", uri.path());
+    let query = uri.query().unwrap_or_default().as_bytes();
+    if let Some((_, file)) = url::form_urlencoded::parse(query).find(|(key, _)| key == "pathname") {
+        name += &format!(" {}", file.rsplit('/').next().unwrap_or_default());
+    }
+    for part in ["x-mpu-action", "x-mpu-part-number"] {
+        if let Some(value) = request.headers().get(part) {
+            name += &format!(" {}", value.to_str().expect("text"));
+        }
+    }
+    name
 }
 
 impl Door {

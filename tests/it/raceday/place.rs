@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use refit::domain::release::ReleaseDocument;
 use serde_json::Value;
@@ -36,8 +36,8 @@ pub const QUICK: &[(&str, &str)] = &[
         "        - { metric: latency_slow_share, acceptable_below: 15% }   # slow: as 5 % of today's answers are\n",
         "",
     ),
-    ("for: 24h", "for: 10m"),
-    ("bake: 6h", "bake: 10m"),
+    ("for: 24h", "for: 3m"),
+    ("bake: 6h", "bake: 2m"),
     ("[rolled_back, failed], email", "[promoted, rolled_back, failed], email"),
 ];
 
@@ -52,6 +52,8 @@ pub struct Place {
     pub crash: Arc<Mutex<Crash>>,
     /// The app's database.
     pub app_database: String,
+    /// Where refit reaches each vendor.
+    pub doors: BTreeMap<&'static str, String>,
 }
 
 impl Place {
@@ -64,7 +66,7 @@ impl Place {
             true => empty_postgres().await,
             false => root.join("app.db").display().to_string(),
         };
-        let place = Self {
+        let mut place = Self {
             blob: VercelBlob::start(Access::Public),
             vercel: Vercel::start(),
             resend: Resend::start().await,
@@ -72,6 +74,7 @@ impl Place {
             crash: Arc::new(Mutex::new(Crash::never())),
             app_database,
             project,
+            doors: BTreeMap::new(),
         };
         place.init();
         place.settle_in(on_postgres, changes).await;
@@ -83,27 +86,29 @@ impl Place {
     }
 
     fn init(&self) {
-        let done = Command::new(env!("CARGO_BIN_EXE_refit"))
-            .args(["init", "--template", "raceday-vercel", "-C"])
-            .arg(self.root())
-            .output()
-            .expect("refit runs");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        for part in ["research", "app"] {
-            copy(&example(part), &self.root().join(part));
+        /// Made once: a test may need it for each of its deaths.
+        static INITIAL: LazyLock<BTreeMap<PathBuf, Vec<u8>>> = LazyLock::new(initial);
+        for (path, bytes) in INITIAL.iter() {
+            let path = self.root().join(path);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, bytes).expect("written");
         }
         std::os::unix::fs::symlink(node::home().join("node_modules"), self.root().join("node_modules"))
             .expect("linked");
     }
 
     /// What a team writes into the files of the template.
-    async fn settle_in(&self, on_postgres: bool, changes: &[(&str, &str)]) {
-        let api = |name, upstream: String| door::open(name, upstream, Arc::clone(&self.crash));
-        let port = self.blob.port;
-        let blob = api("blob", format!("http://127.0.0.1:{port}")).await;
-        let vercel = api("vercel", self.vercel.server.url.clone()).await;
-        let resend = api("resend", self.resend.address.clone()).await;
-        let slack = api("slack", self.slack.address.clone()).await;
+    async fn settle_in(&mut self, on_postgres: bool, changes: &[(&str, &str)]) {
+        for (name, upstream) in [
+            ("blob", format!("http://127.0.0.1:{}", self.blob.port)),
+            ("vercel", self.vercel.server.url.clone()),
+            ("resend", self.resend.address.clone()),
+            ("slack", self.slack.address.clone()),
+        ] {
+            self.doors.insert(name, door::open(name, upstream, Arc::clone(&self.crash)).await);
+        }
+        let [blob, vercel, resend, slack] =
+            ["blob", "vercel", "resend", "slack"].map(|name| &self.doors[name]);
         self.edit(
             "refit.toml",
             &[
@@ -139,7 +144,7 @@ impl Place {
         let text = std::fs::read_to_string(&toml).expect("refit.toml");
         std::fs::write(&toml, text + &secrets).expect("written");
 
-        let python = format!("run: {} -m", python::venv().join("bin/python").display());
+        let python = format!("run: OMP_NUM_THREADS=1 {} -m", python::venv().join("bin/python").display());
         self.edit("workflows/retrain.yaml", changes);
         let mut all = vec![("mode: advise", "mode: act")];
         if std::fs::read_to_string(self.root().join("workflows/retrain.yaml")).unwrap().contains("python3 -m")
@@ -265,20 +270,52 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            for judged in [
+                &self.vercel.violations,
+                &self.resend.violations,
+                &self.slack.violations,
+                &self.slack.hook_violations,
+            ] {
+                judged.assert_none();
+            }
+        }
+    }
+}
+
 /// A file of `examples/raceday`.
 pub fn example(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/raceday").join(path)
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("made");
-    for entry in std::fs::read_dir(from).expect("readable") {
+/// Files of the template, and of the team's own.
+fn initial() -> BTreeMap<PathBuf, Vec<u8>> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let done = Command::new(env!("CARGO_BIN_EXE_refit"))
+        .args(["init", "--template", "raceday-vercel", "-C"])
+        .arg(dir.path())
+        .output()
+        .expect("refit runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let mut files = BTreeMap::new();
+    read(dir.path(), Path::new(""), &mut files);
+    for part in ["research", "app"] {
+        read(&example(part), Path::new(part), &mut files);
+    }
+    files
+}
+
+/// Files below `dir`, as they are to be below `at`.
+fn read(dir: &Path, at: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
+    for entry in std::fs::read_dir(dir).expect("readable") {
         let entry = entry.expect("readable");
-        let to = to.join(entry.file_name());
+        let at = at.join(entry.file_name());
         match entry.path() {
             path if path.ends_with("__pycache__") => {}
-            path if path.is_dir() => copy(&path, &to),
-            path => drop(std::fs::copy(path, to).expect("copied")),
+            path if path.is_dir() => read(&path, &at, files),
+            path => drop(files.insert(at, std::fs::read(path).expect("readable"))),
         }
     }
 }

@@ -42,7 +42,7 @@ impl Team {
         let copied = Command::new("cp").arg("-r").arg(example().join(".")).arg(project.path("")).status();
         assert!(copied.unwrap().success());
         project.write("refit.toml", SETTINGS);
-        let python = python::venv().join("bin/python").display().to_string();
+        let python = format!("OMP_NUM_THREADS=1 {}", python::venv().join("bin/python").display());
         let mut text = include_str!("../../../workflows/raceday-vercel.yaml").to_owned();
         for (there, here) in [
             ("mode: advise", "mode: act"),

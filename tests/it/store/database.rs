@@ -5,6 +5,7 @@ use std::sync::Arc;
 use refit::clock::{Clock, ManualClock};
 use refit::domain::Timestamp;
 use refit::store::{self, Store};
+use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
@@ -24,9 +25,7 @@ impl Database {
     }
 
     pub async fn postgres() -> Self {
-        let url = empty_postgres().await;
-        store::migrate(&url, false).await.expect("migrated");
-        Self { url, clock: clock(), _dir: None }
+        Self { url: migrated_postgres().await, clock: clock(), _dir: None }
     }
 
     /// Another store on the same database, as another process would open it.
@@ -89,29 +88,79 @@ pub async fn empty_postgres() -> String {
     url.to_string()
 }
 
+/// The URL of a new database with refit's tables: a copy of one that the first test of all makes.
+pub async fn migrated_postgres() -> String {
+    let server = postgres_url();
+    let name = initial_name();
+    let mut initial = url::Url::parse(&server).expect("a URL");
+    initial.set_path(&name);
+    let mut connection = PgConnection::connect(&server).await.expect("the test server answers");
+    // One test at a time: the others wait, and find what it made.
+    sqlx::query("SELECT pg_advisory_lock(7338)").execute(&mut connection).await.expect("locked");
+    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+        .bind(&name)
+        .fetch_one(&mut connection)
+        .await
+        .expect("readable");
+    if !there {
+        let made = empty_postgres().await;
+        store::migrate(&made, false).await.expect("migrated");
+        // Under its name only when it is whole.
+        let made = url::Url::parse(&made).expect("a URL").path().trim_start_matches('/').to_owned();
+        let rename = format!("ALTER DATABASE {made} RENAME TO {name}");
+        retried_while_in_use(&mut connection, &rename).await;
+    }
+    connection.close().await.expect("unlocked");
+    let url = copy_postgres(initial.as_str()).await;
+    // Another database is another instance of refit.
+    let mut copy = PgConnection::connect(&url).await.expect("connects");
+    sqlx::query("UPDATE refit.instance SET id = $1")
+        .bind(uuid::Uuid::now_v7())
+        .execute(&mut copy)
+        .await
+        .expect("renamed");
+    copy.close().await.expect("closed");
+    url
+}
+
+/// What the migrated database is called: another name for other migrations, on a server that outlives the tests.
+fn initial_name() -> String {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let migrations = std::fs::read_dir(root.join("migrations/postgres")).expect("a directory");
+    let mut files: Vec<_> = migrations.map(|file| file.expect("readable").path()).collect();
+    // The queue's tables come with its crate.
+    files.push(root.join("Cargo.lock"));
+    files.sort();
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(std::fs::read(file).expect("readable"));
+    }
+    format!("refit_initial_{}", hex::encode(&hash.finalize()[..8]))
+}
+
+/// Runs a statement about a database that a process may just have left: the server ends its session in its own time.
+async fn retried_while_in_use(connection: &mut PgConnection, statement: &str) {
+    for _ in 0..500 {
+        match sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).execute(&mut *connection).await {
+            Ok(_) => return,
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55006") => {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            Err(error) => panic!("{statement}: {error}"),
+        }
+    }
+    panic!("{statement}: it stays in use");
+}
+
 /// The URL of a copy of the database at `url`, which nobody uses.
 pub async fn copy_postgres(url: &str) -> String {
     let mut copy = url::Url::parse(url).expect("a URL");
     let from = copy.path().trim_start_matches('/').to_owned();
     let name = format!("refit_{}", uuid::Uuid::now_v7().simple());
     let mut connection = PgConnection::connect(&postgres_url()).await.expect("the test server answers");
-    // A session that a process just left is ended by the server in its own time.
-    for _ in 0..500 {
-        let made = sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE {from}")))
-            .execute(&mut connection)
-            .await;
-        match made {
-            Ok(_) => {
-                copy.set_path(&name);
-                return copy.to_string();
-            }
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55006") => {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("{from} stays in use")
+    retried_while_in_use(&mut connection, &format!("CREATE DATABASE {name} TEMPLATE {from}")).await;
+    copy.set_path(&name);
+    copy.to_string()
 }
 
 /// Deletes the database at `url`. The superuser does: the server's own vacuum may be at work in it.

@@ -1,10 +1,14 @@
-//! SQLite finds the few rows that a batch is about without going through all that a model has.
+//! A database finds the few rows that a batch is about without going through all that a model has: also before it knows
+//! how many these are.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+use refit::domain::evidence::Prediction;
+use refit::store::{ObservationBatch, TruthBatch};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, registry};
@@ -43,7 +47,7 @@ fn is_of_evidence(statement: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_batch_goes_through_all_evidence_of_its_model() {
+async fn on_sqlite_no_batch_goes_through_all_evidence_of_its_model() {
     let (heard, explained) = (Database::sqlite(), Database::sqlite());
     for db in [&heard, &explained] {
         db.open().await.close().await;
@@ -69,4 +73,62 @@ async fn no_batch_goes_through_all_evidence_of_its_model() {
         }
     }
     assert!(wide.is_empty(), "{}", wide.join("\n\n"));
+}
+
+/// Batches, and requests of each: one that goes through all of the model reads fifty for each of its own, on average.
+const BATCHES: usize = 100;
+const ROWS: usize = 20;
+/// Entries of indexes, of rows that are gone included, and rows of whole tables that may be read for one request, from
+/// its report to its pair.
+const READ_FOR_ONE: usize = 15;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_no_batch_goes_through_all_evidence_of_its_model() {
+    let db = Database::postgres().await;
+    let store = db.open().await;
+    let (model, at) = ("race-times".parse().expect("a name"), db.now());
+    for batch in 0..BATCHES {
+        let ids = (0..ROWS).map(|row| format!("{batch}-{row}"));
+        let prediction = |id| Prediction {
+            request_id: id,
+            version: "v1".parse().expect("a name"),
+            value: 2.0,
+            shadow: vec![],
+            at,
+        };
+        let predictions = ids.clone().map(prediction).collect();
+        let model = &model;
+        let (id, minutes) = (batch.to_string(), vec![]);
+        let reported =
+            ObservationBatch { model: Clone::clone(model), batch_id: id.clone(), minutes, predictions, at };
+        store.observe(&reported).await.expect("kept");
+        let rows = ids.map(|id| (id, 1.0, None)).collect();
+        store
+            .add_truth(&TruthBatch { model: Clone::clone(model), batch_id: id, rows, at })
+            .await
+            .expect("kept");
+    }
+    store.close().await;
+
+    let mut connection = PgConnection::connect(&db.url).await.expect("connects");
+    let requests = BATCHES * ROWS;
+    // A session reports what it did when it ends.
+    for _ in 0..1000 {
+        let (pairs, read): (i64, i64) = sqlx::query_as(
+            "SELECT sum(n_tup_ins) FILTER (WHERE relname = 'paired_errors')::bigint,
+                 (sum(seq_tup_read) + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes
+                      WHERE relname IN ('paired_errors', 'predictions', 'truths')))::bigint
+             FROM pg_stat_user_tables WHERE relname IN ('paired_errors', 'predictions', 'truths')",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .expect("read");
+        if pairs == i64::try_from(requests).expect("few") {
+            let most = i64::try_from(requests * READ_FOR_ONE).expect("few");
+            assert!(read < most, "{read} rows were read for {requests} requests");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the database does not say what was read");
 }

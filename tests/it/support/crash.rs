@@ -64,7 +64,8 @@ impl From<Write> for Point {
 /// Counts writes, and dies at one of them: from then on, nothing returns.
 #[derive(Debug, Clone)]
 pub struct Crash {
-    at: Option<(Point, When)>,
+    /// The first of them that comes.
+    at: Vec<(Point, When)>,
     died: CancellationToken,
     made: Arc<Mutex<Made>>,
     instead: Option<Instead>,
@@ -87,6 +88,7 @@ pub enum Files {
 struct Made {
     counts: BTreeMap<String, usize>,
     trace: Vec<Write>,
+    last: Option<(Write, When)>,
 }
 
 /// What happens at a write instead of dying.
@@ -111,7 +113,7 @@ impl Crash {
     /// Counts only.
     pub fn never() -> Self {
         Self {
-            at: None,
+            at: vec![],
             died: CancellationToken::new(),
             made: Arc::default(),
             instead: None,
@@ -122,7 +124,13 @@ impl Crash {
 
     /// Dies at a write.
     pub fn at(point: impl Into<Point>, when: When) -> Self {
-        Self { at: Some((point.into(), when)), ..Self::never() }
+        Self { at: vec![(point.into(), when)], ..Self::never() }
+    }
+
+    /// Dies at whatever of these comes first.
+    pub fn at_first_of(points: &[(Write, When)]) -> Self {
+        let at = points.iter().map(|(write, when)| (Point::Named(write.clone()), *when));
+        Self { at: at.collect(), ..Self::never() }
     }
 
     /// At a write, everything of the process stands still until `thaw`.
@@ -186,6 +194,11 @@ impl Crash {
         self.trace().into_iter().map(|write| write.name).collect()
     }
 
+    /// What it died at.
+    pub fn last(&self) -> Option<(Write, When)> {
+        self.made.lock().unwrap().last.clone()
+    }
+
     /// Returns when the process died.
     pub async fn died(&self) {
         self.died.cancelled().await;
@@ -228,7 +241,7 @@ impl Crash {
             };
             same && *then == when
         };
-        if !self.at.as_ref().is_some_and(here) {
+        if !self.at.iter().any(here) {
             return;
         }
         match &self.instead {
@@ -238,6 +251,7 @@ impl Crash {
                 self.alive().await;
             }
             None => {
+                self.made.lock().unwrap().last.get_or_insert((this.clone(), when));
                 self.died.cancel();
                 std::future::pending::<()>().await;
             }

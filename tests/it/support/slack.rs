@@ -27,6 +27,8 @@ pub struct Slack {
     /// What it is asked, and how it breaks.
     pub server: Server,
     pub violations: Violations,
+    /// Those of webhooks.
+    pub hook_violations: Violations,
     pub address: String,
 }
 
@@ -74,13 +76,13 @@ impl Slack {
             .route("/api/conversations.list", get(channels))
             .with_state(Arc::clone(&state));
         let (watched, violations) = watch("slack", api);
-        // Not in the contract: how Slack's own client for Node asks, and the webhooks.
-        let rest = Router::new()
-            .route("/api/conversations.history", post(history))
-            .route("/services/{*rest}", post(webhook))
-            .with_state(Arc::clone(&state));
-        let server = Server::start(watched.merge(rest));
-        Self { state, violations, address: server.url.clone(), server }
+        let hooks = Router::new().route("/services/{*rest}", post(webhook)).with_state(Arc::clone(&state));
+        let (hooks, hook_violations) = watch("slack-webhook", hooks);
+        // Not in the contract: how Slack's own client for Node asks.
+        let rest =
+            Router::new().route("/api/conversations.history", post(history)).with_state(Arc::clone(&state));
+        let server = Server::start(watched.merge(hooks).merge(rest));
+        Self { state, violations, hook_violations, address: server.url.clone(), server }
     }
 
     /// Messages in the channel, oldest first; those in threads too.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use refit::adapter::{AdapterError, ArtifactStore, Observed, Target, TargetTraits};
+use refit::adapter::{AdapterError, ArtifactStore, Attention, Observed, Target, TargetTraits};
 use refit::clock::{Clock, ManualClock};
 use refit::domain::id::*;
 use refit::domain::release::{Release, ReleaseDocument};
@@ -43,6 +43,7 @@ pub struct Host {
     broken: Mutex<bool>,
     forgetful: Mutex<bool>,
     silent: Mutex<bool>,
+    attention: Mutex<Option<Attention>>,
 }
 
 impl Host {
@@ -83,6 +84,11 @@ impl Host {
         *self.silent.lock().unwrap() = silent;
     }
 
+    /// Shows something that somebody may want otherwise.
+    pub fn ask_for_attention(&self, attention: Attention) {
+        *self.attention.lock().unwrap() = Some(attention);
+    }
+
     /// Shows whatever it is told last, as hosts without compare-and-set do.
     pub fn forget_generations(&self) {
         *self.forgetful.lock().unwrap() = true;
@@ -106,7 +112,7 @@ impl Target for Host {
         let current = self.current();
         Ok(current.map(|document| {
             let fingerprint = document.generation.to_string();
-            Observed { fingerprint, document, attention: None }
+            Observed { fingerprint, document, attention: self.attention.lock().unwrap().clone() }
         }))
     }
 
@@ -164,8 +170,7 @@ impl World {
 
     /// A world around an empty Postgres database.
     pub async fn postgres() -> Self {
-        let database = crate::store::database::empty_postgres().await;
-        refit::store::migrate(&database, false).await.expect("migrated");
+        let database = crate::store::database::migrated_postgres().await;
         Self::around(tempfile::tempdir().expect("a directory"), database)
     }
 

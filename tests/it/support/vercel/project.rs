@@ -242,7 +242,9 @@ pub(super) fn api() -> Router<Arc<Mutex<World>>> {
         .route("/v10/projects/{project}/env", get(list_variables).post(create_variable))
         .route("/v9/projects/{project}/env/{id}", patch(edit_variable).delete(remove_variable))
         .route("/v1/projects/{project}/env/{id}", get(show_variable))
+        // refit asks for the first, the vendor's newest client for the second.
         .route("/v6/deployments", get(list_deployments))
+        .route("/v7/deployments", get(list_deployments))
         .route("/v13/deployments", post(deploy))
         .route("/v13/deployments/{id}", get(show_deployment))
         .route("/v12/deployments/{id}/cancel", patch(cancel))
@@ -250,8 +252,7 @@ pub(super) fn api() -> Router<Arc<Mutex<World>>> {
 }
 
 pub(super) fn app() -> Router<Arc<Mutex<World>>> {
-    // What the vendor's newest client asks; the API description has version 6 only, which is what refit asks.
-    Router::new().route("/app/version", get(version)).route("/v7/deployments", get(list_deployments))
+    Router::new().route("/app/version", get(version))
 }
 
 /// What the deployed app says: it sees the variables of its own deployment.

@@ -1,6 +1,7 @@
 //! Vercel Blob as its clients see it: the API, version 12, and the host that shows blobs.
 //!
-//! Keeps state, refuses what the service refuses, and breaks when it is told to.
+//! Keeps state, refuses what the service refuses, and breaks when it is told to. Every request and answer of the API
+//! is judged by `tests/contracts/vercel-blob.json`.
 
 mod blobs;
 
@@ -12,10 +13,12 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::routing::any;
 use serde_json::{Value, json};
 
 pub use self::blobs::Access;
 use self::blobs::{Blobs, Refused};
+use super::contract::{Violations, watch};
 use super::line::{Call, Dialect, Line, Op};
 
 /// The store's id; part of every token and address.
@@ -35,6 +38,7 @@ const DIALECT: Dialect = Dialect {
 pub struct VercelBlob {
     line: Line,
     store: Arc<OneStore>,
+    contract: Violations,
 }
 
 struct OneStore {
@@ -51,12 +55,19 @@ impl VercelBlob {
     pub fn start(access: Access) -> Self {
         let store =
             Arc::new(OneStore { blobs: Mutex::new(Blobs::new(access)), violations: Mutex::default() });
+        let mut contract = Violations::default();
         let line = Line::start(DIALECT, |port| {
             locked(&store.blobs).files_url =
                 format!("http://127.0.0.1:{port}/files/{}", STORE.to_lowercase());
-            Router::new().fallback(serve).with_state(Arc::clone(&store))
+            let api = Router::new()
+                .route("/api/blob", any(serve))
+                .route("/api/blob/", any(serve))
+                .route("/api/blob/{*rest}", any(serve));
+            let (api, violations) = watch("vercel-blob", api.with_state(Arc::clone(&store)));
+            contract = violations;
+            api.merge(Router::new().fallback(serve).with_state(Arc::clone(&store)))
         });
-        Self { line, store }
+        Self { line, store, contract }
     }
 
     pub fn token() -> String {
@@ -97,6 +108,7 @@ impl Drop for VercelBlob {
         let violations = locked(&self.store.violations);
         if !std::thread::panicking() {
             assert!(violations.is_empty(), "{violations:#?}");
+            self.contract.assert_none();
         }
     }
 }

@@ -2,11 +2,16 @@
 //! name in a directory. A name that a template uses and that is no fact is an
 //! error.
 
-use std::path::Path;
+mod prose;
 
-use handlebars::Handlebars;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use handlebars::{Handlebars, Template};
 use serde_json::Value;
 
+pub use self::prose::Prose;
 use crate::domain::words::steers;
 
 /// A template that is not one, or asks for a fact that there is not.
@@ -33,18 +38,31 @@ pub fn engine() -> Handlebars<'static> {
 pub fn register(
     engine: &mut Handlebars<'static>,
     name: &str,
-    built_in: &str,
+    built_in: &'static str,
     overrides: Option<&Path>,
 ) -> Result<(), TemplateError> {
     let failed = |problem: String| TemplateError { name: name.to_owned(), problem };
-    let text = match overrides.map(|directory| std::fs::read_to_string(directory.join(name))) {
-        Some(Ok(text)) => text,
+    let template = match overrides.map(|directory| std::fs::read_to_string(directory.join(name))) {
+        Some(Ok(text)) => Template::compile_with_name(text, name.to_owned()),
         Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(failed(error.to_string()));
         }
-        Some(Err(_)) | None => built_in.to_owned(),
+        Some(Err(_)) | None => parsed(name, built_in),
     };
-    engine.register_template_string(name, text).map_err(|error| failed(error.to_string()))
+    engine.register_template(name, template.map_err(|error| failed(error.to_string()))?);
+    Ok(())
+}
+
+/// A built-in template, parsed once for all engines of a process: that takes longer than all else that they need.
+fn parsed(name: &str, built_in: &'static str) -> Result<Template, handlebars::TemplateError> {
+    static PARSED: Mutex<BTreeMap<&str, Template>> = Mutex::new(BTreeMap::new());
+    let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(template) = parsed.get(built_in) {
+        return Ok(template.clone());
+    }
+    let template = Template::compile_with_name(built_in, name.to_owned())?;
+    parsed.insert(built_in, template.clone());
+    Ok(template)
 }
 
 /// Fills the template `name` with `data`.

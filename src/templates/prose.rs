@@ -1,17 +1,18 @@
-//! How a sentence stands in a mail: escaped, commands as code, and neither a command nor a date broken in two lines.
+//! How a sentence stands in HTML: escaped, commands as code, and neither a command, a date nor a percentage broken in
+//! two lines.
 
 use handlebars::{
     Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext, RenderError, html_escape,
 };
 
-/// A whole command stands in one line where one can hold it.
-const CODE: &str = "<code class=\"code\" style=\"display:inline-block;max-width:100%;padding:0 5px;border-radius:4px;\
-    background:#f0f0f3;color:#1c2024;font:14px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace\">";
 /// A version may be longer than a line of a telephone.
 const LONGEST_WHOLE: usize = 24;
 
 /// `{{prose text}}` in HTML: the text, escaped, with what stands in backticks as code.
-pub(super) struct Prose;
+pub struct Prose {
+    /// The tag that begins code.
+    pub code: &'static str,
+}
 
 impl HelperDef for Prose {
     fn call<'reg: 'rc, 'rc>(
@@ -32,7 +33,7 @@ impl HelperDef for Prose {
             if index.is_multiple_of(2) {
                 words(part, out)?;
             } else {
-                out.write(CODE)?;
+                out.write(self.code)?;
                 out.write(&html_escape(part))?;
                 out.write("</code>")?;
             }
@@ -43,9 +44,15 @@ impl HelperDef for Prose {
 
 /// Text without code: browsers break lines at the hyphens of `2026-11-22`, too.
 fn words(text: &str, out: &mut dyn Output) -> Result<(), RenderError> {
-    for word in text.split_inclusive(char::is_whitespace) {
+    let mut words = text.split_inclusive(char::is_whitespace).peekable();
+    while let Some(word) = words.next() {
         let whole = word.trim_end();
-        if begins_with_a_date(whole) && whole.len() <= LONGEST_WHOLE {
+        if whole.ends_with(|c: char| c.is_ascii_digit())
+            && words.peek().is_some_and(|next| next.starts_with('%'))
+        {
+            out.write(&html_escape(whole))?;
+            out.write("&nbsp;")?;
+        } else if begins_with_a_date(whole) && whole.len() <= LONGEST_WHOLE {
             out.write("<span style=\"white-space:nowrap\">")?;
             out.write(&html_escape(whole))?;
             out.write("</span>")?;
