@@ -195,6 +195,10 @@ fn advance(
     }
     if record.stage + 1 < record.stages.len() {
         // No evidence is never success, and a canary under suspicion gets no more traffic.
+        if analysis.no_data(record, now) {
+            record.reason = words::no_data(record, analysis);
+            return Decision::Continue;
+        }
         let heard = analysis.heard(record);
         let limit = -record.rules.alpha.ln();
         let suspected = evidence.is_some_and(|combined| combined.log_e >= limit / 2.0);

@@ -197,6 +197,18 @@ fn a_stage_goes_out_after_its_time_if_the_canary_was_heard_and_is_not_suspected(
 }
 
 #[test]
+fn a_canary_of_which_nothing_comes_any_more_waits_where_it_is() {
+    let stages = || canary(vec![rule(OnlineMetric::ErrorRate)], &[(1000, 60), (5000, 30)]);
+    let until = |last: i64| move |at: i64| if at < last { ((100, 1), (900, 9)) } else { ((0, 0), (0, 0)) };
+    let (record, decision) = watch(stages(), 300, until(10));
+    assert_eq!((decision, record.verdict), (None, Verdict::Inconclusive));
+    assert!(record.reason.starts_with("no evidence since 2026-03-01 12:09 UTC"), "{}", record.reason);
+    // It goes on with the evidence.
+    let (_, decision) = watch(stages(), 300, |at| if at < 90 { until(10)(at) } else { until(300)(at) });
+    assert_eq!(decision, Some((90, Decision::Shift { stage: 1 })));
+}
+
+#[test]
 fn a_change_of_the_share_discards_the_open_table_and_the_minute_it_falls_in() {
     let stages = vec![(100, 0), (5000, 60)];
     let mut record = canary(vec![rule(OnlineMetric::ErrorRate)], &stages);
