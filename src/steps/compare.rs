@@ -81,3 +81,18 @@ pub async fn run(spec: &Compare, ctx: &StepContext<'_>) -> Result<StepResult, St
     };
     StepResult::done(output)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_decides_what_the_evidence_does_not_and_no_policy_promotes_without_an_analysis() {
+        let policies = [OnInconclusive::Hold, OnInconclusive::Promote, OnInconclusive::RollBack];
+        let of = |verdict| policies.map(|policy| decide(verdict, policy));
+        assert_eq!(of(Verdict::Inconclusive), [Decision::Hold, Decision::Promote, Decision::RollBack]);
+        assert_eq!(of(Verdict::Pass), [Decision::Promote; 3]);
+        assert_eq!(of(Verdict::Fail), [Decision::RollBack; 3]);
+        assert_eq!(of(Verdict::Error), [Decision::Hold; 3]);
+    }
+}
