@@ -18,6 +18,7 @@ use crate::domain::verdict::Verdict;
 use crate::domain::workflow::parse;
 use crate::engine::definition_hash;
 use crate::steps::approve::ApproveOutput;
+use crate::steps::canary::CanaryOutput;
 use crate::steps::fetch::FetchOutput;
 use crate::steps::gate::{self, GateOutput};
 use crate::steps::publish::PublishOutput;
@@ -129,7 +130,9 @@ fn people(attempts: &[Attempt], gates: &[(StepId, GateOutput)]) -> Vec<Person> {
         let at = answered.and_then(|attempt| attempt.finished_at);
         Some(Person { name, did: "approved".to_owned(), step: step.clone(), at, reason: None })
     });
-    let of_steps = outputs::<ApproveOutput>(attempts).map(|(step, output)| Person {
+    let of_canaries =
+        outputs::<CanaryOutput>(attempts).filter_map(|(step, output)| Some((step, output.approval?)));
+    let of_steps = outputs::<ApproveOutput>(attempts).chain(of_canaries).map(|(step, output)| Person {
         name: output.approved_by,
         did: "approved".to_owned(),
         step,

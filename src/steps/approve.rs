@@ -60,18 +60,25 @@ pub fn refused(signal: &Signal) -> StepResult {
     }
 }
 
+/// Who approved `step`, if somebody did and nobody refused before.
+pub fn approval(signals: &[Signal], step: &StepId) -> Option<ApproveOutput> {
+    match answer(signals, step) {
+        Answer::Approved(signal) => Some(ApproveOutput {
+            approved_by: signal.actor.clone(),
+            approved_at: signal.at,
+            reason: signal.reason.clone(),
+        }),
+        Answer::Rejected(_) | Answer::None => None,
+    }
+}
+
 /// Asks, or finds an answer.
 pub async fn run(spec: &Approve, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
-    match answer(ctx.signals, ctx.step) {
-        Answer::Approved(signal) => {
-            return StepResult::done(ApproveOutput {
-                approved_by: signal.actor.clone(),
-                approved_at: signal.at,
-                reason: signal.reason.clone(),
-            });
-        }
-        Answer::Rejected(signal) => return Ok(refused(signal)),
-        Answer::None => {}
+    if let Some(approval) = approval(ctx.signals, ctx.step) {
+        return StepResult::done(approval);
+    }
+    if let Answer::Rejected(signal) = answer(ctx.signals, ctx.step) {
+        return Ok(refused(signal));
     }
     let now = ctx.clock.now();
     let asked = match ctx.resume {

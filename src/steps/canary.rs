@@ -5,6 +5,7 @@ mod underpowered;
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
+use super::approve::{ApproveOutput, approval};
 use super::context::{
     CanaryOpening, ReleaseChange, ReleaseChangeKind, ReleaseRefused, StepContext, StepError, StepResult,
 };
@@ -37,6 +38,9 @@ pub struct CanaryOutput {
     pub share: BasisPoints,
     /// The canary.
     pub canary: Option<CanaryId>,
+    /// Who let it out, when somebody was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApproveOutput>,
 }
 
 /// What came of a canary step.
@@ -66,6 +70,7 @@ pub async fn run(spec: &Canary, ctx: &StepContext<'_>) -> Result<StepResult, Ste
         generation: None,
         share: first.share,
         canary: None,
+        approval: approval(ctx.signals, ctx.step),
     };
     let current = ctx.ledger.release(&spec.target).await?;
     let champion = current.as_ref().and_then(|release| release.desired.champion.clone());

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use refit::domain::release::ReleaseActor;
 use refit::domain::run::{Outcome, RunStatus, SignalKind};
 use refit::engine::Engine;
 
@@ -201,6 +202,13 @@ async fn a_canary_that_could_not_conclude_is_replayed_and_then_a_person_decides(
     assert!(engine.store.signal(run, &kind, "ann", None, start()).await.expect("told"));
     turn(&engine, run).await;
     assert_eq!(shown(&world), (Some("1".to_owned()), Some("2".to_owned())));
+    let ann = ReleaseActor::Human { name: "ann".to_owned() };
+    engine.roll_back(&model(), &target(), None, ann, "enough").await.expect("rolled back");
+    let ended = ended(&world, &engine, run).await;
+    let receipt = refit::receipt::of(engine.store.as_ref(), &ended).await.expect("read").expect("decided");
+    let people: Vec<_> =
+        receipt.people.iter().map(|person| (person.name.as_str(), person.did.as_str())).collect();
+    assert_eq!(people, [("ann", "approved")], "the receipt says who let it out");
 }
 
 #[tokio::test]

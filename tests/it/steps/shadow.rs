@@ -69,6 +69,7 @@ fn on_canary() -> Bench {
         generation: Some(Generation(8)),
         share: BasisPoints(1000),
         canary: None,
+        approval: None,
     };
     bench.ended("canary", serde_json::to_value(output).expect("JSON"));
     bench.ledger.canary = Some(CanaryRecord {
@@ -197,6 +198,7 @@ fn advised() -> Bench {
         generation: None,
         share: BasisPoints(1000),
         canary: None,
+        approval: None,
     };
     bench.history.clear();
     bench.ended("canary", serde_json::to_value(output).expect("JSON"));
