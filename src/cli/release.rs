@@ -125,6 +125,11 @@ fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>, pull
         if let Some(limit) = limit {
             text.push_str(&format!("\n            {limit}"));
         }
+        if canary.state == CanaryState::Watching
+            && let Some(forecast) = canary.view().forecast
+        {
+            text.push_str(&format!("\n  forecast  {}", plain(&forecast)));
+        }
         for pulled in pulls {
             text.push_str(&format!("\n  evidence  {}", fetched(opened, pulled)));
         }

@@ -8,11 +8,16 @@ use super::watched::Watched;
 use crate::cli::refit::{refit, steady};
 use crate::support::world::{World, start};
 
-/// The lines on evidence, as people read them.
-async fn shown(watched: &Watched) -> String {
+/// `refit status` as people read it.
+async fn status(watched: &Watched) -> String {
     let (dir, database) = (watched.world.path(""), watched.world.database.clone());
     let program = tokio::task::spawn_blocking(move || refit(&dir, &["--db", &database, "status"]));
-    let text = program.await.expect("it ran");
+    program.await.expect("it ran")
+}
+
+/// The lines on evidence.
+async fn shown(watched: &Watched) -> String {
+    let text = status(watched).await;
     let lines = text.lines().skip_while(|line| !line.starts_with("  evidence"));
     let mut own = true;
     let lines = lines.take_while(|line| std::mem::take(&mut own) || line.starts_with("            "));
@@ -58,4 +63,22 @@ async fn how_far_a_source_was_read_what_was_refused_and_why_it_is_not_read_now()
                     since 2026-11-20 02:14:00Z: the SQLite file [dir]/app.db could not be opened: there is no such file
         "#);
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_canary_can_show_once_the_traffic_before_it_is_known() {
+    let app = SqliteTable::new("TEXT").await;
+    let watched = Watched::start(World::sqlite(), &app.evidence()).await;
+    watched.world.write("refit.toml", "");
+    let before = (0..120).map(|ago| Served {
+        id: format!("before-{ago}"),
+        at: start() - TimeDelta::minutes(ago + 2),
+        version: "1",
+        ok: ago % 10 > 0,
+    });
+    app.serves(&before.collect::<Vec<_>>()).await;
+    watched.look_in(1).await;
+    let said = status(&watched).await;
+    assert!(said.contains("\n  forecast  at 14"), "{said}");
+    assert!(said.contains("a canary that is no worse passes within"), "{said}");
 }

@@ -169,7 +169,7 @@ async fn canary(store: &Arc<dyn Store>, run: RunId, rule: CompareRule) -> Canary
         stage_since: start(),
         rules: Compare { rules: vec![rule], ..Compare::without_rules() },
         started_at: start(),
-        deadline: None,
+        deadline: Some(start() + TimeDelta::days(30)),
         state: CanaryState::Watching,
         bake_until: None,
         verdict: Verdict::Inconclusive,
