@@ -54,13 +54,28 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
         async move { schedule::fire_due(&engine, &catalog).await }
     });
     let stop = CancellationToken::new();
+    let work = async {
+        engine
+            .until_quiet(Patience { soon: SOON, ask_every: ASK_EVERY }, &stop)
+            .await
+            .doing(|| "see what is due".to_owned())?;
+        // What was due is done, whatever becomes of this.
+        if let Err(error) = engine.prune(&stop).await {
+            opened.out.note(&format!("warning: old evidence was not deleted: {error}"));
+        }
+        Ok::<_, CliError>(())
+    };
+    let mut work = std::pin::pin!(work);
     let interrupted = tokio::select! {
-        quiet = engine.until_quiet(Patience { soon: SOON, ask_every: ASK_EVERY }, &stop) => {
-            quiet.doing(|| "see what is due".to_owned())?;
-            engine.prune(&stop).await.doing(|| "delete old evidence".to_owned())?;
+        done = &mut work => {
+            done?;
             false
         }
-        () = interrupts.next() => true,
+        () = interrupts.next() => {
+            stop.cancel();
+            work.await?;
+            true
+        }
     };
     worker.shut_down().await.doing(|| "give the runs back".to_owned())?;
     let moved = before.moved(&store).await.doing(|| "list runs".to_owned())?;

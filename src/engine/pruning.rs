@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
@@ -33,39 +34,51 @@ impl Engine {
     }
 
     /// Deletes old evidence if that is due and no other process is at it, and returns what went. At `stop` it is due
-    /// again at once: the rest is for whoever comes next.
+    /// again at once: the rest is for whoever comes next. Where this is dropped, it is due when its hold is over.
     pub async fn prune(&self, stop: &CancellationToken) -> Result<Option<OldEvidence>, StoreError> {
         let found = self.store.pruning(self.clock.now()).await?;
         let Some(due_at) = found.due_at else {
             self.store.move_pruning(None, found.now + EVERY).await?;
             return Ok(None);
         };
-        let mut held_until = found.now + HOLD;
-        if due_at > found.now || !self.store.move_pruning(Some(due_at), held_until).await? {
+        let held = Mutex::new(found.now + HOLD);
+        if due_at > found.now || !self.store.move_pruning(Some(due_at), found.now + HOLD).await? {
             return Ok(None);
         }
         // The database's time, not this machine's: a clock that is a year ahead would take all evidence for old.
         let age = self.evidence_age_at(found.now);
-        let mut forgetting = self.store.forget_evidence(&age, false);
-        let gone = loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break None,
-                gone = &mut forgetting => break Some(gone?),
-                () = tokio::time::sleep(SAY_SO_EVERY) => {
-                    let longer = self.store.pruning(self.clock.now()).await?.now + HOLD;
-                    if self.store.move_pruning(Some(held_until), longer).await? {
-                        held_until = longer;
-                    }
-                }
-            }
+        // Side by side: a database with one connection that writes has it in turns.
+        let gone = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            gone = self.store.forget_evidence(&age, false) => Some(gone?),
+            failed = self.keep_pruning(&held) => return Err(failed),
         };
+        let held_until = *held.lock().await;
         let next = if gone.is_some() { found.now + EVERY } else { found.now };
         self.store.move_pruning(Some(held_until), next).await?;
         if let Some(gone) = gone.filter(|gone| gone.total() > 0) {
             tracing::info!(rows = gone.total(), "Old evidence was deleted: {}", in_words(&gone));
         }
         Ok(gone)
+    }
+
+    /// Says now and then that this process is at it; returns only when that cannot be said.
+    async fn keep_pruning(&self, held: &Mutex<Timestamp>) -> StoreError {
+        loop {
+            tokio::time::sleep(SAY_SO_EVERY).await;
+            let mut held = held.lock().await;
+            let moved = async {
+                let longer = self.store.pruning(self.clock.now()).await?.now + HOLD;
+                Ok(self.store.move_pruning(Some(*held), longer).await?.then_some(longer))
+            };
+            match moved.await {
+                Ok(Some(longer)) => *held = longer,
+                // Somebody else is at it by now, which does no harm.
+                Ok(None) => {}
+                Err(error) => return error,
+            }
+        }
     }
 }
 

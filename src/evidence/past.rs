@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read, Write};
 
+use chrono::{Datelike as _, TimeDelta};
 use serde::{Deserialize, Serialize};
 
 use super::RowError;
@@ -129,11 +130,40 @@ pub fn read_past(mut input: impl BufRead) -> Result<Past, RowError> {
     Ok(past)
 }
 
+/// Each minute of it is looked at again.
+const LONGEST_WATCH: TimeDelta = TimeDelta::days(400);
+/// Of one version in one minute: what is added up stays a number.
+const MOST_REQUESTS: u64 = 1_000_000_000_000;
+
+/// A date from which days can be counted, there and back.
+fn date(at: Timestamp) -> Result<Timestamp, Refused> {
+    if (1970..=9998).contains(&at.year()) { Ok(at) } else { Err(format!("{at} is no date of a canary")) }
+}
+
+fn requests(count: u64) -> Result<u64, Refused> {
+    if count <= MOST_REQUESTS { Ok(count) } else { Err(format!("{count} are more than a minute has")) }
+}
+
+fn check_dates(watched: &Watched) -> Result<(), Refused> {
+    let canary = &watched.canary;
+    let dates = [canary.started_at, canary.stage_since, canary.next_look_at, watched.looked_at];
+    let perhaps = [canary.deadline, canary.bake_until, canary.ended_at, watched.promoted_at];
+    let shares = watched.shares.iter().map(|(at, _)| *at);
+    for at in dates.into_iter().chain(perhaps.into_iter().flatten()).chain(shares) {
+        date(at)?;
+    }
+    if watched.looked_at - canary.started_at > LONGEST_WATCH {
+        return Err(format!("the canary was watched for more than {} days", LONGEST_WATCH.num_days()));
+    }
+    Ok(())
+}
+
 fn take(past: &mut Option<Past>, line: Line) -> Result<(), Refused> {
     let Some(past) = past else {
         let Line::Recorded(watched) = line else {
             return Err("the canary is not said before its minutes".to_owned());
         };
+        check_dates(&watched)?;
         *past = Some(Past {
             watched: *watched,
             minutes: vec![],
@@ -152,16 +182,17 @@ fn take(past: &mut Option<Past>, line: Line) -> Result<(), Refused> {
             let mut buckets = vec![0; LATENCY_BUCKETS];
             for (bucket, count) in latency {
                 *buckets.get_mut(bucket).ok_or_else(|| format!("there is no latency bucket {bucket}"))? =
-                    count;
+                    requests(count)?;
             }
             let timed = buckets.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
-            let counts = MinuteCounts { n, errors: e, timed };
-            past.minutes.push(EvidenceMinute { version, minute: t, seq: 0, counts, latency: buckets });
+            let counts = MinuteCounts { n: requests(n)?, errors: e, timed };
+            past.minutes.push(EvidenceMinute { version, minute: date(t)?, seq: 0, counts, latency: buckets });
         }
         Line::Pair(pair) => past.pairs.push(pair.checked()?),
         Line::StableError(pair) => past.stable_errors.push(pair.checked()?),
         Line::Labels(LabelsOf { t, version, predicted, labelled }) => {
-            past.labels.push(LabelMinute { version, minute: t, predicted, labelled });
+            let (predicted, labelled) = (requests(predicted)?, requests(labelled)?);
+            past.labels.push(LabelMinute { version, minute: date(t)?, predicted, labelled });
         }
     }
     Ok(())
@@ -174,7 +205,8 @@ impl Pair {
     }
 
     fn checked(self) -> Result<PairedError, Refused> {
-        let Self { seq, t: at, served_at, block, canary, stable } = self;
+        let Self { seq, t, served_at, block, canary, stable } = self;
+        let (at, served_at) = (date(t)?, served_at.map(date).transpose()?);
         if !(canary >= 0.0 && stable >= 0.0) {
             return Err("an error is 0 or more".to_owned());
         }
@@ -229,6 +261,14 @@ mod tests {
                 "there is no latency bucket 64",
             ),
             (r#"{"verdict":"pass"}"#, "unknown variant `verdict`"),
+            (
+                r#"{"minute":{"t":"2026-03-01T12:01:00Z","version":"2","n":18446744073709551615,"e":0}}"#,
+                "more than a minute has",
+            ),
+            (
+                r#"{"labels":{"t":"+262142-12-31T00:00:00Z","version":"2","predicted":5,"labelled":4}}"#,
+                "is no date of a canary",
+            ),
         ] {
             let found = read(&[CANARY, line, MINUTE]).expect_err(line);
             assert!(found.line == 2 && found.error.contains(error), "{found:?}");
@@ -238,5 +278,7 @@ mod tests {
             "the canary is not said before its minutes"
         );
         assert!(read(&[]).is_err());
+        let ages = CANARY.replace("\"looked_at\":\"2026", "\"looked_at\":\"9026");
+        assert_eq!(read(&[&ages]).expect_err("ages").error, "the canary was watched for more than 400 days");
     }
 }

@@ -122,7 +122,8 @@ impl Simulation {
         let locked = std::fs::File::create(&lock).map_err(disk)?;
         if let Err(std::fs::TryLockError::WouldBlock) = locked.try_lock() {
             return Err(SimulateError::Setting(
-                "another simulation of this workflow is under way".to_owned(),
+                "another simulation of this workflow is under way, or `refit gc` waits for an answer about its files"
+                    .to_owned(),
             ));
         }
         self.clear_copies()?;

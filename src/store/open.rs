@@ -65,6 +65,11 @@ pub(crate) fn newer_schema() -> StoreError {
 pub(crate) fn migrate_error(error: MigrateError) -> StoreError {
     match error {
         MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => newer_schema(),
+        MigrateError::VersionMismatch(_) => StoreError::Unusable {
+            problem: "the database was made by a refit from before its first release".to_owned(),
+            hint: "name another database with `--db`, or finish what runs in this one with the refit that made it"
+                .to_owned(),
+        },
         MigrateError::Execute(error) => error.into(),
         MigrateError::ExecuteMigration(error, _) => error.into(),
         other => StoreError::Broken(other.to_string()),

@@ -198,7 +198,7 @@ fn tell_paused(loaded: &Loaded, pause: &Pause, what: &str) {
 pub struct Heard {
     /// The runs it asked for.
     pub runs: Vec<Submitted>,
-    /// Workflows that wait for it and are paused.
+    /// Workflows that wait for it and are paused; none when the event was known: what it did, it did before.
     pub paused: Vec<(WorkflowName, Pause)>,
 }
 
@@ -237,5 +237,9 @@ pub async fn send(
             break;
         }
     }
-    Ok(Heard { runs: engine.store.submit(event, runs).await?, paused })
+    let runs = engine.store.submit(event, runs).await?;
+    if !paused.is_empty() && event.dedup_key.is_some() && engine.store.event(event.id).await?.is_none() {
+        paused.clear();
+    }
+    Ok(Heard { runs, paused })
 }

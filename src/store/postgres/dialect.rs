@@ -60,14 +60,14 @@ macro_rules! each {
 // Row by row, by an index: the planner does not look through `OFFSET`. By itself it takes a table that it has no figures
 // of for a small one, and compares all rows of a batch with all that the model has.
 macro_rules! found {
-    ($table:literal, $name:literal, $condition:literal) => {
+    ($table:literal, $name:literal, $($condition:expr),+ $(,)?) => {
         concat!(
             " CROSS JOIN LATERAL (SELECT * FROM refit.",
             $table,
             " AS ",
             $name,
             " WHERE ",
-            $condition,
+            $($condition),+,
             " OFFSET 0) AS ",
             $name
         )

@@ -211,7 +211,8 @@ pub(super) async fn begin_batch(
     Ok((made.rows_affected() == 1).then_some(seq))
 }
 
-/// The first of `count` numbers of the model that were never used. Whatever adds to a model's evidence begins with it.
+/// The first of `count` numbers of the model that were never used. Whatever adds to a model's evidence takes one, or
+/// none, before it reads any.
 pub(super) async fn take_numbers(
     connection: &mut Connection,
     model: &ModelName,

@@ -130,9 +130,12 @@ async fn settled(
     let found = sqlx::query(sql!(concat!(
         "SELECT m.version, m.minute FROM ",
         each!("$2"),
-        " CROSS JOIN refit.evidence_minutes m
-         WHERE m.seq < $3 AND m.model = $1 AND m.version = e.value ->> 'v' AND m.minute = ",
-        moment!("e.value ->> 't'")
+        found!(
+            "evidence_minutes",
+            "m",
+            "m.seq < $3 AND m.model = $1 AND m.version = e.value ->> 'v' AND m.minute = ",
+            moment!("e.value ->> 't'")
+        )
     )))
     .bind(batch.model.as_str())
     .bind(Json(old))

@@ -1,6 +1,6 @@
 //! Truths, and the pairs of errors they make: both versions on one request.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -227,9 +227,10 @@ pub(super) async fn take_scored_truths(
     Ok(())
 }
 
-/// Requests as one document.
+/// Requests as one document, each once, however often a batch names it.
 fn wanted(requests: &[&str]) -> Json<Vec<Value>> {
-    Json(requests.iter().map(|request| json!({ "r": text(request) })).collect())
+    let requests: BTreeSet<String> = requests.iter().map(|request| text(request)).collect();
+    Json(requests.into_iter().map(|request| json!({ "r": request })).collect())
 }
 
 /// How many of these requests have a truth that waits for its prediction.

@@ -108,8 +108,8 @@ macro_rules! each {
 }
 // `CROSS JOIN` keeps the order: by itself SQLite goes through the documents for every row of the model.
 macro_rules! found {
-    ($table:literal, $name:literal, $condition:literal) => {
-        concat!(" CROSS JOIN ", $table, " AS ", $name, " ON ", $condition)
+    ($table:literal, $name:literal, $($condition:expr),+ $(,)?) => {
+        concat!(" CROSS JOIN ", $table, " AS ", $name, " ON ", $($condition),+)
     };
 }
 macro_rules! of_requests {

@@ -24,6 +24,8 @@ const ROOT: &str = "REFIT_TEST_ROOT";
 const DATABASE: &str = "REFIT_TEST_DATABASE";
 /// What time it is, below the root: the next process goes on from there.
 const CLOCK: &str = "clock";
+/// Two retrains take seconds.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Not a test by itself: the process that is killed.
 #[tokio::test]
@@ -72,6 +74,9 @@ async fn live(world: &World, store: &dyn Store, deaths: &[(Write, When)]) -> Opt
         () = crash.died() => {}
         () = settled(world, store) => {}
         _ = process.wait() => panic!("it ended: {}", std::fs::read_to_string(&log).expect("a log")),
+        () = tokio::time::sleep(PATIENCE) => {
+            panic!("it comes to no end: {}", std::fs::read_to_string(&log).expect("a log"))
+        }
     }
     process.kill().await.expect("SIGKILL");
     crash.last()

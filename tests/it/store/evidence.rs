@@ -18,6 +18,7 @@ on_both! {
     truth_makes_a_pair_of_errors
     a_truth_that_is_absurdly_far_off_keeps_nothing_else_back
     truth_that_comes_first_waits
+    a_request_that_stands_twice_in_a_batch_counts_once
     a_request_that_is_reported_again_with_its_truth_counts_once
     pairs_come_of_age_in_pages_and_requests_without_truth_are_counted
     a_row_that_a_run_scored_counts_once_and_only_for_its_holder
@@ -147,6 +148,17 @@ async fn truth_that_comes_first_waits(db: Database) {
     store.observe(&batch("b1", Vec::new(), predictions, db.now())).await.expect("kept");
     let pairs = store.paired_errors(&model(), &version("v2"), &version("v1"), 0, 100).await.expect("read");
     assert_eq!((pairs.len(), pairs[0].canary, pairs[0].stable), (1, 1.0, 1.5));
+}
+
+async fn a_request_that_stands_twice_in_a_batch_counts_once(db: Database) {
+    let store = db.open().await;
+    store.add_truth(&truths("t1", &[("a", 11.0)], db.now())).await.expect("kept");
+    let twice = vec![prediction("a", "v1", 10.0, &[], db.now()), prediction("a", "v1", 12.0, &[], db.now())];
+    store.observe(&batch("b1", Vec::new(), twice, db.now())).await.expect("kept");
+    let counts = store.labelled(&model(), &version("v1"), db.now()).await.expect("read");
+    assert_eq!((counts.predicted, counts.labelled), (1, 1));
+    let own = store.paired_errors(&model(), &version("v1"), &version("v1"), 0, 10).await.expect("read");
+    assert_eq!(own.iter().map(|pair| pair.canary).collect::<Vec<_>>(), [1.0], "its first prediction counts");
 }
 
 async fn a_request_that_is_reported_again_with_its_truth_counts_once(db: Database) {
