@@ -291,8 +291,30 @@ impl Counting<'_> {
         }
     }
 
+    /// Versions whose `errors` are of other requests: more than they served. A few more may be of requests that were
+    /// not over when the counters were read.
+    fn foreign_errors(&self) -> BTreeSet<VersionName> {
+        let mut sums: BTreeMap<&VersionName, (f64, f64)> = BTreeMap::new();
+        for ((version, _), minute) in &self.minutes {
+            let (requests, errors) = sums.entry(version).or_default();
+            *requests += minute.requests;
+            *errors += minute.errors;
+        }
+        let is_more = |(requests, errors): &(f64, f64)| *errors > 1.1 * requests + 5.0;
+        sums.into_iter().filter(|(_, sums)| is_more(sums)).map(|(version, _)| version.clone()).collect()
+    }
+
     fn done(mut self, dropped: &BTreeSet<(String, i64)>) -> Page {
+        let foreign = self.foreign_errors();
+        if let Some(version) = foreign.first() {
+            self.page.problem = Some(format!(
+                "`errors` of {version} grew by more than its `requests`: neither count; select errors of the same requests"
+            ));
+        }
         for ((version, at), sums) in self.minutes {
+            if foreign.contains(&version) {
+                continue;
+            }
             if !sums.errors_known {
                 self.page.problem = Some(format!(
                     "no series of `errors` is of {version}: its requests do not count; let the app begin the counter \

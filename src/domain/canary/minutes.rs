@@ -103,13 +103,13 @@ impl Standing {
             }
             Some(_) | None => (self.read.timed, self.read.slow),
         };
-        Counts { n: self.n, errors: self.errors.min(self.n), timed, slow }
+        Counts { n: self.n, errors: self.errors, timed, slow }
     }
 }
 
-/// A count no table can hold is no evidence.
+/// A count no table can hold, such as more errors than requests, is no evidence.
 pub(super) fn arm(n: u64, e: u64) -> Arm {
-    Arm::new(n, e.min(n)).unwrap_or_default()
+    Arm::new(n, e).unwrap_or_default()
 }
 
 pub(super) fn sum(counts: &[u64]) -> u64 {

@@ -1,6 +1,7 @@
 //! The queries that are there to be copied, on both databases, and `doctor`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use chrono::TimeDelta;
 use refit::adapter::AdapterError;
@@ -10,6 +11,7 @@ use refit::secret::Secrets;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 
 use crate::cli::refit::refit;
+use crate::support::prometheus::Prometheus;
 use crate::support::world::{http, start};
 
 const TABLES: &str = "
@@ -44,6 +46,32 @@ async fn ready_made_queries_are_read(url: &str) {
             "{query}"
         );
     }
+}
+
+#[tokio::test]
+async fn errors_of_other_requests_say_nothing_of_a_version() {
+    let (mut served, mut failed) = ("# TYPE n counter\n".to_owned(), "# TYPE bad counter\n".to_owned());
+    for minute in 0..30 {
+        let at = (start() - TimeDelta::minutes(30 - minute)).timestamp();
+        // All that `2` served failed; what is counted as errors of `1` is something else.
+        for (version, requests, errors) in [("1", 10, 90), ("2", 10, 10)] {
+            let _ = writeln!(served, "n_total{{version=\"{version}\"}} {} {at}", requests * minute);
+            let _ = writeln!(failed, "bad_total{{version=\"{version}\"}} {} {at}", errors * minute);
+        }
+    }
+    let app = Prometheus::over(&(served + &failed)).await;
+    let text = format!(
+        "name: w\nmodel: m\nevidence: {{ prometheus: {{ url: '{}', requests: n_total, errors: bad_total }} }}\nsteps: [{{run: x}}]\n",
+        app.url
+    );
+    let (workflow, _) = parse("w.yaml", &text, &BTreeMap::new()).expect("valid");
+    let (secrets, http) = (Secrets::default(), http());
+    let place = Place { project: std::path::Path::new("/"), secrets: &secrets, http: &http };
+    let source = source(workflow.evidence.as_ref().expect("a source"), place).expect("a source");
+    let found = checked(source.as_ref(), start() + TimeDelta::minutes(1)).await.expect("read");
+    assert!(found.said.ends_with("requests of 2 in the last hour"), "{}", found.said);
+    let problem = found.problem.unwrap_or_default();
+    assert!(problem.starts_with("`errors` of 1 grew by more than its `requests`"), "{problem}");
 }
 
 async fn sqlite(path: &std::path::Path) {

@@ -101,4 +101,21 @@ proptest! {
         prop_assert_ne!(again.record.verdict, Verdict::Pass);
         prop_assert!(Analysis::of(&again.record).is_ok());
     }
+
+    #[test]
+    fn more_errors_than_requests_are_no_verdict(
+        rows in prop::collection::vec((1..5000_u64, 1..5000_u64, 0..400_i64, any::<bool>()), 0..60),
+    ) {
+        let record = canary(vec![rule(OnlineMetric::ErrorRate)], &[(1000, 0)]);
+        let minutes = rows.into_iter().enumerate().map(|(i, (n, more, at, canary))| EvidenceMinute {
+            version: if canary { "2" } else { "1" }.parse().expect("valid"),
+            minute: minute(at),
+            seq: i as i64,
+            counts: MinuteCounts { n, errors: n + more, timed: 0 },
+            latency: vec![],
+        });
+        let looked = look(&record, &News { minutes: minutes.collect(), ..News::default() }, minute(600));
+        prop_assert!(matches!(looked.record.verdict, Verdict::Inconclusive | Verdict::Error));
+        prop_assert!(!matches!(looked.decision, Decision::RollBack { .. }), "{:?}", looked.decision);
+    }
 }
