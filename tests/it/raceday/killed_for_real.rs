@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures::FutureExt as _;
 use refit::clock::{Clock as _, ManualClock};
 use refit::domain::run::Outcome;
 use refit::store::{RunFilter, Store};
@@ -54,6 +55,19 @@ async fn settled(world: &World, store: &dyn Store) {
     }
 }
 
+/// Returns when the process has gone on for a minute of its own from when this began: nothing that it asked for before
+/// is under way. One that is to die after its last request has that effect before it dies.
+async fn goes_on(root: &Path) {
+    let file = root.join(CLOCK);
+    let now = || std::fs::read_to_string(&file).unwrap_or_default();
+    for _ in 0..2 {
+        let before = now();
+        while now() == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 /// A process at work, until it is killed: at the first request of `deaths`, which is returned, or when there is
 /// nothing left to do.
 async fn live(world: &World, store: &dyn Store, deaths: &[(Write, When)]) -> Option<(Write, When)> {
@@ -72,7 +86,7 @@ async fn live(world: &World, store: &dyn Store, deaths: &[(Write, When)]) -> Opt
         .expect("starts");
     tokio::select! {
         () = crash.died() => {}
-        () = settled(world, store) => {}
+        () = settled(world, store).then(|()| goes_on(world.place.root())) => {}
         _ = process.wait() => panic!("it ended: {}", std::fs::read_to_string(&log).expect("a log")),
         () = tokio::time::sleep(PATIENCE) => {
             panic!("it comes to no end: {}", std::fs::read_to_string(&log).expect("a log"))
@@ -101,6 +115,8 @@ async fn each_request_of_the_recommended_way_has_one_effect() {
     // One file is large enough to be sent in parts.
     let large = ("done'", "done; head -c 9000000 /dev/zero > $out/long.json'");
     world.place.edit("workflows/retrain.yaml", &[large]);
+    // No update of the message: how many there are depends on how fast this plays beside Slack's second, which is a
+    // real one. In the story that dies within one process each of them is met.
     let requests = [
         "blob PUT /api/blob/ sprint.json",
         "blob POST /api/blob/mpu long.json upload 2",
@@ -108,7 +124,6 @@ async fn each_request_of_the_recommended_way_has_one_effect() {
         "blob PUT /api/blob/ manifest.json",
         "vercel PATCH /v1/global-config/ecfg_raceday/items",
         "slack POST /api/chat.postMessage",
-        "slack POST /api/chat.update",
         "resend POST /emails",
     ];
     killed_at_each(&world, &requests).await;
