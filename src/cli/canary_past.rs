@@ -18,7 +18,7 @@ use crate::domain::evidence::{EvidenceMinute, LabelMinute, PairedError};
 use crate::domain::id::VersionName;
 use crate::domain::verdict::Verdict;
 use crate::domain::words::counted;
-use crate::domain::workflow::step::OnlineMetric;
+use crate::domain::workflow::step::{CompareRule, OnlineMetric};
 use crate::domain::workflow::units::BasisPoints;
 use crate::evidence::{read_past, write_past};
 use crate::store::{ReleaseAudit, Store, StoreError};
@@ -152,7 +152,13 @@ pub fn replay(input: impl BufRead, args: &ReplayArgs, name: &str, out: Output) -
     let limits = &mut past.watched.canary.rules;
     limits.alpha = args.levels.alpha.unwrap_or(limits.alpha);
     limits.beta = args.levels.beta.unwrap_or(limits.beta);
-    for rule in limits.rules.iter_mut().filter(|rule| rule.metric == OnlineMetric::ErrorRate) {
+    let is_of_errors = |rule: &&mut CompareRule| rule.metric == OnlineMetric::ErrorRate;
+    let asked = args.levels.margin.is_some() || args.acceptable_below.is_some();
+    if asked && limits.rules.iter().all(|rule| rule.metric != OnlineMetric::ErrorRate) {
+        return Err(CliError::usage("cannot replay: this canary had no rule on the error rate")
+            .hint("--margin and --acceptable-below are of that rule; --alpha and --beta are of all"));
+    }
+    for rule in limits.rules.iter_mut().filter(is_of_errors) {
         rule.margin = args.levels.margin.unwrap_or(rule.margin);
         rule.acceptable_below = args.acceptable_below.or(rule.acceptable_below);
     }

@@ -21,6 +21,7 @@ use crate::domain::version::VersionState;
 use crate::domain::words::{bytes, counted};
 use crate::domain::workflow::StepKind;
 use crate::engine::Engine;
+use crate::engine::pruning::in_kinds;
 use crate::engine::retention::{Deletion, Judged};
 use crate::store::{OldEvidence, Store};
 use crate::trigger::Catalog;
@@ -196,10 +197,8 @@ fn shown(plan: &Plan, will: &str) -> String {
     for old in &plan.files.gone {
         rows.push(vec![old.what.clone(), bytes(old.bytes), old.why.clone()]);
     }
-    for (count, what, of, why) in plan.evidence.kinds() {
-        if count > 0 {
-            rows.push(vec![format!("{}{of}", counted(count, what)), String::new(), why.to_owned()]);
-        }
+    for (what, why) in in_kinds(&plan.evidence) {
+        rows.push(vec![what, String::new(), why.to_owned()]);
     }
     let mut text = if rows.is_empty() {
         "nothing is old enough to be deleted\n".to_owned()

@@ -82,9 +82,20 @@ impl Engine {
     }
 }
 
+/// How much of each kind there is, and why it may go.
+pub fn in_kinds(old: &OldEvidence) -> Vec<(String, &'static str)> {
+    let kinds = [
+        (old.predictions, "prediction", "", "no truth came for them"),
+        (old.truths, "truth", "", "no prediction came for them"),
+        (old.batch_ids, "batch id", "", "nobody sends them again"),
+        (old.pairs, "pair", " of errors", "no canary looks back so far"),
+        (old.minutes, "minute", " of evidence", "no canary looks back so far"),
+    ];
+    let some = kinds.into_iter().filter(|(count, ..)| *count > 0);
+    some.map(|(count, what, of, why)| (format!("{}{of}", counted(count, what)), why)).collect()
+}
+
 fn in_words(gone: &OldEvidence) -> String {
-    let kinds = gone.kinds().into_iter().filter(|(count, ..)| *count > 0);
-    let kinds: Vec<String> =
-        kinds.map(|(count, what, of, why)| format!("{}{of} ({why})", counted(count, what))).collect();
-    kinds.join(", ")
+    let kinds = in_kinds(gone).into_iter().map(|(what, why)| format!("{what} ({why})"));
+    kinds.collect::<Vec<_>>().join(", ")
 }

@@ -77,9 +77,8 @@ pub async fn drain_once(
 }
 
 /// Messages to one recipient that were taken together, in their order: once one has no turn, those after it wait with
-/// it; one that is queued later does not know of them. One who takes long
-/// keeps the others' next messages back no longer than one message may take: the rest comes with those. Says how many
-/// were sent, and what waits until when.
+/// it; one that is queued later does not know of them. One who takes long keeps the others' next messages back no
+/// longer than one message may take: the rest comes with those. Says how many were sent, and what waits until when.
 async fn one_by_one(
     store: &dyn Store,
     notifiers: &Notifiers,

@@ -63,18 +63,7 @@ pub struct OldEvidence {
 impl OldEvidence {
     /// All rows.
     pub fn total(&self) -> u64 {
-        self.kinds().iter().map(|(count, ..)| count).sum()
-    }
-
-    /// How many of each kind: one of them, of what, and why they may go.
-    pub fn kinds(&self) -> [(u64, &'static str, &'static str, &'static str); 5] {
-        [
-            (self.predictions, "prediction", "", "no truth came for them"),
-            (self.truths, "truth", "", "no prediction came for them"),
-            (self.batch_ids, "batch id", "", "nobody sends them again"),
-            (self.pairs, "pair", " of errors", "no canary looks back so far"),
-            (self.minutes, "minute", " of evidence", "no canary looks back so far"),
-        ]
+        self.predictions + self.truths + self.batch_ids + self.pairs + self.minutes
     }
 }
 

@@ -55,13 +55,14 @@ pub fn register(
 
 /// A built-in template, parsed once for all engines of a process: that takes longer than all else that they need.
 fn parsed(name: &str, built_in: &'static str) -> Result<Template, handlebars::TemplateError> {
-    static PARSED: Mutex<BTreeMap<&str, Template>> = Mutex::new(BTreeMap::new());
+    static PARSED: Mutex<BTreeMap<(String, &str), Template>> = Mutex::new(BTreeMap::new());
     let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(template) = parsed.get(built_in) {
+    let key = (name.to_owned(), built_in);
+    if let Some(template) = parsed.get(&key) {
         return Ok(template.clone());
     }
     let template = Template::compile_with_name(built_in, name.to_owned())?;
-    parsed.insert(built_in, template.clone());
+    parsed.insert(key, template.clone());
     Ok(template)
 }
 

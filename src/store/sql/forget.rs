@@ -11,34 +11,30 @@ use crate::store::{EvidenceAge, OldEvidence, Pruning, StoreError};
 const AT_ONCE: i64 = 5000;
 
 // By their key, a stretch a transaction: an index by age would be paid for with every request that comes in.
-const PREDICTIONS: Walked = Walked {
-    count: sql!("SELECT count(*) AS n FROM refit.predictions WHERE at < $1"),
-    end: sql!(
-        "SELECT model, request_id FROM refit.predictions WHERE (model, request_id) > ($1, $2)
-         ORDER BY model, request_id LIMIT 1 OFFSET $3"
-    ),
-    delete: sql!(
-        "DELETE FROM refit.predictions WHERE (model, request_id) IN
-             (SELECT o.model, o.request_id FROM
-                 (SELECT model, request_id, at FROM refit.predictions WHERE (model, request_id) > ($1, $2)
-                  ORDER BY model, request_id LIMIT $3) o
-              WHERE o.at < $4)"
-    ),
-};
-const TRUTHS: Walked = Walked {
-    count: sql!("SELECT count(*) AS n FROM refit.truths WHERE at < $1"),
-    end: sql!(
-        "SELECT model, request_id FROM refit.truths WHERE (model, request_id) > ($1, $2)
-         ORDER BY model, request_id LIMIT 1 OFFSET $3"
-    ),
-    delete: sql!(
-        "DELETE FROM refit.truths WHERE (model, request_id) IN
-             (SELECT o.model, o.request_id FROM
-                 (SELECT model, request_id, at FROM refit.truths WHERE (model, request_id) > ($1, $2)
-                  ORDER BY model, request_id LIMIT $3) o
-              WHERE o.at < $4)"
-    ),
-};
+macro_rules! walked {
+    ($table:literal) => {
+        Walked {
+            count: sql!(concat!("SELECT count(*) AS n FROM refit.", $table, " WHERE at < $1")),
+            end: sql!(concat!(
+                "SELECT model, request_id FROM refit.",
+                $table,
+                " WHERE (model, request_id) > ($1, $2) ORDER BY model, request_id LIMIT 1 OFFSET $3"
+            )),
+            delete: sql!(concat!(
+                "DELETE FROM refit.",
+                $table,
+                " WHERE (model, request_id) IN
+                     (SELECT o.model, o.request_id FROM
+                         (SELECT model, request_id, at FROM refit.",
+                $table,
+                " WHERE (model, request_id) > ($1, $2) ORDER BY model, request_id LIMIT $3) o
+                      WHERE o.at < $4)"
+            )),
+        }
+    };
+}
+const PREDICTIONS: Walked = walked!("predictions");
+const TRUTHS: Walked = walked!("truths");
 const BATCHES: Counted = Counted {
     count: sql!("SELECT count(*) AS n FROM refit.evidence_batches WHERE at < $1"),
     delete: sql!(

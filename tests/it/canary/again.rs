@@ -7,10 +7,14 @@ use serde_json::Value;
 
 use super::*;
 
-fn refit(at: &Path, words: &[&str]) -> Output {
+fn asked(at: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_refit"));
     command.current_dir(at).args(words).env("REFIT_DATABASE_URL", at.join("refit.db"));
-    let output = command.output().expect("runs");
+    command.output().expect("runs")
+}
+
+fn refit(at: &Path, words: &[&str]) -> Output {
+    let output = asked(at, words);
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }
@@ -58,4 +62,15 @@ async fn a_recorded_canary_is_rolled_back_again_at_the_same_look() {
     let (last, told) = world.again(&["--alpha", "0.000000001"]);
     assert_eq!((&last["same"], &last["decision"]), (&false.into(), &"inconclusive".into()), "{last:#}");
     assert!(told.contains("when it was out: roll back: canary mean error"), "{told}");
+
+    // A limit that would change nothing is no limit.
+    let at = world.dir.path();
+    let past = std::fs::read_to_string(at.join("past")).expect("readable");
+    let (first, rest) = past.split_once('\n').expect("lines");
+    let mut canary: Value = serde_json::from_str(first).expect("JSON");
+    canary["recorded"]["canary"]["rules"]["rules"].as_array_mut().expect("a list").remove(0);
+    std::fs::write(at.join("past"), format!("{canary}\n{rest}")).expect("written");
+    let refused = asked(at, &["canary", "replay", "past", "--margin", "2"]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && told.contains("had no rule on the error rate"), "{told}");
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,8 +47,23 @@ fn is_of_evidence(statement: &str) -> bool {
         && !statement.contains("< $1")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_sqlite_no_batch_goes_through_all_evidence_of_its_model() {
+/// Set in a process that runs this test and no other: what is heard is said by the whole process.
+const ALONE: &str = "REFIT_TEST_ALONE";
+
+#[test]
+fn on_sqlite_no_batch_goes_through_all_evidence_of_its_model() {
+    if std::env::var_os(ALONE).is_none() {
+        let name = "store::plans::on_sqlite_no_batch_goes_through_all_evidence_of_its_model";
+        let mut alone = Command::new(std::env::current_exe().expect("this program"));
+        let said = alone.args([name, "--exact"]).env(ALONE, "1").output().expect("starts");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&[said.stdout, said.stderr].concat()));
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(explain_all());
+}
+
+async fn explain_all() {
     let (heard, explained) = (Database::sqlite(), Database::sqlite());
     for db in [&heard, &explained] {
         db.open().await.close().await;
