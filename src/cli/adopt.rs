@@ -134,7 +134,8 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
         adopted.push(register(&store, &place, version, files, &by).await?);
     }
     let done = engine
-        .promote_by_hand(&place.model, &target, &args.champion, false, &who, Some(&why))
+        // It serves already; refit only takes note of it.
+        .promote_despite_freeze(&place.model, &target, &args.champion, false, &who, Some(&why))
         .await
         .doing(|| format!("make {} the champion of `{}` on {target}", args.champion, place.model))?;
     opened.poke().await;

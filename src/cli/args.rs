@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod canary;
+mod freeze;
 mod model;
 mod notify;
 mod simulate;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 pub use canary::{CanaryCommand, CanaryMinutes, CanaryPlan, Levels, Replay};
+pub use freeze::{Freeze, Unfreeze};
 pub use model::{Change, ModelCommand, OneVersion};
 pub use notify::{Channel, NotifyCommand, NotifyTest, Preview};
 pub use simulate::{Simulate, fraction};
@@ -112,6 +114,10 @@ pub enum Command {
     Promote(Promote),
     /// Drop the canary, or go back to an older version
     Rollback(Rollback),
+    /// Promote nothing for a while; canaries go on, and every way back stays open
+    Freeze(Freeze),
+    /// Lift a freeze before its end
+    Unfreeze(Unfreeze),
     /// Say what a canary can show, and decide over minutes that are past
     #[command(subcommand)]
     Canary(CanaryCommand),
@@ -341,6 +347,9 @@ pub struct Promote {
     /// Drop a canary of another version that is out.
     #[arg(long)]
     pub supersede: bool,
+    /// Also while the model is frozen; the history says so.
+    #[arg(long)]
+    pub despite_freeze: bool,
     /// Which release.
     #[command(flatten)]
     pub which: Which,

@@ -148,6 +148,10 @@ impl From<ReleaseError> for CliError {
             )),
             ReleaseError::Busy { version, .. } => Self::new(Exit::Busy, text)
                 .hint(format!("wait for its verdict (`refit status`), or drop {version} with --supersede")),
+            ReleaseError::Frozen { .. } => Self::new(Exit::Busy, text).hint(
+                "wait, lift it with `refit unfreeze`, or promote all the same with --despite-freeze; \
+                 `refit rollback` goes back whatever is frozen",
+            ),
             ReleaseError::Outside(error) => {
                 let exit = if error.is_transient() { Exit::Unreachable } else { Exit::StepFailed };
                 Self::new(exit, text).hint("`refit doctor` checks stores and targets")

@@ -14,7 +14,7 @@ use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::pipeline;
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
 use crate::domain::workflow::Workflow;
-use crate::steps::headline;
+use crate::steps::{headline, promote};
 use crate::store::{RunFilter, Store};
 
 /// How often the database is looked at.
@@ -182,8 +182,7 @@ impl Watch {
         let again =
             if attempt.attempt > 1 { format!(", attempt {}", attempt.attempt) } else { String::new() };
         let what = match (attempt.state, attempt.wake_at) {
-            (AttemptState::Sleeping, Some(until)) => format!("waits, looks again at {}", time(until)),
-            (AttemptState::Sleeping, None) => "waits".to_owned(),
+            (AttemptState::Sleeping, _) => plain(&waits(attempt)),
             _ => "runs".to_owned(),
         };
         let text = format!("{} {what}{again}", key.0);
@@ -229,6 +228,15 @@ pub fn waits_for_approval(workflow: Option<&Workflow>, attempts: &[Attempt]) -> 
     workflow.map(|workflow| pipeline::waits_for_approval(workflow, attempts)).unwrap_or_default()
 }
 
+/// What a step that sleeps waits for.
+fn waits(attempt: &Attempt) -> String {
+    let why = promote::frozen(attempt).map(|why| format!(", {why}")).unwrap_or_default();
+    match attempt.wake_at {
+        Some(until) => format!("waits{why}, looks again at {}", time(until)),
+        None => format!("waits{why}"),
+    }
+}
+
 /// One attempt as a line: a sign, its step, how long it took, what it came to.
 pub fn line(out: Output, workflow: Option<&Workflow>, attempt: &Attempt, clock: &dyn Clock) -> String {
     let (sign, paint) = match attempt.state {
@@ -249,10 +257,7 @@ pub fn line(out: Output, workflow: Option<&Workflow>, attempt: &Attempt, clock: 
             Some(format!("skipped: {}", attempt.error.as_ref().map_or("", |error| error.message.as_str())))
         }
         AttemptState::Lost => Some("its process died; it is done again".to_owned()),
-        AttemptState::Sleeping => Some(match attempt.wake_at {
-            Some(until) => format!("waits, looks again at {}", time(until)),
-            None => "waits".to_owned(),
-        }),
+        AttemptState::Sleeping => Some(waits(attempt)),
         AttemptState::Cancelled => Some("stopped: the run ended before it".to_owned()),
         AttemptState::Started => Some("runs".to_owned()),
     };

@@ -16,6 +16,7 @@ mod eject;
 mod error;
 mod evidence;
 mod follow;
+mod freeze;
 mod gc;
 mod gc_files;
 mod init;
@@ -140,6 +141,8 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Notify(command) => notify::notify(open(), &command, out).await,
         Command::Promote(args) => release::promote(&open()?, &args).await,
         Command::Rollback(args) => release::rollback(&open()?, &args).await,
+        Command::Freeze(args) => freeze::freeze(&open()?, &args).await,
+        Command::Unfreeze(args) => freeze::unfreeze(&open()?, &args).await,
         Command::Canary(command) => canary::canary(&command, open, out).await,
         Command::Observe(args) => evidence::observe(&open()?, &args).await,
         Command::Truth(args) => evidence::truth(&open()?, &args).await,

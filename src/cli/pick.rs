@@ -126,11 +126,16 @@ pub async fn release(
 
 /// The only model of the project.
 pub async fn only_model(opened: &Opened, store: &Arc<dyn Store>) -> Result<ModelName, CliError> {
+    one_of(models(opened, store).await?, "model")
+}
+
+/// Models that have versions, and those of the project's workflows.
+pub async fn models(opened: &Opened, store: &Arc<dyn Store>) -> Result<Vec<ModelName>, CliError> {
     let mut models = store.models().await.doing(|| "list models".to_owned())?;
     models.extend(opened.catalog().workflows().iter().map(|loaded| loaded.workflow.model.clone()));
     models.sort();
     models.dedup();
-    one_of(models, "model")
+    Ok(models)
 }
 
 /// The only target of `refit.toml`.

@@ -20,7 +20,7 @@ use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
 use crate::domain::words::counted;
 use crate::engine::pause;
-use crate::engine::release::{Back, PromotedByHand};
+use crate::engine::release::{Back, PromotedByHand, ReleaseError};
 use crate::engine::reread::Choice;
 use crate::store::{Pulled, RunFilter, RunSummary, ScheduleRow, Store};
 
@@ -36,6 +36,7 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
     let canaries = store.live_canaries(None).await.doing(doing)?;
     let schedules = store.schedules().await.doing(doing)?;
     let pulls = store.pulls(None).await.doing(doing)?;
+    let freezes = store.open_freezes(opened.clock.now()).await.doing(doing)?;
     let mut pauses: BTreeMap<&WorkflowName, String> = BTreeMap::new();
     for row in &schedules {
         if let Some(pause) = pause::paused(&*store, &row.workflow, None).await.doing(doing)? {
@@ -51,7 +52,7 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
     }
     let value = json!({
         "database": store.label(), "servers": alive, "releases": releases, "canaries": canaries, "runs": runs,
-        "evidence": pulls,
+        "evidence": pulls, "freezes": freezes,
         "schedules": schedules.iter().map(|row| json!({
             "workflow": row.workflow, "schedule": row.expression, "next": row.next_fire_at,
             "paused": pauses.get(&row.workflow),
@@ -66,6 +67,11 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
             let canary = canaries.iter().find(|it| it.model == release.model && it.target == release.target);
             let pulls: Vec<&Pulled> = pulls.iter().filter(|pulled| pulled.model == release.model).collect();
             shown(opened, release, canary, &pulls)
+        }));
+        let now = opened.clock.now();
+        parts.extend(freezes.iter().map(|freeze| {
+            let paint = if freeze.is_in_force(now) { Paint::Odd } else { Paint::Dim };
+            opened.out.painted(&plain(&super::freeze::sentence(freeze, now)), paint)
         }));
         if !runs.is_empty() {
             parts.push(runs_table(&runs, opened));
@@ -220,12 +226,24 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
         return Err(CliError::usage(format!("cannot promote {version}: `{model}` has no such version"))
             .hint(format!("`refit model ls {model}` lists its versions")));
     }
+    let freeze =
+        store.freeze_over(&model, opened.clock.now()).await.doing(|| "read the freezes".to_owned())?;
+    if let Some(freeze) = freeze.filter(|_| champion.map(|served| &served.version) != Some(version)) {
+        if !args.despite_freeze {
+            let refused: CliError = ReleaseError::Frozen { model, freeze: Box::new(freeze) }.into();
+            return Err(refused).doing(|| format!("promote {version}"));
+        }
+        will.push_str(&format!("; it is {freeze}"));
+    }
     confirm(opened, &will)?;
     let (engine, _) = opened.engine(&store)?;
-    let done = engine
-        .promote_by_hand(&model, &target, version, args.supersede, &actor(), args.which.why.as_deref())
-        .await
-        .doing(|| format!("promote {version} of `{model}` on {target}"))?;
+    let (who, why) = (actor(), args.which.why.as_deref());
+    let done = if args.despite_freeze {
+        engine.promote_despite_freeze(&model, &target, version, args.supersede, &who, why).await
+    } else {
+        engine.promote_by_hand(&model, &target, version, args.supersede, &who, why).await
+    };
+    let done = done.doing(|| format!("promote {version} of `{model}` on {target}"))?;
     opened.poke().await;
     match done {
         PromotedByHand::Run(run) => {

@@ -73,6 +73,10 @@ uuid_id! {
     /// One canary, from its first request to its end.
     CanaryId
 }
+uuid_id! {
+    /// One window without promotions.
+    FreezeId
+}
 
 const NAME_RULE: &str =
     "letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 100 characters";

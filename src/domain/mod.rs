@@ -7,6 +7,7 @@ pub mod event;
 pub mod evidence;
 pub mod expect;
 pub mod expr;
+pub mod freeze;
 pub mod gate;
 pub mod history;
 pub mod id;

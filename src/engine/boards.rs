@@ -22,8 +22,8 @@ use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::notify::Notifiers;
 use crate::notify::facts::{Facts, StepMark, StepRow};
 use crate::notify::held::{Held, PATIENCE, turn_after, while_held};
-use crate::steps::headline;
 use crate::steps::publish::PublishOutput;
+use crate::steps::{headline, promote};
 use crate::store::{BoardEntry, StoreError};
 
 /// Boards taken at once.
@@ -287,7 +287,8 @@ fn row(step: &crate::domain::workflow::Step, attempt: Option<&Attempt>) -> StepR
             }
             AttemptState::Lost => (StepMark::Running, None),
             AttemptState::Sleeping => {
-                (StepMark::Waiting, attempt.wake_at.map(|at| format!("until {} at the latest", time(at))))
+                let until = || attempt.wake_at.map(|at| format!("until {} at the latest", time(at)));
+                (StepMark::Waiting, promote::frozen(attempt).or_else(until))
             }
             AttemptState::Succeeded => {
                 let said = attempt.output.as_ref().map(|output| headline::of(Some(&step.kind), output));

@@ -172,9 +172,10 @@ impl Engine {
         let write = ReleaseWrite { owner: release.owner, ..self.change(canary, release, assignment, why) };
         match self.store.write_release(write).await? {
             ReleaseWritten::Made(release) => Ok(Some(release)),
-            ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested | ReleaseWritten::Deleted(_) => {
-                Ok(None)
-            }
+            ReleaseWritten::Moved(_)
+            | ReleaseWritten::CancelRequested
+            | ReleaseWritten::Deleted(_)
+            | ReleaseWritten::Frozen(_) => Ok(None),
         }
     }
 
@@ -232,7 +233,9 @@ impl Engine {
                 // The version it would go back to was deleted since it was read: there may be another one.
                 ReleaseWritten::Deleted(_) => {}
                 // Promoted or ended in between: the next look sees where it stands then.
-                ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested => return Ok(()),
+                ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested | ReleaseWritten::Frozen(_) => {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -257,6 +260,7 @@ impl Engine {
             by_run: None,
             ends_canary: None,
             marks_bad: None,
+            heeds_freeze: false,
         }
     }
 

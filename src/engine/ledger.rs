@@ -16,6 +16,7 @@ use super::retention::Deletion;
 use super::{Engine, notices};
 use crate::domain::canary::{CanaryRecord, CanaryState, Foreseen, Looks, Ripening};
 use crate::domain::evidence::{PairedError, ScoredRows};
+use crate::domain::freeze::Freeze;
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
@@ -243,6 +244,11 @@ impl Ledger for RunLedger {
         through_outage!(self, store.release(&self.run.model, target))
     }
 
+    async fn freeze(&self) -> Result<Option<Freeze>, StepError> {
+        let store = &self.engine.store;
+        through_outage!(self, store.freeze_over(&self.run.model, self.engine.clock.now()))
+    }
+
     async fn change_release(&self, change: ReleaseChange) -> Result<Release, ReleaseRefused> {
         let ends_canary = match change.kind {
             ReleaseChangeKind::SetCanary => self.superseded(&change).await?,
@@ -288,6 +294,7 @@ impl Ledger for RunLedger {
             }),
             ends_canary,
             marks_bad,
+            heeds_freeze: change.heeds_freeze,
         };
         let store = &self.engine.store;
         let written = through_outage!(self, store.write_release(write.clone()))?;
@@ -298,6 +305,7 @@ impl Ledger for RunLedger {
                 actual: current.map_or(Generation(0), |release| release.generation),
             }),
             ReleaseWritten::CancelRequested => Err(ReleaseRefused::Step(StepError::Cancelled)),
+            ReleaseWritten::Frozen(freeze) => Err(ReleaseRefused::Frozen(Box::new(freeze))),
             ReleaseWritten::Deleted(version) => {
                 Err(ReleaseRefused::Step(StepError::permanent(format!("version {version} was deleted"))))
             }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{Engine, situation};
 use crate::domain::id::StepId;
 use crate::domain::run::{Attempt, Run};
-use crate::domain::workflow::{Moment, Recipient, Workflow};
+use crate::domain::workflow::{Moment, NotifyRule, Recipient, Workflow};
 use crate::notify::facts::Facts;
 use crate::store::{Notice, StoreError};
 
@@ -124,8 +124,12 @@ pub fn to(
 }
 
 fn recipients(workflow: &Workflow, moment: Moment) -> Vec<Recipient> {
+    // Who hears of promotions would wonder why there is none.
+    let asks = |rule: &&NotifyRule| {
+        rule.on.contains(&moment) || (moment == Moment::Frozen && rule.on.contains(&Moment::Promoted))
+    };
     let mut all = vec![];
-    for rule in workflow.notify.iter().filter(|rule| rule.on.contains(&moment)) {
+    for rule in workflow.notify.iter().filter(asks) {
         add(&mut all, rule.to.clone());
     }
     all

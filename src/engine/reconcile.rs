@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::Engine;
-use super::release::ReleaseError;
+use super::release::{DuringFreeze, ReleaseError};
 use crate::adapter::{Attention, Observed, Target};
 use crate::domain::id::{ModelName, RunId, TargetName};
 use crate::domain::release::{Assignment, CanaryServed, Release, ReleaseActor, ReleaseDocument, Served};
@@ -146,7 +146,7 @@ impl Engine {
                 Some(run) => ReleaseActor::Controller { run },
                 None => ReleaseActor::Human { name: "somebody at the host".to_owned() },
             };
-            match self.replace(&current, assignment, None, &actor, reason, None).await? {
+            match self.replace(&current, assignment, DuringFreeze::Made, &actor, reason, None).await? {
                 Some(release) => current = release,
                 // Somebody was faster: the next look compares with what they wrote.
                 None => return Ok(false),

@@ -10,12 +10,13 @@ use super::Engine;
 use crate::adapter::{AdapterError, ArtifactStore};
 use crate::artifacts::sealed::SealedError;
 use crate::domain::canary::CanaryState;
+use crate::domain::freeze::Freeze;
 use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
 use crate::domain::run::{RunStatus, SignalKind};
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::steps::context::StepError;
-use crate::store::{ReleaseWrite, ReleaseWritten, StoreError};
+use crate::store::{PromotionAsked, ReleaseWrite, ReleaseWritten, StoreError};
 
 /// Why a release was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,14 @@ pub enum ReleaseError {
         version: VersionName,
         /// Its run.
         run: RunId,
+    },
+    /// Nothing is promoted now.
+    #[error("`{model}` is {freeze}")]
+    Frozen {
+        /// The model.
+        model: ModelName,
+        /// Why not.
+        freeze: Box<Freeze>,
     },
     /// The files of a version are not what was sealed, or its host does not answer.
     #[error(transparent)]
@@ -132,7 +141,8 @@ impl From<ReleaseError> for StepError {
             | ReleaseError::UnknownTarget { .. }
             | ReleaseError::UnknownVersion { .. }
             | ReleaseError::NothingLeft { .. }
-            | ReleaseError::Busy { .. } => StepError::permanent(error.to_string()),
+            | ReleaseError::Busy { .. }
+            | ReleaseError::Frozen { .. } => StepError::permanent(error.to_string()),
         }
     }
 }
@@ -145,6 +155,10 @@ fn served(record: &VersionRecord) -> Served {
     }
 }
 
+fn frozen(model: &ModelName, freeze: Freeze) -> ReleaseError {
+    ReleaseError::Frozen { model: model.clone(), freeze: Box::new(freeze) }
+}
+
 /// What came of a promotion by hand.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PromotedByHand {
@@ -152,6 +166,24 @@ pub enum PromotedByHand {
     Run(RunId),
     /// It serves everybody now.
     Done(Box<Release>),
+}
+
+/// Whether a change of a release is made while its model is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DuringFreeze {
+    /// It is: a way back, or a promotion that somebody wants all the same.
+    Made,
+    /// It is not: a promotion.
+    Refused,
+}
+
+/// A promotion by hand.
+struct ByHand<'a> {
+    version: &'a VersionName,
+    supersede: bool,
+    during_freeze: DuringFreeze,
+    who: &'a str,
+    reason: Option<&'a str>,
 }
 
 impl Engine {
@@ -203,7 +235,9 @@ impl Engine {
             };
             let reason = way.reason(reason);
             let WayBack { assignment, bad, passed_over } = way;
-            if let Some(release) = self.replace(&current, assignment, None, &actor, &reason, bad).await? {
+            if let Some(release) =
+                self.replace(&current, assignment, DuringFreeze::Made, &actor, &reason, bad).await?
+            {
                 let changes_champion = release.desired.champion != current.desired.champion;
                 return Ok(RolledBack { release, changes_champion, passed_over });
             }
@@ -312,7 +346,7 @@ impl Engine {
     }
 
     /// A human promotes `version`: the run whose canary it is does it; any other version needs
-    /// `supersede` when a canary is out.
+    /// `supersede` when a canary is out. Refused while the model is frozen.
     pub async fn promote_by_hand(
         self: &Arc<Self>,
         model: &ModelName,
@@ -322,6 +356,35 @@ impl Engine {
         who: &str,
         reason: Option<&str>,
     ) -> Result<PromotedByHand, ReleaseError> {
+        let during_freeze = DuringFreeze::Refused;
+        self.promote_so(model, target, ByHand { version, supersede, during_freeze, who, reason }).await
+    }
+
+    /// The same whether or not the model is frozen; the reason that is kept says that it was.
+    pub async fn promote_despite_freeze(
+        self: &Arc<Self>,
+        model: &ModelName,
+        target: &TargetName,
+        version: &VersionName,
+        supersede: bool,
+        who: &str,
+        reason: Option<&str>,
+    ) -> Result<PromotedByHand, ReleaseError> {
+        let freeze = self.store.freeze_over(model, self.clock.now()).await?;
+        let why = freeze.map(|freeze| match reason {
+            Some(reason) => format!("{reason}, although {freeze}"),
+            None => format!("although {freeze}"),
+        });
+        let (reason, during_freeze) = (why.as_deref().or(reason), DuringFreeze::Made);
+        self.promote_so(model, target, ByHand { version, supersede, during_freeze, who, reason }).await
+    }
+
+    async fn promote_so(
+        self: &Arc<Self>,
+        model: &ModelName,
+        target: &TargetName,
+        ByHand { version, supersede, during_freeze, who, reason }: ByHand<'_>,
+    ) -> Result<PromotedByHand, ReleaseError> {
         loop {
             let current = self.store.release(model, target).await?;
             if let Some(release) = &current
@@ -329,11 +392,11 @@ impl Engine {
             {
                 let live = self.store.run(owner).await?.is_some_and(|run| run.status != RunStatus::Finished);
                 if live && &canary.served.version == version {
-                    let now = self.clock.now();
-                    if self.store.signal(owner, &SignalKind::Promote, who, reason, now).await? {
-                        return Ok(PromotedByHand::Run(owner));
+                    match self.tell_to_promote(owner, model, during_freeze, who, reason).await? {
+                        PromotionAsked::Told => return Ok(PromotedByHand::Run(owner)),
+                        PromotionAsked::Ended => continue,
+                        PromotionAsked::Frozen(freeze) => return Err(frozen(model, freeze)),
                     }
-                    continue;
                 }
                 if live && !supersede {
                     return Err(ReleaseError::Busy { version: canary.served.version.clone(), run: owner });
@@ -367,9 +430,32 @@ impl Engine {
             let assignment = Assignment { champion: Some(served), canary: None, previous };
             let actor = ReleaseActor::Human { name: who.to_owned() };
             let why = reason.map_or_else(|| format!("promoted by {who}"), ToOwned::to_owned);
-            if let Some(release) = self.replace(&current, assignment, None, &actor, &why, None).await? {
+            // To drop the canary beside the version that serves is a way back.
+            let is_back = current.desired.champion == assignment.champion;
+            let during_freeze = if is_back { DuringFreeze::Made } else { during_freeze };
+            if let Some(release) =
+                self.replace(&current, assignment, during_freeze, &actor, &why, None).await?
+            {
                 self.show(&release).await?;
                 return Ok(PromotedByHand::Done(Box::new(release)));
+            }
+        }
+    }
+
+    async fn tell_to_promote(
+        &self,
+        run: RunId,
+        model: &ModelName,
+        during_freeze: DuringFreeze,
+        who: &str,
+        reason: Option<&str>,
+    ) -> Result<PromotionAsked, StoreError> {
+        let now = self.clock.now();
+        match during_freeze {
+            DuringFreeze::Refused => self.store.ask_to_promote(run, model, who, reason, now).await,
+            DuringFreeze::Made => {
+                let told = self.store.signal(run, &SignalKind::Promote, who, reason, now).await?;
+                Ok(if told { PromotionAsked::Told } else { PromotionAsked::Ended })
             }
         }
     }
@@ -380,11 +466,11 @@ impl Engine {
         &self,
         current: &Release,
         assignment: Assignment,
-        owner: Option<RunId>,
+        during_freeze: DuringFreeze,
         actor: &ReleaseActor,
         reason: &str,
         bad: Option<VersionName>,
-    ) -> Result<Option<Release>, StoreError> {
+    ) -> Result<Option<Release>, ReleaseError> {
         let ended = match (current.owner, &assignment.canary) {
             (Some(run), None) => self.live_canary(run).await?,
             (None, None) => self.bake_ended_by(current, &assignment).await?,
@@ -397,17 +483,19 @@ impl Engine {
                 target: current.target.clone(),
                 expected: current.generation,
                 assignment,
-                owner,
+                owner: None,
                 actor: actor.clone(),
                 reason: reason.to_owned(),
                 at: self.clock.now(),
                 by_run: None,
                 ends_canary: ended.map(|canary| (canary, reason.to_owned())),
                 marks_bad: bad,
+                heeds_freeze: during_freeze == DuringFreeze::Refused,
             })
             .await?;
         match written {
             ReleaseWritten::Made(release) => Ok(Some(release)),
+            ReleaseWritten::Frozen(freeze) => Err(frozen(&current.model, freeze)),
             // A version that was deleted since it was read is not found again.
             ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested | ReleaseWritten::Deleted(_) => {
                 Ok(None)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Engine;
-use super::release::ReleaseError;
+use super::release::{DuringFreeze, ReleaseError};
 use crate::artifacts::sealed::SealedError;
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::version::VersionRecord;
@@ -66,7 +66,8 @@ impl Engine {
                 Choice::Free => match self.back_to(&release, None).await {
                     Ok(way) => {
                         let reason = way.reason(&reason);
-                        self.replace(&release, way.assignment, None, actor, &reason, way.bad).await?
+                        self.replace(&release, way.assignment, DuringFreeze::Made, actor, &reason, way.bad)
+                            .await?
                     }
                     Err(error @ ReleaseError::NothingLeft { .. }) => {
                         self.alert_nothing_left(&release, &error, &reason).await?;

@@ -69,7 +69,12 @@ pub(super) async fn facts(
         | Moment::Failed
         | Moment::Cancelled
         | Moment::Succeeded => next_run(engine, run, workflow, moment).await,
-        Moment::Started | Moment::Held | Moment::NeedsApproval | Moment::Message | Moment::Alert => Ok(None),
+        Moment::Started
+        | Moment::Held
+        | Moment::Frozen
+        | Moment::NeedsApproval
+        | Moment::Message
+        | Moment::Alert => Ok(None),
     };
     match next {
         Ok(Some(next)) => {
@@ -99,6 +104,7 @@ fn has_receipt(moment: Moment) -> bool {
         Moment::Promoted | Moment::Rejected | Moment::RolledBack | Moment::Held => true,
         Moment::Started
         | Moment::CanaryStarted
+        | Moment::Frozen
         | Moment::NeedsApproval
         | Moment::Skipped
         | Moment::Failed
@@ -241,6 +247,7 @@ fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
         | Moment::Promoted
         | Moment::Rejected
         | Moment::RolledBack
+        | Moment::Frozen
         | Moment::Skipped
         | Moment::Cancelled
         | Moment::Succeeded
@@ -293,6 +300,7 @@ async fn next_run(
         | Moment::CanaryStarted
         | Moment::Started
         | Moment::Held
+        | Moment::Frozen
         | Moment::NeedsApproval
         | Moment::Message
         | Moment::Alert => None,

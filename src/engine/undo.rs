@@ -56,12 +56,16 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                         }),
                         ends_canary: live.map(|canary| (canary.id, reason)),
                         marks_bad: None,
+                        heeds_freeze: false,
                     };
                     match engine.store.write_release(write).await? {
                         ReleaseWritten::Made(release) => release,
                         // Somebody shifted or ended it in between: look again.
                         ReleaseWritten::Moved(_) => continue,
                         ReleaseWritten::CancelRequested => return Err(StepError::Cancelled),
+                        ReleaseWritten::Frozen(freeze) => {
+                            return Err(StepError::permanent(freeze.to_string()));
+                        }
                         ReleaseWritten::Deleted(version) => {
                             return Err(StepError::permanent(format!("version {version} was deleted")));
                         }

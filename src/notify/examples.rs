@@ -8,7 +8,7 @@ use crate::domain::id::ModelName;
 use crate::domain::workflow::{Mode, Moment};
 
 /// The kinds that can be shown, in the order of a run's life. `progress` is the message that follows a run.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "started",
     "progress",
     "needs_approval",
@@ -18,6 +18,7 @@ pub const KINDS: [&str; 15] = [
     "rejected",
     "rolled_back",
     "held",
+    "frozen",
     "failed",
     "cancelled",
     "skipped",
@@ -68,7 +69,7 @@ fn common() -> Map<String, Value> {
 
 fn touches_a_target(moment: Moment) -> bool {
     match moment {
-        Moment::CanaryStarted | Moment::Promoted | Moment::RolledBack | Moment::Held => true,
+        Moment::CanaryStarted | Moment::Promoted | Moment::RolledBack | Moment::Held | Moment::Frozen => true,
         Moment::Started
         | Moment::NeedsApproval
         | Moment::Rejected
@@ -177,6 +178,14 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
                 "todo": "The evidence does not decide. Look at it: `refit run show 9c41e07b`. Then promote it: `refit promote 2026-11-22`, or take it back: `refit rollback`.",
                 "reason": "after 3 days: error_rate 0.9 % of 212 requests, 2026-11-15 had 0.5 % of 1,930; too few to tell",
                 "next": "if nobody decides until 2026-12-01 02:31 UTC, it is taken back",
+            }),
+        ),
+        "frozen" => (
+            Moment::Frozen,
+            json!({
+                "serving": "2026-11-22 serves 10 % of the traffic since 2026-11-22 02:31 UTC, 2026-11-15 the rest.",
+                "reason": "frozen until 2026-11-30 00:00 UTC, by ana: Black Friday",
+                "next": "once the freeze is over it is promoted, if the evidence still allows it; `refit promote 2026-11-22 --despite-freeze` promotes it now",
             }),
         ),
         "failed" => (

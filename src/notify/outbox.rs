@@ -195,6 +195,7 @@ fn is_loud(moment: Moment) -> bool {
         | Moment::Rejected
         | Moment::RolledBack
         | Moment::Held
+        | Moment::Frozen
         | Moment::NeedsApproval
         | Moment::Failed
         | Moment::Message

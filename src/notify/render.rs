@@ -67,6 +67,7 @@ fn of_moment(moment: Moment) -> (&'static str, &'static str) {
         Moment::Rejected => file!("message/rejected.hbs"),
         Moment::RolledBack => file!("message/rolled_back.hbs"),
         Moment::Held => file!("message/held.hbs"),
+        Moment::Frozen => file!("message/frozen.hbs"),
         Moment::NeedsApproval => file!("message/needs_approval.hbs"),
         Moment::Skipped => file!("message/skipped.hbs"),
         Moment::Failed => file!("message/failed.hbs"),
@@ -78,13 +79,14 @@ fn of_moment(moment: Moment) -> (&'static str, &'static str) {
 }
 
 /// All moments, for loading.
-const MOMENTS: [Moment; 13] = [
+const MOMENTS: [Moment; 14] = [
     Moment::Started,
     Moment::CanaryStarted,
     Moment::Promoted,
     Moment::Rejected,
     Moment::RolledBack,
     Moment::Held,
+    Moment::Frozen,
     Moment::NeedsApproval,
     Moment::Skipped,
     Moment::Failed,
@@ -116,6 +118,7 @@ fn look(moment: Moment) -> Look {
         Moment::Alert => bad("Needs you now", "🚨"),
         Moment::Rejected => odd("Rejected", "⛔"),
         Moment::Held => odd("Your decision", "✋"),
+        Moment::Frozen => odd("Waits: frozen", "🧊"),
         Moment::NeedsApproval => odd("Your approval", "✋"),
         Moment::Started => plain("Under way", "🔄"),
         Moment::CanaryStarted => plain("On canary", "🐤"),

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, Foreseen, Looks, Ripening};
 use crate::domain::evidence::{PairedError, ScoredRows};
+use crate::domain::freeze::Freeze;
 use crate::domain::id::{CanaryId, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Intent, Undo};
@@ -62,6 +63,10 @@ impl Ledger for PastLedger {
 
     async fn previous_output(&self, _: &StepId) -> Result<Option<Value>, StepError> {
         Ok(self.previous.clone())
+    }
+
+    async fn freeze(&self) -> Result<Option<Freeze>, StepError> {
+        Ok(None)
     }
 
     async fn foresee(&self, _: &CanaryOpening) -> Result<Option<Foreseen>, StepError> {

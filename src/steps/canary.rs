@@ -179,6 +179,7 @@ async fn set_canary(
         expected: current.generation,
         assignment,
         kind: ReleaseChangeKind::SetCanary,
+        heeds_freeze: false,
     };
     ctx.ledger.change_release(change).await.map_err(moved)
 }
@@ -189,6 +190,7 @@ pub fn moved(refused: ReleaseRefused) -> StepError {
         ReleaseRefused::Moved { .. } => {
             StepError::transient(format!("{refused}: somebody changed it in between"))
         }
+        ReleaseRefused::Frozen(freeze) => StepError::transient(freeze.to_string()),
         ReleaseRefused::Step(error) => error,
     }
 }

@@ -18,6 +18,7 @@ use crate::domain::Timestamp;
 use crate::domain::canary::{Foreseen, Looks, Ripening};
 use crate::domain::evidence::{PairedError, ScoredRows};
 use crate::domain::expr::{Scope, Template};
+use crate::domain::freeze::Freeze;
 use crate::domain::id::{CanaryId, Generation, InstanceId, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release};
 use crate::domain::run::{Attempt, FailureKind, Intent, Outcome, Run, Signal, StepFailure, Undo};
@@ -280,6 +281,8 @@ pub struct ReleaseChange {
     pub assignment: Assignment,
     /// Whether the canary of this run goes out, stays or ends with the change.
     pub kind: ReleaseChangeKind,
+    /// It is not made while the model is frozen.
+    pub heeds_freeze: bool,
 }
 
 /// What a change does to the ownership of a release.
@@ -304,6 +307,9 @@ pub enum ReleaseRefused {
         /// What is there.
         actual: Generation,
     },
+    /// It heeds freezes, and the model is frozen.
+    #[error("{0}")]
+    Frozen(Box<Freeze>),
     /// Fenced, cancelled, or the database is away.
     #[error(transparent)]
     Step(#[from] StepError),
@@ -357,6 +363,8 @@ pub trait Ledger: Send + Sync {
     /// Compare-and-set of a release, with its intent and undo in the same transaction. When an earlier
     /// attempt of this step made the same operation, its release is returned.
     async fn change_release(&self, change: ReleaseChange) -> Result<Release, ReleaseRefused>;
+    /// The freeze in force over this run's model.
+    async fn freeze(&self) -> Result<Option<Freeze>, StepError>;
     /// Who looks at canaries.
     fn looks(&self) -> Looks;
     /// Records that the host shows `generation`.

@@ -1,15 +1,22 @@
 //! `uses: promote`: the verdict decides: promote, roll back or hold.
 //!
+//! A freeze keeps the promotion back and nothing else. Once it is over, what
+//! the canary shows by then decides, not what `compare` read before it.
+//!
 //! Prefixes of this step are all safe: the compare-and-set of the release is
 //! its first write and refuses once a cancel was asked for; what follows
 //! (host, record, canary) is repeated by any attempt until it is done.
+
+mod frozen;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::canary::{CanaryOutput, Rollout, moved, unknown_target};
-use super::compare::{CompareOutput, Decision};
-use super::context::{ReleaseChange, ReleaseChangeKind, Sleep, StepContext, StepError, StepResult, to_json};
+use super::compare::{self, CompareOutput, Decision};
+use super::context::{
+    ReleaseChange, ReleaseChangeKind, ReleaseRefused, Sleep, StepContext, StepError, StepResult, to_json,
+};
 use super::publish::PublishOutput;
 use super::wait::span;
 use crate::adapter::AdapterError;
@@ -17,7 +24,7 @@ use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::id::{Generation, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
-use crate::domain::run::{Outcome, Signal, SignalKind};
+use crate::domain::run::{Attempt, Outcome, Signal, SignalKind};
 use crate::domain::workflow::Moment;
 use crate::domain::workflow::step::{Compare, HoldTraffic, Promote};
 use crate::domain::workflow::units::{BasisPoints, format_duration};
@@ -45,7 +52,16 @@ pub struct PromoteOutput {
 #[serde(rename_all = "snake_case", tag = "stage")]
 enum Resume {
     Held { until: Timestamp },
+    Frozen { why: String },
     Baking { until: Timestamp, output: PromoteOutput },
+}
+
+/// Why a promotion waits, of an attempt that a freeze keeps back.
+pub fn frozen(attempt: &Attempt) -> Option<String> {
+    match Resume::deserialize(attempt.resume.as_ref()?).ok()? {
+        Resume::Frozen { why } => Some(why),
+        Resume::Held { .. } | Resume::Baking { .. } => None,
+    }
 }
 
 /// A promotion by hand, if there is one.
@@ -71,7 +87,10 @@ pub async fn run(spec: &Promote, ctx: &StepContext<'_>) -> Result<StepResult, St
     }
     match started.rollout {
         Rollout::Advised => advised(ctx, &started),
-        Rollout::FirstVersion => promote(spec, ctx, &started, "first version".to_owned()).await,
+        Rollout::FirstVersion => {
+            let grounds = Grounds::by_evidence("first version".to_owned(), resume.as_ref());
+            promote(spec, ctx, &started, grounds).await
+        }
         Rollout::OnCanary => decide(spec, ctx, &started, canary, resume).await,
     }
 }
@@ -85,16 +104,47 @@ async fn decide(
 ) -> Result<StepResult, StepError> {
     if let Some(signal) = by_hand(ctx.signals) {
         let why = signal.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        return promote(spec, ctx, started, format!("promoted by {}{why}", signal.actor)).await;
+        let reason = format!("promoted by {}{why}", signal.actor);
+        return promote(spec, ctx, started, Grounds { reason, heeds_freeze: false, resume: None }).await;
     }
-    let (decision, reason) = match ctx.latest_output::<CompareOutput>() {
-        Some((_, compared)) => (compared.decision, compared.reason),
-        None => (Decision::Promote, "the workflow compares nothing".to_owned()),
-    };
+    let (decision, reason) = decision(ctx, canary.as_ref(), resume.as_ref());
     match decision {
-        Decision::Promote => promote(spec, ctx, started, reason).await,
+        Decision::Promote => promote(spec, ctx, started, Grounds::by_evidence(reason, resume.as_ref())).await,
         Decision::RollBack => withdraw(ctx, started, reason).await,
         Decision::Hold => hold(ctx, started, canary, resume, reason).await,
+    }
+}
+
+/// What `compare` came to; after a freeze, what it would come to now.
+fn decision(
+    ctx: &StepContext<'_>,
+    canary: Option<&CanaryRecord>,
+    resume: Option<&Resume>,
+) -> (Decision, String) {
+    let Some((_, compared)) = ctx.latest_output::<CompareOutput>() else {
+        return (Decision::Promote, "the workflow compares nothing".to_owned());
+    };
+    match (resume, canary.filter(|canary| canary.state == CanaryState::Watching)) {
+        (Some(Resume::Frozen { .. }), Some(canary)) => {
+            (compare::decide(canary.verdict, canary.rules.on_inconclusive), canary.reason.clone())
+        }
+        (Some(Resume::Held { .. } | Resume::Baking { .. } | Resume::Frozen { .. }) | None, _) => {
+            (compared.decision, compared.reason)
+        }
+    }
+}
+
+/// What a promotion goes by.
+struct Grounds<'r> {
+    reason: String,
+    /// A person who promotes was asked about freezes when they did.
+    heeds_freeze: bool,
+    resume: Option<&'r Resume>,
+}
+
+impl<'r> Grounds<'r> {
+    fn by_evidence(reason: String, resume: Option<&'r Resume>) -> Self {
+        Self { reason, heeds_freeze: true, resume }
     }
 }
 
@@ -114,21 +164,27 @@ async fn promote(
     spec: &Promote,
     ctx: &StepContext<'_>,
     started: &CanaryOutput,
-    reason: String,
+    grounds: Grounds<'_>,
 ) -> Result<StepResult, StepError> {
     let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
     let Some((_, published)) = ctx.latest_output::<PublishOutput>() else {
         return Err(StepError::permanent("no version was published before this step"));
     };
-    verify(ctx, &published).await?;
-    let current = ctx.ledger.release(&started.target).await?;
-    let before = current.as_ref().map(|release| &release.desired);
-    let champion = before.and_then(|assignment| assignment.champion.clone());
     let mine = Served {
         version: published.version.clone(),
         base_url: published.base_url.clone(),
         manifest_sha256: published.manifest_sha256.clone(),
     };
+    // Asked before all files are read, which would be done at every look; the write asks again.
+    if grounds.heeds_freeze
+        && let Some(freeze) = ctx.ledger.freeze().await?
+        && champion(ctx.ledger.release(&started.target).await?.as_ref()) != Some(&mine)
+    {
+        return frozen::wait_out(&freeze, ctx, started, grounds.resume);
+    }
+    verify(ctx, &published).await?;
+    let current = ctx.ledger.release(&started.target).await?;
+    let champion = champion(current.as_ref()).cloned();
     let already = champion.as_ref() == Some(&mine);
     let serves = champion.as_ref().map(|served| &served.version);
     if !already && serves != started.champion.as_ref() {
@@ -145,8 +201,17 @@ async fn promote(
         expected: current.as_ref().map_or(Generation(0), |release| release.generation),
         assignment: Assignment { champion: Some(mine), canary: None, previous: champion },
         kind: ReleaseChangeKind::Promote,
+        heeds_freeze: grounds.heeds_freeze && !already,
     };
-    let release = ctx.ledger.change_release(change).await.map_err(moved)?;
+    let release = match ctx.ledger.change_release(change).await {
+        Ok(release) => release,
+        Err(ReleaseRefused::Frozen(freeze)) => {
+            return frozen::wait_out(&freeze, ctx, started, grounds.resume);
+        }
+        Err(refused @ (ReleaseRefused::Moved { .. } | ReleaseRefused::Step(_))) => {
+            return Err(moved(refused));
+        }
+    };
     show(ctx, host.as_ref(), &release).await?;
     let bake = spec.bake.filter(|_| started.rollout == Rollout::OnCanary);
     let bake_until = bake.map(|bake| ctx.clock.now() + span(bake));
@@ -156,7 +221,7 @@ async fn promote(
         previous: started.champion.clone(),
         target: started.target.clone(),
         generation: Some(release.generation),
-        reason,
+        reason: grounds.reason,
     };
     match bake_until {
         None => Ok(StepResult::Promoted { output: to_json(output)? }),
@@ -177,6 +242,10 @@ async fn promote(
             }))
         }
     }
+}
+
+fn champion(release: Option<&Release>) -> Option<&Served> {
+    release.and_then(|release| release.desired.champion.as_ref())
 }
 
 /// No version is promoted whose manifest or files are not what was sealed.
@@ -248,10 +317,9 @@ async fn hold(
     let now = ctx.clock.now();
     let rules = canary.as_ref().map(|canary| &canary.rules);
     let hold_for = rules.map_or_else(|| Compare::without_rules().hold_for, |rules| rules.hold_for);
-    let first = resume.is_none();
-    let until = match resume {
-        Some(Resume::Held { until }) => until,
-        Some(Resume::Baking { .. }) | None => now + span(hold_for),
+    let (first, until) = match resume {
+        Some(Resume::Held { until }) => (false, until),
+        Some(Resume::Frozen { .. } | Resume::Baking { .. }) | None => (true, now + span(hold_for)),
     };
     if now >= until {
         let held = format_duration(hold_for);
@@ -287,6 +355,7 @@ async fn drop_traffic(ctx: &StepContext<'_>, started: &CanaryOutput) -> Result<(
         expected: current.generation,
         assignment,
         kind: ReleaseChangeKind::SetCanary,
+        heeds_freeze: false,
     };
     let release = ctx.ledger.change_release(change).await.map_err(moved)?;
     let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
@@ -309,6 +378,7 @@ async fn withdraw(
             expected: current.generation,
             assignment: Assignment { canary: None, ..current.desired.clone() },
             kind: ReleaseChangeKind::Withdraw,
+            heeds_freeze: false,
         };
         let release = if ours { ctx.ledger.change_release(change).await.map_err(moved)? } else { current };
         show(ctx, host.as_ref(), &release).await?;

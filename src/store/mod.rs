@@ -9,6 +9,7 @@ mod boards;
 mod canaries;
 mod error;
 mod evidence;
+mod freezes;
 mod leases;
 mod liveness;
 mod logs;
@@ -29,6 +30,7 @@ pub use boards::{BoardEntry, Boards};
 pub use canaries::Canaries;
 pub use error::StoreError;
 pub use evidence::{BatchReceipt, Evidence, EvidenceAge, OldEvidence, Pruning, Pulled};
+pub use freezes::{FreezeAnswer, Freezes, PromotionAsked};
 pub use leases::{
     Checkpoint, Claim, ClaimResult, EndedAttempt, LEASE, Leases, NewAttempt, Opening, Planner, Renewal,
     RunState, UndoChange,
@@ -72,6 +74,7 @@ pub trait Store:
     + Releases
     + Canaries
     + Evidence
+    + Freezes
     + Registry
 {
     /// This database's instance id.

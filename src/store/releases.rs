@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::StoreError;
 use crate::domain::Timestamp;
+use crate::domain::freeze::Freeze;
 use crate::domain::id::{CanaryId, Epoch, Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::Intent;
@@ -35,6 +36,8 @@ pub struct ReleaseWrite {
     pub ends_canary: Option<(CanaryId, String)>,
     /// A version that is marked `bad` in the same transaction.
     pub marks_bad: Option<VersionName>,
+    /// It is not made while the model is frozen.
+    pub heeds_freeze: bool,
 }
 
 /// What a run adds to a change of a release.
@@ -61,6 +64,8 @@ pub enum ReleaseWritten {
     CancelRequested,
     /// A version that it would serve was deleted, or is about to be.
     Deleted(VersionName),
+    /// It heeds freezes, and the model is frozen.
+    Frozen(Freeze),
 }
 
 /// One change of a release, as kept for the audit.

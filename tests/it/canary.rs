@@ -271,6 +271,7 @@ async fn write(
         by_run: None,
         ends_canary: None,
         marks_bad: None,
+        heeds_freeze: false,
     };
     match store.write_release(write).await.expect("written") {
         ReleaseWritten::Made(release) => release,

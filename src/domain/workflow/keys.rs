@@ -282,6 +282,7 @@ pub(super) static NOTIFY_RULE: Object = Object {
                 "rejected",
                 "rolled_back",
                 "held",
+                "frozen",
                 "needs_approval",
                 "skipped",
                 "failed",

@@ -214,6 +214,8 @@ pub enum Moment {
     RolledBack,
     /// The verdict is left to a human.
     Held,
+    /// A freeze keeps the promotion back.
+    Frozen,
     /// Somebody has to approve.
     NeedsApproval,
     /// There was nothing to do.

@@ -62,6 +62,10 @@ impl Ledger for Names {
         })
     }
 
+    async fn freeze(&self) -> Result<Option<crate::domain::freeze::Freeze>, StepError> {
+        unused()
+    }
+
     async fn abandon_version(&self, version: &VersionName) -> Result<(), StepError> {
         let given_up = self.reserved.lock().expect("not poisoned").take();
         assert_eq!(given_up.as_ref(), Some(version));

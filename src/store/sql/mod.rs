@@ -11,6 +11,7 @@ mod deliver;
 mod due;
 mod evidence;
 mod forget;
+mod freezes;
 mod holdings;
 mod labels;
 mod logs;

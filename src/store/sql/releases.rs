@@ -5,6 +5,7 @@ use sqlx::types::Uuid;
 
 use super::super::{Connection, Row};
 use super::canaries::end_in;
+use super::freezes::{freeze_in, lock_freezes};
 use super::registry::{lock_versions, mark_in};
 use super::rows::{self, doc, get, json, text, word};
 use super::signals::{NewSignal, insert_intent, signal_in};
@@ -111,6 +112,9 @@ impl SqlStore {
 
     async fn change_release(&self, write: &ReleaseWrite) -> Result<ReleaseWritten, StoreError> {
         let mut tx = self.begin().await?;
+        if write.heeds_freeze {
+            lock_freezes(&mut tx).await?;
+        }
         lock_versions(&mut tx, &write.model).await?;
         if let Some(by) = &write.by_run {
             match right_of(&mut tx, by).await? {
@@ -126,6 +130,13 @@ impl SqlStore {
                     });
                 }
             }
+        }
+        if write.heeds_freeze
+            && let Some(freeze) = freeze_in(&mut tx, &write.model, self.at(write.at)).await?
+        {
+            // What the run's part wrote goes with the transaction.
+            tx.rollback().await?;
+            return Ok(ReleaseWritten::Frozen(freeze));
         }
         if let Some(version) = deleted_in(&mut tx, write).await? {
             return Ok(ReleaseWritten::Deleted(version));

@@ -86,7 +86,7 @@ pub(super) fn word<T: DeserializeOwned>(row: &Row, column: &str) -> Result<T, St
 }
 
 /// A column that may hold a word or a name.
-fn word_opt<T: DeserializeOwned>(row: &Row, column: &str) -> Result<Option<T>, StoreError> {
+pub(super) fn word_opt<T: DeserializeOwned>(row: &Row, column: &str) -> Result<Option<T>, StoreError> {
     match get::<Option<String>>(row, column)? {
         Some(text) => {
             serde_json::from_value(Value::String(text)).map(Some).map_err(|e| unreadable(column, e))

@@ -91,7 +91,7 @@ impl Signals for SqlStore {
 }
 
 impl SqlStore {
-    async fn send_signal(
+    pub(super) async fn send_signal(
         &self,
         run: RunId,
         kind: &SignalKind,

@@ -5,6 +5,7 @@ mod canary;
 mod eject;
 mod files;
 mod first_steps;
+mod freeze;
 pub mod refit;
 mod simulations;
 mod versions;

@@ -5,6 +5,7 @@ mod cancel;
 pub mod crash;
 mod endings;
 mod fencing;
+mod freeze;
 mod hold;
 mod pruning;
 mod receipts;

@@ -7,6 +7,7 @@ pub mod database;
 mod deliveries;
 mod evidence;
 mod forgetting;
+mod freezes;
 mod keys;
 pub mod make;
 mod migrations;

@@ -84,6 +84,7 @@ fn serve(expected: i64, champion: &str, previous: Option<&str>, at: Timestamp) -
         by_run: None,
         ends_canary: None,
         marks_bad: None,
+        heeds_freeze: false,
     }
 }
 

@@ -29,11 +29,11 @@ on_both! {
     a_look_is_taken_once
 }
 
-fn model() -> ModelName {
+pub fn model() -> ModelName {
     "race-times".parse().expect("a name")
 }
 
-fn target() -> TargetName {
+pub fn target() -> TargetName {
     "production".parse().expect("a name")
 }
 
@@ -50,7 +50,7 @@ fn assignment(champion: &str) -> Assignment {
     Assignment { champion: Some(served), ..Assignment::default() }
 }
 
-fn write(expected: i64, champion: &str, at: Timestamp) -> ReleaseWrite {
+pub fn write(expected: i64, champion: &str, at: Timestamp) -> ReleaseWrite {
     ReleaseWrite {
         model: model(),
         target: target(),
@@ -63,10 +63,11 @@ fn write(expected: i64, champion: &str, at: Timestamp) -> ReleaseWrite {
         by_run: None,
         ends_canary: None,
         marks_bad: None,
+        heeds_freeze: false,
     }
 }
 
-fn promotion(claim: &Claim, expected: i64, champion: &str, at: Timestamp) -> ReleaseWrite {
+pub fn promotion(claim: &Claim, expected: i64, champion: &str, at: Timestamp) -> ReleaseWrite {
     let run = claim.run.id;
     let intent = Intent {
         step: step("promote"),
@@ -176,7 +177,7 @@ async fn of_a_cancel_and_a_promotion_one_comes_first(db: Database) {
                 assert!(after.committed);
             }
             ReleaseWritten::CancelRequested => assert!(!after.committed),
-            other @ (ReleaseWritten::Moved(_) | ReleaseWritten::Deleted(_)) => {
+            other @ (ReleaseWritten::Moved(_) | ReleaseWritten::Deleted(_) | ReleaseWritten::Frozen(_)) => {
                 panic!("nobody else writes: {other:?}")
             }
         }

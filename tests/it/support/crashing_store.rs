@@ -9,6 +9,7 @@ use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, CanaryState, Ripe, Ripening};
 use refit::domain::event::Event;
 use refit::domain::evidence::LabelCounts;
+use refit::domain::freeze::{Freeze, FreezeScope, FreezeWish};
 use refit::domain::history::{ChangedBy, HistoryEntry};
 use refit::domain::id::*;
 use refit::domain::pull::{PullState, PulledBatch};
@@ -127,6 +128,15 @@ passes! { Releases:
     write release_applied(model: &ModelName, target: &TargetName, generation: Generation) -> ();
     write extend_canary_validity(model: &ModelName, target: &TargetName, generation: Generation, until: Timestamp) -> ();
     read release_history(model: &ModelName, target: &TargetName, limit: u32) -> Vec<ReleaseAudit>;
+}
+
+passes! { Freezes:
+    write freeze(id: FreezeId, wish: &FreezeWish, at: Timestamp) -> FreezeAnswer;
+    write unfreeze(which: &FreezeScope, by: &str, at: Timestamp) -> Vec<Freeze>;
+    read freeze_over(model: &ModelName, at: Timestamp) -> Option<Freeze>;
+    read open_freezes(at: Timestamp) -> Vec<Freeze>;
+    read freezes(model: Option<&ModelName>, limit: u32) -> Vec<Freeze>;
+    write ask_to_promote(run: RunId, model: &ModelName, actor: &str, reason: Option<&str>, at: Timestamp) -> PromotionAsked;
 }
 
 passes! { Canaries:

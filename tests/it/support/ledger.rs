@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use refit::domain::Timestamp;
 use refit::domain::canary::{CanaryRecord, Foreseen, Looks, Ripening};
 use refit::domain::evidence::{PairedError, ScoredRow, ScoredRows};
+use refit::domain::freeze::Freeze;
 use refit::domain::id::{CanaryId, Generation, StepId, StoreName, TargetName, VersionName};
 use refit::domain::release::Release;
 use refit::domain::run::{Intent, IntentState, Undo};
@@ -96,6 +97,10 @@ fn not_here<T>() -> Result<T, StepError> {
 impl Ledger for FakeLedger {
     fn looks(&self) -> Looks {
         Looks::Live
+    }
+
+    async fn freeze(&self) -> Result<Option<Freeze>, StepError> {
+        not_here()
     }
 
     async fn keep_latest(&self, _: &StoreName, _: u32) -> Result<Vec<String>, StepError> {

@@ -23,6 +23,8 @@ use proof::{Proof, prove};
 pub enum Story {
     /// Its canary passes in two stages, and bakes.
     Promoted,
+    /// The same, and its promotion waits for the end of a freeze.
+    Frozen,
     /// Its canary fails every request.
     RolledBack,
     /// Its metric is worse than its gate allows.
@@ -38,7 +40,7 @@ pub enum Story {
 impl Story {
     fn outcome(self) -> Outcome {
         match self {
-            Story::Promoted => Outcome::Promoted,
+            Story::Promoted | Story::Frozen => Outcome::Promoted,
             Story::RolledBack => Outcome::RolledBack,
             Story::Refused => Outcome::Rejected,
             Story::StepFails => Outcome::Failed,
@@ -50,7 +52,7 @@ impl Story {
     /// The first write that differs from those of `Promoted`; absent when that is the trainer's.
     fn departs_at(self) -> Option<&'static str> {
         match self {
-            Story::Promoted | Story::Refused => None,
+            Story::Promoted | Story::Frozen | Story::Refused => None,
             Story::RolledBack | Story::StepFails => Some("observe"),
             Story::Cancelled | Story::CancelledTooLate => Some("request_cancel"),
         }
@@ -59,7 +61,7 @@ impl Story {
     /// The champions that the host shows, one after the other.
     fn champions(self) -> &'static [&'static str] {
         match self {
-            Story::Promoted | Story::CancelledTooLate => &["1", "2"],
+            Story::Promoted | Story::Frozen | Story::CancelledTooLate => &["1", "2"],
             Story::RolledBack | Story::Refused | Story::StepFails | Story::Cancelled => &["1"],
         }
     }
@@ -106,7 +108,7 @@ steps:
 on_failure:
   - { id: sorry, run: 'echo sorry >> sorry' }
 notify:
-  - { on: [canary_started, promoted, rolled_back, rejected, failed, cancelled], slack: team }
+  - { on: [canary_started, promoted, frozen, rolled_back, rejected, failed, cancelled], slack: team }
 "#;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +132,7 @@ fn prepared(database: Database, story: Story, inbox: &Inbox) -> World {
     match story {
         Story::Refused => world.write("mae", "50.0"),
         Story::StepFails => world.write("broken", ""),
-        Story::Promoted | Story::RolledBack | Story::Cancelled | Story::CancelledTooLate => {}
+        Story::Promoted | Story::Frozen | Story::RolledBack | Story::Cancelled | Story::CancelledTooLate => {}
     }
     world
 }
@@ -169,7 +171,16 @@ fn every_crash(database: Database, story: Story) {
     assert_eq!(calm.outcome, Some(story.outcome()), "{calm:#?}");
     assert_eq!(calm.champions, story.champions(), "{calm:#?}");
     let mut writes = counted.trace();
-    if let (Database::Postgres, Some(name)) = (database, story.departs_at()) {
+    if story == Story::Frozen {
+        // What comes before and after is the same as in `Promoted`.
+        let (before, after) = if database == Database::Sqlite { (4, 4) } else { (0, 0) };
+        let lifted = writes.iter().position(|write| write.name == "unfreeze").expect("there");
+        let freeze = writes.iter().position(|write| write.name == "freeze").expect("there");
+        let promotes =
+            lifted + writes[lifted..].iter().position(|write| write.name == "write_release").expect("there");
+        let of_freeze = |at: usize| at == freeze || (lifted - before..=promotes + after).contains(&at);
+        writes = writes.into_iter().enumerate().filter(|(at, _)| of_freeze(*at)).map(|(_, it)| it).collect();
+    } else if let (Database::Postgres, Some(name)) = (database, story.departs_at()) {
         // What comes before is the same as in `Promoted`, which is told on Postgres too; SQLite tells all of it.
         writes.drain(..writes.iter().position(|write| write.name == name).expect("there"));
     }
@@ -220,6 +231,7 @@ macro_rules! stories {
 
 stories! {
     a_promotion_is_made_once_whatever_write_it_dies_at: Promoted,
+    a_promotion_is_made_once_after_a_freeze_whatever_write_it_dies_at: Frozen,
     a_failing_canary_is_taken_back_whatever_write_it_dies_at: RolledBack,
     a_refused_model_never_serves_whatever_write_it_dies_at: Refused,
     a_failed_run_takes_its_canary_back_whatever_write_it_dies_at: StepFails,

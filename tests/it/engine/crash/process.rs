@@ -10,7 +10,8 @@ use refit::adapter::Deps;
 use refit::clock::Clock;
 use refit::domain::canary::CanaryState;
 use refit::domain::evidence::{EvidenceMinute, MinuteCounts, ObservationBatch};
-use refit::domain::id::{RunId, VersionName, WorkflowName};
+use refit::domain::freeze::{FreezeEnd, FreezeScope, FreezeWish};
+use refit::domain::id::{FreezeId, RunId, VersionName, WorkflowName};
 use refit::domain::run::{CancelRequest, RunStatus};
 use refit::engine::Engine;
 use refit::notify::{Notifiers, outbox};
@@ -63,6 +64,7 @@ async fn work(world: &World, story: Story, source: &str, inbox: &Inbox, crash: &
     for _ in 0..60 {
         report(world, &engine, story).await;
         cancel(world, &engine, story, run).await;
+        freeze(world, &engine, story, run).await;
         let seen = turn(&engine, run).await;
         outbox::drain_once(engine.store.as_ref(), &notifiers, world.clock.as_ref()).await.expect("drains");
         if seen.status == RunStatus::Finished && is_settled(&engine, run).await {
@@ -125,7 +127,7 @@ async fn cancel(world: &World, engine: &Engine, story: Story, run: RunId) {
     let when = match story {
         Story::Cancelled => CanaryState::Watching,
         Story::CancelledTooLate => CanaryState::Baking,
-        Story::Promoted | Story::RolledBack | Story::Refused | Story::StepFails => return,
+        Story::Promoted | Story::Frozen | Story::RolledBack | Story::Refused | Story::StepFails => return,
     };
     let seen = engine.store.run(run).await.expect("readable").expect("a run");
     let canary = engine.store.canary_of(run).await.expect("readable");
@@ -133,6 +135,36 @@ async fn cancel(world: &World, engine: &Engine, story: Story, run: RunId) {
     if asks && seen.cancel.is_none() {
         let request = CancelRequest { actor: "ann".to_owned(), reason: None, at: world.clock.now() };
         engine.store.request_cancel(run, &request).await.expect("asked");
+    }
+}
+
+/// Somebody freezes promotions while the canary is out, and lifts it once the run waits, when the story says so.
+async fn freeze(world: &World, engine: &Engine, story: Story, run: RunId) {
+    if story != Story::Frozen {
+        return;
+    }
+    let store = &engine.store;
+    match store.freezes(None, 1).await.expect("readable").first() {
+        None => {
+            let canary = store.canary_of(run).await.expect("readable");
+            if canary.is_some_and(|canary| canary.state == CanaryState::Watching && canary.stage > 0) {
+                let wish = FreezeWish {
+                    model: None,
+                    from: None,
+                    end: FreezeEnd::Never,
+                    reason: "an incident".to_owned(),
+                    by: "ann".to_owned(),
+                };
+                store.freeze(FreezeId::generate(), &wish, world.clock.now()).await.expect("asked");
+            }
+        }
+        Some(freeze) if freeze.lifted.is_none() => {
+            let attempts = store.attempts(run).await.expect("readable");
+            if attempts.iter().any(|attempt| refit::steps::promote::frozen(attempt).is_some()) {
+                store.unfreeze(&FreezeScope::EveryModel, "ann", world.clock.now()).await.expect("asked");
+            }
+        }
+        Some(_) => {}
     }
 }
 

@@ -1,0 +1,147 @@
+//! Freezes: what is kept of them, and what they keep back.
+
+use chrono::TimeDelta;
+use refit::domain::Timestamp;
+use refit::domain::freeze::{Freeze, FreezeEnd, FreezeError, FreezeScope, FreezeWish, Lifted};
+use refit::domain::id::{FreezeId, ModelName};
+use refit::domain::run::SignalKind;
+use refit::store::{FreezeAnswer, PromotionAsked, ReleaseWrite, ReleaseWritten, Store};
+
+use super::database::Database;
+use super::make::{self, claim, worker};
+use super::on_both;
+use super::releases::{model, promotion, target, write};
+
+on_both! {
+    a_freeze_is_kept_with_who_made_it_and_who_lifted_it
+    the_same_freeze_again_changes_nothing
+    a_freeze_keeps_promotions_of_its_model_back_and_nothing_else
+    a_promotion_that_was_made_before_the_freeze_is_finished
+    a_run_is_told_to_promote_unless_its_model_is_frozen
+}
+
+fn wish(model: Option<ModelName>, end: FreezeEnd) -> FreezeWish {
+    FreezeWish { model, from: None, end, reason: "Black Friday".to_owned(), by: "ana".to_owned() }
+}
+
+async fn make(store: &dyn Store, wish: &FreezeWish, at: Timestamp) -> Freeze {
+    match store.freeze(FreezeId::generate(), wish, at).await.expect("asked") {
+        FreezeAnswer::Made(freeze) => freeze,
+        other @ (FreezeAnswer::Already(_) | FreezeAnswer::Refused(_)) => panic!("{other:?}"),
+    }
+}
+
+async fn a_freeze_is_kept_with_who_made_it_and_who_lifted_it(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let began = db.now();
+    let hours = FreezeEnd::After(TimeDelta::hours(2));
+    let of_model = make(&*one, &wish(Some(model()), hours), began).await;
+    assert_eq!(of_model.until, Some(began + TimeDelta::hours(2)));
+    let tomorrow = Some(began + TimeDelta::days(1));
+    let planned = make(&*one, &FreezeWish { from: tomorrow, ..wish(None, FreezeEnd::Never) }, began).await;
+    let now = db.pass(60);
+    assert_eq!(two.open_freezes(now).await.expect("read"), [of_model.clone(), planned.clone()]);
+    assert_eq!(two.freeze_over(&model(), now).await.expect("read"), Some(of_model.clone()));
+    let other: ModelName = "other".parse().expect("a name");
+    assert_eq!(two.freeze_over(&other, now).await.expect("read"), None, "not before it begins");
+
+    assert_eq!(two.unfreeze(&FreezeScope::Model(other.clone()), "bo", now).await.expect("asked"), []);
+    let lifted = two.unfreeze(&FreezeScope::Model(model()), "bo", now).await.expect("asked");
+    let by_bo = Freeze { lifted: Some(Lifted { by: "bo".to_owned(), at: now }), ..of_model };
+    assert_eq!(lifted, [by_bo.clone()], "the one of every model stays");
+    assert_eq!(two.unfreeze(&FreezeScope::Model(model()), "cy", now).await.expect("asked"), []);
+    let history = one.freezes(Some(&model()), 10).await.expect("read");
+    assert_eq!(history.len(), 2, "{history:?}");
+    assert!(history.contains(&by_bo) && history.contains(&planned), "{history:?}");
+    assert_eq!(one.freezes(Some(&other), 10).await.expect("read"), [planned.clone()]);
+
+    let now = db.pass(2 * 86_400);
+    assert_eq!(one.freeze_over(&other, now).await.expect("read"), Some(planned.clone()));
+    assert_eq!(one.unfreeze(&FreezeScope::EveryModel, "bo", now).await.expect("asked").len(), 1);
+    assert_eq!(one.open_freezes(now).await.expect("read"), []);
+    let again = make(&*one, &wish(None, FreezeEnd::Never), now).await;
+    assert_eq!(one.unfreeze(&FreezeScope::One(again.id), "bo", now).await.expect("asked")[0].id, again.id);
+}
+
+async fn the_same_freeze_again_changes_nothing(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let wanted = wish(None, FreezeEnd::After(TimeDelta::hours(2)));
+    let first = make(&*one, &wanted, db.now()).await;
+    let now = db.pass(3600);
+    let again = two.freeze(FreezeId::generate(), &wanted, now).await.expect("asked");
+    assert_eq!(again, FreezeAnswer::Already(first.clone()));
+    let longer = make(&*two, &wish(None, FreezeEnd::After(TimeDelta::hours(3))), now).await;
+    assert_eq!(
+        two.freeze_over(&model(), now).await.expect("read"),
+        Some(longer),
+        "the one that lasts longest"
+    );
+    let past = wish(None, FreezeEnd::At(now - TimeDelta::hours(1)));
+    let refused = two.freeze(FreezeId::generate(), &past, now).await.expect("asked");
+    let until = now - TimeDelta::hours(1);
+    assert_eq!(refused, FreezeAnswer::Refused(FreezeError::Empty { from: now, until }));
+    let now = db.pass(2 * 3600);
+    let after = make(&*one, &wanted, now).await;
+    assert_ne!(after.id, first.id, "the first is over");
+}
+
+fn heeding(write: ReleaseWrite) -> ReleaseWrite {
+    ReleaseWrite { heeds_freeze: true, ..write }
+}
+
+async fn a_freeze_keeps_promotions_of_its_model_back_and_nothing_else(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let worker = worker(&one, db.now()).await;
+    let run = make::run(&one, db.now()).await;
+    let held = claim(&one, run, worker, db.now()).await;
+    let elsewhere = wish(Some("other".parse().expect("a name")), FreezeEnd::Never);
+    make(&*two, &elsewhere, db.now()).await;
+    let made = one.write_release(heeding(write(0, "v1", db.now()))).await.expect("asked");
+    assert!(matches!(made, ReleaseWritten::Made(_)), "another model's freeze: {made:?}");
+
+    let until = db.now() + TimeDelta::hours(1);
+    let freeze = make(&*two, &wish(Some(model()), FreezeEnd::At(until)), db.now()).await;
+    let refused = one.write_release(heeding(promotion(&held, 1, "v2", db.now()))).await.expect("asked");
+    assert_eq!(refused, ReleaseWritten::Frozen(freeze));
+    assert!(one.intents(run).await.expect("read").is_empty(), "nothing of it was written");
+    assert!(!one.run(run).await.expect("read").expect("there").committed);
+    let back = one.write_release(write(1, "v0", db.now())).await.expect("asked");
+    assert!(matches!(back, ReleaseWritten::Made(_)), "a way back does not ask: {back:?}");
+
+    let now = db.pass(3600);
+    let made = one.write_release(heeding(promotion(&held, 2, "v2", now))).await.expect("asked");
+    assert!(matches!(made, ReleaseWritten::Made(_)), "it is over: {made:?}");
+}
+
+async fn a_promotion_that_was_made_before_the_freeze_is_finished(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    let wanted = heeding(promotion(&held, 0, "v1", db.now()));
+    let ReleaseWritten::Made(made) = store.write_release(wanted.clone()).await.expect("asked") else {
+        panic!("made")
+    };
+    make(&*store, &wish(None, FreezeEnd::Never), db.now()).await;
+    // Its process died before it heard of it.
+    let again = store.write_release(wanted).await.expect("asked");
+    assert_eq!(again, ReleaseWritten::Made(made.clone()));
+    assert_eq!(store.release(&model(), &target()).await.expect("read"), Some(made));
+}
+
+async fn a_run_is_told_to_promote_unless_its_model_is_frozen(db: Database) {
+    let store = db.open().await;
+    let run = make::run(&store, db.now()).await;
+    let freeze = make(&*store, &wish(None, FreezeEnd::Never), db.now()).await;
+    let ask =
+        async || store.ask_to_promote(run, &model(), "bo", Some("fine"), db.now()).await.expect("asked");
+    assert_eq!(ask().await, PromotionAsked::Frozen(freeze));
+    let worker = worker(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    assert_eq!(held.signals, [], "it was not told");
+    store.release_lease(run, held.run.epoch).await.expect("given back");
+    store.unfreeze(&FreezeScope::EveryModel, "ana", db.now()).await.expect("lifted");
+    assert_eq!(ask().await, PromotionAsked::Told);
+    let held = claim(&store, run, worker, db.now()).await;
+    assert_eq!(held.signals.iter().map(|signal| &signal.kind).collect::<Vec<_>>(), [&SignalKind::Promote]);
+}
