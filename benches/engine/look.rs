@@ -91,5 +91,6 @@ fn canary(start: Timestamp) -> Result<CanaryRecord, Failure> {
         analysis: Value::Null,
         next_look_at: start,
         ended_at: None,
+        extensions: vec![],
     })
 }

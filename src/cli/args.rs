@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-pub use canary::{CanaryCommand, CanaryMinutes, CanaryPlan, Levels, Replay};
+pub use canary::{CanaryCommand, CanaryMinutes, CanaryPlan, Extend, Levels, Replay};
 pub use freeze::{Freeze, Unfreeze};
 pub use model::{Change, ModelCommand, OneVersion};
 pub use notify::{Channel, NotifyCommand, NotifyTest, Preview};
@@ -118,7 +118,7 @@ pub enum Command {
     Freeze(Freeze),
     /// Lift a freeze before its end
     Unfreeze(Unfreeze),
-    /// Say what a canary can show, and decide over minutes that are past
+    /// Say what a canary can show, give it more time, decide over minutes that are past
     #[command(subcommand)]
     Canary(CanaryCommand),
     /// Report served predictions (NDJSON)

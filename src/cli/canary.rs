@@ -5,22 +5,25 @@ use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::args::{CanaryCommand, CanaryPlan, Levels, Replay as ReplayArgs};
+use super::args::{CanaryCommand, CanaryPlan, Extend, Levels, Replay as ReplayArgs};
 use super::canary_past;
-use super::error::CliError;
-use super::output::{Output, plain, table};
-use super::project::Opened;
-use crate::domain::canary::{Expected, Forecast, Replay};
+use super::error::{CliError, Doing};
+use super::output::{Output, plain, table, time};
+use super::pick::{self, short};
+use super::project::{Opened, actor};
+use crate::domain::canary::{Expected, Forecast, MoreTime, Replay};
 use crate::domain::verdict::Verdict;
 use crate::domain::words::count;
 use crate::domain::workflow::StepKind;
 use crate::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
-use crate::domain::workflow::units::BasisPoints;
+use crate::domain::workflow::units::{self, BasisPoints};
 use crate::evidence::{Measured, begins_past, read_minutes};
 use crate::steps::canary::compare_rules;
+use crate::store::Extended;
 
 /// Bytes that are read to see what a file holds.
 const FIRST_LINE: usize = 1 << 20;
@@ -33,9 +36,51 @@ pub async fn canary(
 ) -> Result<Exit, CliError> {
     match command {
         CanaryCommand::Plan(args) => plan(args, open, out),
+        CanaryCommand::Extend(args) => extend(&open()?, args).await,
         CanaryCommand::Minutes(args) => canary_past::minutes(&open()?, args).await,
         CanaryCommand::Replay(args) => replay(args, out),
     }
+}
+
+/// `refit canary extend`.
+async fn extend(opened: &Opened, args: &Extend) -> Result<Exit, CliError> {
+    let store = opened.store().await?;
+    let run = pick::run(&store, &args.run).await?;
+    let asked = MoreTime {
+        more: TimeDelta::from_std(args.by).unwrap_or(TimeDelta::MAX),
+        by: actor(),
+        reason: args.reason.clone(),
+    };
+    let id = short(run.id);
+    let doing = || format!("give the canary of run {id} more time");
+    let canary = match store.extend_canary(run.id, &asked, opened.clock.now()).await.doing(doing)? {
+        Extended::Made(canary) => canary,
+        Extended::Refused(why) => {
+            return Err(CliError::usage(format!("cannot give the canary of run {id} more time: {why}"))
+                .hint("`refit status` shows what is on canary"));
+        }
+        Extended::Unknown => {
+            return Err(CliError::usage(format!("run {id} has no canary"))
+                .hint("`refit run ls` lists the runs, `refit run show RUN` their steps"));
+        }
+    };
+    opened.poke().await;
+    let value = json!({
+        "run": run.id, "canary": canary.id, "version": canary.version, "deadline": canary.deadline,
+        "extension": canary.extensions.last(),
+    });
+    opened.out.result(&value, || {
+        let until = canary.deadline.map(|at| format!(": decided at the latest {}", time(at)));
+        format!(
+            "the canary {} of {} has {} more{}",
+            canary.version,
+            canary.model,
+            units::format_duration(args.by),
+            until.unwrap_or_default()
+        )
+    });
+    super::trigger::say_who_runs(opened, &store, Some(run.id)).await?;
+    Ok(Exit::Ok)
 }
 
 fn open_file(file: &Path) -> Result<Box<dyn BufRead>, CliError> {

@@ -122,7 +122,10 @@ fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>, pull
         let verdict = opened.out.painted(canary.verdict.as_str(), paint);
         text.push_str(&format!("\n  verdict   {verdict}: {}", plain(&canary.reason)));
         let limit = match canary.state {
-            CanaryState::Watching => canary.deadline.map(|at| format!("decided at the latest {}", time(at))),
+            CanaryState::Watching => canary.deadline.map(|at| {
+                let extended = canary.extensions.iter().map(|it| format!(", extended by {}", it.words()));
+                format!("decided at the latest {}{}", time(at), plain(&extended.collect::<String>()))
+            }),
             CanaryState::Baking => {
                 canary.bake_until.map(|at| format!("watched after promotion until {}", time(at)))
             }

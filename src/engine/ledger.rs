@@ -143,6 +143,7 @@ impl RunLedger {
             analysis: Value::Null,
             next_look_at: now + look,
             ended_at: None,
+            extensions: vec![],
         }
     }
 

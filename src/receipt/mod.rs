@@ -16,6 +16,7 @@ use crate::domain::receipt::{
 use crate::domain::run::{Attempt, AttemptState, Outcome, Run, RunStatus};
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::parse;
+use crate::domain::workflow::units::format_duration;
 use crate::engine::definition_hash;
 use crate::steps::approve::ApproveOutput;
 use crate::steps::canary::CanaryOutput;
@@ -60,7 +61,7 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
             .filter(|(_, output): &(_, RunOutput)| output.metrics != Default::default())
             .map(training)
             .collect(),
-        people: people(&attempts, &gates),
+        people: people(&attempts, &gates, canary.as_ref()),
         gates: gates.into_iter().map(|(step, output)| gate_facts(run.id, step, output)).collect(),
         canary: canary.as_ref().map(|canary| CanaryFacts {
             view: canary.view(),
@@ -123,7 +124,11 @@ fn gate_facts(run: RunId, step: StepId, output: GateOutput) -> GateFacts {
     GateFacts { step, verdict: output.verdict, rules: output.rules, warnings: output.warnings, seed }
 }
 
-fn people(attempts: &[Attempt], gates: &[(StepId, GateOutput)]) -> Vec<Person> {
+fn people(
+    attempts: &[Attempt],
+    gates: &[(StepId, GateOutput)],
+    canary: Option<&CanaryRecord>,
+) -> Vec<Person> {
     let of_gates = gates.iter().filter_map(|(step, gate)| {
         let name = gate.approved_by.clone()?;
         let answered = attempts.iter().rev().find(|attempt| &attempt.step == step);
@@ -144,7 +149,17 @@ fn people(attempts: &[Attempt], gates: &[(StepId, GateOutput)]) -> Vec<Person> {
         let at = output.get("rejected_at").and_then(|at| serde_json::from_value(at.clone()).ok());
         Some(Person { name, did: "rejected".to_owned(), step, at, reason: None })
     });
-    of_gates.chain(of_steps).chain(refused).collect()
+    let canary = canary.zip(outputs::<CanaryOutput>(attempts).last());
+    let extended = canary.into_iter().flat_map(|(canary, (step, _))| {
+        canary.extensions.iter().map(move |it| Person {
+            name: it.by.clone(),
+            did: format!("gave {} more time to", format_duration(it.more().to_std().unwrap_or_default())),
+            step: step.clone(),
+            at: Some(it.at),
+            reason: it.reason.clone(),
+        })
+    });
+    of_gates.chain(of_steps).chain(refused).chain(extended).collect()
 }
 
 /// Changes that concern the version, of those while its run went on, oldest first: also the one that took it off a

@@ -1,7 +1,8 @@
 //! `uses: promote`: the verdict decides: promote, roll back or hold.
 //!
 //! A freeze keeps the promotion back and nothing else. Once it is over, what
-//! the canary shows by then decides, not what `compare` read before it.
+//! the canary shows by then decides, not what `compare` read before it; so it
+//! does for a held canary that was given more time.
 //!
 //! Prefixes of this step are all safe: the compare-and-set of the release is
 //! its first write and refuses once a cancel was asked for; what follows
@@ -9,6 +10,7 @@
 
 mod frozen;
 
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -25,12 +27,13 @@ use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::id::{Generation, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Attempt, Outcome, Signal, SignalKind};
+use crate::domain::verdict::Verdict;
 use crate::domain::workflow::Moment;
-use crate::domain::workflow::step::{Compare, HoldTraffic, Promote};
+use crate::domain::workflow::step::{Compare, HoldTraffic, OnInconclusive, Promote};
 use crate::domain::workflow::units::{BasisPoints, format_duration};
 
 /// How long a run waits beyond its bake for the controller, which wakes it when it is done.
-const TAKING_BACK: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
+const TAKING_BACK: TimeDelta = TimeDelta::minutes(1);
 
 /// What the step kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,7 +118,8 @@ async fn decide(
     }
 }
 
-/// What `compare` came to; after a freeze, what it would come to now.
+/// What `compare` came to; after a freeze, what it would come to now; of a held canary with more time, what the evidence
+/// says by now.
 fn decision(
     ctx: &StepContext<'_>,
     canary: Option<&CanaryRecord>,
@@ -126,7 +130,14 @@ fn decision(
     };
     match (resume, canary.filter(|canary| canary.state == CanaryState::Watching)) {
         (Some(Resume::Frozen { .. }), Some(canary)) => {
-            (compare::decide(canary.verdict, canary.rules.on_inconclusive), canary.reason.clone())
+            let has_time = !canary.extensions.is_empty()
+                && canary.deadline.is_some_and(|deadline| ctx.clock.now() < deadline);
+            let policy = if has_time { OnInconclusive::Hold } else { canary.rules.on_inconclusive };
+            (compare::decide(canary.verdict, policy), canary.reason.clone())
+        }
+        // People were asked: no policy answers in their place.
+        (Some(Resume::Held { .. }), Some(canary)) if !canary.extensions.is_empty() => {
+            (compare::decide(canary.verdict, OnInconclusive::Hold), canary.reason.clone())
         }
         (Some(Resume::Held { .. } | Resume::Baking { .. } | Resume::Frozen { .. }) | None, _) => {
             (compared.decision, compared.reason)
@@ -317,41 +328,60 @@ async fn hold(
     let now = ctx.clock.now();
     let rules = canary.as_ref().map(|canary| &canary.rules);
     let hold_for = rules.map_or_else(|| Compare::without_rules().hold_for, |rules| rules.hold_for);
-    let (first, until) = match resume {
+    let (first, first_until) = match resume {
         Some(Resume::Held { until }) => (false, until),
         Some(Resume::Frozen { .. } | Resume::Baking { .. }) | None => (true, now + span(hold_for)),
     };
+    let held_since = first_until - span(hold_for);
+    let more = canary.as_ref().map_or(TimeDelta::zero(), |canary| canary.more_since(held_since));
+    let until = first_until + more;
     if now >= until {
         let held = format_duration(hold_for);
         return withdraw(ctx, started, format!("nobody decided while it was held for {held}: {reason}"))
             .await;
     }
     if first && rules.is_some_and(|rules| rules.hold_traffic == HoldTraffic::Zero) {
-        drop_traffic(ctx, started).await?;
+        set_traffic(ctx, started, "hold_at_zero", BasisPoints(0)).await?;
+    }
+    if let Some(canary) = canary.filter(|canary| more > TimeDelta::zero() && may_be_heard(canary)) {
+        set_traffic(ctx, started, "hold_with_traffic", canary.stage_share()).await?;
     }
     let next = format!("if nobody decides until {}, it is taken back", until.format("%F %H:%M UTC"));
     let facts = json!({"reason": reason, "next": next, "version": started.version});
     Ok(StepResult::Sleep(Sleep {
         until: Some(until),
-        resume: to_json(Resume::Held { until })?,
+        resume: to_json(Resume::Held { until: first_until })?,
         held: true,
         promoted: false,
         tell: first.then_some((Moment::Held, facts)),
     }))
 }
 
-/// `hold_traffic: zero`: the canary stays, its share becomes 0.
-async fn drop_traffic(ctx: &StepContext<'_>, started: &CanaryOutput) -> Result<(), StepError> {
+/// Whether more time is of no use without the traffic that `hold_traffic: zero` took. Who has none for a reason gets none.
+fn may_be_heard(canary: &CanaryRecord) -> bool {
+    canary.rules.hold_traffic == HoldTraffic::Zero && canary.verdict == Verdict::Inconclusive
+}
+
+/// The canary stays, with another share: none by `hold_traffic: zero`, its own again when it is given more time.
+async fn set_traffic(
+    ctx: &StepContext<'_>,
+    started: &CanaryOutput,
+    operation: &'static str,
+    share: BasisPoints,
+) -> Result<(), StepError> {
     let Some(current) = ctx.ledger.release(&started.target).await? else { return Ok(()) };
     let mut assignment = current.desired.clone();
     let Some(canary) = assignment.canary.as_mut().filter(|canary| canary.served.version == started.version)
     else {
         return Ok(());
     };
-    canary.basis_points = BasisPoints(0);
+    if canary.basis_points == share && current.is_applied() {
+        return Ok(());
+    }
+    canary.basis_points = share;
     let change = ReleaseChange {
         target: started.target.clone(),
-        operation: "hold_at_zero",
+        operation,
         expected: current.generation,
         assignment,
         kind: ReleaseChangeKind::SetCanary,

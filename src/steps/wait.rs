@@ -112,8 +112,14 @@ pub(super) fn look(
         let why = spec.abort_if.as_ref().map_or("", Expr::source);
         return Err(StepError::permanent(format!("`abort_if: {why}` became true")));
     }
-    let earliest = since + span(spec.at_least);
-    let latest = spec.at_most.map(|at_most| since + span(at_most));
+    let more = canary.map_or(TimeDelta::zero(), |canary| more_time(canary, since, ctx));
+    let (mut earliest, mut latest) =
+        (since + span(spec.at_least), spec.at_most.map(|at_most| since + span(at_most)));
+    match &mut latest {
+        Some(latest) => *latest += more,
+        None if spec.until.is_none() => earliest += more,
+        None => {}
+    }
     if now >= earliest {
         if spec.until.is_none() {
             return over(EndedBy::Time);
@@ -131,6 +137,16 @@ pub(super) fn look(
         until = until.min(now + LOOK);
     }
     Ok(Waiting::Until(until))
+}
+
+/// The time that the canary was given beside its first: for the step that its deadline is the end of, and for one that
+/// was waiting when it was given.
+fn more_time(canary: &CanaryRecord, since: Timestamp, ctx: &StepContext<'_>) -> TimeDelta {
+    let waits = |step: &&Step| step.kind.wait().is_some();
+    let mut after_canary =
+        ctx.workflow.steps.iter().skip_while(|step| !matches!(step.kind, StepKind::Canary(_)));
+    let is_first = after_canary.find(waits).is_some_and(|step| &step.id == ctx.step);
+    canary.more_since(if is_first { canary.started_at } else { since })
 }
 
 fn holds(condition: &Option<Expr>, scope: &crate::domain::expr::Scope) -> Result<bool, StepError> {

@@ -4,8 +4,19 @@ use async_trait::async_trait;
 
 use super::{Notice, StoreError};
 use crate::domain::Timestamp;
-use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::canary::{CanaryRecord, CanaryState, MoreTime, NotExtended};
 use crate::domain::id::{CanaryId, Epoch, RunId};
+
+/// What came of a wish to give a canary more time.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Extended {
+    /// It has it.
+    Made(Box<CanaryRecord>),
+    /// It has not.
+    Refused(NotExtended),
+    /// The run had no canary.
+    Unknown,
+}
 
 /// Keeps canaries, each look by one process.
 #[async_trait]
@@ -26,6 +37,14 @@ pub trait Canaries: Send + Sync + 'static {
         after: &CanaryRecord,
         notices: &[Notice],
     ) -> Result<bool, StoreError>;
+    /// Gives the newest canary of a run more time, keeps who did so with the evidence of that moment, and wakes the run,
+    /// in one transaction. A look that is under way loses nothing, and takes nothing of it back.
+    async fn extend_canary(
+        &self,
+        run: RunId,
+        asked: &MoreTime,
+        at: Timestamp,
+    ) -> Result<Extended, StoreError>;
     /// Ends a bake as promoted, unless a look has found that the version fails: then the controller takes it back.
     /// Returns the canary as it is now.
     async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError>;

@@ -236,6 +236,7 @@ async fn world_with(stages: &[(u16, u64)], rules: Compare, history: bool) -> Wor
         analysis: Value::Null,
         next_look_at: start() + TimeDelta::seconds(60),
         ended_at: None,
+        extensions: vec![],
     };
     store.open_canary(claim.run.epoch, &record).await.expect("opened");
     store.release_lease(run, claim.run.epoch).await.expect("given back");

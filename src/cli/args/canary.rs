@@ -13,6 +13,8 @@ use crate::domain::workflow::units::{self, BasisPoints};
 pub enum CanaryCommand {
     /// Say beforehand what a canary can show, and how long it takes
     Plan(CanaryPlan),
+    /// Give an undecided canary more time: its evidence goes on
+    Extend(Extend),
     /// Everything a run's canary was decided on (NDJSON), for `replay` under the same limits or others
     Minutes(CanaryMinutes),
     /// Decide over minutes of a file: one line of evidence a minute (NDJSON), then the decision
@@ -49,6 +51,20 @@ pub struct CanaryPlan {
     /// Over-dispersion of errors; 1: none, 5: they come in clusters of about three.
     #[arg(long, value_name = "PHI", value_parser = dispersion, default_value = "1")]
     pub phi: f64,
+}
+
+/// `refit canary extend`.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(after_help = WHAT_MORE_TIME_DOES)]
+pub struct Extend {
+    /// The run: an id, its beginning or end, or `last`.
+    pub run: String,
+    /// How much: `24h`, `7d`.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    pub by: Duration,
+    /// Why, for the receipt.
+    #[arg(long, alias = "why", value_parser = super::freeze::said)]
+    pub reason: Option<String>,
 }
 
 /// `refit canary minutes`.
@@ -90,6 +106,12 @@ pub struct Levels {
     #[arg(long, value_name = "C,S", value_parser = min_table)]
     pub min_table: Option<MinTable>,
 }
+
+const WHAT_MORE_TIME_DOES: &str = r#"The deadline of the canary moves, from now on where it is past, and with it the end of the
+step that waits for it; one that is held is held longer, and is promoted when it passes.
+The evidence goes on under the same alpha and beta, which hold however long one looks.
+Extensions add up. A canary that was promoted, also one that bakes, or was taken back gets
+no more time."#;
 
 const REPLAY_FORM: &str = r#"A line is a minute:
   {"t":"2026-03-01T12:00:00Z","canary":{"n":10,"e":1},"stable":{"n":90,"e":2}}

@@ -8,6 +8,7 @@
 //! * `labels`: which truths count, and how many are missing
 //! * `rules`: the tests of one rule; `analysis`: what was read and what is frozen
 //! * `look`: what follows; `words`: why, with numbers; `view`: what is shown
+//! * `extension`: more time, by people
 //! * `forecast`: what a canary can show, beforehand; `play`: by playing it through
 //! * `paired`: the test of prediction errors over rows that are there at once
 //! * `advice`: what prediction errors alone would decide
@@ -17,6 +18,7 @@
 mod advice;
 mod analysis;
 mod blocks;
+mod extension;
 mod forecast;
 mod labels;
 mod look;
@@ -36,6 +38,7 @@ mod tests;
 
 pub use self::advice::{ErrorNews, ErrorsRead, by_errors};
 pub use self::analysis::{Analysis, ERROR_HISTORY, HISTORY};
+pub use self::extension::{Extension, MoreTime, NotExtended};
 pub use self::forecast::{Equal, Expected, Forecast, RuleForecast, Worse};
 pub use self::labels::{Labelled, Ripe, Ripening};
 pub use self::look::{Decision, Foreseen, Look, Trouble, look};
@@ -100,6 +103,9 @@ pub struct CanaryRecord {
     pub next_look_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// More time that it was given, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<Extension>,
 }
 
 /// Where a canary stands.

@@ -158,6 +158,7 @@ impl Past {
                 }
                 news.ripe = analysis.ripening(&record, at).map(|wanted| self.ripe(&wanted));
             }
+            record.deadline = self.watched.canary.deadline_at(at);
             let before = record.verdict;
             let has_read = !news.minutes.is_empty() || !news.pairs.is_empty();
             let looked = look(&record, &news, at);

@@ -65,10 +65,11 @@ fn canary(rules: Vec<CompareRule>, stages: &[(u16, u64)]) -> CanaryRecord {
         analysis: Value::Null,
         next_look_at: start(),
         ended_at: None,
+        extensions: vec![],
     }
 }
 
-fn errors() -> CanaryRecord {
+pub(super) fn errors() -> CanaryRecord {
     canary(vec![rule(OnlineMetric::ErrorRate)], &[(1000, 60)])
 }
 

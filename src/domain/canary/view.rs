@@ -14,7 +14,7 @@ use super::analysis::Analysis;
 use super::labels::Labelled;
 use super::look::{against, weights};
 use super::rules::{RuleTest, acceptance_level};
-use super::{CanaryRecord, LATENCY_EDGES_MS};
+use super::{CanaryRecord, Extension, LATENCY_EDGES_MS};
 
 /// A canary with its evidence and the limits it is held to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,6 +47,9 @@ pub struct CanaryView {
     pub looked_at: Option<Timestamp>,
     /// When an undecided canary is inconclusive for good.
     pub deadline: Option<Timestamp>,
+    /// More time that it was given, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<Extension>,
     /// `ln E` of all gating rules against the canary.
     pub evidence_against: Option<f64>,
     /// At this it is rolled back: `ln(1/alpha)`.
@@ -192,6 +195,7 @@ impl CanaryRecord {
             started_at: self.started_at,
             looked_at: analysis.and_then(|analysis| analysis.looked_at),
             deadline: self.deadline,
+            extensions: self.extensions.clone(),
             evidence_against: analysis
                 .and_then(|analysis| against(&self.rules.rules, &analysis.tests))
                 .map(|(combined, _)| combined.log_e),

@@ -25,10 +25,12 @@ impl std::fmt::Display for BasisPoints {
     }
 }
 
+/// No duration is longer: ten years.
+pub const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
+
 /// A length of time: `30m`, `1h30m`, `7d`; units `w`, `d`, `h`, `m`, `s`, `ms`. At most ten years.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const EXAMPLE: &str = "write a number and a unit, such as `30m`, `24h`, `7d` or `1h30m`";
-    const LONGEST_MS: u64 = 10 * 366 * 86_400_000;
     let mut rest = text;
     let mut total: u64 = 0;
     let mut last = u64::MAX;
@@ -56,7 +58,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
     match total {
         0 if text.is_empty() => Err(EXAMPLE.to_owned()),
-        total if total > LONGEST_MS => Err("is longer than ten years".to_owned()),
+        total if Duration::from_millis(total) > LONGEST => Err("is longer than ten years".to_owned()),
         total => Ok(Duration::from_millis(total)),
     }
 }

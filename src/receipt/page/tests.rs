@@ -114,6 +114,7 @@ fn rolled_back() -> Receipt {
                 started_at: at("2026-11-22T02:31:00Z"),
                 looked_at: Some(at("2026-11-22T05:40:00Z")),
                 deadline: Some(at("2026-11-25T02:31:00Z")),
+                extensions: vec![],
                 evidence_against: Some(9.3),
                 limit_against: 50f64.ln(),
                 forecast: None,

@@ -60,6 +60,7 @@ pub(super) fn canary(
         analysis: Value::Null,
         next_look_at: since,
         ended_at: None,
+        extensions: vec![],
     })
 }
 

@@ -1,20 +1,22 @@
 //! Canaries. The record is one document; the columns beside it are what is
-//! compared and searched, and win over it.
+//! compared and searched, or written by others than looks, and win over it.
 
 use async_trait::async_trait;
 use sqlx::types::Json;
 
 use super::super::{Connection, Row};
 use super::checkpoint::insert_notices;
-use super::rows::{self, doc, get, json, word};
-use super::signals::fence;
+use super::registry::lock_versions;
+use super::rows::{self, doc, get, json, text, word};
+use super::signals::{NewSignal, Told, fence, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
-use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::canary::{CanaryRecord, CanaryState, Extension, MoreTime, NotExtended};
 use crate::domain::id::{CanaryId, Epoch, RunId};
+use crate::domain::run::SignalKind;
 use crate::domain::verdict::Verdict;
 use crate::store::error::unreadable;
-use crate::store::{Canaries, Notice, StoreError};
+use crate::store::{Canaries, Extended, Notice, StoreError};
 
 fn state_word(state: CanaryState) -> &'static str {
     match state {
@@ -31,12 +33,24 @@ fn stage_number(stage: usize) -> Result<i64, StoreError> {
 
 fn canary(row: &Row) -> Result<CanaryRecord, StoreError> {
     let record: CanaryRecord = json(row, "record")?;
+    let extensions: Vec<Extension> = json(row, "extensions")?;
+    let deadline = extensions.last().map_or(record.deadline, |extension| extension.deadline);
     Ok(CanaryRecord {
+        deadline,
+        extensions,
         state: word(row, "state")?,
         stage: usize::try_from(get::<i64>(row, "stage")?).map_err(|e| unreadable("stage", e))?,
         next_look_at: get(row, "next_look_at")?,
         ..record
     })
+}
+
+/// The record as it is kept: extensions have a column of their own, which no look writes.
+fn document(record: &CanaryRecord) -> Result<Json<serde_json::Value>, StoreError> {
+    if record.extensions.is_empty() {
+        return doc(record);
+    }
+    doc(&CanaryRecord { extensions: vec![], ..record.clone() })
 }
 
 #[async_trait]
@@ -64,6 +78,15 @@ impl Canaries for SqlStore {
         notices: &[Notice],
     ) -> Result<bool, StoreError> {
         self.seen(self.write_look(before, after, notices).await)
+    }
+
+    async fn extend_canary(
+        &self,
+        run: RunId,
+        asked: &MoreTime,
+        at: Timestamp,
+    ) -> Result<Extended, StoreError> {
+        self.seen(self.give_more_time(run, asked, at).await)
     }
 
     async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
@@ -162,7 +185,7 @@ impl SqlStore {
         .bind(stage_number(before.stage)?)
         .bind(state_word(after.state))
         .bind(stage_number(after.stage)?)
-        .bind(doc(after)?)
+        .bind(document(after)?)
         .bind(after.next_look_at)
         .bind(before.next_look_at)
         .execute(&mut *tx)
@@ -173,6 +196,41 @@ impl SqlStore {
         insert_notices(&mut tx, notices, self.parts.clock.now()).await?;
         tx.commit().await?;
         Ok(true)
+    }
+
+    async fn give_more_time(
+        &self,
+        run: RunId,
+        asked: &MoreTime,
+        at: Timestamp,
+    ) -> Result<Extended, StoreError> {
+        let Some(known) = self.read_canary_of(run).await? else { return Ok(Extended::Unknown) };
+        let mut tx = self.begin().await?;
+        // Whoever changes a release holds this, too, and may lock the canary and its run in another order.
+        lock_versions(&mut tx, &known.model).await?;
+        let mut record = locked(&mut tx, known.id).await?;
+        let asked =
+            MoreTime { by: text(&asked.by), reason: asked.reason.as_deref().map(text), ..asked.clone() };
+        let extension = match record.extended(&asked, at) {
+            Ok(extension) => extension,
+            Err(refused) => return Ok(Extended::Refused(refused)),
+        };
+        record.deadline = extension.deadline;
+        record.extensions.push(extension);
+        sqlx::query(sql!("UPDATE refit.canaries SET extensions = $2 WHERE id = $1"))
+            .bind(record.id.0)
+            .bind(doc(&record.extensions)?)
+            .execute(&mut *tx)
+            .await?;
+        let why = asked.reason.as_deref().or(Some("the canary has more time"));
+        let signal = NewSignal { kind: &SignalKind::Look, actor: &asked.by, reason: why, at };
+        let told = signal_in(&mut tx, run, &signal, self.at(at)).await?;
+        if matches!(told, Told::Gone) {
+            return Ok(Extended::Refused(NotExtended::RunEnded));
+        }
+        let woken: &[RunId] = if told.is_unclaimed() { &[run] } else { &[] };
+        self.commit(tx, woken).await?;
+        Ok(Extended::Made(Box::new(record)))
     }
 
     async fn finish_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
@@ -231,7 +289,7 @@ pub(super) async fn end_in(
         CanaryState::Watching | CanaryState::Baking => None,
         CanaryState::Promoted | CanaryState::RolledBack => Some(at),
     };
-    let record: Json<serde_json::Value> = doc(&record)?;
+    let record = document(&record)?;
     sqlx::query(sql!("UPDATE refit.canaries SET state = $2, record = $3 WHERE id = $1"))
         .bind(id.0)
         .bind(state_word(state))

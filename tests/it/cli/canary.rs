@@ -2,7 +2,7 @@
 
 use insta::assert_snapshot;
 
-use super::refit::refit;
+use super::refit::{refit, steady};
 
 fn minutes(lines: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
@@ -62,6 +62,28 @@ fn nothing_to_replay_and_levels_that_mean_nothing_are_mistakes() {
         let text = refit(dir.path(), &["canary", "replay", "minutes.ndjson", wrong[0], wrong[1]]);
         assert!(text.starts_with("exit code: 2\n") && text.contains(wrong[0]), "{text}");
     }
+}
+
+#[test]
+fn a_run_without_a_canary_gets_no_more_time() {
+    let dir = minutes(&[]);
+    refit(dir.path(), &["init"]);
+    assert!(refit(dir.path(), &["trigger", "retrain"]).starts_with("exit code: 0\n"));
+    insta::with_settings!({filters => steady()}, {
+        assert_snapshot!(refit(dir.path(), &["canary", "extend", "last", "--by", "24h"]), @r"
+        exit code: 2
+        --- stderr
+        error: run [run] has no canary
+        hint: `refit run ls` lists the runs, `refit run show RUN` their steps
+        ");
+        assert_snapshot!(refit(dir.path(), &["canary", "extend", "last", "--by", "day"]), @r"
+        exit code: 2
+        --- stderr
+        error: invalid value 'day' for '--by <TIME>': write a number and a unit, such as `30m`, `24h`, `7d` or `1h30m`
+
+        For more information, try '--help'.
+        ");
+    });
 }
 
 #[test]

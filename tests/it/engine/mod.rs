@@ -4,6 +4,7 @@ mod basics;
 mod cancel;
 pub mod crash;
 mod endings;
+mod extend;
 mod fencing;
 mod freeze;
 mod hold;

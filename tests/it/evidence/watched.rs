@@ -178,5 +178,6 @@ async fn canary(store: &Arc<dyn Store>, run: RunId, rule: CompareRule) -> Canary
         analysis: Value::Null,
         next_look_at: start() + TimeDelta::seconds(60),
         ended_at: None,
+        extensions: vec![],
     }
 }

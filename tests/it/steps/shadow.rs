@@ -93,6 +93,7 @@ fn on_canary() -> Bench {
         analysis: Value::Null,
         next_look_at: now(),
         ended_at: None,
+        extensions: vec![],
     });
     bench
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use refit::domain::Timestamp;
-use refit::domain::canary::{CanaryRecord, CanaryState};
+use refit::domain::canary::{CanaryRecord, CanaryState, MoreTime, NotExtended};
 use refit::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
 use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::run::{CancelRequest, Intent, IntentState, Undo};
@@ -11,7 +11,9 @@ use refit::domain::verdict::Verdict;
 use refit::domain::version::{Manifest, VersionState};
 use refit::domain::workflow::step::{Compare, HoldTraffic, OnInconclusive, Stage, WhenUnderpowered};
 use refit::domain::workflow::units::BasisPoints;
-use refit::store::{Claim, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, Store, StoreError};
+use refit::store::{
+    Claim, Extended, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, Store, StoreError,
+};
 use serde_json::json;
 
 use super::database::Database;
@@ -27,6 +29,7 @@ on_both! {
     two_runs_of_a_day_get_two_versions
     a_sealed_version_is_listed
     a_look_is_taken_once
+    a_look_and_an_extension_at_the_same_time_are_both_kept
 }
 
 pub fn model() -> ModelName {
@@ -219,6 +222,7 @@ fn canary(run: RunId, at: Timestamp) -> CanaryRecord {
         analysis: json!({"rows": 0}),
         next_look_at: at,
         ended_at: None,
+        extensions: vec![],
     }
 }
 
@@ -350,4 +354,44 @@ async fn a_look_is_taken_once(db: Database) {
     assert!(one.save_look(&failing, &baking, &[]).await.expect("asked"));
     assert_eq!(one.end_bake(out.id, next).await.expect("asked").state, CanaryState::Promoted);
     assert!(!one.save_look(&baking, &failing, &[]).await.expect("asked"));
+}
+
+async fn a_look_and_an_extension_at_the_same_time_are_both_kept(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    let worker = worker(&one, db.now()).await;
+    let run = make::run(&one, db.now()).await;
+    let held = claim(&one, run, worker, db.now()).await;
+    let deadline = db.now() + chrono::TimeDelta::hours(24);
+    let opened = CanaryRecord { deadline: Some(deadline), ..canary(run, db.now()) };
+    let read = one.open_canary(held.run.epoch, &opened).await.expect("opened");
+    let hours = chrono::TimeDelta::hours;
+    let ask = async |more| {
+        let asked = MoreTime { more, by: "ana".to_owned(), reason: None };
+        two.extend_canary(run, &asked, db.now()).await.expect("asked")
+    };
+    let Extended::Made(first) = ask(hours(24)).await else { panic!("made") };
+    assert_eq!(first.deadline, Some(deadline + hours(24)));
+    // A look that read the canary before is saved after.
+    let learnt = CanaryRecord { analysis: json!({"rows": 7}), ..read.clone() };
+    assert!(one.save_look(&read, &learnt, &[]).await.expect("asked"), "the look is kept");
+    let known = one.canary_of(run).await.expect("read").expect("there");
+    assert_eq!((&known.analysis, known.deadline), (&json!({"rows": 7}), first.deadline));
+    assert_eq!(known.extensions, first.extensions, "and so is the extension");
+    let Extended::Made(second) = ask(hours(1)).await else { panic!("made") };
+    assert_eq!((second.deadline, second.extensions.len()), (Some(deadline + hours(25)), 2));
+    assert_eq!(second.extensions[1].before, first.deadline);
+    assert!(one.save_look(&known, &known, &[]).await.expect("asked"));
+    assert_eq!(one.live_canaries(None).await.expect("listed")[0].extensions.len(), 2);
+    // The run hears of each.
+    one.release_lease(run, held.run.epoch).await.expect("given back");
+    assert_eq!(claim(&one, run, worker, db.now()).await.signals.len(), 2);
+
+    one.set_canary_state(read.id, CanaryState::Baking, Some(deadline), "promoted", db.now())
+        .await
+        .expect("written");
+    assert_eq!(ask(hours(1)).await, Extended::Refused(NotExtended::Bakes));
+    assert_eq!(one.canary_of(run).await.expect("read").expect("there").extensions.len(), 2);
+    let other = make::run(&one, db.now()).await;
+    let asked = MoreTime { more: hours(1), by: "ana".to_owned(), reason: None };
+    assert_eq!(two.extend_canary(other, &asked, db.now()).await.expect("asked"), Extended::Unknown);
 }
