@@ -6,7 +6,7 @@ use crate::domain::id::CanaryId;
 use crate::domain::metric::Metrics;
 use crate::domain::receipt::{Change, DataFacts, Person, Reproduce, TrainingFacts};
 use crate::domain::workflow::Mode;
-use crate::domain::workflow::step::OnlineMetric;
+use crate::domain::workflow::step::{Margin, OnlineMetric};
 use crate::domain::workflow::units::BasisPoints;
 
 fn at(text: &str) -> Timestamp {
@@ -47,7 +47,7 @@ fn rolled_back() -> Receipt {
         log_e_worse: 9.3,
         log_e_not_worse: -4.1,
         limit_not_worse: 20f64.ln(),
-        margin: 1.5,
+        margin: Margin::Ratio(1.5),
         odds_ratio: Some((4.2, 31.5)),
         dispersion: Some(1.0),
         slow_above_ms: None,
