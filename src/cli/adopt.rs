@@ -26,7 +26,7 @@ use crate::domain::metric::Metrics;
 use crate::domain::release::ReleaseActor;
 use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState};
 use crate::domain::words::{bytes, counted};
-use crate::engine::release::PromotedByHand;
+use crate::engine::by_hand::PromotedByHand;
 use crate::store::Store;
 
 /// Why, when nothing is said.

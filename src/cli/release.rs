@@ -19,8 +19,9 @@ use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
 use crate::domain::words::counted;
+use crate::engine::by_hand::PromotedByHand;
 use crate::engine::pause;
-use crate::engine::release::{Back, PromotedByHand, ReleaseError};
+use crate::engine::release::{Back, ReleaseError};
 use crate::engine::reread::Choice;
 use crate::store::{Pulled, RunFilter, RunSummary, ScheduleRow, Store};
 

@@ -10,13 +10,14 @@
 //! * `controller`: watches canaries; `pull`: fetches their evidence; `reconcile`: compares releases with their hosts
 //! * `pause`: whether a workflow is started by itself
 //! * `retention`: deletes versions that nothing needs; `pruning`: old evidence, once a day
-//! * `release`: changes of releases that no step makes: human, controller, undo
+//! * `release`: changes of releases that no step makes: human, controller, undo; `by_hand`: promotions by people
 //! * `boards`: messages that follow runs
 //! * `notices`: who is told what; `situation`: how things stand when they are told
 
 pub mod activation;
 mod boards;
 pub mod body;
+pub mod by_hand;
 pub mod controller;
 mod driver;
 pub mod follow;

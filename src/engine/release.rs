@@ -11,12 +11,11 @@ use crate::adapter::{AdapterError, ArtifactStore};
 use crate::artifacts::sealed::SealedError;
 use crate::domain::canary::CanaryState;
 use crate::domain::freeze::Freeze;
-use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
+use crate::domain::id::{CanaryId, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
-use crate::domain::run::{RunStatus, SignalKind};
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::steps::context::StepError;
-use crate::store::{PromotionAsked, ReleaseWrite, ReleaseWritten, StoreError};
+use crate::store::{ReleaseWrite, ReleaseWritten, StoreError};
 
 /// Why a release was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -155,17 +154,8 @@ fn served(record: &VersionRecord) -> Served {
     }
 }
 
-fn frozen(model: &ModelName, freeze: Freeze) -> ReleaseError {
+pub(super) fn frozen(model: &ModelName, freeze: Freeze) -> ReleaseError {
     ReleaseError::Frozen { model: model.clone(), freeze: Box::new(freeze) }
-}
-
-/// What came of a promotion by hand.
-#[derive(Debug, Clone, PartialEq)]
-pub enum PromotedByHand {
-    /// The version's own run was told; it promotes.
-    Run(RunId),
-    /// It serves everybody now.
-    Done(Box<Release>),
 }
 
 /// Whether a change of a release is made while its model is frozen.
@@ -175,15 +165,6 @@ pub(super) enum DuringFreeze {
     Made,
     /// It is not: a promotion.
     Refused,
-}
-
-/// A promotion by hand.
-struct ByHand<'a> {
-    version: &'a VersionName,
-    supersede: bool,
-    during_freeze: DuringFreeze,
-    who: &'a str,
-    reason: Option<&'a str>,
 }
 
 impl Engine {
@@ -343,121 +324,6 @@ impl Engine {
             action: format!("find store `{}`", record.store),
             cause: "it has no such store".to_owned(),
         })
-    }
-
-    /// A human promotes `version`: the run whose canary it is does it; any other version needs
-    /// `supersede` when a canary is out. Refused while the model is frozen.
-    pub async fn promote_by_hand(
-        self: &Arc<Self>,
-        model: &ModelName,
-        target: &TargetName,
-        version: &VersionName,
-        supersede: bool,
-        who: &str,
-        reason: Option<&str>,
-    ) -> Result<PromotedByHand, ReleaseError> {
-        let during_freeze = DuringFreeze::Refused;
-        self.promote_so(model, target, ByHand { version, supersede, during_freeze, who, reason }).await
-    }
-
-    /// The same whether or not the model is frozen; the reason that is kept says that it was.
-    pub async fn promote_despite_freeze(
-        self: &Arc<Self>,
-        model: &ModelName,
-        target: &TargetName,
-        version: &VersionName,
-        supersede: bool,
-        who: &str,
-        reason: Option<&str>,
-    ) -> Result<PromotedByHand, ReleaseError> {
-        let freeze = self.store.freeze_over(model, self.clock.now()).await?;
-        let why = freeze.map(|freeze| match reason {
-            Some(reason) => format!("{reason}, although {freeze}"),
-            None => format!("although {freeze}"),
-        });
-        let (reason, during_freeze) = (why.as_deref().or(reason), DuringFreeze::Made);
-        self.promote_so(model, target, ByHand { version, supersede, during_freeze, who, reason }).await
-    }
-
-    async fn promote_so(
-        self: &Arc<Self>,
-        model: &ModelName,
-        target: &TargetName,
-        ByHand { version, supersede, during_freeze, who, reason }: ByHand<'_>,
-    ) -> Result<PromotedByHand, ReleaseError> {
-        loop {
-            let current = self.store.release(model, target).await?;
-            if let Some(release) = &current
-                && let (Some(canary), Some(owner)) = (&release.desired.canary, release.owner)
-            {
-                let live = self.store.run(owner).await?.is_some_and(|run| run.status != RunStatus::Finished);
-                if live && &canary.served.version == version {
-                    match self.tell_to_promote(owner, model, during_freeze, who, reason).await? {
-                        PromotionAsked::Told => return Ok(PromotedByHand::Run(owner)),
-                        PromotionAsked::Ended => continue,
-                        PromotionAsked::Frozen(freeze) => return Err(frozen(model, freeze)),
-                    }
-                }
-                if live && !supersede {
-                    return Err(ReleaseError::Busy { version: canary.served.version.clone(), run: owner });
-                }
-            }
-            let record = self.store.version(model, version).await?;
-            let record = record
-                .filter(|record| matches!(record.state, VersionState::Sealed | VersionState::Bad))
-                .ok_or_else(|| ReleaseError::UnknownVersion {
-                    model: model.clone(),
-                    version: version.clone(),
-                })?;
-            let served = self.verified(&record).await?;
-            let current = current.unwrap_or_else(|| Release {
-                model: model.clone(),
-                target: target.clone(),
-                generation: Generation(0),
-                desired: Assignment::default(),
-                applied: None,
-                owner: None,
-                updated_at: self.clock.now(),
-            });
-            if current.desired.champion.as_ref() == Some(&served) && current.desired.canary.is_none() {
-                self.show(&current).await?;
-                return Ok(PromotedByHand::Done(Box::new(current)));
-            }
-            let previous = match &current.desired.champion {
-                Some(champion) if champion.version == served.version => current.desired.previous.clone(),
-                champion => champion.clone(),
-            };
-            let assignment = Assignment { champion: Some(served), canary: None, previous };
-            let actor = ReleaseActor::Human { name: who.to_owned() };
-            let why = reason.map_or_else(|| format!("promoted by {who}"), ToOwned::to_owned);
-            // To drop the canary beside the version that serves is a way back.
-            let is_back = current.desired.champion == assignment.champion;
-            let during_freeze = if is_back { DuringFreeze::Made } else { during_freeze };
-            if let Some(release) =
-                self.replace(&current, assignment, during_freeze, &actor, &why, None).await?
-            {
-                self.show(&release).await?;
-                return Ok(PromotedByHand::Done(Box::new(release)));
-            }
-        }
-    }
-
-    async fn tell_to_promote(
-        &self,
-        run: RunId,
-        model: &ModelName,
-        during_freeze: DuringFreeze,
-        who: &str,
-        reason: Option<&str>,
-    ) -> Result<PromotionAsked, StoreError> {
-        let now = self.clock.now();
-        match during_freeze {
-            DuringFreeze::Refused => self.store.ask_to_promote(run, model, who, reason, now).await,
-            DuringFreeze::Made => {
-                let told = self.store.signal(run, &SignalKind::Promote, who, reason, now).await?;
-                Ok(if told { PromotionAsked::Told } else { PromotionAsked::Ended })
-            }
-        }
     }
 
     /// Compare-and-set of a release, with the end of the canary that drops out of it.

@@ -12,7 +12,8 @@ use refit::domain::run::{CancelRequest, Outcome, Run, RunStatus};
 use refit::domain::version::VersionState;
 use refit::domain::workflow::Moment;
 use refit::engine::Engine;
-use refit::engine::release::{PromotedByHand, ReleaseError};
+use refit::engine::by_hand::PromotedByHand;
+use refit::engine::release::ReleaseError;
 use refit::store::FreezeAnswer;
 
 use super::on_both;

@@ -12,7 +12,7 @@ use refit::domain::version::VersionState;
 use refit::domain::workflow::Moment;
 use refit::domain::workflow::units::BasisPoints;
 use refit::engine::Engine;
-use refit::engine::release::PromotedByHand;
+use refit::engine::by_hand::PromotedByHand;
 
 use super::on_both;
 use super::rollout::*;

@@ -11,7 +11,8 @@ use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::run::{Outcome, RunStatus};
 use refit::domain::version::VersionState;
 use refit::engine::Engine;
-use refit::engine::release::{Back, PromotedByHand, ReleaseError};
+use refit::engine::by_hand::PromotedByHand;
+use refit::engine::release::{Back, ReleaseError};
 use refit::engine::reread::Choice;
 use refit::store::{ReleaseWrite, ReleaseWritten};
 

@@ -12,7 +12,8 @@ use refit::domain::retention::Policy;
 use refit::domain::run::{CancelRequest, Outcome};
 use refit::domain::version::VersionState;
 use refit::engine::Engine;
-use refit::engine::release::{PromotedByHand, ReleaseError};
+use refit::engine::by_hand::PromotedByHand;
+use refit::engine::release::ReleaseError;
 use refit::engine::retention::Deletion;
 
 use super::on_both;

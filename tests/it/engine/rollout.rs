@@ -10,7 +10,7 @@ use refit::domain::release::Release;
 use refit::domain::run::{AttemptState, Outcome, Run, RunStatus};
 use refit::domain::version::VersionState;
 use refit::engine::Engine;
-use refit::engine::release::PromotedByHand;
+use refit::engine::by_hand::PromotedByHand;
 use refit::evidence::{Limits, read_observations};
 
 use crate::support::crash::Crash;
