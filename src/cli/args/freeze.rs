@@ -14,7 +14,7 @@ use crate::domain::workflow::units;
 pub struct Freeze {
     /// The model; every model when not given.
     pub model: Option<String>,
-    /// When it begins, such as `2026-11-27` or `2026-11-27T08:00` [now].
+    /// When it begins, such as `2026-11-27` or `2026-11-27T08:00`; at once when not given.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub from: Option<Timestamp>,
     /// When it is over by itself; without an end, `refit unfreeze` ends it.

@@ -6,6 +6,7 @@ use refit::domain::freeze::{Freeze, FreezeEnd, FreezeError, FreezeScope, FreezeW
 use refit::domain::id::{FreezeId, ModelName};
 use refit::domain::run::SignalKind;
 use refit::store::{FreezeAnswer, PromotionAsked, ReleaseWrite, ReleaseWritten, Store};
+use sqlx::{Connection, PgConnection};
 
 use super::database::Database;
 use super::make::{self, claim, worker};
@@ -144,4 +145,38 @@ async fn a_run_is_told_to_promote_unless_its_model_is_frozen(db: Database) {
     assert_eq!(ask().await, PromotionAsked::Told);
     let held = claim(&store, run, worker, db.now()).await;
     assert_eq!(held.signals.iter().map(|signal| &signal.kind).collect::<Vec<_>>(), [&SignalKind::Promote]);
+}
+
+/// Somebody who freezes, as far as their commit.
+async fn about_to_freeze(connection: &mut PgConnection) {
+    for statement in [
+        "BEGIN",
+        "SELECT pg_advisory_xact_lock(hashtextextended('freezes of promotions', 0))",
+        "INSERT INTO refit.freezes (id, begins_at, reason, made_by, made_at)
+         VALUES (gen_random_uuid(), '2026-11-20 02:00:00+00', 'an incident', 'ana', '2026-11-20 02:00:00+00')",
+    ] {
+        sqlx::query(statement).execute(&mut *connection).await.expect(statement);
+    }
+}
+
+#[tokio::test]
+async fn a_promotion_waits_for_who_is_about_to_freeze_on_postgres() {
+    let db = Database::postgres().await;
+    let mut freezer = PgConnection::connect(&db.url).await.expect("connects");
+    about_to_freeze(&mut freezer).await;
+    let store = db.open().await;
+    let back = store.write_release(write(0, "v1", db.now())).await.expect("asked");
+    assert!(matches!(back, ReleaseWritten::Made(_)), "a way back waits for nobody: {back:?}");
+    let (promoter, wanted) = (store.clone(), heeding(write(1, "v2", db.now())));
+    let promoting = tokio::spawn(async move { promoter.write_release(wanted).await });
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut freezer).await.expect("readable") {
+        assert!(std::time::Instant::now() < deadline && !promoting.is_finished(), "it did not wait");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    sqlx::query("COMMIT").execute(&mut freezer).await.expect("frozen");
+    let refused = promoting.await.expect("no panic").expect("asked");
+    assert!(matches!(&refused, ReleaseWritten::Frozen(freeze) if freeze.by == "ana"), "{refused:?}");
 }
