@@ -399,7 +399,7 @@ impl Engine {
                 assignment,
                 owner,
                 actor: actor.clone(),
-                reason: reason.to_owned(),
+                because: self.because(current, reason).await?,
                 at: self.clock.now(),
                 by_run: None,
                 ends_canary: ended.map(|canary| (canary, reason.to_owned())),

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::because::configuration;
+use crate::domain::because::{Because, Evidence};
 use crate::domain::canary::CanaryState;
 use crate::domain::release::{Assignment, ReleaseActor};
-use crate::domain::run::{Intent, IntentState, Run, Undo};
+use crate::domain::run::{CancelRequest, Intent, IntentState, Run, Undo};
 use crate::steps::canary::unknown_target;
 use crate::steps::context::StepError;
 use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
@@ -29,9 +31,14 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                         .as_ref()
                         .is_some_and(|canary| &canary.served.version == version);
                 let release = if ours {
-                    let reason = format!("undo of run {}", run.id);
+                    let reason = why(run);
                     let canary = engine.store.canary_of(run.id).await?;
                     let live = canary.filter(|canary| canary.state == CanaryState::Watching);
+                    let because = Because {
+                        reason: reason.clone(),
+                        evidence: live.as_ref().map(Evidence::of),
+                        configuration: Some(configuration(&run.definition)),
+                    };
                     let write = ReleaseWrite {
                         model: model.clone(),
                         target: target.clone(),
@@ -39,7 +46,7 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                         assignment: Assignment { canary: None, ..release.desired.clone() },
                         owner: None,
                         actor: ReleaseActor::Undo { run: run.id },
-                        reason: reason.clone(),
+                        because,
                         at: engine.clock.now(),
                         by_run: Some(ReleaseWriteByRun {
                             run: run.id,
@@ -76,6 +83,18 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                 return Ok(());
             }
         }
+    }
+}
+
+/// Why the run's effects are taken back.
+fn why(run: &Run) -> String {
+    match (&run.cancel, &run.reason) {
+        (Some(CancelRequest { actor, reason: Some(reason), .. }), _) => {
+            format!("{actor} cancelled its run: {reason}")
+        }
+        (Some(CancelRequest { actor, reason: None, .. }), _) => format!("{actor} cancelled its run"),
+        (None, Some(reason)) => format!("its run did not get to its end: {reason}"),
+        (None, None) => "its run did not get to its end".to_owned(),
     }
 }
 

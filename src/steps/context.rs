@@ -280,6 +280,8 @@ pub struct ReleaseChange {
     pub assignment: Assignment,
     /// Whether the canary of this run goes out, stays or ends with the change.
     pub kind: ReleaseChangeKind,
+    /// Why, in a sentence.
+    pub reason: String,
 }
 
 /// What a change does to the ownership of a release.

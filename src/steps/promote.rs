@@ -145,6 +145,7 @@ async fn promote(
         expected: current.as_ref().map_or(Generation(0), |release| release.generation),
         assignment: Assignment { champion: Some(mine), canary: None, previous: champion },
         kind: ReleaseChangeKind::Promote,
+        reason: reason.clone(),
     };
     let release = ctx.ledger.change_release(change).await.map_err(moved)?;
     show(ctx, host.as_ref(), &release).await?;
@@ -259,7 +260,7 @@ async fn hold(
             .await;
     }
     if first && rules.is_some_and(|rules| rules.hold_traffic == HoldTraffic::Zero) {
-        drop_traffic(ctx, started).await?;
+        drop_traffic(ctx, started, &reason).await?;
     }
     let next = format!("if nobody decides until {}, it is taken back", until.format("%F %H:%M UTC"));
     let facts = json!({"reason": reason, "next": next, "version": started.version});
@@ -273,7 +274,11 @@ async fn hold(
 }
 
 /// `hold_traffic: zero`: the canary stays, its share becomes 0.
-async fn drop_traffic(ctx: &StepContext<'_>, started: &CanaryOutput) -> Result<(), StepError> {
+async fn drop_traffic(
+    ctx: &StepContext<'_>,
+    started: &CanaryOutput,
+    held_for: &str,
+) -> Result<(), StepError> {
     let Some(current) = ctx.ledger.release(&started.target).await? else { return Ok(()) };
     let mut assignment = current.desired.clone();
     let Some(canary) = assignment.canary.as_mut().filter(|canary| canary.served.version == started.version)
@@ -287,6 +292,7 @@ async fn drop_traffic(ctx: &StepContext<'_>, started: &CanaryOutput) -> Result<(
         expected: current.generation,
         assignment,
         kind: ReleaseChangeKind::SetCanary,
+        reason: format!("no traffic while it is held: {held_for}"),
     };
     let release = ctx.ledger.change_release(change).await.map_err(moved)?;
     let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
@@ -309,6 +315,7 @@ async fn withdraw(
             expected: current.generation,
             assignment: Assignment { canary: None, ..current.desired.clone() },
             kind: ReleaseChangeKind::Withdraw,
+            reason: reason.clone(),
         };
         let release = if ours { ctx.ledger.change_release(change).await.map_err(moved)? } else { current };
         show(ctx, host.as_ref(), &release).await?;
