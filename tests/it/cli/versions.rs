@@ -176,6 +176,21 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
     let entries: serde_json::Value = serde_json::from_str(json).expect("JSON");
     assert_eq!(entries[0]["change"], "release");
     assert_eq!(entries[0]["actor"]["name"], "sam");
+    assert!(entries[0]["evidence"].is_null() && entries[0]["configuration"].is_null(), "{}", entries[0]);
+    with_settings!({filters => filters()}, {
+        assert_snapshot!(refit(at, &["model", "receipt", "2"]), @"");
+        assert_snapshot!(refit(at, &["model", "receipt", "9"]), @r"
+            exit code: 2
+            --- stderr
+            error: `delivery-time` on production has no generation 9
+            hint: `refit model history delivery-time` lists its changes
+            ");
+    });
+    let newest = refit(at, &["model", "receipt", "--json"]);
+    assert!(
+        newest.contains(r#""headline": "2 of delivery-time serves everybody on production instead of 5""#),
+        "{newest}"
+    );
 }
 
 #[test]
