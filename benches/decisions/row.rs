@@ -7,7 +7,7 @@ use refit::domain::Timestamp;
 use refit::domain::canary::{MinTable, Replay, ReplayMinute};
 use refit::domain::stats::Table;
 use refit::domain::verdict::Verdict;
-use refit::domain::workflow::step::{Compare, CompareRule, OnlineMetric};
+use refit::domain::workflow::step::{Compare, CompareRule, Margin, OnlineMetric};
 use serde::Serialize;
 
 use crate::Failure;
@@ -83,7 +83,7 @@ pub fn all() -> Vec<Row> {
 }
 
 pub fn rules(alpha: f64, margin: f64) -> Compare {
-    let rule = CompareRule { margin, ..CompareRule::of(OnlineMetric::ErrorRate) };
+    let rule = CompareRule { margin: Margin::Ratio(margin), ..CompareRule::of(OnlineMetric::ErrorRate) };
     Compare { rules: vec![rule], alpha, beta: BETA, ..Compare::without_rules() }
 }
 

@@ -9,7 +9,7 @@ use refit::domain::canary::{CanaryRecord, CanaryState, LATENCY_BUCKETS, News, la
 use refit::domain::evidence::{EvidenceMinute, MinuteCounts};
 use refit::domain::id::{CanaryId, Generation, RunId};
 use refit::domain::verdict::Verdict;
-use refit::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
+use refit::domain::workflow::step::{Compare, CompareRule, Margin, OnlineMetric, Role, Stage};
 use refit::domain::workflow::units::BasisPoints;
 use serde_json::Value;
 
@@ -63,7 +63,7 @@ fn canary(start: Timestamp) -> Result<CanaryRecord, Failure> {
     let rule = |metric| CompareRule {
         at: Default::default(),
         metric,
-        margin: 1.5,
+        margin: Margin::Ratio(1.5),
         acceptable_below: None,
         never_above: None,
         label_horizon: Duration::ZERO,

@@ -13,7 +13,7 @@ use super::canary_past;
 use super::error::CliError;
 use super::output::{Output, plain, table};
 use super::project::Opened;
-use crate::domain::canary::{Expected, Forecast, Replay};
+use crate::domain::canary::{Expected, Forecast, Replay, limit_not_worse};
 use crate::domain::verdict::Verdict;
 use crate::domain::words::count;
 use crate::domain::workflow::StepKind;
@@ -124,7 +124,7 @@ fn replay(args: &ReplayArgs, out: Output) -> Result<Exit, CliError> {
         &json!({
             "decision": decision, "verdict": replay.verdict(), "decided_at": decided_at, "minutes": minutes,
             "reason": replay.reason(), "alpha": rules.alpha, "beta": rules.beta,
-            "limit_worse": -rules.alpha.ln(), "limit_ni": -rules.beta.ln(),
+            "limit_worse": -rules.alpha.ln(), "limit_ni": rules.rules.first().map(|rule| limit_not_worse(rule, rules.beta)),
             "margin": rules.rules.first().map(|rule| rule.margin),
             "log_e_worse": last["log_e_worse"], "log_e_ni": last["log_e_ni"], "interval": last["interval"],
         })
@@ -266,14 +266,11 @@ fn shown(forecast: &Forecast, rules: &Compare) -> String {
             format!("{metric}{observes}"),
             percent(rule.base_rate),
             detects,
-            format!("{:.2}x: {proof}", rule.margin),
+            format!("{}: {proof}", rule.margin),
             percent(rule.chance_to_prove),
         ]
     });
-    text.push_str(&table(
-        &["METRIC", "STABLE", "ROLLED BACK WHEN", "SHOWN TO BE LESS THAN", "IN TIME"],
-        rows,
-    ));
+    text.push_str(&table(&["METRIC", "STABLE", "ROLLED BACK WHEN", "SHOWN NOT WORSE BY", "IN TIME"], rows));
     text.push_str("\n\n");
     let within =
         |time: Option<f64>| time.map_or(String::new(), |time| format!(", 8 of 10 within {}", hours(time)));

@@ -13,7 +13,7 @@ use super::output::{Output, plain};
 use super::pick::{self, short};
 use super::project::Opened;
 use crate::domain::Timestamp;
-use crate::domain::canary::{CanaryRecord, ERROR_HISTORY, HISTORY, Past, Ripening, Watched};
+use crate::domain::canary::{CanaryRecord, ERROR_HISTORY, HISTORY, Past, Ripening, Watched, limit_not_worse};
 use crate::domain::evidence::{EvidenceMinute, LabelMinute, PairedError};
 use crate::domain::id::VersionName;
 use crate::domain::verdict::Verdict;
@@ -190,7 +190,7 @@ pub fn replay(input: impl BufRead, args: &ReplayArgs, name: &str, out: Output) -
         &json!({
             "decision": decision, "verdict": verdict, "decided_at": decided_at, "minutes": shown,
             "reason": last.canary.reason, "alpha": rules.alpha, "beta": rules.beta,
-            "limit_worse": -rules.alpha.ln(), "limit_ni": -rules.beta.ln(),
+            "limit_worse": -rules.alpha.ln(), "limit_ni": rules.rules.first().map(|rule| limit_not_worse(rule, rules.beta)),
             "margin": rules.rules.first().map(|rule| rule.margin),
             "log_e_worse": evidence["log_e_worse"], "log_e_ni": evidence["log_e_ni"],
             "interval": evidence["interval"],

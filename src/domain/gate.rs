@@ -60,6 +60,17 @@ pub enum Champion<'e> {
     },
 }
 
+impl Champion<'_> {
+    /// What is known of a metric of it: what `evaluate` found, else what was said when it was published.
+    fn value(&self, metric: &MetricName) -> Option<f64> {
+        let of = |metrics: Option<&Metrics>| metrics.and_then(|metrics| metrics.values.get(metric)).copied();
+        match *self {
+            Champion::Absent => None,
+            Champion::Serves { stored, evaluated } => of(evaluated).or_else(|| of(stored)),
+        }
+    }
+}
+
 /// What one rule concluded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RuleResult {

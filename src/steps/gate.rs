@@ -87,11 +87,11 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
         }
         let evidence =
             Evidence { candidate: &candidate, champion, holdout: holdout.as_ref(), better: &better, seed };
-        let rules = gate::judge(&rules, &evidence);
-        warnings.extend(gate::warnings(&rules, &better));
+        let results = gate::judge(&rules, &evidence);
+        warnings.extend(gate::warnings(&rules, &results, &evidence));
         warnings
             .extend(holdout.as_ref().zip(fetched.as_ref()).and_then(|(h, data)| gate::random_split(h, data)));
-        (rules, warnings)
+        (results, warnings)
     });
     let (rules, warnings) = judged.await.map_err(|error| StepError::permanent(error.to_string()))?;
     for line in rules.iter().map(|result| &result.sentence).chain(&warnings) {

@@ -20,7 +20,7 @@ use refit::domain::release::{Assignment, CanaryServed, Release, ReleaseActor, Re
 use refit::domain::run::SignalKind;
 use refit::domain::verdict::Verdict;
 use refit::domain::version::{VersionRecord, VersionState};
-use refit::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
+use refit::domain::workflow::step::{Compare, CompareRule, Margin, OnlineMetric, Role, Stage};
 use refit::domain::workflow::units::BasisPoints;
 use refit::engine::{Engine, Settings};
 use refit::evidence::{Limits, read_observations, read_truth};
@@ -120,7 +120,7 @@ fn rules() -> Compare {
     let rule = CompareRule {
         at: Default::default(),
         metric: OnlineMetric::ErrorRate,
-        margin: 1.5,
+        margin: Margin::Ratio(1.5),
         acceptable_below: None,
         never_above: None,
         label_horizon: Duration::ZERO,
@@ -472,7 +472,7 @@ async fn a_canary_that_somebody_took_off_the_release_is_closed() {
 async fn errors_of_the_champion_from_before_the_canary_set_the_scale() {
     let mut rules = rules();
     rules.rules[0].metric = OnlineMetric::AbsError;
-    rules.rules[0].margin = 1.1;
+    rules.rules[0].margin = Margin::Ratio(1.1);
     let world = world_with(&[(5000, 60)], rules, true).await;
     for day in 0..60 {
         world.clock.advance(TimeDelta::days(1));

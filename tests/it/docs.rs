@@ -31,6 +31,9 @@ fn takes(shape: &Value) -> String {
     match (&shape["type"], pattern) {
         (_, pattern) if pattern.contains(r"(\d+ms)?") => "duration: `90s`, `1h30m`, `6d`".to_owned(),
         (_, pattern) if pattern.contains("[KMGT]iB") => "size: `512MiB`, `4GB`".to_owned(),
+        (Value::String(_), pattern) if pattern.ends_with("(%|pp)$") => {
+            "percentage, or points of a rate: `5%`, `0.2pp`".to_owned()
+        }
         (Value::String(_), pattern) if pattern.ends_with("%$") => "percentage: `5%`".to_owned(),
         (Value::Array(_), pattern) if pattern.ends_with("%$") => "percentage or number".to_owned(),
         (_, pattern) if pattern.starts_with("^[A-Za-z0-9]") => "name".to_owned(),

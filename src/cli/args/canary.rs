@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::domain::canary::MinTable;
+use crate::domain::workflow::step::Margin;
 use crate::domain::workflow::units::{self, BasisPoints};
 
 /// `refit canary`.
@@ -83,9 +84,9 @@ pub struct Levels {
     /// The chance of ever promoting a canary that is worse by the margin, at most.
     #[arg(long, value_parser = chance)]
     pub beta: Option<f64>,
-    /// How much worse is too much, as a ratio of errors: `1.5`, or `50%` worse.
+    /// How much worse is too much: a ratio of errors (`1.5`, or `50%` worse), or points of the rate (`0.2pp`).
     #[arg(long, value_name = "RATIO", value_parser = margin)]
-    pub margin: Option<f64>,
+    pub margin: Option<Margin>,
     /// Requests that a table of evidence waits for, of the canary and of the stable arm; `0,0`: plain minutes.
     #[arg(long, value_name = "C,S", value_parser = min_table)]
     pub min_table: Option<MinTable>,
@@ -137,11 +138,15 @@ fn chance(text: &str) -> Result<f64, String> {
     if chance > 0.0 && chance < 0.5 { Ok(chance) } else { Err("it is above 0 and below 0.5".to_owned()) }
 }
 
-fn margin(text: &str) -> Result<f64, String> {
+fn margin(text: &str) -> Result<Margin, String> {
+    if text.ends_with("pp") {
+        return units::parse_points(text).map(|points| Margin::Points { points });
+    }
     let number = finite(text.strip_suffix('x').unwrap_or(text))?;
     let ratio = if text.ends_with('%') { 1.0 + number } else { number };
     let valid = ratio > 1.0 && ratio <= 1000.0;
-    valid.then_some(ratio).ok_or_else(|| "write a ratio above 1, such as `1.5`, or `50%`".to_owned())
+    let wrong = || "write a ratio above 1, such as `1.5`, or `50%`, or points such as `0.2pp`".to_owned();
+    valid.then_some(Margin::Ratio(ratio)).ok_or_else(wrong)
 }
 
 fn dispersion(text: &str) -> Result<f64, String> {

@@ -6,11 +6,13 @@
 use serde::Serialize;
 use statrs::distribution::{DiscreteCDF, Poisson};
 
+use super::super::stats::acceptance::odds_ratio_of_points;
 use super::super::stats::course::{Course, Duration, Leg};
+use super::super::stats::interval::ODDS_RATIO_MAX;
 use super::super::stats::plan::Traffic;
 use super::super::stats::{Arm, InvalidInput, RateBound};
 use super::super::verdict::Verdict;
-use super::super::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
+use super::super::workflow::step::{Compare, CompareRule, Margin, OnlineMetric, Role, Stage};
 use super::look::weights;
 use super::minutes::MinTable;
 use super::play::{self, End, Play};
@@ -74,8 +76,8 @@ pub struct RuleForecast {
     pub metric: OnlineMetric,
     /// Whether it decides.
     pub role: Role,
-    /// Its margin, as a ratio.
-    pub margin: f64,
+    /// Its margin.
+    pub margin: Margin,
     /// The stable version's rate.
     pub base_rate: f64,
     /// The smallest ratio that is rolled back by the deadline with 80 % chance; none if not even a canary
@@ -310,20 +312,41 @@ impl Outline<'_> {
             let Some(rate) = self.rate(rule.metric) else { continue };
             let course = self.course(rate)?;
             let level = acceptance_level(rule, self.rules.beta);
-            let proved = course.chance_to_prove(self.minutes, rule.margin, level)?;
             let floor = self.chance_below_floor(rule, rate, level, course.requests(self.minutes))?;
+            let margin = |minutes: f64| self.odds_ratio(rule.margin, rate, level, &course, minutes);
+            let level = match rule.margin {
+                Margin::Ratio(_) => level,
+                Margin::Points { .. } => level / 2.0,
+            };
+            let proved = course.chance_to_prove(self.minutes, margin(self.minutes), level)?;
             forecasts.push(RuleForecast {
                 metric: rule.metric,
                 role: rule.role,
                 margin: rule.margin,
                 base_rate: rate,
                 detectable_ratio: course.detectable_ratio(self.minutes, self.alpha(rule.metric))?,
-                to_prove: course.time_to_prove(HALF, rule.margin, level)?,
-                to_prove_likely: course.time_to_prove(LIKELY, rule.margin, level)?,
+                to_prove: course.time_to_prove(HALF, margin, level)?,
+                to_prove_likely: course.time_to_prove(LIKELY, margin, level)?,
                 chance_to_prove: proved.max(floor),
             });
         }
         Ok(forecasts)
+    }
+
+    /// The odds ratio that a margin comes to after so many minutes: points are judged at the bound of the stable rate,
+    /// which comes down to it with its requests.
+    fn odds_ratio(&self, margin: Margin, rate: f64, level: f64, course: &Course, minutes: f64) -> f64 {
+        match margin {
+            Margin::Ratio(ratio) => ratio,
+            Margin::Points { points } => {
+                let stable = (self.per_minute() * minutes - course.requests(minutes)).max(0.0);
+                let mut bound = RateBound::default();
+                if let Ok(arm) = Arm::new(stable as u64, (stable * rate) as u64) {
+                    bound.observe(arm, self.expected.dispersion.max(1.0).recip());
+                }
+                odds_ratio_of_points(bound.upper(level / 2.0), points).min(ODDS_RATIO_MAX)
+            }
+        }
     }
 
     /// The chance that so many requests show the rate to be below the rule's floor.

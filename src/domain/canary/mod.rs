@@ -44,6 +44,7 @@ pub use self::news::News;
 pub use self::paired::{PairedErrors, paired_errors};
 pub use self::past::{Again, Past, Watched};
 pub use self::replay::{MetricEvidence, Replay, ReplayEvidence, ReplayMinute};
+pub use self::rules::limit_not_worse;
 pub use self::view::{ArmView, CanaryView, LabelsView, RuleView, UnlabelledView};
 pub use self::watch::Looks;
 pub use self::words::RuleWords;

@@ -25,6 +25,8 @@ const FEW_TABLES: f64 = 200.0;
 const RUNS: f64 = 200.0;
 /// Tables that are judged for one forecast, about: a fraction of a second.
 const TABLES: f64 = 150_000.0;
+/// What a table costs whose interval is needed, as a multiple of one without.
+const INTERVAL: f64 = 6.0;
 const SEED: u64 = 0x7265_6669_7400_0001;
 /// A table closes after this many minutes at the latest.
 const A_DAY: f64 = 1440.0;
@@ -81,7 +83,8 @@ impl<'p> Play<'p> {
         if !waits || tables > FEW_TABLES {
             return Ok(None);
         }
-        let runs = TABLES / (tables.max(1.0) * cases.max(1) as f64);
+        let per_table = if play.start.has_intervals() { INTERVAL } else { 1.0 };
+        let runs = TABLES / (per_table * tables.max(1.0) * cases.max(1) as f64);
         play.runs = runs.clamp(1.0, RUNS) as u32;
         Ok(Some(play))
     }

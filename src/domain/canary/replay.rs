@@ -12,7 +12,7 @@ use super::super::workflow::step::{Compare, OnlineMetric};
 use super::blocks::{Bet, Clip};
 use super::look::{against, is_good_enough, is_worse};
 use super::minutes::{Counts, MinTable, OpenTable};
-use super::rules::{self, RuleTest};
+use super::rules::{self, RuleTest, limit_not_worse};
 use super::words;
 
 /// A minute of both arms.
@@ -96,15 +96,23 @@ impl Replay {
         })
     }
 
-    /// The same without intervals, at a sixth of the cost: for simulations.
+    /// The same without intervals but where a margin in points needs one, at a sixth of the cost: for simulations.
     #[must_use]
     pub fn without_interval(mut self) -> Self {
-        for test in &mut self.tests {
-            if let RuleTest::Rate(rate) = test {
+        for (test, rule) in self.tests.iter_mut().zip(&self.rules.rules) {
+            if let (RuleTest::Rate(rate), Some(_)) = (test, rule.margin.ratio()) {
                 rate.test = rate.test.clone().without_interval();
             }
         }
         self
+    }
+
+    /// Whether a table costs more, as an interval is kept.
+    pub(super) fn has_intervals(&self) -> bool {
+        self.tests.iter().any(|test| match test {
+            RuleTest::Rate(rate) => rate.test.has_interval(),
+            RuleTest::Mean(_) => false,
+        })
     }
 
     /// A minute of the stable arm before the canary: how its errors vary is learnt from it.
@@ -243,7 +251,7 @@ impl ReplayEvidence {
             .map(|(rule, test)| MetricEvidence {
                 metric: rule.metric,
                 log_e_worse: test.log_e_worse(),
-                log_e_ni: test.log_e_non_inferior(),
+                log_e_ni: test.log_e_non_inferior(rule, rules.beta),
                 interval: match test {
                     RuleTest::Rate(rate) => Some(rate.test.interval(rules.alpha)),
                     RuleTest::Mean(_) => None,
@@ -251,9 +259,12 @@ impl ReplayEvidence {
             })
             .collect();
         let worse = against(&rules.rules, tests).map_or(0.0, |(combined, _)| combined.log_e);
+        let limits = rules.rules.iter().map(|rule| limit_not_worse(rule, rules.beta));
+        let missing = |(metric, limit): &(&MetricEvidence, f64)| limit - metric.log_e_ni;
+        let furthest = metrics.iter().zip(limits).max_by(|a, b| missing(a).total_cmp(&missing(b)));
         Self {
             log_e_worse: worse,
-            log_e_ni: metrics.iter().map(|metric| metric.log_e_ni).reduce(f64::min).unwrap_or(0.0),
+            log_e_ni: furthest.map_or(0.0, |(metric, _)| metric.log_e_ni),
             interval: metrics.first().and_then(|metric| metric.interval),
             verdict,
             phi,

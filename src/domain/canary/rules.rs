@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::stats::acceptance::below_floor;
+use super::super::stats::acceptance::{below_floor, log_e_within_points};
 use super::super::stats::combine::{Weighted, combine};
 use super::super::stats::{
     AbsoluteGuard, Arm, Dispersion, ErrorTest, InvalidInput, Pair, PairedTest, RateBound, Table,
 };
-use super::super::workflow::step::{CompareRule, OnlineMetric};
+use super::super::workflow::step::{CompareRule, Margin, OnlineMetric};
 use super::blocks::Bet;
 use super::minutes::{Closed, Counts, arm};
 
@@ -17,6 +17,7 @@ pub(super) struct RateTest {
     pub(super) test: ErrorTest,
     pub(super) dispersion: Dispersion,
     pub(super) bound: RateBound,
+    pub(super) stable_bound: RateBound,
     pub(super) guard: Option<AbsoluteGuard>,
     /// Requests of the canary, and those that count, whether or not a table has them.
     pub(super) canary: (u64, u64),
@@ -55,7 +56,8 @@ impl RuleTest {
     pub(super) fn new(rule: &CompareRule) -> Result<Self, InvalidInput> {
         Ok(match rule.metric {
             OnlineMetric::ErrorRate | OnlineMetric::LatencySlowShare => {
-                RuleTest::Rate(Box::new(RateTest::new(rule.margin, rule.never_above)?))
+                let margin = rule.margin.ratio().unwrap_or(Margin::usual(rule.metric));
+                RuleTest::Rate(Box::new(RateTest::new(margin, rule.never_above)?))
             }
             OnlineMetric::AbsError => RuleTest::Mean(Box::default()),
         })
@@ -77,10 +79,16 @@ impl RuleTest {
         combine(&halves).map_or(0.0, |combined| combined.log_e)
     }
 
-    /// `ln E` that the canary is not worse by the margin.
-    pub(super) fn log_e_non_inferior(&self) -> f64 {
+    /// `ln E` that the canary is not worse by the margin of `rule`; at [`limit_not_worse`] it is shown.
+    pub(super) fn log_e_non_inferior(&self, rule: &CompareRule, beta: f64) -> f64 {
         match self {
-            RuleTest::Rate(rate) => rate.test.log_e_non_inferior(),
+            RuleTest::Rate(rate) => match rule.margin {
+                Margin::Ratio(_) => rate.test.log_e_non_inferior(),
+                Margin::Points { points } => {
+                    let level = acceptance_level(rule, beta);
+                    log_e_within_points(&rate.test, &rate.stable_bound, points, level)
+                }
+            },
             RuleTest::Mean(mean) => mean.tests.as_ref().map_or(0.0, |tests| tests.test.log_e_non_inferior()),
         }
     }
@@ -100,10 +108,10 @@ impl RuleTest {
     /// Whether the canary is shown to be good enough, wrongly so with probability at most `beta`: not worse by
     /// the margin, or below the floor. With a floor each way gets half of `beta`.
     pub(super) fn accepts(&self, rule: &CompareRule, beta: f64) -> bool {
-        let level = acceptance_level(rule, beta);
-        if self.log_e_non_inferior() >= -level.ln() {
+        if self.log_e_non_inferior(rule, beta) >= limit_not_worse(rule, beta) {
             return true;
         }
+        let level = acceptance_level(rule, beta);
         match self {
             RuleTest::Rate(rate) => {
                 rule.acceptable_below.is_some_and(|floor| below_floor(&rate.bound, floor, level))
@@ -163,12 +171,23 @@ pub(super) fn acceptance_level(rule: &CompareRule, beta: f64) -> f64 {
     if rule.acceptable_below.is_some() { beta / 2.0 } else { beta }
 }
 
+/// The evidence `ln E` at which a canary is shown not to be worse by the margin of `rule`: `ln(1/beta)`, or more where
+/// beta is shared with a floor, or with the bound of the stable rate that a margin in points needs.
+pub fn limit_not_worse(rule: &CompareRule, beta: f64) -> f64 {
+    let level = acceptance_level(rule, beta);
+    match rule.margin {
+        Margin::Ratio(_) => -level.ln(),
+        Margin::Points { .. } => (2.0 / level).ln(),
+    }
+}
+
 impl RateTest {
     pub(super) fn new(margin: f64, never_above: Option<f64>) -> Result<Self, InvalidInput> {
         Ok(Self {
             test: ErrorTest::new(margin)?,
             dispersion: Dispersion::default(),
             bound: RateBound::default(),
+            stable_bound: RateBound::default(),
             guard: never_above.map(AbsoluteGuard::new).transpose()?,
             canary: (0, 0),
             stable: (0, 0),
@@ -185,7 +204,9 @@ impl RateTest {
         self.canary = (self.canary.0.saturating_add(arm.n()), self.canary.1.saturating_add(arm.e()));
     }
 
+    /// The stable version's part of a minute.
     pub(super) fn see_stable(&mut self, arm: Arm) {
+        self.stable_bound.observe(arm, self.dispersion.exponent());
         self.stable = (self.stable.0.saturating_add(arm.n()), self.stable.1.saturating_add(arm.e()));
     }
 
@@ -202,11 +223,16 @@ impl MeanTest {
         let tests = match &mut self.tests {
             Some(tests) => tests,
             None => {
+                let margin = rule.margin.ratio().ok_or(InvalidInput::OutOfRange {
+                    name: "margin",
+                    value: f64::NAN,
+                    wanted: "a ratio: prediction errors have no points",
+                })?;
                 // A limit beyond the clip bound needs a wider one, or nothing would ever reach it.
                 let fixed =
                     |limit: f64| PairedTest::new(clip.max(2.0 * limit), 1.0).map(|test| (limit, test));
                 self.tests.insert(MeanTests {
-                    test: PairedTest::new(clip, rule.margin)?,
+                    test: PairedTest::new(clip, margin)?,
                     guard: rule.never_above.map(fixed).transpose()?,
                     floor: rule.acceptable_below.map(fixed).transpose()?,
                 })

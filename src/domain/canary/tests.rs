@@ -8,12 +8,13 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::evidence::{EvidenceMinute, MinuteCounts, PairedError};
-use crate::domain::workflow::step::{CompareRule, OnlineMetric, Role};
+use crate::domain::workflow::step::{CompareRule, Margin, OnlineMetric, Role};
 
 mod advice;
 mod forecasts;
 mod labels;
 mod past;
+mod points;
 mod properties;
 mod replays;
 mod silence;
@@ -30,7 +31,7 @@ fn rule(metric: OnlineMetric) -> CompareRule {
     CompareRule {
         at: Default::default(),
         metric,
-        margin: if metric == OnlineMetric::AbsError { 1.1 } else { 1.5 },
+        margin: Margin::Ratio(if metric == OnlineMetric::AbsError { 1.1 } else { 1.5 }),
         acceptable_below: None,
         never_above: None,
         label_horizon: Duration::ZERO,

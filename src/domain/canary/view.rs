@@ -7,13 +7,13 @@ use super::super::evidence::LabelCounts;
 use super::super::id::{CanaryId, RunId, TargetName, VersionName};
 use super::super::stats::split::LOG_E_WRONG;
 use super::super::verdict::Verdict;
-use super::super::workflow::step::{OnlineMetric, Role};
+use super::super::workflow::step::{Margin, OnlineMetric, Role};
 use super::super::workflow::units::BasisPoints;
 use super::super::{Timestamp, canary::CanaryState};
 use super::analysis::Analysis;
 use super::labels::Labelled;
 use super::look::{against, weights};
-use super::rules::{RuleTest, acceptance_level};
+use super::rules::{RuleTest, limit_not_worse};
 use super::{CanaryRecord, LATENCY_EDGES_MS};
 
 /// A canary with its evidence and the limits it is held to.
@@ -114,10 +114,10 @@ pub struct RuleView {
     pub log_e_worse: f64,
     /// `ln E` that it is not worse by the margin.
     pub log_e_not_worse: f64,
-    /// At this it is not: `ln(1/beta)`, or more when the rule has a floor.
+    /// At this it is not: `ln(1/beta)`, or more when the rule has a floor or a margin in points.
     pub limit_not_worse: f64,
-    /// The margin, as a ratio.
-    pub margin: f64,
+    /// The margin.
+    pub margin: Margin,
     /// The odds ratios that are not ruled out at alpha; none for prediction errors.
     pub odds_ratio: Option<(f64, f64)>,
     /// How much more the stable arm's errors vary than independent requests would.
@@ -241,8 +241,8 @@ impl CanaryRecord {
                 canary,
                 stable,
                 log_e_worse: test.log_e_worse(),
-                log_e_not_worse: test.log_e_non_inferior(),
-                limit_not_worse: -acceptance_level(rule, self.rules.beta).ln(),
+                log_e_not_worse: test.log_e_non_inferior(rule, self.rules.beta),
+                limit_not_worse: limit_not_worse(rule, self.rules.beta),
                 margin: rule.margin,
                 odds_ratio: rate.map(|rate| rate.test.interval(self.rules.alpha)),
                 dispersion: rate.map(|rate| rate.dispersion.phi()),

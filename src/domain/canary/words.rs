@@ -1,14 +1,15 @@
 //! Why, in plain words with numbers.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::super::stats::interval::{ODDS_RATIO_MAX, ODDS_RATIO_MIN};
 use super::super::words::{count, counted};
-use super::super::workflow::step::{Compare, CompareRule, OnlineMetric, Role};
+use super::super::workflow::step::{Compare, CompareRule, Margin, OnlineMetric, Role};
 use super::super::workflow::units::{BasisPoints, format_duration};
 use super::analysis::Analysis;
 use super::look::{gating, suspicion};
-use super::rules::{RuleTest, acceptance_level};
+use super::rules::{RuleTest, limit_not_worse};
 use super::view::{ArmView, CanaryView, LabelsView, RuleView, UnlabelledView, unlabelled};
 use super::{CanaryRecord, CanaryState};
 
@@ -65,15 +66,9 @@ fn arms(rule: &CompareRule, test: &RuleTest) -> String {
 pub(super) fn pass(rules: &Compare, tests: &[RuleTest]) -> String {
     let beta = rules.beta;
     let metrics = gating(&rules.rules, tests).map(|(_, rule, test)| {
-        let log_e = test.log_e_non_inferior();
-        let level = acceptance_level(rule, beta);
-        let finding = if log_e >= -level.ln() {
-            format!(
-                "not {} worse (evidence {}, limit {})",
-                times(rule.margin),
-                odds(log_e),
-                odds(-level.ln())
-            )
+        let (log_e, limit) = (test.log_e_non_inferior(rule, beta), limit_not_worse(rule, beta));
+        let finding = if log_e >= limit {
+            format!("not {} worse (evidence {}, limit {})", rule.margin, odds(log_e), odds(limit))
         } else {
             let floor = rule.acceptable_below.unwrap_or_default();
             let floor = if rule.metric == OnlineMetric::AbsError { number(floor) } else { percent(floor) };
@@ -147,14 +142,13 @@ pub(super) fn truth_missing(record: &CanaryRecord, analysis: &Analysis) -> Optio
 /// The evidence of every rule, none of it enough.
 pub(super) fn undecided(rules: &Compare, tests: &[RuleTest]) -> String {
     let metrics = rules.rules.iter().zip(tests).map(|(rule, test)| {
-        let (worse, not_worse) = (test.log_e_worse(), test.log_e_non_inferior());
-        let level = acceptance_level(rule, rules.beta);
+        let (worse, not_worse) = (test.log_e_worse(), test.log_e_non_inferior(rule, rules.beta));
         format!(
             "{}: evidence that it is worse {}, that it is not {} of {}",
             arms(rule, test),
             odds(worse),
             odds(not_worse),
-            odds(-level.ln())
+            odds(limit_not_worse(rule, rules.beta))
         )
     });
     format!("not decided yet; {}", metrics.collect::<Vec<_>>().join("; "))
@@ -245,7 +239,7 @@ impl RuleView {
             interval: self.odds_ratio.map(between),
             worse: (odds(self.log_e_worse), self.limit_alone(limit_against).map(odds)),
             not_worse: (odds(self.log_e_not_worse), odds(self.limit_not_worse)),
-            margin: times(self.margin),
+            margin: self.margin.to_string(),
         }
     }
 
@@ -300,6 +294,16 @@ impl LabelsView {
             odds(self.log_e_worse),
             odds(self.limit),
         ]
+    }
+}
+
+impl fmt::Display for Margin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Margin::Ratio(ratio) => f.write_str(&times(*ratio)),
+            // To the thousandth of a point, without zeros that say nothing.
+            Margin::Points { points } => write!(f, "{} points", (points * 1e5).round() / 1e3),
+        }
     }
 }
 
@@ -363,5 +367,8 @@ mod tests {
         assert_eq!(odds(1.3f64.ln()), "1.3:1");
         assert_eq!(times(3.12), "3.12x");
         assert_eq!(times(1.5), "1.5x");
+        assert_eq!(Margin::Ratio(1.25).to_string(), "1.25x");
+        assert_eq!(Margin::Points { points: 0.002 }.to_string(), "0.2 points");
+        assert_eq!(Margin::Points { points: 0.05 }.to_string(), "5 points");
     }
 }

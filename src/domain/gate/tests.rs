@@ -49,6 +49,18 @@ fn judged(
     judge(&[rule], &evidence).into_iter().next().expect("a result")
 }
 
+fn warned(
+    rule: GateRule,
+    candidate: &Metrics,
+    champion: Champion<'_>,
+    holdout: Option<&Holdout>,
+) -> Vec<String> {
+    let better = directions();
+    let evidence = Evidence { candidate, champion, holdout, better: &better, seed: 7 };
+    let rules = [rule];
+    warnings(&rules, &judge(&rules, &evidence), &evidence)
+}
+
 /// 40 days of 25 rows; the candidate's errors are the champion's times `factor`, give or take `noise` a day.
 fn holdout(factor: f64, noise: f64) -> Holdout {
     let mut holdout = Holdout::default();
@@ -214,8 +226,7 @@ fn a_champion_of_another_holdout_is_warned_about() {
     let candidate = metrics(&[("mae", 103.0)], None);
     let stored = metrics(&[("mae", 100.0)], None);
     let rule = GateRule { vs_champion: vs(0.05, None, true), ..rule("mae") };
-    let result = judged(rule, &candidate, Champion::Serves { stored: Some(&stored), evaluated: None }, None);
-    let found = warnings(&[result], &directions());
+    let found = warned(rule, &candidate, Champion::Serves { stored: Some(&stored), evaluated: None }, None);
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("mae: the champion was measured on another holdout"), "{}", found[0]);
 }
@@ -246,6 +257,15 @@ fn claims_are_held_against_the_rows() {
     let found = contradictions(&metrics(&[("mae", 8.0)], None), &rows);
     assert_eq!(found, ["the trainer reports mae 8, but its $REFIT_ERRORS give 10 over 1000 rows"]);
     assert_eq!(contradictions(&metrics(&[("mae", f64::NAN)], None), &rows).len(), 1);
+    // Residuals of 10 around 0 to 240: R² is 1 - 100 / 5200.
+    assert_eq!(contradictions(&metrics(&[("r2", 0.98)], None), &rows), Vec::<String>::new());
+    let found = contradictions(&metrics(&[("r2", 0.999)], None), &rows);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].starts_with("the trainer reports r2 0.999, but its $REFIT_ERRORS give 0.98"),
+        "{}",
+        found[0]
+    );
 }
 
 #[test]
@@ -253,11 +273,34 @@ fn too_good_to_be_true_is_said() {
     let rows = holdout(0.3, 0.0);
     let candidate = metrics(&[("mae", 3.0)], None);
     let rule = GateRule { vs_champion: vs(0.02, None, false), ..rule("mae") };
-    let result = judged(rule, &candidate, Champion::Serves { stored: None, evaluated: None }, Some(&rows));
-    assert_eq!(result.verdict, Verdict::Pass);
-    let found = warnings(&[result], &directions());
+    let champion = Champion::Serves { stored: None, evaluated: None };
+    assert_eq!(judged(rule.clone(), &candidate, champion, Some(&rows)).verdict, Verdict::Pass);
+    let found = warned(rule, &candidate, champion, Some(&rows));
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("mae is 70 % better than the champion's (10 to 3)"), "{}", found[0]);
+}
+
+#[test]
+fn a_leap_is_said_also_where_no_rule_compares() {
+    let stored = metrics(&[("mae", 10.0), ("r2", 0.5), ("loss", 2.0)], None);
+    let champion = Champion::Serves { stored: Some(&stored), evaluated: None };
+    let bounded = GateRule { max: Some(12.0), ..rule("mae") };
+    let told = |rule: &GateRule, value: f64| {
+        let candidate = metrics(&[(rule.metric.as_str(), value)], None);
+        warned(rule.clone(), &candidate, champion, None)
+    };
+    assert_eq!(told(&bounded, 5.1), Vec::<String>::new());
+    let found = told(&bounded, 3.0);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("mae is 70 % better than the champion's (10 to 3)"), "{}", found[0]);
+    assert_eq!(told(&GateRule { min: Some(0.4), ..rule("r2") }, 0.9).len(), 1);
+    // `metrics:` says nothing of it: a limit above says that lower is better.
+    assert_eq!(told(&GateRule { max: Some(3.0), ..rule("loss") }, 0.5).len(), 1);
+    assert_eq!(told(&GateRule { min: Some(0.1), ..rule("loss") }, 0.5).len(), 0, "it became worse");
+    let evaluated = metrics(&[("mae", 4.0)], None);
+    let beside = Champion::Serves { stored: Some(&stored), evaluated: Some(&evaluated) };
+    assert_eq!(warned(bounded.clone(), &metrics(&[("mae", 3.0)], None), beside, None).len(), 0);
+    assert_eq!(warned(bounded, &metrics(&[("mae", 3.0)], None), Champion::Absent, None).len(), 0);
 }
 
 #[test]

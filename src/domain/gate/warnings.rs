@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::holdout::{Arm, Holdout, Score};
 use super::words::percent;
-use super::{RuleResult, worse_by};
+use super::{Evidence, RuleResult, worse_by};
 use crate::domain::id::MetricName;
 use crate::domain::metric::Metrics;
 use crate::domain::words::number;
 use crate::domain::workflow::Better;
+use crate::domain::workflow::step::GateRule;
 
 /// A claim may differ by rounding.
 const CLAIM_TOLERANCE: f64 = 0.01;
@@ -64,7 +65,7 @@ pub fn optimism(said: &Metrics, measured: &Metrics, better: &BTreeMap<MetricName
 }
 
 /// What a human should look at although it passed.
-pub fn warnings(results: &[RuleResult], better: &BTreeMap<MetricName, Better>) -> Vec<String> {
+pub fn warnings(rules: &[GateRule], results: &[RuleResult], evidence: &Evidence<'_>) -> Vec<String> {
     let mut found = Vec::new();
     let apart = results.iter().filter(|result| result.own_holdout && result.champion.is_some());
     let apart: BTreeSet<_> = apart.map(|result| result.metric.as_str()).collect();
@@ -76,23 +77,38 @@ pub fn warnings(results: &[RuleResult], better: &BTreeMap<MetricName, Better>) -
              `holdout: stored` out"
         ));
     }
-    for result in results.iter().filter(|result| result.vs_champion && result.segment.is_none()) {
-        let (Some(value), Some(champion), Some(better)) =
-            (result.value, result.champion, better.get(&result.metric))
-        else {
-            continue;
-        };
-        let Some(worse) = worse_by(value, champion, *better) else { continue };
-        if worse < -TOO_GOOD {
-            found.push(format!(
-                "{} is {} better than the champion's ({} to {}): too good to be true? \
-                 Look for rows of the holdout in the training data",
-                result.metric,
-                percent(-worse),
-                number(champion),
-                number(value)
-            ));
-        }
-    }
+    let metrics: BTreeSet<_> = rules.iter().map(|rule| &rule.metric).collect();
+    found.extend(metrics.into_iter().filter_map(|metric| leak(metric, rules, results, evidence)));
     found
+}
+
+/// A metric that is far better than the champion's, whether or not a rule compares the two: where none does, with
+/// what was said of the champion when it was published.
+fn leak(
+    metric: &MetricName,
+    rules: &[GateRule],
+    results: &[RuleResult],
+    evidence: &Evidence<'_>,
+) -> Option<String> {
+    let of_metric = || results.iter().filter(|result| &result.metric == metric && result.segment.is_none());
+    let value = of_metric().find_map(|result| result.value)?;
+    let champion =
+        of_metric().find_map(|result| result.champion).or_else(|| evidence.champion.value(metric))?;
+    let better = evidence.better.get(metric).copied().or_else(|| {
+        rules.iter().filter(|rule| &rule.metric == metric).find_map(|rule| match (rule.max, rule.min) {
+            (Some(_), None) => Some(Better::Lower),
+            (None, Some(_)) => Some(Better::Higher),
+            (Some(_), Some(_)) | (None, None) => None,
+        })
+    })?;
+    let worse = worse_by(value, champion, better)?;
+    (worse < -TOO_GOOD).then(|| {
+        format!(
+            "{metric} is {} better than the champion's ({} to {}): too good to be true? \
+             Look for rows of the holdout in the training data",
+            percent(-worse),
+            number(champion),
+            number(value)
+        )
+    })
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::super::gate::RuleResult;
 use super::super::workflow::step::{
-    BLOCK_COMPLETE_AFTER, Compare, CompareRule, GateRule, OnInconclusive, OnInconclusiveGate, OnlineMetric,
-    Role, StepKind,
+    BLOCK_COMPLETE_AFTER, Compare, CompareRule, GateRule, Margin, OnInconclusive, OnInconclusiveGate,
+    OnlineMetric, Role, StepKind,
 };
 use super::super::workflow::{Step, Workflow};
 
@@ -218,7 +218,7 @@ impl Policy {
     pub fn with_margin(&self, margin: f64) -> Self {
         self.change_canary(|canary| {
             for rule in &mut canary.compare.rules {
-                rule.margin = margin;
+                rule.margin = Margin::Ratio(margin);
             }
         })
     }

@@ -2,16 +2,15 @@
 //! of the stable arm, or below a rate that is fine whatever the stable arm does.
 
 use super::eprocess::ErrorTest;
-use super::interval::ODDS_RATIO_MAX;
 use super::rate_bound::RateBound;
 
-/// Is the canary's rate shown to exceed the stable one by less than `points`
-/// (0.002 for 0.2 points)? Wrong with probability at most `beta`, half of it
-/// for the odds ratio and half for the stable rate.
-pub fn within_points(test: &ErrorTest, stable: &RateBound, points: f64, beta: f64) -> bool {
-    let (_, odds_ratio) = test.interval(beta / 2.0);
-    // A limit at the end of the range may lie anywhere beyond it.
-    odds_ratio < ODDS_RATIO_MAX && odds_ratio < odds_ratio_of_points(stable.upper(beta / 2.0), points)
+/// `ln E` that the canary's rate exceeds the stable one by less than `points` (0.002 for 0.2 points): against every
+/// odds ratio that so much more can mean at a stable rate below its upper bound at level `beta / 2`.
+///
+/// At `ln(2 / beta)` it is shown, wrongly with probability at most `beta`: half of it is the odds ratio's and half the
+/// stable rate's.
+pub fn log_e_within_points(test: &ErrorTest, stable: &RateBound, points: f64, beta: f64) -> f64 {
+    test.log_e_below(odds_ratio_of_points(stable.upper(beta / 2.0), points))
 }
 
 /// Is the canary's rate shown to be below `floor`? The only way to accept
@@ -23,13 +22,14 @@ pub fn below_floor(canary: &RateBound, floor: f64, beta: f64) -> bool {
 /// The smallest odds ratio that `points` more can mean at a stable rate of at most `upper`.
 ///
 /// It falls with the rate up to `(1 - points) / 2` and rises again beyond.
-fn odds_ratio_of_points(upper: f64, points: f64) -> f64 {
+pub fn odds_ratio_of_points(upper: f64, points: f64) -> f64 {
     let rate = upper.min((1.0 - points) / 2.0);
     (rate + points) / (1.0 - rate - points) * ((1.0 - rate) / rate)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::interval::ODDS_RATIO_MAX;
     use super::super::table::{Arm, Table};
     use super::*;
 
@@ -56,6 +56,9 @@ mod tests {
     fn points_are_judged_at_the_stable_rate() {
         let mut test = ErrorTest::new(1.5).expect("valid");
         let mut stable = RateBound::default();
+        let within_points = |test: &ErrorTest, stable: &RateBound, points: f64, beta: f64| {
+            log_e_within_points(test, stable, points, beta) >= (2.0 / beta).ln()
+        };
         assert!(!within_points(&test, &stable, 0.9, 0.05), "no evidence accepts nothing");
         for _ in 0..200 {
             let table = Table { canary: arm(100, 1), stable: arm(900, 9) };
@@ -66,6 +69,26 @@ mod tests {
         assert!(!within_points(&test, &stable, 0.0005, 0.05));
         assert!(!within_points(&test, &stable, 0.0, 0.05));
         assert!(!within_points(&test, &stable, f64::NAN, 0.05));
+    }
+
+    #[test]
+    fn the_evidence_of_points_is_that_of_the_interval() {
+        let mut test = ErrorTest::new(1.5).expect("valid");
+        let mut stable = RateBound::default();
+        for minute in 0..120 {
+            let table = Table { canary: arm(100, minute % 3), stable: arm(900, 9) };
+            test.observe(&table, 1.0);
+            stable.observe(table.stable, 1.0);
+            for (points, beta) in [(0.001, 0.05), (0.004, 0.05), (0.004, 0.4), (0.02, 0.01), (0.3, 0.05)] {
+                let (_, upper) = test.interval(beta / 2.0);
+                let least = odds_ratio_of_points(stable.upper(beta / 2.0), points);
+                let evidence = log_e_within_points(&test, &stable, points, beta);
+                // The interval is cut off where ratios are no longer told apart.
+                let shown = upper < ODDS_RATIO_MAX && upper < least;
+                assert_eq!(evidence >= (2.0 / beta).ln(), shown, "{minute} {points} {beta}: {upper} {least}");
+            }
+        }
+        assert_eq!(log_e_within_points(&test.without_interval(), &stable, 0.02, 0.05), 0.0);
     }
 
     #[test]

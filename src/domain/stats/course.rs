@@ -94,19 +94,20 @@ impl Course {
         self.chance(minutes, |traffic| traffic.non_inferiority(margin, beta))
     }
 
-    /// What that takes with a chance of `wanted`; `None` if more than ten years.
+    /// What that takes with a chance of `wanted`; `None` if more than ten years. The margin may grow with the minutes.
     ///
     /// # Errors
     /// As [`Traffic::non_inferiority`].
     pub fn time_to_prove(
         &self,
         wanted: f64,
-        margin: f64,
+        margin: impl Fn(f64) -> f64,
         beta: f64,
     ) -> Result<Option<Duration>, InvalidInput> {
-        self.chance_to_prove(0.0, margin, beta)?;
-        Ok(self
-            .time(|minutes| self.chance_to_prove(minutes, margin, beta).is_ok_and(|chance| chance >= wanted)))
+        self.chance_to_prove(0.0, margin(0.0), beta)?;
+        Ok(self.time(|minutes| {
+            self.chance_to_prove(minutes, margin(minutes), beta).is_ok_and(|chance| chance >= wanted)
+        }))
     }
 
     /// The chance that a canary `ratio` times worse is rolled back within `minutes`, at level `alpha`.
@@ -186,7 +187,7 @@ mod tests {
         let course = Course::new(vec![leg(0.1, 0.0)]).expect("valid");
         let traffic = Traffic::new(0.01, 0.1, 1.0).expect("valid");
         let prove = traffic.non_inferiority(1.5, 0.05).expect("valid");
-        let time = course.time_to_prove(0.8, 1.5, 0.05).expect("valid").expect("reached");
+        let time = course.time_to_prove(0.8, |_| 1.5, 0.05).expect("valid").expect("reached");
         close(time.requests, prove.likely);
         close(time.minutes, prove.likely / 10.0);
         let ratio = course.detectable_ratio(1440.0, 0.01).expect("valid").expect("detectable");
@@ -198,8 +199,9 @@ mod tests {
         let halves = Course::new(vec![leg(0.1, 300.0), leg(0.1, 0.0)]).expect("valid");
         let whole = Course::new(vec![leg(0.1, 0.0)]).expect("valid");
         let growing = Course::new(vec![leg(0.1, 60.0), leg(0.5, 0.0)]).expect("valid");
-        let time =
-            |course: &Course| course.time_to_prove(0.8, 1.5, 0.05).expect("valid").expect("reached").minutes;
+        let time = |course: &Course| {
+            course.time_to_prove(0.8, |_| 1.5, 0.05).expect("valid").expect("reached").minutes
+        };
         close(time(&halves), time(&whole));
         assert!(time(&growing) < time(&whole) / 2.0);
         let ratio = |course: &Course| course.detectable_ratio(1440.0, 0.02).expect("valid").expect("some");
@@ -213,7 +215,7 @@ mod tests {
         assert!(Course::new(vec![]).is_err());
         assert!(Course::new(vec![Leg { per_minute: 0.0, ..leg(0.1, 0.0) }]).is_err());
         let slow = Course::new(vec![Leg { per_minute: 1e-9, ..leg(0.1, 0.0) }]).expect("valid");
-        assert_eq!(slow.time_to_prove(0.8, 1.5, 0.05), Ok(None));
+        assert_eq!(slow.time_to_prove(0.8, |_| 1.5, 0.05), Ok(None));
         assert_eq!(slow.detectable_ratio(1440.0, 0.02), Ok(None));
         assert!(slow.time_to_detect(0.8, 200.0, 0.02).is_err());
     }

@@ -61,6 +61,11 @@ impl ErrorTest {
         Self { curve: None, ..self }
     }
 
+    /// Whether [`ErrorTest::interval`] knows anything.
+    pub fn has_interval(&self) -> bool {
+        self.curve.is_some()
+    }
+
     /// Adds one closed table. `exponent` tempers it ([`super::Dispersion::exponent`],
     /// known before the table: from earlier tables only); it is held within 0 to 1.
     pub fn observe(&mut self, table: &Table, exponent: f64) {
@@ -104,9 +109,21 @@ impl ErrorTest {
     /// is the whole range; so it is after [`ErrorTest::without_interval`].
     pub fn interval(&self, alpha: f64) -> (f64, f64) {
         let Some(curve) = &self.curve else { return (ODDS_RATIO_MIN, ODDS_RATIO_MAX) };
+        curve.range_below(self.log_alternatives(), -alpha.ln())
+    }
+
+    /// `ln E` that the odds ratio is below `odds_ratio`: at `ln(1/alpha)` the upper limit of
+    /// [`ErrorTest::interval`] at `alpha` is. 0 where the evidence points the other way, and after
+    /// [`ErrorTest::without_interval`].
+    pub fn log_e_below(&self, odds_ratio: f64) -> f64 {
+        self.curve.as_ref().map_or(0.0, |curve| curve.log_e_below(self.log_alternatives(), odds_ratio))
+    }
+
+    /// Both mixtures, each with half of the weight.
+    fn log_alternatives(&self) -> f64 {
         let worse = self.worse.iter().zip(WORSE).map(|(sum, (_, weight))| (0.5 * weight, *sum));
         let not_worse = self.not_worse.iter().zip(NOT_WORSE).map(|(sum, (_, weight))| (0.5 * weight, *sum));
-        curve.range_below(log_mixture(worse.chain(not_worse)), -alpha.ln())
+        log_mixture(worse.chain(not_worse))
     }
 }
 

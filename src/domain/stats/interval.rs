@@ -15,6 +15,8 @@ pub const ODDS_RATIO_MIN: f64 = 1e-3;
 pub const ODDS_RATIO_MAX: f64 = 1e3;
 
 const NODES: usize = 65;
+/// A step of `ln psi` that is wide enough to tell rising from falling.
+const SLOPE: f64 = 1e-3;
 /// Enough to halve the range down to the last bit of a logarithm.
 const BISECTIONS: usize = 60;
 
@@ -67,6 +69,18 @@ impl LikelihoodCurve {
             Some(outside.exp().clamp(ODDS_RATIO_MIN, ODDS_RATIO_MAX))
         };
         (end(POSITIONS[NODES - 1]).unwrap_or(ODDS_RATIO_MIN), end(POSITIONS[0]).unwrap_or(ODDS_RATIO_MAX))
+    }
+
+    /// The evidence `log_mixture - log_likelihood` against odds ratios of `odds_ratio` and more; 0 where they are the
+    /// likely ones. Beyond the range the evidence at its end counts, which is less.
+    pub(super) fn log_e_below(&self, log_mixture: f64, odds_ratio: f64) -> f64 {
+        if odds_ratio.is_nan() {
+            return 0.0;
+        }
+        let position = odds_ratio.ln().min(POSITIONS[0]);
+        // The likelihood is log-concave: where it falls, its peak is on the left.
+        let falls = self.at(position) < self.at(position - SLOPE);
+        if falls { log_mixture - self.at(position) } else { 0.0 }
     }
 
     /// Where the log-likelihood is largest, by golden section between the neighbours of the best node.

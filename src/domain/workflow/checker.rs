@@ -232,6 +232,10 @@ impl Checker {
             Shape::Duration => units::parse_duration(text).map(drop),
             Shape::Size => units::parse_size(text).map(drop),
             Shape::Percent => units::parse_percent(text).map(drop),
+            Shape::Margin => match text.ends_with("pp") {
+                true => units::parse_points(text).map(drop),
+                false => units::parse_percent(text).map(drop),
+            },
             Shape::Rate => match text.contains('%') || text.ends_with("pp") {
                 true => units::parse_percent(text).map(drop),
                 false => units::parse_number(text).map(drop),

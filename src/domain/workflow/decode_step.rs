@@ -10,8 +10,8 @@ use super::node::Node;
 use super::shape;
 use super::step::{
     Approve, Canary, Compare, CompareRule, Evaluate, Expectations, Fetch, Gate, GateRule, Http, Limits,
-    Newest, Notify, OnlineMetric, Outputs, Promote, Publish, Rollback, RowBounds, Run, Shadow, Source, Stage,
-    StdoutMetric, StepKind, VsChampion, Wait, WhenUnderpowered,
+    Margin, Newest, Notify, OnlineMetric, Outputs, Promote, Publish, Rollback, RowBounds, Run, Shadow,
+    Source, Stage, StdoutMetric, StepKind, VsChampion, Wait, WhenUnderpowered,
 };
 use super::units::{self, BasisPoints, format_duration};
 use crate::domain::id::MetricName;
@@ -379,12 +379,7 @@ fn compare(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Compare> {
 fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<CompareRule> {
     let metric: OnlineMetric = node.word("metric")?;
     let word = node.get("metric")?.text()?;
-    let margin = node.percent("worse_by_at_most").map_or(CompareRule::of(metric).margin, |worse| 1.0 + worse);
-    if margin <= 1.0 {
-        let message = format!("`worse_by_at_most` of `{word}` is above 0%");
-        let hint = "that two versions are exactly equal can never be shown; allow a margin such as `10%`";
-        diagnostics.push(Diagnostic::error(node.at, message).hint(hint));
-    }
+    let margin = margin(node, metric, word, diagnostics);
     let mut bound = |key: &str| {
         let place = node.get(key)?;
         let percent = place.text()?.contains('%');
@@ -428,6 +423,26 @@ fn compare_rule(node: &Node, with: &Node, diagnostics: &mut Vec<Diagnostic>) -> 
         weight,
         role,
     })
+}
+
+fn margin(node: &Node, metric: OnlineMetric, word: &str, diagnostics: &mut Vec<Diagnostic>) -> Margin {
+    let usual = Margin::Ratio(Margin::usual(metric));
+    let Some(place) = node.get("worse_by_at_most") else { return usual };
+    if let Some(points) = place.text().and_then(|text| units::parse_points(text).ok()) {
+        if metric == OnlineMetric::AbsError {
+            let message = format!("`worse_by_at_most` of `{word}` is a percentage");
+            let hint = "points are of rates; a prediction error has none: write one such as `10%`";
+            diagnostics.push(Diagnostic::error(place.at, message).hint(hint));
+        }
+        return Margin::Points { points };
+    }
+    let Some(worse) = place.as_percent() else { return usual };
+    if worse <= 0.0 {
+        let message = format!("`worse_by_at_most` of `{word}` is above 0%");
+        let hint = "that two versions are exactly equal can never be shown; allow a margin such as `10%`";
+        diagnostics.push(Diagnostic::error(node.at, message).hint(hint));
+    }
+    Margin::Ratio(1.0 + worse)
 }
 
 /// `weights:` names metrics that have a rule, and shares out the whole of alpha.

@@ -358,8 +358,9 @@ static COMPARE_RULE: Object = Object {
         key("metric", words(ONLINE_METRICS), "The online metric.").required(),
         key(
             "worse_by_at_most",
-            Shape::Percent,
-            "Margin; 50% for error_rate, 100% for latency_slow_share, 10% for abs_error when absent.",
+            Shape::Margin,
+            "Margin: a percentage of the champion's value, or points of a rate (`0.2pp`); 50% for error_rate, 100% for \
+             latency_slow_share, 10% for abs_error when absent.",
         ),
         key(
             "acceptable_below",

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::step::{
-    Approve, Canary, Compare, Fetch, FirstVersion, Gate, GateRule, OnInconclusive, OnlineMetric, Publish,
-    Run, Source, StepKind, Wait,
+    Approve, Canary, Compare, Fetch, FirstVersion, Gate, GateRule, Margin, OnInconclusive, OnlineMetric,
+    Publish, Run, Source, StepKind, Wait,
 };
 use super::units::format_duration;
 use super::{Mode, Step, Workflow};
@@ -221,7 +221,10 @@ fn compare(it: &Compare) -> String {
             format!(
                 "{metric}{age} {}worse by less than {}{}",
                 enough.unwrap_or_default(),
-                percent(rule.margin - 1.0),
+                match rule.margin {
+                    Margin::Ratio(ratio) => percent(ratio - 1.0),
+                    Margin::Points { .. } => rule.margin.to_string(),
+                },
                 never.unwrap_or_default()
             )
         })

@@ -9,6 +9,7 @@ use super::shape::{Key, Object, Shape};
 
 const DURATION: &str = r"^(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$";
 const SIZE: &str = r"^\d+(B|[kK]B|[MGT]B|[KMGT]iB)$";
+const MARGIN: &str = r"^[-+]?\d*\.?\d+(%|pp)$";
 const PERCENT: &str = r"^[-+]?\d*\.?\d+%$";
 const NAME: &str = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$";
 
@@ -83,6 +84,7 @@ fn shape(shape: &Shape, defs: &mut Map<String, Value>) -> Value {
         Shape::Duration => pattern(DURATION),
         Shape::Size => pattern(SIZE),
         Shape::Percent | Shape::Share => pattern(PERCENT),
+        Shape::Margin => pattern(MARGIN),
         Shape::Rate => json!({"type": ["string", "number"], "pattern": PERCENT}),
         Shape::Number => json!({"type": "number"}),
         Shape::Integer(least, most) if *most == i64::MAX => json!({"type": "integer", "minimum": least}),

@@ -74,6 +74,8 @@ pub(super) enum Shape {
     Duration,
     Size,
     Percent,
+    /// A percentage, or a difference in percentage points.
+    Margin,
     /// A percentage or a number.
     Rate,
     Share,
@@ -112,6 +114,7 @@ impl Shape {
             Shape::Duration => "a duration",
             Shape::Size => "a size",
             Shape::Percent | Shape::Share => "a percentage",
+            Shape::Margin => "a percentage or points",
             Shape::Rate => "a percentage or a number",
             Shape::Number => "a number",
             Shape::Integer(..) => "a whole number",

@@ -14,7 +14,7 @@ use crate::domain::expr::Template;
 
 pub use command::{Evaluate, Limits, Outputs, Pick, Run, StdoutMetric};
 pub use compare::{
-    BLOCK_COMPLETE_AFTER, Compare, CompareRule, HoldTraffic, OnInconclusive, OnlineMetric, Role,
+    BLOCK_COMPLETE_AFTER, Compare, CompareRule, HoldTraffic, Margin, OnInconclusive, OnlineMetric, Role,
     WhenUnderpowered,
 };
 pub use data::{ColumnType, Expectations, Fetch, Newest, OnStale, RowBounds, Source};

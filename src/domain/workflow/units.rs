@@ -97,12 +97,18 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     size.ok_or_else(|| "is larger than refit can count".to_owned())
 }
 
+/// A difference of rates in percentage points, as a fraction: `0.2pp` is 0.002; above 0 and below 100.
+pub fn parse_points(text: &str) -> Result<f64, String> {
+    decimal(text.strip_suffix("pp"))
+        .map(|points| points / 100.0)
+        .filter(|points| *points > 0.0 && *points < 1.0)
+        .ok_or_else(|| "write points above 0pp and below 100pp, such as `0.2pp`".to_owned())
+}
+
 /// A percentage as a fraction: `5%` is 0.05; may be negative.
 pub fn parse_percent(text: &str) -> Result<f64, String> {
     if text.ends_with("pp") {
-        return Err("differences in points (`pp`) are not available yet in this version of refit; \
-                    write a percentage of the other value"
-            .to_owned());
+        return Err("write a percentage; points (`pp`) are for the margin of a canary's rates".to_owned());
     }
     decimal(text.strip_suffix('%'))
         .map(|percent| percent / 100.0)
@@ -189,6 +195,10 @@ mod tests {
         assert_eq!(parse_percent("5"), Err("write a percentage, such as `5%`".to_owned()));
         for text in ["", "%", "NaN%", "inf%", "1e3%", "5 %", "0.5pp"] {
             assert!(parse_percent(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_points("0.2pp"), Ok(0.002));
+        for text in ["", "pp", "0pp", "-1pp", "100pp", "0.2%", "0.2", "NaNpp", "1e1pp", "1 pp"] {
+            assert!(parse_points(text).is_err(), "{text}");
         }
         assert_eq!(parse_share("10%"), Ok(BasisPoints(1_000)));
         assert_eq!(parse_share("0.01%"), Ok(BasisPoints(1)));

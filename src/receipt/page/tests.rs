@@ -9,7 +9,7 @@ use crate::domain::receipt::{
 };
 use crate::domain::release::{Assignment, CanaryServed, ReleaseActor, Served};
 use crate::domain::workflow::Mode;
-use crate::domain::workflow::step::OnlineMetric;
+use crate::domain::workflow::step::{Margin, OnlineMetric};
 use crate::domain::workflow::units::BasisPoints;
 
 fn at(text: &str) -> Timestamp {
@@ -50,7 +50,7 @@ fn rolled_back() -> Receipt {
         log_e_worse: 9.3,
         log_e_not_worse: -4.1,
         limit_not_worse: 20f64.ln(),
-        margin: 1.5,
+        margin: Margin::Ratio(1.5),
         odds_ratio: Some((4.2, 31.5)),
         dispersion: Some(1.0),
         slow_above_ms: None,

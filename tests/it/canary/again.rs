@@ -36,7 +36,11 @@ impl World {
 /// Two stages, a rule on errors and one on blocks of truth whose scale comes from before the canary.
 #[tokio::test]
 async fn a_recorded_canary_is_rolled_back_again_at_the_same_look() {
-    let of = |metric, margin| CompareRule { margin, acceptable_below: Some(1e-6), ..CompareRule::of(metric) };
+    let of = |metric, ratio| CompareRule {
+        margin: Margin::Ratio(ratio),
+        acceptable_below: Some(1e-6),
+        ..CompareRule::of(metric)
+    };
     let rules = Compare {
         rules: vec![of(OnlineMetric::ErrorRate, 1.5), of(OnlineMetric::AbsError, 1.1)],
         ..Compare::without_rules()

@@ -31,7 +31,14 @@ struct Story {
 fn rules() -> impl Strategy<Value = Vec<CompareRule>> {
     let of = |metric: OnlineMetric| {
         let acceptable = if metric == OnlineMetric::AbsError { 20.0 } else { 0.3 };
-        let limits = (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1..=3_u8), 1.2..8.0_f64);
+        let ratio = (1.2..8.0_f64).prop_map(Margin::Ratio);
+        let margin = match metric {
+            OnlineMetric::ErrorRate | OnlineMetric::LatencySlowShare => {
+                prop_oneof![ratio, (0.01..0.2_f64).prop_map(|points| Margin::Points { points })].boxed()
+            }
+            OnlineMetric::AbsError => ratio.boxed(),
+        };
+        let limits = (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1..=3_u8), margin);
         limits.prop_map(move |(floor, guard, observes, weight, margin)| CompareRule {
             margin,
             acceptable_below: floor.then_some(acceptable),

@@ -51,8 +51,8 @@ pub struct CompareRule {
     pub at: Position,
     /// The online metric.
     pub metric: OnlineMetric,
-    /// Non-inferiority margin as a ratio of rates; `x % worse` is `1 + x`.
-    pub margin: f64,
+    /// How much worse the canary must be shown not to be.
+    pub margin: Margin,
     /// A canary whose upper bound is below this is acceptable whatever the ratio.
     pub acceptable_below: Option<f64>,
     /// The canary's rate must not exceed this, whatever the stable arm does.
@@ -67,19 +67,48 @@ pub struct CompareRule {
     pub role: Role,
 }
 
+/// How much worse than the stable version's a canary's rate or error must be shown not to be: a non-inferiority margin.
+///
+/// In JSON a ratio is a number, and points are `{"points": 0.002}`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Margin {
+    /// A ratio of rates or errors, above 1: `x % worse` is `1 + x`.
+    Ratio(f64),
+    /// A difference of rates.
+    Points {
+        /// Between 0 and 1: `0.2pp` is 0.002.
+        points: f64,
+    },
+}
+
+impl Margin {
+    /// The ratio that counts where nothing is said.
+    pub fn usual(metric: OnlineMetric) -> f64 {
+        match metric {
+            OnlineMetric::ErrorRate => 1.5,
+            OnlineMetric::LatencySlowShare => 2.0,
+            OnlineMetric::AbsError => 1.1,
+        }
+    }
+
+    /// The ratio, of a margin that is one.
+    pub fn ratio(self) -> Option<f64> {
+        match self {
+            Margin::Ratio(ratio) => Some(ratio),
+            Margin::Points { .. } => None,
+        }
+    }
+}
+
 impl CompareRule {
     /// What is asked of a metric that is named and nothing else: a margin of 50 % for errors, 100 % for
     /// slow requests, 10 % for prediction errors.
     pub fn of(metric: OnlineMetric) -> Self {
-        let margin = match metric {
-            OnlineMetric::ErrorRate => 1.5,
-            OnlineMetric::LatencySlowShare => 2.0,
-            OnlineMetric::AbsError => 1.1,
-        };
         Self {
             at: Position::default(),
             metric,
-            margin,
+            margin: Margin::Ratio(Margin::usual(metric)),
             acceptable_below: None,
             never_above: None,
             label_horizon: Duration::ZERO,

@@ -48,9 +48,9 @@ fn the_first_workflow_has_no_warnings() {
     assert_eq!(canary.stages, [Stage { share: BasisPoints(1000), min_time: Duration::ZERO }]);
     let compare = workflow.step(&"compare".parse().expect("id")).expect("compare");
     let StepKind::Compare(compare) = &compare.kind else { panic!("compare") };
-    assert_eq!(compare.rules[0].margin, 1.5);
+    assert_eq!(compare.rules[0].margin, Margin::Ratio(1.5));
     assert_eq!(compare.rules[0].acceptable_below, Some(0.05));
-    assert_eq!(compare.rules[1].margin, 2.0);
+    assert_eq!(compare.rules[1].margin, Margin::Ratio(2.0));
     assert_eq!((compare.alpha, compare.beta), (0.02, 0.05));
 }
 
@@ -122,7 +122,7 @@ fn every_key_is_read() {
     canary None ["publish"] None 1200s [] 5x1s Canary { target: TargetName("prod"), stages: [Stage { share: BasisPoints(100), min_time: 0ns }, Stage { share: BasisPoints(1000), min_time: 3600s }], compare: Some(StepId("compare")), max_look_gap: Some(900s) }
     wait None ["canary"] None 1200s [] 5x1s 3600s Some("canary.verdict == 'pass'") Some(86400s) Some("canary.verdict in ['fail', 'error']")
     shadow None ["wait"] None 1200s [] 5x1s 7200s Some("canary.verdict != 'inconclusive'") Some(864000s) None 1800s "./predict" None [] Limits { memory: None, log: None, output: None } 10s [] false None
-    compare None ["shadow"] None 1200s [] 5x1s RollBack Hold 259200s Zero [(ErrorRate, 1.3, Some(0.05), Some(0.2), 0ns, Gating), (AbsError, 1.1, Some(12.5), None, 21600s, Observe)] 0.01 0.1 [Some(0.75), Some(0.25)]
+    compare None ["shadow"] None 1200s [] 5x1s RollBack Hold 259200s Zero [(ErrorRate, Points { points: 0.003 }, Some(0.05), Some(0.2), 0ns, Gating), (AbsError, Ratio(1.1), Some(12.5), None, 21600s, Observe)] 0.01 0.1 [Some(0.75), Some(0.25)]
     approve None ["compare"] None 1200s [] 5x1s Some("${{ model }}?") Some(172800s)
     promote None ["approve"] None 1200s [] 5x1s Promote { target: Some(TargetName("prod")), bake: Some(21600s) }
     http None ["promote"] None 1200s [] 5x1s POST https://example.com/hook ["a"] Some("{\"m\": \"${{ model }}\"}") [200, 204]

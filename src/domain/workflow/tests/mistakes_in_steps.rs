@@ -77,7 +77,7 @@ fn mistakes_in_steps() {
         ),
         (
             "compare",
-            "- { uses: compare, with: { when_underpowered: replay, alpha: 2, rules: [{ metric: error_rate, worse_by_at_most: 0.5pp }, { metric: errors }] } }",
+            "- { uses: compare, with: { when_underpowered: replay, alpha: 2, rules: [{ metric: error_rate, worse_by_at_most: 120pp }, { metric: errors }, { metric: abs_error, worse_by_at_most: 5pp }] } }",
         ),
         (
             "compare-2",
@@ -216,8 +216,9 @@ fn mistakes_in_steps() {
     4:5 error: `compare` has no canary to compare (put it after a `canary` step)
     4:5 warning: `compare` replays inputs, and there is no command to do it with (add a `shadow` step with a predict command; without one a human is asked at once)
     4:64 error: `alpha` is a probability above 0 and below 0.5
-    4:115 error: `worse_by_at_most` cannot be `0.5pp` (differences in points (`pp`) are not available yet in this version of refit; write a percentage of the other value)
+    4:115 error: `worse_by_at_most` cannot be `120pp` (write points above 0pp and below 100pp, such as `0.2pp`)
     4:134 error: `metric` cannot be `errors` (choose one of: error_rate, latency_slow_share, abs_error)
+    4:183 error: `worse_by_at_most` of `abs_error` is a percentage (points are of rates; a prediction error has none: write one such as `10%`)
     [compare-2]
     4:5 error: `compare` has no canary to compare (put it after a `canary` step)
     4:37 error: `alpha` is a probability above 0 and below 0.5
