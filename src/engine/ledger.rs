@@ -154,7 +154,7 @@ impl RunLedger {
         reason: String,
     ) -> Result<Because, StepError> {
         if let Some((canary, why)) = superseded {
-            let (engine, reason) = (&self.engine, format!("{reason}; {} is {why}", canary.version));
+            let (engine, reason) = (&self.engine, format!("{reason}; {} goes: {why}", canary.version));
             return through_outage!(self, engine.because_of(canary, &reason));
         }
         Ok(Because {

@@ -8,7 +8,7 @@ use super::because::configuration;
 use crate::domain::because::{Because, Evidence};
 use crate::domain::canary::CanaryState;
 use crate::domain::release::{Assignment, ReleaseActor};
-use crate::domain::run::{CancelRequest, Intent, IntentState, Run, Undo};
+use crate::domain::run::{Intent, IntentState, Outcome, Run, Undo};
 use crate::steps::canary::unknown_target;
 use crate::steps::context::StepError;
 use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
@@ -88,13 +88,26 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
 
 /// Why the run's effects are taken back.
 fn why(run: &Run) -> String {
-    match (&run.cancel, &run.reason) {
-        (Some(CancelRequest { actor, reason: Some(reason), .. }), _) => {
-            format!("{actor} cancelled its run: {reason}")
-        }
-        (Some(CancelRequest { actor, reason: None, .. }), _) => format!("{actor} cancelled its run"),
-        (None, Some(reason)) => format!("its run did not get to its end: {reason}"),
-        (None, None) => "its run did not get to its end".to_owned(),
+    let (ended, because) = match (&run.cancel, run.outcome) {
+        (Some(cancel), _) => (format!("{} cancelled its run", cancel.actor), &cancel.reason),
+        (None, Some(Outcome::Rejected)) => ("its run was rejected".to_owned(), &run.reason),
+        (None, Some(Outcome::Failed)) => ("its run failed".to_owned(), &run.reason),
+        (
+            None,
+            Some(
+                Outcome::Succeeded
+                | Outcome::Promoted
+                | Outcome::RolledBack
+                | Outcome::Skipped
+                | Outcome::Cancelled
+                | Outcome::CancelledAfterPromotion,
+            )
+            | None,
+        ) => ("its run ended".to_owned(), &run.reason),
+    };
+    match because {
+        Some(because) => format!("{ended}: {because}"),
+        None => ended,
     }
 }
 

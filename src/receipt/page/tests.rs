@@ -196,7 +196,7 @@ fn promoted_by_hand() -> ChangeReceipt {
     let mut receipt = ChangeReceipt {
         headline: ChangeReceipt::headline_of((&model, &target), Some(&before), &after),
         reason: "the errors are of one client".to_owned(),
-        at: at("2026-11-22T05:00:00Z"),
+        at: at("2026-11-22T05:45:00Z"),
         actor: ReleaseActor::Human { name: "sam".to_owned() },
         model,
         target,

@@ -205,7 +205,7 @@ async fn taking_a_canary_back_keeps_the_evidence_whoever_does_it() {
         let superseded = newest(&engine).await;
         is_about(&engine, &superseded, run).await;
         let says = format!(
-            "the canary begins: 5 gets 10 % of the traffic beside 1; 4 is superseded by a newer version of run {next}"
+            "the canary begins: 5 gets 10 % of the traffic beside 1; 4 goes: superseded by a newer version of run {next}"
         );
         assert_eq!(superseded.reason, says);
 
