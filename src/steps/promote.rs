@@ -324,6 +324,15 @@ async fn withdraw(
     rolled_back(ctx, started, reason).await
 }
 
+/// The end of the run, if its canary was taken back while another step waited for something else.
+pub(super) async fn taken_back(ctx: &StepContext<'_>) -> Result<Option<StepResult>, StepError> {
+    let Some((_, started)) = ctx.latest_output::<CanaryOutput>() else { return Ok(None) };
+    match ctx.ledger.canary().await?.filter(|canary| canary.state == CanaryState::RolledBack) {
+        Some(canary) => rolled_back(ctx, &started, canary.reason).await.map(Some),
+        None => Ok(None),
+    }
+}
+
 async fn rolled_back(
     ctx: &StepContext<'_>,
     started: &CanaryOutput,
