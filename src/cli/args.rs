@@ -317,6 +317,14 @@ pub struct Receipt {
     /// A run, the beginning or end of its id, or `last`.
     #[arg(default_value = "last")]
     pub run: String,
+    /// How it is written.
+    #[command(flatten)]
+    pub paper: Paper,
+}
+
+/// How a receipt is written.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Paper {
     /// A page for a browser; Markdown when not given.
     #[arg(long)]
     pub html: bool,

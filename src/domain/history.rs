@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
+use super::because::Evidence;
 use super::id::{Generation, ModelName, TargetName, VersionName};
 use super::release::{Assignment, ReleaseActor};
 
@@ -44,6 +45,10 @@ pub enum Change {
         generation: Generation,
         /// What is served since.
         assignment: Box<Assignment>,
+        /// What was known of the canary it is about.
+        evidence: Option<Evidence>,
+        /// SHA-256 of the workflow that canary is judged under, in lower-case hex.
+        configuration: Option<String>,
     },
     /// A version.
     Version {
@@ -73,7 +78,7 @@ impl fmt::Display for Change {
     /// In a few words.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Change::Release { target, generation, assignment } => {
+            Change::Release { target, generation, assignment, .. } => {
                 write!(f, "{target} serves ")?;
                 match &assignment.champion {
                     Some(champion) => write!(f, "{}", champion.version)?,

@@ -2,6 +2,7 @@
 //! them next. Pure: no IO, no clock, nothing of the rest of the crate; time is
 //! always an argument.
 
+pub mod because;
 pub mod canary;
 pub mod event;
 pub mod evidence;

@@ -2,10 +2,14 @@
 //! how much evidence, and what the decision does not promise. Whoever reads it
 //! a year later needs nothing else.
 
+mod change;
+
 use serde::Serialize;
 use serde_json::Value;
 
+pub use self::change::{ChangeReceipt, ScoredVersion};
 use super::Timestamp;
+use super::because::Evidence;
 use super::canary::{CanaryRecord, CanaryState, CanaryView};
 use super::gate::RuleResult;
 use super::id::{ModelName, RunId, StepId, TargetName, VersionName, WorkflowName};
@@ -184,6 +188,10 @@ pub struct Change {
     pub who: String,
     /// Why.
     pub why: String,
+    /// What was known of the canary it is about, when it was done.
+    pub evidence: Option<Evidence>,
+    /// SHA-256 of the workflow that canary is judged under, in lower-case hex.
+    pub configuration: Option<String>,
 }
 
 /// What to have, and to type, to come to the same numbers.

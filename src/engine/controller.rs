@@ -17,6 +17,7 @@ use super::release::ReleaseError;
 use super::reread::Choice;
 use super::{Engine, boards, notices};
 use crate::domain::Timestamp;
+use crate::domain::because::Because;
 use crate::domain::canary::{CanaryRecord, CanaryState, Decision, Trouble, look};
 use crate::domain::id::{CanaryId, ModelName, RunId, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor};
@@ -87,6 +88,7 @@ impl Engine {
             };
             told = self.alerts(before, key, json!({"reason": why, "todo": todo})).await?;
         }
+        let is_foreseen = looked.forecast.is_some();
         if let Some(forecast) = &looked.forecast {
             tracing::info!(canary.id = %before.id, run.id = %before.run,
                 "{} of `{}` is on canary: {}", before.version, before.model, forecast.sentence);
@@ -98,14 +100,16 @@ impl Engine {
                         self.end_bake(&after, now).await?;
                     }
                     self.renew(before, &release, now).await?;
+                    if is_foreseen {
+                        self.went_on(before).await?;
+                    }
                 }
             }
-            Decision::Shift { stage } => {
+            Decision::Shift { stage, reason } => {
                 // The release first: the stage is recorded from what the release says, also by the next look.
                 let share = after.stages.get(stage).map_or(BasisPoints(0), |stage| stage.share);
-                let shifted =
-                    self.set_share(before, &release, share, &format!("stage {}", stage + 1)).await?;
-                if let Some(release) = shifted {
+                let because = self.because_of(&after, &reason).await?;
+                if let Some(release) = self.set_share(before, &release, share, because).await? {
                     after.stage = stage;
                     after.stage_since = release.updated_at;
                     after.generation = release.generation;
@@ -118,8 +122,9 @@ impl Engine {
             }
             Decision::StopTraffic { reason } => {
                 told.extend(self.alerts(before, "traffic-stopped", json!({"reason": reason})).await?);
+                let because = self.because_of(&after, &reason).await?;
                 if self.save(before, &after, &told).await?
-                    && let Some(release) = self.set_share(before, &release, BasisPoints(0), &reason).await?
+                    && let Some(release) = self.set_share(before, &release, BasisPoints(0), because).await?
                 {
                     self.show_or_leave(&release).await;
                 }
@@ -160,7 +165,7 @@ impl Engine {
         canary: &CanaryRecord,
         release: &Release,
         share: BasisPoints,
-        why: &str,
+        because: Because,
     ) -> Result<Option<Release>, StoreError> {
         let mut assignment = release.desired.clone();
         let Some(served) = &mut assignment.canary else { return Ok(None) };
@@ -169,7 +174,8 @@ impl Engine {
         }
         served.basis_points = share;
         served.valid_until = self.clock.now() + CANARY_VALIDITY;
-        let write = ReleaseWrite { owner: release.owner, ..self.change(canary, release, assignment, why) };
+        let write =
+            ReleaseWrite { owner: release.owner, ..self.change(canary, release, assignment, because) };
         match self.store.write_release(write).await? {
             ReleaseWritten::Made(release) => Ok(Some(release)),
             ReleaseWritten::Moved(_)
@@ -209,10 +215,11 @@ impl Engine {
                     (Assignment { canary: None, ..release.desired.clone() }, reason.to_owned())
                 }
             };
+            let because = self.because_of(canary, &reason).await?;
             let write = ReleaseWrite {
                 ends_canary: Some((canary.id, reason.clone())),
                 marks_bad: Some(canary.version.clone()),
-                ..self.change(canary, &release, assignment, &reason)
+                ..self.change(canary, &release, assignment, because)
             };
             match self.store.write_release(write).await? {
                 ReleaseWritten::Made(release) => {
@@ -246,7 +253,7 @@ impl Engine {
         canary: &CanaryRecord,
         release: &Release,
         assignment: Assignment,
-        why: &str,
+        because: Because,
     ) -> ReleaseWrite {
         ReleaseWrite {
             model: canary.model.clone(),
@@ -255,7 +262,7 @@ impl Engine {
             assignment,
             owner: None,
             actor: ReleaseActor::Controller { run: canary.run },
-            reason: why.to_owned(),
+            because,
             at: self.clock.now(),
             by_run: None,
             ends_canary: None,

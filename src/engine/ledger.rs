@@ -9,11 +9,13 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::because::configuration;
 use super::body::Input;
 use super::release::Back;
 use super::reread::Choice;
 use super::retention::Deletion;
 use super::{Engine, notices};
+use crate::domain::because::{Because, Evidence};
 use crate::domain::canary::{CanaryRecord, CanaryState, Foreseen, Looks, Ripening};
 use crate::domain::evidence::{PairedError, ScoredRows};
 use crate::domain::freeze::Freeze;
@@ -92,7 +94,7 @@ impl RunLedger {
     }
 
     /// Somebody else's canary is out: one that is held gives way to a newer version, any other is respected.
-    async fn superseded(&self, change: &ReleaseChange) -> Result<Option<(CanaryId, String)>, StepError> {
+    async fn superseded(&self, change: &ReleaseChange) -> Result<Option<(CanaryRecord, String)>, StepError> {
         let store = &self.engine.store;
         let model = &self.run.model;
         let current = through_outage!(self, store.release(model, &change.target))?;
@@ -105,7 +107,7 @@ impl RunLedger {
         let canary = through_outage!(self, store.canary_of(owner))?;
         match (holder, canary) {
             (Some(holder), Some(canary)) if holder.status == RunStatus::Held => {
-                Ok(Some((canary.id, format!("superseded by a newer version of run {}", self.run.id))))
+                Ok(Some((canary, format!("superseded by a newer version of run {}", self.run.id))))
             }
             (Some(holder), _) if holder.status != RunStatus::Finished => Err(StepError::permanent(format!(
                 "another canary of `{model}` is out on `{}`: run {owner}",
@@ -113,7 +115,7 @@ impl RunLedger {
             ))
             .hint(format!("wait for it, or end it with `refit run cancel {owner}`"))),
             // Its run is gone; what it left is taken over.
-            (_, canary) => Ok(canary.map(|canary| (canary.id, "its run is gone".to_owned()))),
+            (_, canary) => Ok(canary.map(|canary| (canary, "its run is gone".to_owned()))),
         }
     }
 
@@ -145,6 +147,23 @@ impl RunLedger {
             ended_at: None,
             extensions: vec![],
         }
+    }
+
+    /// `reason` to change a release, with the canary it is about: the one that gives way to it, else this run's.
+    async fn because(
+        &self,
+        superseded: Option<&(CanaryRecord, String)>,
+        reason: String,
+    ) -> Result<Because, StepError> {
+        if let Some((canary, why)) = superseded {
+            let (engine, reason) = (&self.engine, format!("{reason}; {} goes: {why}", canary.version));
+            return through_outage!(self, engine.because_of(canary, &reason));
+        }
+        Ok(Because {
+            reason,
+            evidence: self.own_canary().await?.as_ref().map(Evidence::of),
+            configuration: Some(configuration(&self.run.definition)),
+        })
     }
 
     async fn own_canary(&self) -> Result<Option<CanaryRecord>, StepError> {
@@ -251,7 +270,7 @@ impl Ledger for RunLedger {
     }
 
     async fn change_release(&self, change: ReleaseChange) -> Result<Release, ReleaseRefused> {
-        let ends_canary = match change.kind {
+        let superseded = match change.kind {
             ReleaseChangeKind::SetCanary => self.superseded(&change).await?,
             ReleaseChangeKind::Promote | ReleaseChangeKind::Withdraw => None,
         };
@@ -273,11 +292,7 @@ impl Ledger for RunLedger {
             ReleaseChangeKind::SetCanary | ReleaseChangeKind::Promote => None,
         };
         let detail = serde_json::json!({"target": change.target, "generation": change.expected.next()});
-        let reason = match change.kind {
-            ReleaseChangeKind::SetCanary => "canary",
-            ReleaseChangeKind::Promote => "promotion",
-            ReleaseChangeKind::Withdraw => "withdrawal of the canary",
-        };
+        let because = self.because(superseded.as_ref(), change.reason).await?;
         let write = ReleaseWrite {
             model: self.run.model.clone(),
             target: change.target.clone(),
@@ -285,7 +300,7 @@ impl Ledger for RunLedger {
             owner: change.assignment.canary.as_ref().map(|_| self.run.id),
             assignment: change.assignment.clone(),
             actor: ReleaseActor::Run { run: self.run.id },
-            reason: format!("{reason} of run {}", self.run.id),
+            because,
             at: self.engine.clock.now(),
             by_run: Some(ReleaseWriteByRun {
                 run: self.run.id,
@@ -293,7 +308,7 @@ impl Ledger for RunLedger {
                 intent: self.intent(change.operation, detail, undo),
                 promotes: change.kind == ReleaseChangeKind::Promote,
             }),
-            ends_canary,
+            ends_canary: superseded.map(|(canary, why)| (canary.id, why)),
             marks_bad,
             heeds_freeze: change.heeds_freeze,
         };
@@ -321,7 +336,8 @@ impl Ledger for RunLedger {
     async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError> {
         let actor = ReleaseActor::Run { run: self.run.id };
         let (engine, model, back) = (&self.engine, &self.run.model, to.map(Back::to));
-        let done = engine.decide_rollback(model, target, back, actor.clone(), "a rollback step").await?;
+        let reason = format!("step `{}` of workflow {} rolls back", self.step, self.run.workflow);
+        let done = engine.decide_rollback(model, target, back, actor.clone(), &reason).await?;
         // With only a canary dropped, nobody gets what was not served before.
         if done.changes_champion {
             let choice = if to.is_some() { Choice::Named } else { Choice::Free };

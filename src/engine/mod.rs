@@ -9,12 +9,14 @@
 //! * `undo`: takes outside effects back, in reverse
 //! * `controller`: watches canaries; `pull`: fetches their evidence; `reconcile`: compares releases with their hosts
 //! * `pause`: whether a workflow is started by itself
+//! * `because`: what is kept with a change of a release: why, and what was known
 //! * `retention`: deletes versions that nothing needs; `pruning`: old evidence, once a day
 //! * `release`: changes of releases that no step makes: human, controller, undo; `by_hand`: promotions by people
 //! * `boards`: messages that follow runs
 //! * `notices`: who is told what; `situation`: how things stand when they are told
 
 pub mod activation;
+pub mod because;
 mod boards;
 pub mod body;
 pub mod by_hand;

@@ -137,7 +137,7 @@ impl Engine {
         observed: Option<Observed>,
         history: &[ReleaseAudit],
     ) -> Result<bool, ReleaseError> {
-        let reason = "the host was changed by hand";
+        let reason = format!("`{}` was changed by hand: its canary is taken off it", release.target);
         let run = release.owner.or_else(|| history.first().and_then(|change| run_of(&change.actor)));
         let mut current = release.clone();
         if current.desired.canary.is_some() {
@@ -146,7 +146,7 @@ impl Engine {
                 Some(run) => ReleaseActor::Controller { run },
                 None => ReleaseActor::Human { name: "somebody at the host".to_owned() },
             };
-            match self.replace(&current, assignment, DuringFreeze::Made, &actor, reason, None).await? {
+            match self.replace(&current, assignment, DuringFreeze::Made, &actor, &reason, None).await? {
                 Some(release) => current = release,
                 // Somebody was faster: the next look compares with what they wrote.
                 None => return Ok(false),

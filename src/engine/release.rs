@@ -351,7 +351,7 @@ impl Engine {
                 assignment,
                 owner: None,
                 actor: actor.clone(),
-                reason: reason.to_owned(),
+                because: self.because(current, reason).await?,
                 at: self.clock.now(),
                 by_run: None,
                 ends_canary: ended.map(|canary| (canary, reason.to_owned())),

@@ -61,7 +61,7 @@ pub(super) async fn facts(
         facts.insert("todo".to_owned(), json!(todo));
     }
     let next = match moment {
-        Moment::CanaryStarted => Ok(watching(workflow)),
+        Moment::CanaryStarted => on_canary(engine, run, workflow).await,
         Moment::Promoted
         | Moment::Rejected
         | Moment::RolledBack
@@ -254,6 +254,15 @@ fn todo(run: &Run, attempts: &[Attempt], moment: Moment) -> Option<String> {
         | Moment::Message
         | Moment::Alert => None,
     }
+}
+
+/// How long the canary is watched, and what that can show, once the traffic before it was read.
+async fn on_canary(engine: &Engine, run: &Run, workflow: &Workflow) -> Result<Option<String>, StoreError> {
+    let canary = engine.store.canary_of(run.id).await?;
+    let forecast = canary.and_then(|canary| canary.view().forecast);
+    let said = [watching(workflow), forecast.map(|forecast| format!("by the traffic before it, {forecast}"))];
+    let said: Vec<String> = said.into_iter().flatten().collect();
+    Ok((!said.is_empty()).then(|| said.join("; ")))
 }
 
 /// How long a canary is watched before it is decided on.

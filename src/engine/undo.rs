@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::because::configuration;
+use crate::domain::because::{Because, Evidence};
 use crate::domain::canary::CanaryState;
 use crate::domain::release::{Assignment, ReleaseActor};
-use crate::domain::run::{Intent, IntentState, Run, Undo};
+use crate::domain::run::{Intent, IntentState, Outcome, Run, Undo};
 use crate::steps::canary::unknown_target;
 use crate::steps::context::StepError;
 use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
@@ -29,9 +31,14 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                         .as_ref()
                         .is_some_and(|canary| &canary.served.version == version);
                 let release = if ours {
-                    let reason = format!("undo of run {}", run.id);
+                    let reason = why(run);
                     let canary = engine.store.canary_of(run.id).await?;
                     let live = canary.filter(|canary| canary.state == CanaryState::Watching);
+                    let because = Because {
+                        reason: reason.clone(),
+                        evidence: live.as_ref().map(Evidence::of),
+                        configuration: Some(configuration(&run.definition)),
+                    };
                     let write = ReleaseWrite {
                         model: model.clone(),
                         target: target.clone(),
@@ -39,7 +46,7 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                         assignment: Assignment { canary: None, ..release.desired.clone() },
                         owner: None,
                         actor: ReleaseActor::Undo { run: run.id },
-                        reason: reason.clone(),
+                        because,
                         at: engine.clock.now(),
                         by_run: Some(ReleaseWriteByRun {
                             run: run.id,
@@ -80,6 +87,31 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                 return Ok(());
             }
         }
+    }
+}
+
+/// Why the run's effects are taken back.
+fn why(run: &Run) -> String {
+    let (ended, because) = match (&run.cancel, run.outcome) {
+        (Some(cancel), _) => (format!("{} cancelled its run", cancel.actor), &cancel.reason),
+        (None, Some(Outcome::Rejected)) => ("its run was rejected".to_owned(), &run.reason),
+        (None, Some(Outcome::Failed)) => ("its run failed".to_owned(), &run.reason),
+        (
+            None,
+            Some(
+                Outcome::Succeeded
+                | Outcome::Promoted
+                | Outcome::RolledBack
+                | Outcome::Skipped
+                | Outcome::Cancelled
+                | Outcome::CancelledAfterPromotion,
+            )
+            | None,
+        ) => ("its run ended".to_owned(), &run.reason),
+    };
+    match because {
+        Some(because) => format!("{ended}: {because}"),
+        None => ended,
     }
 }
 

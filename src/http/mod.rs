@@ -215,6 +215,7 @@ fn app(api: Arc<Api>, access: Access) -> Router {
         .route("/v1/runs/{id}", get(runs::show))
         .route("/v1/runs/{id}/receipt", get(receipts::show))
         .route("/v1/models/{model}/release", get(models::release))
+        .route("/v1/models/{model}/receipts/{generation}", get(receipts::show_change))
         .layer(from_fn_with_state(ANSWER_TIME, in_time));
     guarded(quick.merge(evidence).with_state(api), access)
 }

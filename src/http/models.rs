@@ -30,11 +30,7 @@ pub(super) async fn release(
 ) -> Result<Response, ApiError> {
     let model: ModelName = parsed(&model)?;
     let target: Option<TargetName> = which.target.as_deref().map(parsed).transpose()?;
-    let release = match &target {
-        Some(target) => api.engine.store.release(&model, target).await?,
-        None => only(api.engine.store.releases(Some(&model)).await?)?,
-    };
-    let Some(release) = release else {
+    let Some(release) = find(&api, &model, target.as_ref()).await? else {
         let place = target.map(|target| format!(" on `{target}`")).unwrap_or_default();
         return Err(ApiError::not_found(
             format!("`{model}` has no release{place}"),
@@ -44,6 +40,18 @@ pub(super) async fn release(
     let document = serde_json::to_vec(&release.document(api.engine.store.instance()));
     let document = document.map_err(|error| ApiError::Broken(error.to_string()))?;
     Ok(answer(document, &headers))
+}
+
+/// The release of a model that is meant: the only one, unless its target is named.
+pub(super) async fn find(
+    api: &Api,
+    model: &ModelName,
+    target: Option<&TargetName>,
+) -> Result<Option<Release>, ApiError> {
+    match target {
+        Some(target) => Ok(api.engine.store.release(model, target).await?),
+        None => only(api.engine.store.releases(Some(model)).await?),
+    }
 }
 
 fn only(mut releases: Vec<Release>) -> Result<Option<Release>, ApiError> {

@@ -1,4 +1,5 @@
-//! `/v1/runs/{id}/receipt`: what a run decided, as JSON, HTML or Markdown.
+//! `/v1/runs/{id}/receipt` and `/v1/models/{model}/receipts/{generation}`: what a run decided and what a change did,
+//! as JSON, HTML or Markdown.
 
 use std::sync::Arc;
 
@@ -6,12 +7,15 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 
 use super::Api;
 use super::error::ApiError;
-use super::runs;
+use super::request::{Asked, parsed};
+use super::{models, runs};
+use crate::domain::id::{Generation, ModelName};
 use crate::receipt;
-use crate::receipt::page::Pages;
+use crate::receipt::page::{Page, Pages};
 
 /// The forms there are; the first is given to whoever wants none of them, or all alike.
 const FORMS: [(&str, Form); 3] =
@@ -38,14 +42,48 @@ pub(super) async fn show(
         let hint = "a receipt is of a version that was promoted, rolled back, rejected or held";
         return Err(ApiError::not_found(format!("run {} decided nothing", run.id), hint));
     };
-    let form = wanted(&asked);
+    answer(&api, &receipt, &asked)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    target: Option<String>,
+}
+
+/// `GET /v1/models/{model}/receipts/{generation}`.
+pub(super) async fn show_change(
+    State(api): State<Arc<Api>>,
+    Path((model, generation)): Path<(String, String)>,
+    Asked(which): Asked<Which>,
+    asked: HeaderMap,
+) -> Result<Response, ApiError> {
+    let model: ModelName = parsed(&model)?;
+    let target = which.target.as_deref().map(parsed).transpose()?;
+    let store = api.engine.store.as_ref();
+    let release = models::find(&api, &model, target.as_ref()).await?;
+    let receipt = match (release, generation.parse().map(Generation)) {
+        (Some(release), Ok(generation)) => {
+            receipt::of_change(store, &model, &release.target, generation).await?
+        }
+        (None, _) | (_, Err(_)) => None,
+    };
+    let Some(receipt) = receipt else {
+        let hint = "`refit model history` lists the changes of a model";
+        return Err(ApiError::not_found(format!("`{model}` has no generation {generation}"), hint));
+    };
+    answer(&api, &receipt, &asked)
+}
+
+fn answer<P: Page>(api: &Api, receipt: &P, asked: &HeaderMap) -> Result<Response, ApiError> {
+    let form = wanted(asked);
     if form == Form::Json {
         return Ok(([(header::VARY, "accept")], Json(receipt)).into_response());
     }
     let pages = Pages::new(api.engine.settings.templates.as_deref());
     let page = pages.and_then(|pages| match form {
-        Form::Html => pages.html(&receipt),
-        Form::Markdown | Form::Json => pages.markdown(&receipt),
+        Form::Html => pages.html(receipt),
+        Form::Markdown | Form::Json => pages.markdown(receipt),
     });
     let page = page.map_err(|error| ApiError::Broken(error.to_string()))?;
     let kind = if form == Form::Html { "text/html; charset=utf-8" } else { "text/markdown; charset=utf-8" };

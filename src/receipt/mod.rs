@@ -1,10 +1,12 @@
 //! Receipts: what a run decided and on which evidence, gathered from what the
 //! database kept. `page` writes it for people.
 
+mod change;
 pub mod page;
 
 use serde_json::Value;
 
+pub use self::change::of as of_change;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryRecord;
 use crate::domain::history::{self, HistoryEntry};
@@ -17,7 +19,7 @@ use crate::domain::run::{Attempt, AttemptState, Outcome, Run, RunStatus};
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::parse;
 use crate::domain::workflow::units::format_duration;
-use crate::engine::definition_hash;
+use crate::engine::because::configuration;
 use crate::steps::approve::ApproveOutput;
 use crate::steps::canary::CanaryOutput;
 use crate::steps::fetch::FetchOutput;
@@ -79,7 +81,7 @@ pub async fn of(store: &dyn Store, run: &Run) -> Result<Option<Receipt>, StoreEr
         limits: vec![],
         reproduce: Reproduce {
             workflow_file: definition.path.clone(),
-            configuration_sha256: hex::encode(definition_hash(definition)),
+            configuration_sha256: configuration(definition),
             manifest_sha256: published.map(|published| published.manifest_sha256),
             provenance: provenance(store, run, version.as_ref()).await?,
             commands: commands(run, version.as_ref(), canary.is_some()),
@@ -173,11 +175,19 @@ fn changes(meanwhile: &[HistoryEntry], version: &VersionName) -> Vec<Change> {
             history::Change::Version { .. } => false,
         };
         if concerns || ends {
+            let (evidence, configuration) = match &entry.change {
+                history::Change::Release { evidence, configuration, .. } => {
+                    (evidence.clone(), configuration.clone())
+                }
+                history::Change::Version { .. } => (None, None),
+            };
             changes.push(Change {
                 at: entry.by.at,
                 what: entry.change.to_string(),
                 who: entry.by.actor.to_string(),
                 why: entry.by.reason.clone(),
+                evidence,
+                configuration,
             });
         }
     }

@@ -3,22 +3,49 @@
 //! same name in the directory that `[templates]` names. All of a receipt is
 //! foreign text to them.
 
+mod change;
+
 use std::path::Path;
 
 use handlebars::Handlebars;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::domain::Timestamp;
-use crate::domain::canary::{LabelsView, RuleView, UnlabelledView};
+use crate::domain::because::Evidence;
+use crate::domain::canary::{CanaryView, LabelsView, RuleView, UnlabelledView};
 use crate::domain::gate::RuleResult;
-use crate::domain::receipt::{CanaryFacts, Decision, GateFacts, Receipt};
+use crate::domain::receipt::{Decision, GateFacts, Receipt};
 use crate::domain::verdict::Verdict;
 use crate::domain::words::{count, number, steers};
 use crate::domain::workflow::step::Role;
 use crate::templates::{Prose, TemplateError, clean, engine, register, render};
 
-const HTML: &str = "receipt/page.html.hbs";
-const MARKDOWN: &str = "receipt/page.md.hbs";
+/// Templates for a browser: those of whole pages, and their parts.
+const HTML: [(&str, &str); 4] = [
+    ("receipt/page.html.hbs", include_str!("../../templates/receipt/page.html.hbs")),
+    ("receipt/change.html.hbs", include_str!("../../templates/receipt/change.html.hbs")),
+    ("receipt/canary.html.hbs", include_str!("../../templates/receipt/canary.html.hbs")),
+    ("receipt/style.css.hbs", include_str!("../../templates/receipt/style.css.hbs")),
+];
+/// The same for a ticket.
+const MARKDOWN: [(&str, &str); 3] = [
+    ("receipt/page.md.hbs", include_str!("../../templates/receipt/page.md.hbs")),
+    ("receipt/change.md.hbs", include_str!("../../templates/receipt/change.md.hbs")),
+    ("receipt/canary.md.hbs", include_str!("../../templates/receipt/canary.md.hbs")),
+];
+
+/// What has a page.
+pub trait Page: Serialize {
+    /// Its templates: for a browser, and for a ticket.
+    const TEMPLATES: [&'static str; 2];
+
+    /// What it says, in one sentence.
+    fn headline(&self) -> &str;
+
+    /// It as templates see it: numbers and times as people write them.
+    fn data(&self) -> Value;
+}
 
 /// Writes receipts.
 pub struct Pages {
@@ -36,8 +63,11 @@ impl Pages {
         html.register_escape_fn(handlebars::html_escape);
         html.register_helper("prose", Box::new(Prose { code: "<code>" }));
         markdown.register_escape_fn(markdown_text);
-        register(&mut html, HTML, include_str!("../../templates/receipt/page.html.hbs"), overrides)?;
-        register(&mut markdown, MARKDOWN, include_str!("../../templates/receipt/page.md.hbs"), overrides)?;
+        for (engine, templates) in [(&mut html, HTML.as_slice()), (&mut markdown, &MARKDOWN)] {
+            for (name, built_in) in templates {
+                register(engine, name, built_in, overrides)?;
+            }
+        }
         Ok(Self { html, markdown })
     }
 
@@ -45,16 +75,16 @@ impl Pages {
     ///
     /// # Errors
     /// A template that asks for what there is not.
-    pub fn html(&self, receipt: &Receipt) -> Result<String, TemplateError> {
-        render(&self.html, HTML, &data(receipt))
+    pub fn html<P: Page>(&self, page: &P) -> Result<String, TemplateError> {
+        render(&self.html, P::TEMPLATES[0], &clean(page.data()))
     }
 
     /// The same in Markdown.
     ///
     /// # Errors
     /// As [`Pages::html`].
-    pub fn markdown(&self, receipt: &Receipt) -> Result<String, TemplateError> {
-        render(&self.markdown, MARKDOWN, &data(receipt))
+    pub fn markdown<P: Page>(&self, page: &P) -> Result<String, TemplateError> {
+        render(&self.markdown, P::TEMPLATES[1], &clean(page.data()))
     }
 }
 
@@ -96,7 +126,18 @@ pub fn markdown_text(text: &str) -> String {
     safe
 }
 
-/// The receipt as templates see it: numbers and times as people write them.
+impl Page for Receipt {
+    const TEMPLATES: [&'static str; 2] = [HTML[0].0, MARKDOWN[0].0];
+
+    fn headline(&self) -> &str {
+        &self.headline
+    }
+
+    fn data(&self) -> Value {
+        data(self)
+    }
+}
+
 fn data(receipt: &Receipt) -> Value {
     let (label, class) = match receipt.decision {
         Decision::Promoted => ("Promoted", "good"),
@@ -104,7 +145,7 @@ fn data(receipt: &Receipt) -> Value {
         Decision::Rejected => ("Rejected", "odd"),
         Decision::Held => ("Held", "odd"),
     };
-    let data = json!({
+    json!({
         "label": label,
         "class": class,
         "headline": receipt.headline,
@@ -115,20 +156,20 @@ fn data(receipt: &Receipt) -> Value {
         })).collect::<Vec<_>>(),
         "metrics": metrics(receipt),
         "gates": receipt.gates.iter().map(gate).collect::<Vec<_>>(),
-        "canary": receipt.canary.as_ref().map(canary),
+        "canary": receipt.canary.as_ref().map(|facts| canary(&facts.view, facts.ended_at)),
         "people": receipt.people.iter().map(|person| json!({
             "name": person.name, "did": person.did, "step": person.step,
             "at": person.at.map(time), "reason": person.reason,
         })).collect::<Vec<_>>(),
         "changes": receipt.changes.iter().map(|change| json!({
             "at": time(change.at), "what": change.what, "who": change.who, "why": change.why,
+            "then": change.evidence.as_ref().and_then(Evidence::view).map(|view| view.in_short()),
         })).collect::<Vec<_>>(),
         "limits": receipt.limits,
         "reproduce": reproduce(receipt),
         "commands": receipt.reproduce.commands,
         "not_again": receipt.reproduce.not_again,
-    });
-    clean(data)
+    })
 }
 
 fn named(name: &str, value: impl Into<String>) -> Value {
@@ -206,8 +247,7 @@ fn change(fraction: f64) -> String {
     format!("{percent:.1} % {}", if fraction > 0.0 { "worse" } else { "better" })
 }
 
-fn canary(canary: &CanaryFacts) -> Value {
-    let view = &canary.view;
+fn canary(view: &CanaryView, ended_at: Option<Timestamp>) -> Value {
     let rule = |rule: &RuleView| {
         let words = rule.words(view.limit_against);
         let alone = rule.limit_alone(view.limit_against);
@@ -244,7 +284,7 @@ fn canary(canary: &CanaryFacts) -> Value {
         "champion": view.champion,
         "share": view.share.to_string(),
         "started": time(view.started_at),
-        "ended": canary.ended_at.or(view.looked_at).map(time),
+        "ended": ended_at.or(view.looked_at).map(time),
         "verdict": view.verdict.as_str(),
         "class": class,
         "reason": view.reason,

@@ -1,9 +1,12 @@
-//! `uses: approve`: a human decides.
+//! `uses: approve`: a human decides. After a canary step nobody need answer any more once the canary was taken
+//! back, and whoever promotes it by hand has answered.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::canary::CanaryOutput;
 use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
+use super::promote::{by_hand, taken_back};
 use super::wait::span;
 use crate::domain::Timestamp;
 use crate::domain::id::StepId;
@@ -20,6 +23,12 @@ pub struct ApproveOutput {
     pub approved_at: Timestamp,
     /// Why, if they said so.
     pub reason: Option<String>,
+}
+
+impl ApproveOutput {
+    fn of(signal: &Signal) -> Self {
+        Self { approved_by: signal.actor.clone(), approved_at: signal.at, reason: signal.reason.clone() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -44,7 +53,11 @@ pub fn answer<'a>(signals: &'a [Signal], step: &StepId) -> Answer<'a> {
         match &signal.kind {
             SignalKind::Approve { step: to } if to == step => return Answer::Approved(signal),
             SignalKind::Reject { step: to } if to == step => return Answer::Rejected(signal),
-            _ => {}
+            SignalKind::Approve { .. }
+            | SignalKind::Reject { .. }
+            | SignalKind::Promote
+            | SignalKind::RolledBack { .. }
+            | SignalKind::Look => {}
         }
     }
     Answer::None
@@ -63,11 +76,7 @@ pub fn refused(signal: &Signal) -> StepResult {
 /// Who approved `step`, if somebody did and nobody refused before.
 pub fn approval(signals: &[Signal], step: &StepId) -> Option<ApproveOutput> {
     match answer(signals, step) {
-        Answer::Approved(signal) => Some(ApproveOutput {
-            approved_by: signal.actor.clone(),
-            approved_at: signal.at,
-            reason: signal.reason.clone(),
-        }),
+        Answer::Approved(signal) => Some(ApproveOutput::of(signal)),
         Answer::Rejected(_) | Answer::None => None,
     }
 }
@@ -79,6 +88,12 @@ pub async fn run(spec: &Approve, ctx: &StepContext<'_>) -> Result<StepResult, St
     }
     if let Answer::Rejected(signal) = answer(ctx.signals, ctx.step) {
         return Ok(refused(signal));
+    }
+    if let Some(end) = taken_back(ctx).await? {
+        return Ok(end);
+    }
+    if let Some(signal) = by_hand(ctx.signals).filter(|_| ctx.latest_output::<CanaryOutput>().is_some()) {
+        return StepResult::done(ApproveOutput::of(signal));
     }
     let now = ctx.clock.now();
     let asked = match ctx.resume {

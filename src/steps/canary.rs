@@ -111,7 +111,7 @@ pub async fn run(spec: &Canary, ctx: &StepContext<'_>) -> Result<StepResult, Ste
         base_url: published.base_url.clone(),
         manifest_sha256: published.manifest_sha256.clone(),
     };
-    let release = set_canary(spec, ctx, &current, champion.clone(), served, first.share).await?;
+    let release = set_canary(ctx, &current, champion, served, &output).await?;
     ctx.log.note(&format!("{}: {}", spec.target, target.traits().words()));
     target.apply(&release, ctx.services.instance).await?;
     ctx.ledger.release_applied(&spec.target, release.generation).await?;
@@ -156,30 +156,36 @@ fn check_watch(spec: &Canary, ctx: &StepContext<'_>) -> Result<(), StepError> {
 }
 
 async fn set_canary(
-    spec: &Canary,
     ctx: &StepContext<'_>,
     current: &Release,
     champion: Served,
     served: Served,
-    share: BasisPoints,
+    output: &CanaryOutput,
 ) -> Result<Release, StepError> {
+    let approved = output.approval.as_ref();
+    let approved = approved.map(|by| format!(", as {} approved", by.approved_by)).unwrap_or_default();
+    let reason = format!(
+        "the canary begins: {} gets {} of the traffic beside {}{approved}",
+        served.version, output.share, champion.version
+    );
     let assignment = Assignment {
         champion: Some(champion),
         canary: Some(CanaryServed {
             served,
-            basis_points: share,
+            basis_points: output.share,
             salt: uuid::Uuid::new_v4().simple().to_string(),
             valid_until: ctx.clock.now() + CANARY_VALIDITY,
         }),
         previous: current.desired.previous.clone(),
     };
     let change = ReleaseChange {
-        target: spec.target.clone(),
+        target: output.target.clone(),
         operation: "set_canary",
         expected: current.generation,
         assignment,
         kind: ReleaseChangeKind::SetCanary,
         heeds_freeze: false,
+        reason,
     };
     ctx.ledger.change_release(change).await.map_err(moved)
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::canary::{CanaryOutput, Rollout};
 use super::context::{StepContext, StepError, StepResult};
 use super::shadow::ShadowOutput;
+use crate::domain::because::Evidence;
 use crate::domain::canary::CanaryState;
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::step::{Compare, OnInconclusive};
@@ -19,6 +20,9 @@ pub struct CompareOutput {
     pub decision: Decision,
     /// Why, in plain words with numbers.
     pub reason: String,
+    /// What was known of the canary when it was decided; none where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
 }
 
 /// What follows from a verdict.
@@ -55,6 +59,7 @@ pub async fn run(spec: &Compare, ctx: &StepContext<'_>) -> Result<StepResult, St
             verdict: Verdict::Pass,
             decision: Decision::Promote,
             reason: "first version: there is no champion to compare with".to_owned(),
+            evidence: None,
         },
         Rollout::Advised => {
             let advice = ctx.latest_output::<ShadowOutput>().and_then(|(_, shadow)| shadow.advice);
@@ -63,7 +68,7 @@ pub async fn run(spec: &Compare, ctx: &StepContext<'_>) -> Result<StepResult, St
             if let Some(advice) = advice {
                 reason.push_str(&format!("; the rows that both predicted: {}", advice.reason));
             }
-            CompareOutput { verdict, decision: decide(verdict, spec.on_inconclusive), reason }
+            CompareOutput { verdict, decision: decide(verdict, spec.on_inconclusive), reason, evidence: None }
         }
         Rollout::OnCanary => {
             let canary = ctx
@@ -76,7 +81,19 @@ pub async fn run(spec: &Compare, ctx: &StepContext<'_>) -> Result<StepResult, St
                 CanaryState::Baking | CanaryState::Promoted => Verdict::Pass,
                 CanaryState::Watching => canary.verdict,
             };
-            CompareOutput { verdict, decision: decide(verdict, spec.on_inconclusive), reason: canary.reason }
+            let decision = decide(verdict, spec.on_inconclusive);
+            let evidence = Some(Evidence::of(&canary));
+            let reason = match (verdict, decision) {
+                (Verdict::Inconclusive, Decision::Promote) => {
+                    format!("{}; `on_inconclusive: promote` decides", canary.reason)
+                }
+                (Verdict::Inconclusive, Decision::RollBack) => {
+                    format!("{}; `on_inconclusive: roll_back` decides", canary.reason)
+                }
+                (Verdict::Inconclusive, Decision::Hold)
+                | (Verdict::Pass | Verdict::Fail | Verdict::Error, _) => canary.reason,
+            };
+            CompareOutput { verdict, decision, reason, evidence }
         }
     };
     StepResult::done(output)

@@ -283,6 +283,8 @@ pub struct ReleaseChange {
     pub kind: ReleaseChangeKind,
     /// It is not made while the model is frozen.
     pub heeds_freeze: bool,
+    /// Why, in a sentence.
+    pub reason: String,
 }
 
 /// What a change does to the ownership of a release.

@@ -23,7 +23,7 @@ use super::publish::PublishOutput;
 use super::wait::span;
 use crate::adapter::AdapterError;
 use crate::domain::Timestamp;
-use crate::domain::canary::{CanaryRecord, CanaryState};
+use crate::domain::canary::{CanaryRecord, CanaryState, Extension};
 use crate::domain::id::{Generation, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Attempt, Outcome, Signal, SignalKind};
@@ -212,6 +212,7 @@ async fn promote(
         expected: current.as_ref().map_or(Generation(0), |release| release.generation),
         assignment: Assignment { champion: Some(mine), canary: None, previous: champion },
         kind: ReleaseChangeKind::Promote,
+        reason: grounds.reason.clone(),
         heeds_freeze: grounds.heeds_freeze && !already,
     };
     let release = match ctx.ledger.change_release(change).await {
@@ -341,10 +342,13 @@ async fn hold(
             .await;
     }
     if first && rules.is_some_and(|rules| rules.hold_traffic == HoldTraffic::Zero) {
-        set_traffic(ctx, started, "hold_at_zero", BasisPoints(0)).await?;
+        let why = format!("no traffic while it is held: {reason}");
+        set_traffic(ctx, started, ("hold_at_zero", BasisPoints(0)), why).await?;
     }
     if let Some(canary) = canary.filter(|canary| more > TimeDelta::zero() && may_be_heard(canary)) {
-        set_traffic(ctx, started, "hold_with_traffic", canary.stage_share()).await?;
+        let given: Vec<String> = canary.extensions.iter().map(Extension::words).collect();
+        let why = format!("traffic again, for it has more time: {}", given.join(", "));
+        set_traffic(ctx, started, ("hold_with_traffic", canary.stage_share()), why).await?;
     }
     let next = format!("if nobody decides until {}, it is taken back", until.format("%F %H:%M UTC"));
     let facts = json!({"reason": reason, "next": next, "version": started.version});
@@ -366,8 +370,8 @@ fn may_be_heard(canary: &CanaryRecord) -> bool {
 async fn set_traffic(
     ctx: &StepContext<'_>,
     started: &CanaryOutput,
-    operation: &'static str,
-    share: BasisPoints,
+    (operation, share): (&'static str, BasisPoints),
+    reason: String,
 ) -> Result<(), StepError> {
     let Some(current) = ctx.ledger.release(&started.target).await? else { return Ok(()) };
     let mut assignment = current.desired.clone();
@@ -386,6 +390,7 @@ async fn set_traffic(
         assignment,
         kind: ReleaseChangeKind::SetCanary,
         heeds_freeze: false,
+        reason,
     };
     let release = ctx.ledger.change_release(change).await.map_err(moved)?;
     let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
@@ -409,12 +414,22 @@ async fn withdraw(
             assignment: Assignment { canary: None, ..current.desired.clone() },
             kind: ReleaseChangeKind::Withdraw,
             heeds_freeze: false,
+            reason: reason.clone(),
         };
         let release = if ours { ctx.ledger.change_release(change).await.map_err(moved)? } else { current };
         show(ctx, host.as_ref(), &release).await?;
     }
     ctx.ledger.close_canary(&reason).await?;
     rolled_back(ctx, started, reason).await
+}
+
+/// The end of the run, if its canary was taken back while another step waited for something else.
+pub(super) async fn taken_back(ctx: &StepContext<'_>) -> Result<Option<StepResult>, StepError> {
+    let Some((_, started)) = ctx.latest_output::<CanaryOutput>() else { return Ok(None) };
+    match ctx.ledger.canary().await?.filter(|canary| canary.state == CanaryState::RolledBack) {
+        Some(canary) => rolled_back(ctx, &started, canary.reason).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 async fn rolled_back(

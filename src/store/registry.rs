@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use super::StoreError;
 use crate::domain::Timestamp;
 use crate::domain::history::{ChangedBy, HistoryEntry};
-use crate::domain::id::{ModelName, VersionName};
+use crate::domain::id::{Generation, ModelName, TargetName, VersionName};
 use crate::domain::retention::{Fate, Holdings, Pin};
 use crate::domain::version::VersionRecord;
 
@@ -81,7 +81,14 @@ pub trait Registry: Send + Sync + 'static {
     async fn pins(&self, model: Option<&ModelName>) -> Result<Vec<Pin>, StoreError>;
     /// Changes of releases and versions, newest first; of one model when given.
     async fn history(&self, model: Option<&ModelName>, limit: u32) -> Result<Vec<HistoryEntry>, StoreError>;
-    /// The same of one model, all of what was changed from one moment to another, both included; until now when absent.
+    /// The change of a release that made `generation`.
+    async fn release_change(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+    ) -> Result<Option<HistoryEntry>, StoreError>;
+    /// The same as `history` of one model, all of what was changed from one moment to another, both included; until now when absent.
     async fn history_during(
         &self,
         model: &ModelName,

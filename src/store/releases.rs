@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::StoreError;
 use crate::domain::Timestamp;
+use crate::domain::because::Because;
 use crate::domain::freeze::Freeze;
 use crate::domain::id::{CanaryId, Epoch, Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor};
@@ -25,8 +26,8 @@ pub struct ReleaseWrite {
     pub owner: Option<RunId>,
     /// Who changes it.
     pub actor: ReleaseActor,
-    /// Why, in plain words, for the audit.
-    pub reason: String,
+    /// Why, for the audit.
+    pub because: Because,
     /// When.
     pub at: Timestamp,
     /// For a run: its fence and the intent that is recorded in the same transaction.

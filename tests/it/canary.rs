@@ -12,6 +12,7 @@ use chrono::TimeDelta;
 use refit::adapter::{AdapterError, Attention, Observed, Target, TargetTraits};
 use refit::clock::{Clock, ManualClock};
 use refit::domain::Timestamp;
+use refit::domain::because::Because;
 use refit::domain::canary::{CanaryRecord, CanaryState};
 use refit::domain::evidence::ObservationBatch;
 use refit::domain::id::{CanaryId, Generation, InstanceId, ModelName, RunId, TargetName, WorkerId};
@@ -267,7 +268,7 @@ async fn write(
         assignment,
         owner,
         actor: ReleaseActor::Human { name: "ann".to_owned() },
-        reason: "a test".to_owned(),
+        because: Because::alone("a test"),
         at: start(),
         by_run: None,
         ends_canary: None,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use refit::clock::{Clock as _, SystemClock};
+use refit::domain::because::Because;
 use refit::domain::id::{Generation, ModelName, TargetName};
 use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::version::{VersionRecord, VersionState};
@@ -121,7 +122,7 @@ impl Serving {
             },
             owner: None,
             actor: ReleaseActor::Human { name: "ann".to_owned() },
-            reason: "by hand".to_owned(),
+            because: Because::alone("by hand"),
             at: SystemClock.now(),
             by_run: None,
             ends_canary: None,
@@ -332,6 +333,29 @@ async fn an_app_asks_for_the_release_and_hears_when_it_changed(database: Databas
     assert_eq!(serving.get(&format!("{path}?target=elsewhere")).await.0, StatusCode::NOT_FOUND);
 }
 
+async fn a_change_by_hand_has_a_receipt_in_the_form_that_is_wanted(database: Database) {
+    let serving = Serving::on(&database).await;
+    let path = "/v1/models/air-time/receipts";
+    assert_eq!(serving.get(&format!("{path}/1")).await.0, StatusCode::NOT_FOUND);
+    serving.promote("production", 0, "v1").await;
+    serving.promote("production", 1, "v2").await;
+    let (status, receipt) = serving.get(&format!("{path}/2")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(receipt["headline"], "v2 of air-time serves everybody on production instead of v1");
+    assert_eq!((&receipt["reason"], &receipt["actor"]["name"]), (&json!("by hand"), &json!("ann")));
+    assert_eq!(receipt["undo"], "refit rollback v1 --model air-time --target production");
+    for (accept, begins) in [("text/html", "<!doctype html>"), ("text/markdown", "# v1 of air-time serves")] {
+        let page = serving.request(Method::GET, &format!("{path}/1")).header("accept", accept);
+        let page = page.send().await.unwrap();
+        assert_eq!(page.status(), StatusCode::OK);
+        let text = page.text().await.unwrap();
+        assert!(text.starts_with(begins), "{text}");
+    }
+    for unknown in ["3", "0", "-1", "latest", "9223372036854775807", "-9223372036854775808"] {
+        assert_eq!(serving.get(&format!("{path}/{unknown}")).await.0, StatusCode::NOT_FOUND, "{unknown}");
+    }
+}
+
 async fn it_says_whether_it_lives_and_works(database: Database) {
     let serving = Serving::on(&database).await;
     assert_eq!(serving.get("/readyz").await.0, StatusCode::OK);
@@ -373,6 +397,7 @@ on_both! {
     a_batch_that_is_refused_leaves_nothing
     a_version_that_nobody_published_is_named
     an_app_asks_for_the_release_and_hears_when_it_changed
+    a_change_by_hand_has_a_receipt_in_the_form_that_is_wanted
     it_says_whether_it_lives_and_works
     a_shutdown_lets_answers_under_way_end
 }

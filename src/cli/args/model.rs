@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
-use crate::domain::id::ModelName;
+use super::Paper;
+use crate::domain::id::{ModelName, TargetName};
 
 /// `refit model`.
 #[derive(Debug, Subcommand)]
@@ -69,6 +70,20 @@ pub enum ModelCommand {
         /// A rollback may choose it again.
         #[arg(long)]
         good: bool,
+    },
+    /// Write what one change of a release did, why, and what was known: also of one that was made by hand
+    Receipt {
+        /// The generation it made, as `refit model history` has it; the newest when not given.
+        generation: Option<i64>,
+        /// The model; the only one when not given.
+        #[arg(long)]
+        model: Option<ModelName>,
+        /// The target; the only one of the model when not given.
+        #[arg(long)]
+        target: Option<TargetName>,
+        /// How it is written.
+        #[command(flatten)]
+        paper: Paper,
     },
     /// Who changed what, when and why: releases, pins, marks, deletions
     History {

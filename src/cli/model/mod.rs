@@ -10,11 +10,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::args::{ModelCommand, OneVersion};
+use super::args::{ModelCommand, OneVersion, Which};
 use super::error::{CliError, Doing};
 use super::output::{plain, table, time};
 use super::pick::{self, short};
 use super::project::Opened;
+use super::receipt;
 use crate::adapter::ArtifactStore;
 use crate::domain::history::HistoryEntry;
 use crate::domain::id::ModelName;
@@ -62,6 +63,10 @@ pub async fn model(opened: &Opened, command: &ModelCommand) -> Result<Exit, CliE
         ModelCommand::Pin(change) => changes::pin(opened, &store, change, true).await,
         ModelCommand::Unpin(change) => changes::pin(opened, &store, change, false).await,
         ModelCommand::Mark { change, bad, good: _ } => changes::mark(opened, &store, change, *bad).await,
+        ModelCommand::Receipt { generation, model, target, paper } => {
+            let which = Which { model: model.clone(), target: target.clone(), why: None };
+            receipt::of_change(opened, &store, &which, *generation, paper).await
+        }
         ModelCommand::History { model, limit } => {
             changes::history(opened, &store, model.as_ref(), *limit).await
         }

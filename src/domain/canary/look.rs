@@ -54,6 +54,8 @@ pub enum Decision {
     Shift {
         /// Counted from 0.
         stage: usize,
+        /// Why it may, in plain words with numbers.
+        reason: String,
     },
     /// The canary is taken back; during the bake, the champion before it serves again.
     RollBack {
@@ -200,16 +202,23 @@ fn advance(
             return Decision::Continue;
         }
         let heard = analysis.heard(record);
-        let limit = -record.rules.alpha.ln();
-        let suspected = evidence.is_some_and(|combined| combined.log_e >= limit / 2.0);
-        let next = record.stage + 1;
-        return if heard && !suspected { Decision::Shift { stage: next } } else { Decision::Continue };
+        let suspected = evidence.is_some_and(|combined| combined.log_e >= suspicion(&record.rules));
+        if !heard || suspected {
+            return Decision::Continue;
+        }
+        let reason = words::shift(record, analysis, evidence.map(|combined| combined.log_e));
+        return Decision::Shift { stage: record.stage + 1, reason };
     }
     if is_good_enough(&record.rules, &analysis.tests) {
         record.verdict = Verdict::Pass;
         record.reason = words::pass(&record.rules, &analysis.tests);
     }
     Decision::Continue
+}
+
+/// The evidence against a canary from which it gets no more traffic: half the way to its limit.
+pub(super) fn suspicion(rules: &Compare) -> f64 {
+    -rules.alpha.ln() / 2.0
 }
 
 /// The evidence against the canary is at its limit: it is rolled back.

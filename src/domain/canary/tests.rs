@@ -190,7 +190,12 @@ fn with_little_traffic_a_canary_that_fails_everything_is_gone_within_hours() {
 fn a_stage_goes_out_after_its_time_if_the_canary_was_heard_and_is_not_suspected() {
     let stages = || canary(vec![rule(OnlineMetric::ErrorRate)], &[(1000, 30), (5000, 30)]);
     let (_, decision) = watch(stages(), 300, |_| ((100, 1), (900, 9)));
-    assert_eq!(decision, Some((27, Decision::Shift { stage: 1 })));
+    let Some((27, Decision::Shift { stage: 1, reason })) = decision else { panic!("{decision:?}") };
+    insta::assert_snapshot!(reason, @"50 % of the traffic: 30m at 10 % are over; canary errors 28 of 2,800 (1.0 %), stable 252 of 25,200 (1.0 %); too little speaks against it (evidence that it is worse 0.1:1; from 7.1:1 it gets no more, at 50:1 it is rolled back)");
+    let unruled = Compare { rules: vec![], ..stages().rules };
+    let (_, decision) = watch(CanaryRecord { rules: unruled, ..stages() }, 300, |_| ((0, 0), (0, 0)));
+    let Some((_, Decision::Shift { reason, .. })) = decision else { panic!("{decision:?}") };
+    insta::assert_snapshot!(reason, @"50 % of the traffic: 30m at 10 % are over; no rule decides against it");
     let (_, decision) = watch(stages(), 300, |_| ((0, 0), (0, 0)));
     assert_eq!(decision, None);
     // Rather worse: the next thing that happens is a rollback, never more traffic.

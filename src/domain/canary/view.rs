@@ -1,6 +1,6 @@
 //! What is shown of a canary: on screens, in JSON, in expressions.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::evidence::LabelCounts;
@@ -17,7 +17,7 @@ use super::rules::{RuleTest, limit_not_worse};
 use super::{CanaryRecord, Extension, LATENCY_EDGES_MS};
 
 /// A canary with its evidence and the limits it is held to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CanaryView {
     /// Its id.
     pub id: CanaryId,
@@ -66,7 +66,7 @@ pub struct CanaryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unlabelled: Option<UnlabelledView>,
     /// Pairs of errors that came after their block was bet on, and count for nothing.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub late_pairs: u64,
 }
 
@@ -75,7 +75,7 @@ fn is_zero(pairs: &u64) -> bool {
 }
 
 /// Requests that are old enough to have their truth: how many have none.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LabelsView {
     /// How old, in seconds.
     pub horizon_s: u64,
@@ -92,7 +92,7 @@ pub struct LabelsView {
 }
 
 /// Requests with a prediction since the canary went out: how many have no truth so far. Nothing is decided by it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct UnlabelledView {
     /// The version on canary; its events are requests without truth.
     pub canary: ArmView,
@@ -101,7 +101,7 @@ pub struct UnlabelledView {
 }
 
 /// The evidence on one rule.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RuleView {
     /// The metric.
     pub metric: OnlineMetric,
@@ -134,7 +134,7 @@ pub struct RuleView {
 }
 
 /// One arm in numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ArmView {
     /// Requests, or blocks of paired errors.
     pub n: u64,

@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::super::stats::interval::{ODDS_RATIO_MAX, ODDS_RATIO_MIN};
 use super::super::words::{count, counted};
 use super::super::workflow::step::{Compare, CompareRule, Margin, OnlineMetric, Role};
-use super::super::workflow::units::format_duration;
-use super::CanaryRecord;
+use super::super::workflow::units::{BasisPoints, format_duration};
 use super::analysis::Analysis;
-use super::look::gating;
+use super::look::{gating, suspicion};
 use super::rules::{RuleTest, limit_not_worse};
-use super::view::{ArmView, LabelsView, RuleView, UnlabelledView, unlabelled};
+use super::view::{ArmView, CanaryView, LabelsView, RuleView, UnlabelledView, unlabelled};
+use super::{CanaryRecord, CanaryState};
 
 /// What is counted, as the subject of a sentence.
 fn subject(metric: OnlineMetric) -> &'static str {
@@ -178,6 +178,28 @@ pub(super) fn split(analysis: &Analysis, seen: f64) -> String {
     )
 }
 
+/// Why the next stage goes out; `log_e` is the evidence of all rules that decide.
+pub(super) fn shift(record: &CanaryRecord, analysis: &Analysis, log_e: Option<f64>) -> String {
+    let share = |stage: usize| record.stages.get(stage).map_or(BasisPoints(0), |stage| stage.share);
+    let min_time = record.stages.get(record.stage).map(|stage| stage.min_time).filter(|time| !time.is_zero());
+    let mut parts = vec![];
+    if let Some(min_time) = min_time {
+        parts.push(format!("{} at {} are over", format_duration(min_time), share(record.stage)));
+    }
+    let rules = &record.rules;
+    parts.extend(gating(&rules.rules, &analysis.tests).map(|(_, rule, test)| arms(rule, test)));
+    parts.push(match log_e {
+        Some(log_e) => format!(
+            "too little speaks against it (evidence that it is worse {}; from {} it gets no more, at {} it is rolled back)",
+            odds(log_e),
+            odds(suspicion(rules)),
+            odds(-rules.alpha.ln())
+        ),
+        None => "no rule decides against it".to_owned(),
+    });
+    format!("{} of the traffic: {}", share(record.stage + 1), parts.join("; "))
+}
+
 /// Nobody reports.
 pub(super) fn no_data(record: &CanaryRecord, analysis: &Analysis) -> String {
     match analysis.newest {
@@ -224,6 +246,31 @@ impl RuleView {
     /// The evidence of this rule that rolls back when no other rule speaks; none of one that only observes.
     pub fn limit_alone(&self, limit_against: f64) -> Option<f64> {
         self.weight.map(|weight| limit_against - weight.ln())
+    }
+}
+
+impl CanaryView {
+    /// The evidence in one line, for a list of what was done.
+    pub fn in_short(&self) -> String {
+        let stands = match self.state {
+            CanaryState::Watching => format!("{} at {}", self.version, self.share),
+            CanaryState::Baking => format!("{} in its bake", self.version),
+            CanaryState::Promoted => format!("{}, promoted", self.version),
+            CanaryState::RolledBack => format!("{}, taken back", self.version),
+        };
+        let rules = self.rules.iter().map(|rule| {
+            let RuleWords { canary, stable, worse: (worse, limit), not_worse, .. } =
+                rule.words(self.limit_against);
+            let limit = limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
+            format!(
+                "{} {canary}, stable {stable}; evidence that it is worse {worse}{limit}, that it is not {} of {}",
+                subject(rule.metric),
+                not_worse.0,
+                not_worse.1
+            )
+        });
+        let said = [stands, self.verdict.as_str().to_owned()].into_iter().chain(rules);
+        said.collect::<Vec<_>>().join("; ")
     }
 }
 

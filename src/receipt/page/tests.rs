@@ -2,9 +2,12 @@ use insta::assert_snapshot;
 
 use super::*;
 use crate::domain::canary::{ArmView, CanaryState, CanaryView, LabelsView, UnlabelledView};
-use crate::domain::id::CanaryId;
+use crate::domain::id::{CanaryId, Generation};
 use crate::domain::metric::Metrics;
-use crate::domain::receipt::{Change, DataFacts, Person, Reproduce, TrainingFacts};
+use crate::domain::receipt::{
+    CanaryFacts, Change, ChangeReceipt, DataFacts, Person, Reproduce, ScoredVersion, TrainingFacts,
+};
+use crate::domain::release::{Assignment, CanaryServed, ReleaseActor, Served};
 use crate::domain::workflow::Mode;
 use crate::domain::workflow::step::{Margin, OnlineMetric};
 use crate::domain::workflow::units::BasisPoints;
@@ -56,6 +59,30 @@ fn rolled_back() -> Receipt {
     };
     let run = name("019a0000-0000-7000-8000-000000000001");
     let reason = "canary errors 21 of 231 (9.1 %), stable 18 of 2,079 (0.9 %): at least 4.2x the odds";
+    let view = CanaryView {
+        id: CanaryId::generate(),
+        run,
+        target: name("production"),
+        version: name("2026-11-22"),
+        champion: name("2026-11-15"),
+        state: CanaryState::RolledBack,
+        verdict: Verdict::Fail,
+        reason: reason.to_owned(),
+        stage: 0,
+        stages: 1,
+        share: BasisPoints(1000),
+        started_at: at("2026-11-22T02:31:00Z"),
+        looked_at: Some(at("2026-11-22T05:40:00Z")),
+        deadline: Some(at("2026-11-25T02:31:00Z")),
+        extensions: vec![],
+        evidence_against: Some(9.3),
+        limit_against: 50f64.ln(),
+        forecast: None,
+        rules: vec![errors],
+        labels: None,
+        unlabelled: None,
+        late_pairs: 0,
+    };
     let mut receipt = Receipt {
         decision: Decision::RolledBack,
         headline: "2026-11-22 of race-times was rolled back".to_owned(),
@@ -99,30 +126,7 @@ fn rolled_back() -> Receipt {
             seed: 42,
         }],
         canary: Some(CanaryFacts {
-            view: CanaryView {
-                id: CanaryId::generate(),
-                run,
-                target: name("production"),
-                version: name("2026-11-22"),
-                champion: name("2026-11-15"),
-                state: CanaryState::RolledBack,
-                verdict: Verdict::Fail,
-                reason: reason.to_owned(),
-                stage: 0,
-                stages: 1,
-                share: BasisPoints(1000),
-                started_at: at("2026-11-22T02:31:00Z"),
-                looked_at: Some(at("2026-11-22T05:40:00Z")),
-                deadline: Some(at("2026-11-25T02:31:00Z")),
-                extensions: vec![],
-                evidence_against: Some(9.3),
-                limit_against: 50f64.ln(),
-                forecast: None,
-                rules: vec![errors],
-                labels: None,
-                unlabelled: None,
-                late_pairs: 0,
-            },
+            view: view.clone(),
             alpha: 0.02,
             beta: 0.05,
             ended_at: Some(at("2026-11-22T05:40:00Z")),
@@ -139,6 +143,8 @@ fn rolled_back() -> Receipt {
             what: "production serves 2026-11-15 (generation 5)".to_owned(),
             who: "refit".to_owned(),
             why: reason.to_owned(),
+            evidence: Some(serde_json::from_value(json!(view)).expect("evidence")),
+            configuration: Some(sha('c')),
         }],
         limits: vec![],
         reproduce: Reproduce {
@@ -169,6 +175,74 @@ fn a_receipt_in_markdown_says_what_was_compared_and_what_it_does_not_promise() {
 #[test]
 fn a_receipt_in_html_draws_the_limits() {
     assert_snapshot!("rolled_back.html", pages().html(&rolled_back()).expect("renders"));
+}
+
+/// Somebody promotes the version although its canary fails.
+fn promoted_by_hand() -> ChangeReceipt {
+    let served =
+        |version: &str| Served { version: name(version), base_url: String::new(), manifest_sha256: sha('f') };
+    let scored = |version: &str, mae: f64| ScoredVersion {
+        version: name(version),
+        run: None,
+        manifest_sha256: sha('f'),
+        metrics: Metrics { values: [(name("mae"), mae)].into(), ..Metrics::default() },
+    };
+    let before = Assignment { champion: Some(served("2026-11-15")), ..Assignment::default() };
+    let after = Assignment {
+        champion: Some(served("2026-11-22")),
+        previous: before.champion.clone(),
+        ..Assignment::default()
+    };
+    let (model, target) = (name("race-times"), name("production"));
+    let mut receipt = ChangeReceipt {
+        headline: ChangeReceipt::headline_of((&model, &target), Some(&before), &after),
+        reason: "the errors are of one client".to_owned(),
+        at: at("2026-11-22T05:45:00Z"),
+        actor: ReleaseActor::Human { name: "sam".to_owned() },
+        model,
+        target,
+        generation: Generation(5),
+        after,
+        before: Some(before),
+        serves: Some(scored("2026-11-22", 512.25)),
+        served: Some(scored("2026-11-15", 540.0)),
+        evidence: rolled_back().changes[0].evidence.clone(),
+        configuration: Some(sha('c')),
+        limits: vec![],
+        commands: vec!["refit model history race-times".to_owned()],
+        undo: None,
+    };
+    receipt.limits = receipt.limits_of();
+    receipt.undo = receipt.undo_of();
+    receipt
+}
+
+#[test]
+fn a_change_by_hand_has_both_pages() {
+    assert_snapshot!("by_hand.md", pages().markdown(&promoted_by_hand()).expect("renders"));
+    assert_snapshot!("by_hand.html", pages().html(&promoted_by_hand()).expect("renders"));
+}
+
+#[test]
+fn a_canary_that_was_taken_off_by_hand_does_not_come_back() {
+    let by_hand = promoted_by_hand();
+    let after = by_hand.before.clone().expect("it has one");
+    let canary = CanaryServed {
+        served: by_hand.after.champion.clone().expect("serves"),
+        basis_points: BasisPoints(1000),
+        salt: String::new(),
+        valid_until: by_hand.at,
+    };
+    let before = Assignment { canary: Some(canary), ..after.clone() };
+    let mut receipt = ChangeReceipt { after, before: Some(before), evidence: None, ..by_hand };
+    let names = (&receipt.model, &receipt.target);
+    receipt.headline = ChangeReceipt::headline_of(names, receipt.before.as_ref(), &receipt.after);
+    assert_eq!(receipt.headline, "The canary 2026-11-22 of race-times was taken off production");
+    receipt.undo = receipt.undo_of();
+    assert_eq!(receipt.undo, None);
+    let page = pages().markdown(&receipt).expect("renders");
+    assert!(page.contains("a canary that was taken off does not come out again"), "{page}");
+    pages().html(&receipt).expect("renders");
 }
 
 #[test]
@@ -240,6 +314,13 @@ fn hostile_text_stays_text() {
     receipt.people[0].name = hostile.to_owned();
     receipt.people[0].reason = Some(hostile.to_owned());
     receipt.changes[0].why = hostile.to_owned();
+    let mut change = promoted_by_hand();
+    change.reason = hostile.to_owned();
+    change.actor = ReleaseActor::Human { name: hostile.to_owned() };
+    let html = pages().html(&change).expect("renders");
+    assert!(!html.contains("<script") && !html.contains('\u{202e}'), "{html}");
+    let markdown = pages().markdown(&change).expect("renders");
+    assert_eq!(markdown.lines().filter(|line| line.starts_with("# ")).count(), 1, "{markdown}");
     receipt.reproduce.provenance = json!({hostile: hostile});
     let html = pages().html(&receipt).expect("renders");
     assert!(!html.contains("<script") && !html.contains('\u{202e}'), "{html}");

@@ -4,12 +4,12 @@ use async_trait::async_trait;
 
 use super::super::{Connection, Row, lock_key};
 use super::holdings::holdings_in;
-use super::rows::{self, doc, get, json, text, word};
+use super::rows::{self, doc, get, json, json_opt, text, word};
 use super::store::SqlStore;
 use super::versions::version;
 use crate::domain::Timestamp;
 use crate::domain::history::{Change, ChangedBy, HistoryEntry, VersionAction};
-use crate::domain::id::{Generation, ModelName, VersionName};
+use crate::domain::id::{Generation, ModelName, TargetName, VersionName};
 use crate::domain::retention::{Fate, Holdings, Pin};
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::store::{Condemned, Judge, Marked, Registry, StoreError};
@@ -95,6 +95,18 @@ fn by(row: &Row) -> Result<ChangedBy, StoreError> {
     Ok(ChangedBy { actor: json(row, "actor")?, reason: get(row, "reason")?, at: get(row, "at")? })
 }
 
+/// A change of a release.
+fn released(row: &Row) -> Result<HistoryEntry, StoreError> {
+    let change = Change::Release {
+        target: word(row, "target")?,
+        generation: Generation(get(row, "generation")?),
+        assignment: json(row, "assignment")?,
+        evidence: json_opt(row, "evidence")?,
+        configuration: get(row, "configuration")?,
+    };
+    Ok(HistoryEntry { model: word(row, "model")?, change, by: by(row)? })
+}
+
 #[async_trait]
 impl Registry for SqlStore {
     async fn holdings(&self, model: &ModelName, since: Timestamp) -> Result<Holdings, StoreError> {
@@ -147,6 +159,15 @@ impl Registry for SqlStore {
 
     async fn history(&self, model: Option<&ModelName>, limit: u32) -> Result<Vec<HistoryEntry>, StoreError> {
         self.seen(self.list_changes(model, (None, None), i64::from(limit)).await)
+    }
+
+    async fn release_change(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+    ) -> Result<Option<HistoryEntry>, StoreError> {
+        self.seen(self.read_change(model, target, generation).await)
     }
 
     async fn history_during(
@@ -275,6 +296,23 @@ impl SqlStore {
         pins_in(&mut connection, model).await
     }
 
+    async fn read_change(
+        &self,
+        model: &ModelName,
+        target: &TargetName,
+        generation: Generation,
+    ) -> Result<Option<HistoryEntry>, StoreError> {
+        let row = sqlx::query(sql!(
+            "SELECT * FROM refit.release_audit WHERE model = $1 AND target = $2 AND generation = $3"
+        ))
+        .bind(model.as_str())
+        .bind(target.as_str())
+        .bind(generation.0)
+        .fetch_optional(&self.parts.reader)
+        .await?;
+        row.as_ref().map(released).transpose()
+    }
+
     async fn list_changes(
         &self,
         model: Option<&ModelName>,
@@ -303,14 +341,7 @@ impl SqlStore {
         .bind(limit)
         .fetch_all(&self.parts.reader)
         .await?;
-        let mut entries = rows::all(&releases, |row| {
-            let change = Change::Release {
-                target: word(row, "target")?,
-                generation: Generation(get(row, "generation")?),
-                assignment: json(row, "assignment")?,
-            };
-            Ok(HistoryEntry { model: word(row, "model")?, change, by: by(row)? })
-        })?;
+        let mut entries = rows::all(&releases, released)?;
         entries.extend(rows::all(&versions, |row| {
             let change = Change::Version { version: word(row, "name")?, action: word(row, "action")? };
             Ok(HistoryEntry { model: word(row, "model")?, change, by: by(row)? })

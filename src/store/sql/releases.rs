@@ -7,7 +7,7 @@ use super::super::{Connection, Row};
 use super::canaries::end_in;
 use super::freezes::{freeze_in, lock_freezes};
 use super::registry::{lock_versions, mark_in};
-use super::rows::{self, doc, get, json, text, word};
+use super::rows::{self, doc, doc_opt, get, json, text, word};
 use super::signals::{NewSignal, insert_intent, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
@@ -148,16 +148,18 @@ impl SqlStore {
         }
         let generation = write.expected.next();
         sqlx::query(sql!(
-            "INSERT INTO refit.release_audit (model, target, generation, assignment, actor, reason, at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)"
+            "INSERT INTO refit.release_audit (model, target, generation, assignment, actor, reason, at, evidence, configuration)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         ))
         .bind(write.model.as_str())
         .bind(write.target.as_str())
         .bind(generation.0)
         .bind(doc(&write.assignment)?)
         .bind(doc(&write.actor)?)
-        .bind(text(&write.reason))
+        .bind(text(&write.because.reason))
         .bind(write.at)
+        .bind(doc_opt(write.because.evidence.as_ref())?)
+        .bind(write.because.configuration.as_deref())
         .execute(&mut *tx)
         .await?;
         let mut woken = vec![];
@@ -175,7 +177,8 @@ impl SqlStore {
             }
         }
         if let Some(version) = &write.marks_bad {
-            let by = ChangedBy { actor: write.actor.clone(), reason: write.reason.clone(), at: write.at };
+            let reason = write.because.reason.clone();
+            let by = ChangedBy { actor: write.actor.clone(), reason, at: write.at };
             mark_in(&mut tx, &write.model, version, true, &by).await?;
         }
         let made = release_in(&mut tx, &write.model, &write.target).await?;
@@ -235,7 +238,8 @@ impl SqlStore {
         limit: u32,
     ) -> Result<Vec<ReleaseAudit>, StoreError> {
         let found = sqlx::query(sql!(
-            "SELECT * FROM refit.release_audit WHERE model = $1 AND target = $2 ORDER BY generation DESC LIMIT $3"
+            "SELECT generation, assignment, actor, reason, at FROM refit.release_audit
+             WHERE model = $1 AND target = $2 ORDER BY generation DESC LIMIT $3"
         ))
         .bind(model.as_str())
         .bind(target.as_str())

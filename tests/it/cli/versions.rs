@@ -176,6 +176,63 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
     let entries: serde_json::Value = serde_json::from_str(json).expect("JSON");
     assert_eq!(entries[0]["change"], "release");
     assert_eq!(entries[0]["actor"]["name"], "sam");
+    assert!(entries[0]["evidence"].is_null() && entries[0]["configuration"].is_null(), "{}", entries[0]);
+    with_settings!({filters => filters()}, {
+        assert_snapshot!(refit(at, &["model", "receipt", "2"]), @r"
+            exit code: 0
+            --- stdout
+            # 5 of delivery-time serves everybody on production instead of 1
+
+            **By hand.** complaints
+
+            | | |
+            |---|---|
+            | Model | delivery-time |
+            | Where | production |
+            | When | [time] |
+            | Who | sam |
+            | Serves since | 5 |
+            | Served before | 1 |
+            | Generation | 2 |
+            | Version 5 | made by run [id]; manifest SHA-256 [sha256] |
+            | Version 1 | made by run [id]; manifest SHA-256 [sha256] |
+
+            ## What was known of the versions
+
+            | metric | 5 | 1 |
+            |---|---|---|
+            | mae | 2.581 | 2.581 |
+            | r2 | 0.93933 | 0.93933 |
+
+            ## What this does not promise
+
+            - A person decided: how rarely refit's own decisions are wrong says nothing about this one.
+            - No canary was out: no request of a user was part of what was known.
+            - Each version's metrics are what its own trainer said: their holdouts may differ.
+
+            ## How to look again
+
+                refit model history delivery-time
+                refit model card delivery-time 5
+                refit model card delivery-time 1
+                refit model verify delivery-time 5
+
+            ## How to take it back
+
+                refit rollback 1 --model delivery-time --target production
+            ");
+        assert_snapshot!(refit(at, &["model", "receipt", "9"]), @r"
+            exit code: 2
+            --- stderr
+            error: `delivery-time` on production has no generation 9
+            hint: `refit model history delivery-time` lists its changes
+            ");
+    });
+    let newest = refit(at, &["model", "receipt", "--json"]);
+    assert!(
+        newest.contains(r#""headline": "2 of delivery-time serves everybody on production instead of 5""#),
+        "{newest}"
+    );
 }
 
 #[test]

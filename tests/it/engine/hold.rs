@@ -132,6 +132,38 @@ async fn a_canary_that_fails_while_it_is_held_is_rolled_back() {
 }
 
 #[tokio::test]
+async fn a_canary_that_fails_while_a_person_is_asked_is_rolled_back() {
+    let asks =
+        Flow { before_promote: "  - { id: ask, uses: approve, with: { message: 'Promote it?' } }", ..FLOW };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = on_canary(&world, &engine, asks).await;
+        world.pass(TimeDelta::hours(1));
+        let asked = turn(&engine, run).await;
+        assert_eq!((asked.status, asked.outcome), (RunStatus::Waiting, None), "{asked:?}");
+        let attempts = engine.store.attempts(run).await.expect("readable");
+        assert!(attempts.iter().any(|attempt| attempt.step.as_str() == "ask"), "a person is asked");
+        traffic(&world, &engine, ("2", "1"), (9, 1)).await;
+        assert_eq!(shown(&world), serves("1"), "at once: {}", canary(&engine, run).await.reason);
+        let ended = turn(&engine, run).await;
+        assert_eq!(ended.outcome, Some(Outcome::RolledBack), "nobody need answer: {ended:?}");
+        assert!(ended.reason.is_some_and(|why| why.starts_with("canary errors")));
+
+        // Whoever promotes it by hand has answered.
+        let next = on_canary(&world, &engine, asks).await;
+        world.pass(TimeDelta::hours(1));
+        assert_eq!(turn(&engine, next).await.outcome, None);
+        let told = engine.promote_by_hand(&model(), &target(), &version("3"), false, "ann", None).await;
+        assert!(matches!(told, Ok(PromotedByHand::Run(of)) if of == next), "{told:?}");
+        let promoted = turn(&engine, next).await;
+        assert_eq!(promoted.outcome, Some(Outcome::Promoted), "{promoted:?}");
+        assert_eq!(shown(&world), serves("3"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_bake_without_trouble_ends_as_promoted() {
     on_both(async |world| {
         let engine = world.process(&Crash::never()).await;

@@ -1,5 +1,6 @@
 //! Runs, from trigger to end, on both databases.
 
+mod audit;
 mod basics;
 mod cancel;
 pub mod crash;

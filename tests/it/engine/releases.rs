@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use refit::adapter::{AdapterError, Attention};
 use refit::clock::Clock;
+use refit::domain::because::Because;
 use refit::domain::canary::CanaryState;
 use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::run::{Outcome, RunStatus};
@@ -439,7 +440,7 @@ async fn a_champion_that_changed_under_the_canary_fails_the_run_at_its_promotion
                 assignment: Assignment { champion: Some(champion), ..current.desired },
                 owner: current.owner,
                 actor: ann(),
-                reason: "another process".to_owned(),
+                because: Because::alone("another process"),
                 at: world.clock.now(),
                 by_run: None,
                 ends_canary: None,

@@ -24,6 +24,8 @@ pub struct Flow {
     pub before_canary: &'static str,
     pub wait: &'static str,
     pub compare: &'static str,
+    /// What stands between compare and promote.
+    pub before_promote: &'static str,
     pub promote: &'static str,
 }
 
@@ -33,12 +35,13 @@ pub const FLOW: Flow = Flow {
     before_canary: "",
     wait: "{ for: 1h }",
     compare: "rules: [{ metric: error_rate }], on_inconclusive: promote",
+    before_promote: "",
     promote: "{}",
 };
 
 impl Flow {
     pub fn source(self) -> String {
-        let Self { name, before_canary, wait, compare, promote } = self;
+        let Self { name, before_canary, wait, compare, before_promote, promote } = self;
         format!(
             r#"
 name: {name}
@@ -57,6 +60,7 @@ steps:
   - {{ id: canary, uses: canary, with: {{ target: production, stages: [10%], compare: compare }} }}
   - {{ id: watch, uses: wait, with: {wait} }}
   - {{ id: compare, uses: compare, with: {{ {compare} }} }}
+{before_promote}
   - {{ id: promote, uses: promote, with: {promote} }}
 "#
         )

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use refit::domain::Timestamp;
+use refit::domain::because::Because;
 use refit::domain::canary::{CanaryRecord, CanaryState};
 use refit::domain::evidence::EvidenceMinute;
 use refit::domain::id::{CanaryId, Generation, ModelName, RunId};
@@ -147,7 +148,7 @@ async fn canary(store: &Arc<dyn Store>, run: RunId, rule: CompareRule) -> Canary
         assignment: Assignment { canary: Some(canary), champion: Some(served("1")), previous: None },
         owner: Some(run),
         actor: ReleaseActor::Human { name: "ann".to_owned() },
-        reason: "a test".to_owned(),
+        because: Because::alone("a test"),
         at: start(),
         by_run: None,
         ends_canary: None,

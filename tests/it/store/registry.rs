@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use refit::domain::Timestamp;
+use refit::domain::because::Because;
 use refit::domain::history::{Change, VersionAction};
 use refit::domain::id::{Generation, ModelName, RunId, TargetName, VersionName};
 use refit::domain::release::{Assignment, ReleaseActor, Served};
@@ -79,7 +80,7 @@ fn serve(expected: i64, champion: &str, previous: Option<&str>, at: Timestamp) -
         },
         owner: None,
         actor: ReleaseActor::Human { name: "ann".to_owned() },
-        reason: "because".to_owned(),
+        because: Because::alone("because"),
         at,
         by_run: None,
         ends_canary: None,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use refit::domain::Timestamp;
+use refit::domain::because::Because;
 use refit::domain::canary::{CanaryRecord, CanaryState, MoreTime, NotExtended};
 use refit::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
 use refit::domain::release::{Assignment, ReleaseActor, Served};
@@ -61,7 +62,7 @@ pub fn write(expected: i64, champion: &str, at: Timestamp) -> ReleaseWrite {
         assignment: assignment(champion),
         owner: None,
         actor: ReleaseActor::Human { name: "ann".to_owned() },
-        reason: "because".to_owned(),
+        because: Because::alone("because"),
         at,
         by_run: None,
         ends_canary: None,

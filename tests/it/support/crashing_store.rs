@@ -173,6 +173,7 @@ passes! { Registry:
     write mark_version(model: &ModelName, version: &VersionName, bad: bool, by: &ChangedBy) -> Marked;
     read pins(model: Option<&ModelName>) -> Vec<Pin>;
     read history(model: Option<&ModelName>, limit: u32) -> Vec<HistoryEntry>;
+    read release_change(model: &ModelName, target: &TargetName, generation: Generation) -> Option<HistoryEntry>;
     read history_during(model: &ModelName, from: Timestamp, until: Option<Timestamp>) -> Vec<HistoryEntry>;
 }
 

@@ -166,7 +166,7 @@ impl Story {
             record = looked.record;
             match looked.decision {
                 Decision::Continue => {}
-                Decision::Shift { stage } => {
+                Decision::Shift { stage, reason: _ } => {
                     (record.stage, record.stage_since) = (stage, now);
                     shares.push((now, record.stage_share()));
                 }

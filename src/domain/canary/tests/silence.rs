@@ -11,7 +11,7 @@ fn a_canary_of_which_nothing_comes_any_more_waits_where_it_is() {
     assert!(record.reason.starts_with("no evidence since 2026-03-01 12:09 UTC"), "{}", record.reason);
     // It goes on with the evidence.
     let (_, decision) = watch(stages(), 300, |at| if at < 90 { until(10)(at) } else { until(300)(at) });
-    assert_eq!(decision, Some((90, Decision::Shift { stage: 1 })));
+    assert!(matches!(decision, Some((90, Decision::Shift { stage: 1, .. }))), "{decision:?}");
 }
 
 #[test]

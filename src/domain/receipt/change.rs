@@ -1,0 +1,158 @@
+//! The receipt of one change of a release, whoever made it: what serves since,
+//! what served before, why, and what was known at that moment.
+
+use serde::Serialize;
+
+use super::super::Timestamp;
+use super::super::because::Evidence;
+use super::super::id::{Generation, ModelName, RunId, TargetName, VersionName};
+use super::super::metric::Metrics;
+use super::super::release::{Assignment, CanaryServed, ReleaseActor, Served};
+use super::super::verdict::Verdict;
+
+/// One change with what was known when it was made.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChangeReceipt {
+    /// What it did, in one sentence.
+    pub headline: String,
+    /// Why, in plain words.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+    /// Who made it.
+    pub actor: ReleaseActor,
+    /// The model.
+    pub model: ModelName,
+    /// Where.
+    pub target: TargetName,
+    /// The generation it made.
+    pub generation: Generation,
+    /// What is served since.
+    pub after: Assignment,
+    /// What was served before; none where nothing was.
+    pub before: Option<Assignment>,
+    /// The version that everybody gets since, with what its trainer said of it.
+    pub serves: Option<ScoredVersion>,
+    /// The other version that it is about: the champion before, else the canary.
+    pub served: Option<ScoredVersion>,
+    /// What was known of the canary that was out or baked.
+    pub evidence: Option<Evidence>,
+    /// SHA-256, in lower-case hex, of the workflow that canary is judged under.
+    pub configuration: Option<String>,
+    /// What it does not promise, in plain words.
+    pub limits: Vec<String>,
+    /// Commands that show more.
+    pub commands: Vec<String>,
+    /// The command that takes it back; none where there is none.
+    pub undo: Option<String>,
+}
+
+/// A version with what was measured of it before it could serve.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScoredVersion {
+    /// It.
+    pub version: VersionName,
+    /// The run that made it; none for an adopted one.
+    pub run: Option<RunId>,
+    /// SHA-256 of its manifest, in lower-case hex.
+    pub manifest_sha256: String,
+    /// What its trainer said of it.
+    pub metrics: Metrics,
+}
+
+impl ChangeReceipt {
+    /// What a change did.
+    pub fn headline_of(
+        (model, target): (&ModelName, &TargetName),
+        before: Option<&Assignment>,
+        after: &Assignment,
+    ) -> String {
+        let champion = |of: &Assignment| of.champion.as_ref().map(|served| served.version.clone());
+        let canary = |of: &Assignment| of.canary.as_ref().map(|canary| canary.served.version.clone());
+        let (was, is) = (before.and_then(champion), champion(after));
+        if was != is {
+            return match (was, is) {
+                (Some(was), Some(is)) => {
+                    format!("{is} of {model} serves everybody on {target} instead of {was}")
+                }
+                (None, Some(is)) => {
+                    format!("{is} of {model} serves on {target}, where nothing served before")
+                }
+                (_, None) => format!("Nothing of {model} serves on {target} any more"),
+            };
+        }
+        let share = |of: &CanaryServed| of.basis_points;
+        match (before.and_then(canary), &after.canary) {
+            (Some(was), Some(is)) if was == is.served.version => {
+                format!("The canary {was} of {model} gets {} of the traffic on {target}", share(is))
+            }
+            (Some(was), Some(is)) => {
+                let new = &is.served.version;
+                format!("{new} of {model} goes on canary on {target} at {} instead of {was}", share(is))
+            }
+            (None, Some(is)) => {
+                format!("{} of {model} goes on canary on {target} at {}", is.served.version, share(is))
+            }
+            (Some(was), None) => format!("The canary {was} of {model} was taken off {target}"),
+            (None, None) => format!("{model} on {target} serves what it served before"),
+        }
+    }
+
+    /// What the change does not promise.
+    pub fn limits_of(&self) -> Vec<String> {
+        let mut limits = vec![];
+        match &self.actor {
+            ReleaseActor::Human { .. } => limits.push(
+                "A person decided: how rarely refit's own decisions are wrong says nothing about this one."
+                    .to_owned(),
+            ),
+            ReleaseActor::Run { .. } | ReleaseActor::Controller { .. } | ReleaseActor::Undo { .. } => {}
+        }
+        let then = self.evidence.as_ref().map(Evidence::view);
+        match then {
+            None => {
+                limits.push("No canary was out: no request of a user was part of what was known.".to_owned())
+            }
+            Some(None) => limits.push(
+                "The evidence was kept by another version of refit: only its JSON is shown.".to_owned(),
+            ),
+            Some(Some(canary)) => {
+                let champion = self.after.champion.as_ref().map(|served| &served.version);
+                let serves = champion == Some(&canary.version);
+                match canary.verdict {
+                    Verdict::Fail if serves => {
+                        limits.push(format!("The evidence spoke against {}.", canary.version));
+                    }
+                    Verdict::Pass if !serves => {
+                        limits.push(format!("The evidence spoke for {}.", canary.version));
+                    }
+                    Verdict::Inconclusive => limits.push("The evidence had not decided.".to_owned()),
+                    Verdict::Error => limits.push("The evidence could not be judged.".to_owned()),
+                    Verdict::Fail | Verdict::Pass => {}
+                }
+            }
+        }
+        let scored = [&self.serves, &self.served].into_iter().flatten();
+        if scored.filter(|version| !version.metrics.values.is_empty()).count() == 2 {
+            limits.push(
+                "Each version's metrics are what its own trainer said: their holdouts may differ.".to_owned(),
+            );
+        }
+        limits
+    }
+
+    /// The command that takes the change back: one that drops a canary has none, for its run has ended.
+    pub fn undo_of(&self) -> Option<String> {
+        let before = self.before.as_ref()?;
+        let old = before.champion.as_ref().filter(|old| self.after.champion.as_ref() != Some(*old));
+        match (old, &self.after.canary) {
+            (Some(Served { version, .. }), _) => {
+                Some(format!("refit rollback {version} --model {} --target {}", self.model, self.target))
+            }
+            (None, Some(_)) => {
+                Some(format!("refit rollback --model {} --target {}", self.model, self.target))
+            }
+            (None, None) => None,
+        }
+    }
+}
