@@ -48,7 +48,7 @@ pub struct CanaryView {
     /// When an undecided canary is inconclusive for good.
     pub deadline: Option<Timestamp>,
     /// More time that it was given, in order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<Extension>,
     /// `ln E` of all gating rules against the canary.
     pub evidence_against: Option<f64>,
