@@ -206,15 +206,19 @@ impl RateTest {
         self.canary = (self.canary.0.saturating_add(arm.n()), self.canary.1.saturating_add(arm.e()));
     }
 
-    /// The stable version's part of a minute.
+    /// The stable version's part of a minute: what is only shown.
     pub(super) fn see_stable(&mut self, arm: Arm) {
-        self.stable_bound.observe(arm, self.dispersion.exponent());
         self.stable = (self.stable.0.saturating_add(arm.n()), self.stable.1.saturating_add(arm.e()));
     }
 
     /// A closed table, tempered by what earlier ones showed.
     pub(super) fn observe(&mut self, table: &Table) {
-        self.test.observe(table, self.dispersion.exponent());
+        let exponent = self.dispersion.exponent();
+        self.test.observe(table, exponent);
+        // The stable rate next to which the canary's is judged: not that of minutes in which it had no part.
+        if table.canary.n() > 0 {
+            self.stable_bound.observe(table.stable, exponent);
+        }
         self.dispersion.observe(table.stable);
     }
 }

@@ -58,6 +58,17 @@ fn no_errors_at_all_show_no_points() {
 }
 
 #[test]
+fn minutes_without_the_canary_change_no_evidence() {
+    let both = |at: i64| ((100, u64::from(at % 2 == 0)), (900, 9));
+    let known = played(0.02, 5, both).1;
+    let mut replay = known.clone();
+    for at in 5..600 {
+        replay.minute(&counts(at, (0, 0), (9_000, 900))).expect("counts");
+    }
+    assert_eq!(replay.evidence().log_e_ni, known.evidence().log_e_ni);
+}
+
+#[test]
 fn one_that_is_worse_by_the_points_passes_no_oftener_than_beta() {
     let (points, runs) = (0.01, 300);
     let mut wrong = 0;
