@@ -122,7 +122,7 @@ impl Engine {
             }
             Decision::StopTraffic { reason } => {
                 told.extend(self.alerts(before, "traffic-stopped", json!({"reason": reason})).await?);
-                let because = self.because_of(&after, &reason).await?;
+                let because = self.because_in_any_case(&after, &reason).await;
                 if self.save(before, &after, &told).await?
                     && let Some(release) = self.set_share(before, &release, BasisPoints(0), because).await?
                 {
@@ -215,7 +215,7 @@ impl Engine {
                     (Assignment { canary: None, ..release.desired.clone() }, reason.to_owned())
                 }
             };
-            let because = self.because_of(canary, &reason).await?;
+            let because = self.because_in_any_case(canary, &reason).await;
             let write = ReleaseWrite {
                 ends_canary: Some((canary.id, reason.clone())),
                 marks_bad: Some(canary.version.clone()),

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::Engine;
+use super::because::left_out;
 use crate::adapter::{AdapterError, ArtifactStore};
 use crate::artifacts::sealed::SealedError;
-use crate::domain::canary::CanaryState;
+use crate::domain::because::Because;
+use crate::domain::canary::CanaryRecord;
 use crate::domain::freeze::Freeze;
-use crate::domain::id::{CanaryId, ModelName, RunId, TargetName, VersionName};
+use crate::domain::id::{ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::steps::context::StepError;
@@ -338,9 +340,24 @@ impl Engine {
         bad: Option<VersionName>,
     ) -> Result<Option<Release>, ReleaseError> {
         let ended = match (current.owner, &assignment.canary) {
-            (Some(run), None) => self.live_canary(run).await?,
-            (None, None) => self.bake_ended_by(current, &assignment).await?,
-            (_, Some(_)) => None,
+            (Some(run), None) => self.live_canary(run).await,
+            (None, None) => self.bake_ended_by(current, &assignment).await,
+            (_, Some(_)) => Ok(None),
+        };
+        let because = self.because(current, reason).await;
+        let (ended, because) = match during_freeze {
+            // Not missed for bookkeeping: a canary that is not ended with it is ended by the next look at it.
+            DuringFreeze::Made => (
+                ended.unwrap_or_else(|error| {
+                    left_out(&error, reason);
+                    None
+                }),
+                because.unwrap_or_else(|error| {
+                    left_out(&error, reason);
+                    Because::alone(reason)
+                }),
+            ),
+            DuringFreeze::Refused => (ended?, because?),
         };
         let written = self
             .store
@@ -351,10 +368,10 @@ impl Engine {
                 assignment,
                 owner: None,
                 actor: actor.clone(),
-                because: self.because(current, reason).await?,
+                because,
                 at: self.clock.now(),
                 by_run: None,
-                ends_canary: ended.map(|canary| (canary, reason.to_owned())),
+                ends_canary: ended.map(|canary| (canary.id, reason.to_owned())),
                 marks_bad: bad,
                 heeds_freeze: during_freeze == DuringFreeze::Refused,
             })
@@ -369,30 +386,16 @@ impl Engine {
         }
     }
 
-    async fn live_canary(&self, run: RunId) -> Result<Option<CanaryId>, StoreError> {
-        let canary = self.store.canary_of(run).await?;
-        Ok(canary
-            .filter(|canary| matches!(canary.state, CanaryState::Watching | CanaryState::Baking))
-            .map(|canary| canary.id))
-    }
-
     /// The bake of the champion, when another version is to serve: its run hears of it with the change.
     async fn bake_ended_by(
         &self,
         current: &Release,
         assignment: &Assignment,
-    ) -> Result<Option<CanaryId>, StoreError> {
+    ) -> Result<Option<CanaryRecord>, StoreError> {
         let serves = |version: &VersionName| {
             assignment.champion.as_ref().is_some_and(|served| &served.version == version)
         };
-        let live = self.store.live_canaries(None).await?;
-        let baking = live.into_iter().find(|canary| {
-            canary.state == CanaryState::Baking
-                && canary.model == current.model
-                && canary.target == current.target
-                && !serves(&canary.version)
-        });
-        Ok(baking.map(|canary| canary.id))
+        Ok(self.baking(current).await?.filter(|canary| !serves(&canary.version)))
     }
 
     /// Shows a release; when its host is away, the reconciler shows it later. A host that takes minutes

@@ -2,6 +2,7 @@
 
 mod audit;
 mod basics;
+mod bookkeeping;
 mod cancel;
 pub mod crash;
 mod endings;

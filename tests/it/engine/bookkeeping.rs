@@ -1,0 +1,90 @@
+//! A way back is made whatever cannot be read of what is kept with it.
+
+use refit::domain::because::Because;
+use refit::domain::history::Change;
+use refit::domain::id::RunId;
+use refit::domain::release::ReleaseActor;
+use refit::domain::run::Outcome;
+use refit::engine::Engine;
+use refit::engine::because::configuration;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, SqliteConnection};
+
+use super::rollout::*;
+use crate::support::crash::Crash;
+use crate::support::world::World;
+
+const BAKES: Flow = Flow { promote: "{ bake: 6h }", ..FLOW };
+
+async fn database(world: &World) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(&world.database).connect().await.expect("opens")
+}
+
+async fn break_canary(world: &World, run: RunId) {
+    let broken = sqlx::query("UPDATE canaries SET record = '{}' WHERE run = $1").bind(run.0);
+    assert_eq!(broken.execute(&mut database(world).await).await.expect("written").rows_affected(), 1);
+}
+
+/// Why the release is as it is, with whose canary is kept with it.
+async fn newest(engine: &Engine) -> (Option<RunId>, Because) {
+    let mut history = engine.store.history(Some(&model()), 100).await.expect("readable").into_iter();
+    let newest = history.find_map(|entry| match entry.change {
+        Change::Release { evidence, configuration, .. } => {
+            let run = evidence.as_ref().and_then(|evidence| evidence.view()).map(|view| view.run);
+            Some((run, Because { reason: entry.by.reason, evidence, configuration }))
+        }
+        Change::Version { .. } => None,
+    });
+    newest.expect("a change")
+}
+
+fn ann() -> ReleaseActor {
+    ReleaseActor::Human { name: "ann".to_owned() }
+}
+
+#[tokio::test]
+async fn a_canary_that_cannot_be_read_is_dropped_all_the_same() {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    let run = on_canary(&world, &engine, FLOW).await;
+    break_canary(&world, run).await;
+    engine.roll_back(&model(), &target(), None, ann(), "customers call").await.expect("rolled back");
+    assert_eq!(shown(&world), serves("1"));
+    assert_eq!(newest(&engine).await, (None, Because::alone("customers call")));
+}
+
+#[tokio::test]
+async fn while_a_version_bakes_that_cannot_be_read_people_go_back_all_the_same() {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    let run = on_canary(&world, &engine, BAKES).await;
+    world.pass(chrono::TimeDelta::hours(1));
+    assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::Promoted));
+    assert_eq!(shown(&world), serves("2"));
+    break_canary(&world, run).await;
+    engine.roll_back(&model(), &target(), None, ann(), "customers call").await.expect("rolled back");
+    assert_eq!(shown(&world), serves("1"));
+    assert_eq!(newest(&engine).await, (None, Because::alone("customers call")));
+}
+
+#[tokio::test]
+async fn the_canary_of_another_run_is_no_evidence_of_the_one_that_is_dropped() {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    let bakes = on_canary(&world, &engine, BAKES).await;
+    world.pass(chrono::TimeDelta::hours(1));
+    assert_eq!(ended(&world, &engine, bakes).await.outcome, Some(Outcome::Promoted));
+    let run = on_canary(&world, &engine, FLOW).await;
+    // As its run died between bringing it out and recording it.
+    let gone = sqlx::query("DELETE FROM canaries WHERE run = $1").bind(run.0);
+    assert_eq!(gone.execute(&mut database(&world).await).await.expect("written").rows_affected(), 1);
+    engine.roll_back(&model(), &target(), None, ann(), "customers call").await.expect("rolled back");
+    assert_eq!(shown(&world), serves("2"));
+    let definition = engine.store.run(run).await.expect("readable").expect("a run").definition;
+    let because =
+        Because { configuration: Some(configuration(&definition)), ..Because::alone("customers call") };
+    assert_eq!(newest(&engine).await, (None, because));
+}
