@@ -52,6 +52,9 @@ pub struct FreezeWish {
     pub by: String,
 }
 
+/// Ends that are at most so far apart are one: nobody who asks twice in a minute asks for a minute more.
+const SAME_END: TimeDelta = TimeDelta::minutes(1);
+
 /// How a freeze ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FreezeEnd {
@@ -127,14 +130,22 @@ impl FreezeWish {
         }
     }
 
-    /// Whether `freeze`, which is not over, is what is asked for: the same model, begin, end and reason. One that
-    /// began when it was asked for is the same as one that shall begin at once; so asking twice is asking once.
-    pub fn is_granted_by(&self, freeze: &Freeze) -> bool {
+    /// Whether `freeze`, which is not over, is what is asked for at `now`: the same model, begin, end and reason. One
+    /// that began when it was asked for is the same as one that shall begin at once; so asking twice is asking once.
+    /// One that shall last so long from now on is another one once it would end noticeably later: it renews the first.
+    pub fn is_granted_by(&self, freeze: &Freeze, now: Timestamp) -> bool {
         let begins_so = match self.from {
             None => freeze.from == freeze.at,
             Some(from) => freeze.from == from,
         };
+        let renews = match (self.end, freeze.until) {
+            (FreezeEnd::After(_), Some(until)) => self
+                .end_after(self.from.unwrap_or(now))
+                .is_some_and(|end| end.signed_duration_since(until) > SAME_END),
+            (FreezeEnd::After(_), None) | (FreezeEnd::Never | FreezeEnd::At(_), _) => false,
+        };
         begins_so
+            && !renews
             && freeze.lifted.is_none()
             && freeze.model == self.model
             && freeze.reason == self.reason
@@ -224,15 +235,30 @@ mod tests {
     fn asking_twice_is_asking_once() {
         let hours = FreezeEnd::After(TimeDelta::hours(6));
         let first = granted(&wish(None, hours), at("20T00:00"));
-        assert!(wish(None, hours).is_granted_by(&first));
-        assert!(wish(None, FreezeEnd::At(at("20T06:00"))).is_granted_by(&first));
-        assert!(!wish(None, FreezeEnd::Never).is_granted_by(&first), "another end");
-        assert!(!wish(Some(at("20T01:00")), hours).is_granted_by(&first), "another begin");
+        let soon = at("20T00:01");
+        assert!(wish(None, hours).is_granted_by(&first, soon));
+        assert!(wish(None, FreezeEnd::At(at("20T06:00"))).is_granted_by(&first, soon));
+        assert!(!wish(None, FreezeEnd::Never).is_granted_by(&first, soon), "another end");
+        assert!(!wish(Some(at("20T01:00")), hours).is_granted_by(&first, soon), "another begin");
         let other = FreezeWish { reason: "a fair".to_owned(), ..wish(None, hours) };
-        assert!(!other.is_granted_by(&first), "another reason");
+        assert!(!other.is_granted_by(&first, soon), "another reason");
         let everybody = FreezeWish { model: None, ..wish(None, hours) };
-        assert!(!everybody.is_granted_by(&first), "more than this model");
+        assert!(!everybody.is_granted_by(&first, soon), "more than this model");
         let lifted = Freeze { lifted: Some(Lifted { by: "bo".to_owned(), at: at("20T01:00") }), ..first };
-        assert!(!wish(None, hours).is_granted_by(&lifted), "it was lifted");
+        assert!(!wish(None, hours).is_granted_by(&lifted, soon), "it was lifted");
+    }
+    #[test]
+    fn asking_again_for_so_many_hours_renews_a_freeze() {
+        let day = FreezeEnd::After(TimeDelta::days(1));
+        let first = granted(&wish(None, day), at("20T00:00"));
+        for later in ["20T00:02", "20T18:00", "20T23:59"] {
+            assert!(!wish(None, day).is_granted_by(&first, at(later)), "at {later} it would end later");
+        }
+        // An end that was named, or reckoned from a begin that was, is the same whenever it is asked for.
+        let (end, begin) = (FreezeEnd::At(at("21T00:00")), Some(at("20T00:00")));
+        assert!(wish(None, end).is_granted_by(&first, at("20T23:59")));
+        assert!(wish(begin, day).is_granted_by(&first, at("20T23:59")));
+        let endless = granted(&wish(None, FreezeEnd::Never), at("20T00:00"));
+        assert!(wish(None, FreezeEnd::Never).is_granted_by(&endless, at("29T00:00")));
     }
 }

@@ -45,7 +45,8 @@ their `promote` step, and `refit promote` is refused unless it says --despite-fr
 Runs train, are gated and go on canary; every way back stays open: rollbacks by evidence
 and by hand, withdrawn and undone canaries, cancelled runs.
 Freezes may overlap; nothing is promoted until the last is over. The same freeze again
-(model, begin, end and reason) changes nothing.
+(model, begin, end and reason) changes nothing; --for again, later, freezes for so long
+from then on.
 A date is its beginning; a time without a zone is UTC."#;
 
 const WHAT_UNFREEZE_DOES: &str = r#"`refit unfreeze` lifts the freezes of every model, `refit unfreeze MODEL` those that name

@@ -115,7 +115,7 @@ impl SqlStore {
         let now: Timestamp = get(&row, "now")?;
         let wish = FreezeWish { reason: text(&wish.reason), by: text(&wish.by), ..wish.clone() };
         let open = open_in(&mut tx, Some(now)).await?;
-        if let Some(same) = open.into_iter().find(|freeze| wish.is_granted_by(freeze)) {
+        if let Some(same) = open.into_iter().find(|freeze| wish.is_granted_by(freeze, now)) {
             return Ok(FreezeAnswer::Already(same));
         }
         let made = match wish.granted(id, now) {

@@ -68,10 +68,14 @@ async fn the_same_freeze_again_changes_nothing(db: Database) {
     let (one, two) = (db.open().await, db.open().await);
     let wanted = wish(None, FreezeEnd::After(TimeDelta::hours(2)));
     let first = make(&*one, &wanted, db.now()).await;
-    let now = db.pass(3600);
-    let again = two.freeze(FreezeId::generate(), &wanted, now).await.expect("asked");
+    let again = two.freeze(FreezeId::generate(), &wanted, db.now()).await.expect("asked");
     assert_eq!(again, FreezeAnswer::Already(first.clone()));
-    let longer = make(&*two, &wish(None, FreezeEnd::After(TimeDelta::hours(3))), now).await;
+    let now = db.pass(3600);
+    let until = FreezeEnd::At(first.until.expect("an end"));
+    let again = two.freeze(FreezeId::generate(), &wish(None, until), now).await.expect("asked");
+    assert_eq!(again, FreezeAnswer::Already(first.clone()));
+    let longer = make(&*two, &wanted, now).await;
+    assert_eq!(longer.until, Some(now + TimeDelta::hours(2)), "so long from then on");
     assert_eq!(
         two.freeze_over(&model(), now).await.expect("read"),
         Some(longer),
