@@ -33,7 +33,12 @@ impl Because {
 impl Evidence {
     /// What is known of `canary` now.
     pub fn of(canary: &CanaryRecord) -> Self {
-        Self(serde_json::to_value(canary.view()).unwrap_or(Value::Null))
+        let mut view = canary.view();
+        for extension in &mut view.extensions {
+            // Kept once, with the canary: every change after it would carry it again.
+            extension.evidence = Value::Null;
+        }
+        Self(serde_json::to_value(view).unwrap_or(Value::Null))
     }
 
     /// The canary as it was; none where another version of refit wrote it in a form that this one does not read.

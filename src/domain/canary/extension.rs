@@ -10,6 +10,9 @@ use super::super::Timestamp;
 use super::super::workflow::units::{LONGEST, format_duration};
 use super::{CanaryRecord, CanaryState};
 
+/// How often a canary is given more time: each is kept with the evidence of its moment.
+const MOST_EXTENSIONS: usize = 50;
+
 /// More time that somebody gave a canary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Extension {
@@ -62,6 +65,9 @@ pub enum NotExtended {
     /// Together with what it was given before.
     #[error("it would have more than ten years")]
     TooLong,
+    /// Together with how often it was given more before.
+    #[error("it was given more time {MOST_EXTENSIONS} times, which is the most: promote it or take it back")]
+    TooOften,
 }
 
 impl Extension {
@@ -90,6 +96,9 @@ impl CanaryRecord {
             CanaryState::Promoted | CanaryState::RolledBack => {
                 return Err(NotExtended::Ended { reason: self.reason.clone() });
             }
+        }
+        if self.extensions.len() >= MOST_EXTENSIONS {
+            return Err(NotExtended::TooOften);
         }
         if asked.more <= TimeDelta::zero() {
             return Err(NotExtended::Nothing);
@@ -127,6 +136,7 @@ impl CanaryRecord {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::because::Evidence;
     use super::super::tests::errors;
     use super::*;
 
@@ -178,5 +188,27 @@ mod tests {
         assert_eq!(refused(CanaryState::Watching, 24 * 3661), NotExtended::TooLong);
         let long = with(&record, record.extended(&more(24 * 3000), now).expect("extended"));
         assert_eq!(long.extended(&more(24 * 1000), now), Err(NotExtended::TooLong), "together");
+    }
+    #[test]
+    fn nobody_is_given_more_time_for_ever_in_small_pieces() {
+        let mut record = errors();
+        for _ in 0..MOST_EXTENSIONS {
+            let extension = record.extended(&more(1), record.started_at).expect("extended");
+            record = with(&record, extension);
+        }
+        let refused = record.extended(&more(1), record.started_at).expect_err("refused");
+        assert_eq!(
+            refused.to_string(),
+            "it was given more time 50 times, which is the most: promote it or take it back"
+        );
+    }
+
+    #[test]
+    fn a_change_keeps_who_gave_more_time_and_not_what_was_known_each_time() {
+        let record = errors();
+        let record = with(&record, record.extended(&more(1), record.started_at).expect("extended"));
+        let kept = Evidence::of(&record).view().expect("in this form").extensions.remove(0);
+        assert_eq!(kept, Extension { evidence: Value::Null, ..record.extensions[0].clone() });
+        assert_ne!(record.extensions[0].evidence, Value::Null);
     }
 }
