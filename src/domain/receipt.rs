@@ -7,7 +7,7 @@ mod change;
 use serde::Serialize;
 use serde_json::Value;
 
-pub use self::change::{ChangeReceipt, ScoredVersion};
+pub use self::change::{ChangeReceipt, ScoredVersion, Since};
 use super::Timestamp;
 use super::because::Evidence;
 use super::canary::{CanaryRecord, CanaryState, CanaryView};

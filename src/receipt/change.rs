@@ -3,7 +3,7 @@
 use crate::domain::because::Evidence;
 use crate::domain::history::Change;
 use crate::domain::id::{Generation, ModelName, TargetName, VersionName};
-use crate::domain::receipt::{ChangeReceipt, ScoredVersion};
+use crate::domain::receipt::{ChangeReceipt, ScoredVersion, Since};
 use crate::domain::release::{Assignment, ReleaseActor};
 use crate::store::{Store, StoreError};
 
@@ -42,11 +42,30 @@ pub async fn of(
         limits: vec![],
         commands: vec![],
         undo: None,
+        no_undo: None,
     };
     receipt.limits = receipt.limits_of();
     receipt.commands = commands(&receipt);
-    receipt.undo = receipt.undo_of();
+    match receipt.undo_of(since(store, &receipt).await?) {
+        Ok(command) => receipt.undo = Some(command),
+        Err(why) => receipt.no_undo = Some(why),
+    }
     Ok(Some(receipt))
+}
+
+async fn since(store: &dyn Store, receipt: &ChangeReceipt) -> Result<Since, StoreError> {
+    let ChangeReceipt { model, target, .. } = receipt;
+    let newest = store.release(model, target).await?;
+    let record = async |of: Option<&Assignment>| match of.and_then(champion) {
+        Some(version) => store.version(model, version).await,
+        None => Ok(None),
+    };
+    let (was, is) = (record(receipt.before.as_ref()).await?, record(Some(&receipt.after)).await?);
+    Ok(Since {
+        is_newest: newest.is_some_and(|newest| newest.generation == receipt.generation),
+        before: was.as_ref().map(|was| was.state),
+        went_back: was.is_some_and(|was| is.is_some_and(|is| was.created_at > is.created_at)),
+    })
 }
 
 fn champion(of: &Assignment) -> Option<&VersionName> {

@@ -9,6 +9,7 @@ use super::super::id::{Generation, ModelName, RunId, TargetName, VersionName};
 use super::super::metric::Metrics;
 use super::super::release::{Assignment, CanaryServed, ReleaseActor, Served};
 use super::super::verdict::Verdict;
+use super::super::version::VersionState;
 
 /// One change with what was known when it was made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -45,6 +46,19 @@ pub struct ChangeReceipt {
     pub commands: Vec<String>,
     /// The command that takes it back; none where there is none.
     pub undo: Option<String>,
+    /// Why there is none, in plain words.
+    pub no_undo: Option<String>,
+}
+
+/// What became of a change until its receipt is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Since {
+    /// No other change of the release was made since.
+    pub is_newest: bool,
+    /// The state of the version that everybody got before, if it is known.
+    pub before: Option<VersionState>,
+    /// The version that everybody got before was made after the one that they get since.
+    pub went_back: bool,
 }
 
 /// A version with what was measured of it before it could serve.
@@ -141,18 +155,41 @@ impl ChangeReceipt {
         limits
     }
 
-    /// The command that takes the change back: one that drops a canary has none, for its run has ended.
-    pub fn undo_of(&self) -> Option<String> {
-        let before = self.before.as_ref()?;
+    /// The command that takes the change back, or why there is none.
+    ///
+    /// # Errors
+    /// None takes it back: other changes came after it, or what was served before is not to be served again.
+    pub fn undo_of(&self, since: Since) -> Result<String, String> {
+        let Some(before) = &self.before else {
+            return Err("Nothing takes it back: nothing was served before.".to_owned());
+        };
+        if !since.is_newest {
+            return Err(format!(
+                "Nothing takes it back: the release was changed since; `refit model history {}` shows how.",
+                self.model
+            ));
+        }
+        let where_ = format!("--model {} --target {}", self.model, self.target);
         let old = before.champion.as_ref().filter(|old| self.after.champion.as_ref() != Some(*old));
         match (old, &self.after.canary) {
-            (Some(Served { version, .. }), _) => {
-                Some(format!("refit rollback {version} --model {} --target {}", self.model, self.target))
-            }
-            (None, Some(_)) => {
-                Some(format!("refit rollback --model {} --target {}", self.model, self.target))
-            }
-            (None, None) => None,
+            (Some(Served { version, .. }), _) => match since.before {
+                Some(VersionState::Bad) => {
+                    Err(format!("Nothing takes it back: {version}, which served before, is marked bad."))
+                }
+                Some(VersionState::Deleting | VersionState::Deleted) => {
+                    Err(format!("Nothing takes it back: {version}, which served before, was deleted."))
+                }
+                Some(VersionState::Reserved | VersionState::Sealed | VersionState::Abandoned) | None => {
+                    let command = if since.went_back { "promote" } else { "rollback" };
+                    Ok(format!("refit {command} {version} {where_}"))
+                }
+            },
+            (None, Some(_)) => Ok(format!("refit rollback {where_}")),
+            (None, None) => Err(
+                "Nothing takes it back: a canary that was taken off does not come out again. Trigger its \
+                        workflow for a new one."
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -41,8 +41,7 @@ impl Page for ChangeReceipt {
             "limits": self.limits,
             "commands": self.commands,
             "undo": self.undo,
-            "no_undo": "Nothing takes it back: a canary that was taken off does not come out again. Trigger its \
-                        workflow for a new one.",
+            "no_undo": self.no_undo,
         })
     }
 }

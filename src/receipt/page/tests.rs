@@ -5,9 +5,10 @@ use crate::domain::canary::{ArmView, CanaryState, CanaryView, LabelsView, Unlabe
 use crate::domain::id::{CanaryId, Generation};
 use crate::domain::metric::Metrics;
 use crate::domain::receipt::{
-    CanaryFacts, Change, ChangeReceipt, DataFacts, Person, Reproduce, ScoredVersion, TrainingFacts,
+    CanaryFacts, Change, ChangeReceipt, DataFacts, Person, Reproduce, ScoredVersion, Since, TrainingFacts,
 };
 use crate::domain::release::{Assignment, CanaryServed, ReleaseActor, Served};
+use crate::domain::version::VersionState;
 use crate::domain::workflow::Mode;
 use crate::domain::workflow::step::{Margin, OnlineMetric};
 use crate::domain::workflow::units::BasisPoints;
@@ -178,6 +179,8 @@ fn a_receipt_in_html_draws_the_limits() {
     assert_snapshot!("rolled_back.html", pages().html(&rolled_back()).expect("renders"));
 }
 
+const NEWEST: Since = Since { is_newest: true, before: Some(VersionState::Sealed), went_back: false };
+
 /// Somebody promotes the version although its canary fails.
 fn promoted_by_hand() -> ChangeReceipt {
     let served =
@@ -212,10 +215,26 @@ fn promoted_by_hand() -> ChangeReceipt {
         limits: vec![],
         commands: vec!["refit model history race-times".to_owned()],
         undo: None,
+        no_undo: None,
     };
     receipt.limits = receipt.limits_of();
-    receipt.undo = receipt.undo_of();
+    receipt.undo = receipt.undo_of(NEWEST).ok();
     receipt
+}
+
+#[test]
+fn nothing_offers_to_serve_what_is_marked_bad_or_was_left_long_ago() {
+    let receipt = promoted_by_hand();
+    let rollback = "refit rollback 2026-11-15 --model race-times --target production".to_owned();
+    assert_eq!(receipt.undo_of(NEWEST), Ok(rollback.clone()));
+    let back = receipt.undo_of(Since { went_back: true, ..NEWEST });
+    assert_eq!(back, Ok(rollback.replace("rollback", "promote")), "forward again");
+    let bad = receipt.undo_of(Since { before: Some(VersionState::Bad), went_back: true, ..NEWEST });
+    assert_snapshot!(bad.expect_err("none"), @"Nothing takes it back: 2026-11-15, which served before, is marked bad.");
+    let old = receipt.undo_of(Since { is_newest: false, ..NEWEST });
+    assert_snapshot!(old.expect_err("none"), @"Nothing takes it back: the release was changed since; `refit model history race-times` shows how.");
+    let first = ChangeReceipt { before: None, ..receipt };
+    assert_snapshot!(first.undo_of(NEWEST).expect_err("none"), @"Nothing takes it back: nothing was served before.");
 }
 
 #[test]
@@ -239,8 +258,7 @@ fn a_canary_that_was_taken_off_by_hand_does_not_come_back() {
     let names = (&receipt.model, &receipt.target);
     receipt.headline = ChangeReceipt::headline_of(names, receipt.before.as_ref(), &receipt.after);
     assert_eq!(receipt.headline, "The canary 2026-11-22 of race-times was taken off production");
-    receipt.undo = receipt.undo_of();
-    assert_eq!(receipt.undo, None);
+    (receipt.undo, receipt.no_undo) = (None, receipt.undo_of(NEWEST).err());
     let page = pages().markdown(&receipt).expect("renders");
     assert!(page.contains("a canary that was taken off does not come out again"), "{page}");
     pages().html(&receipt).expect("renders");
