@@ -279,6 +279,9 @@ fn gate_rule(node: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<GateRule>
     Some(rule)
 }
 
+/// All the traffic: nothing is left to compare a canary with, and no freeze keeps a stage back.
+const EVERYBODY: BasisPoints = BasisPoints(10_000);
+
 fn canary(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Canary> {
     let mut stages: Vec<Stage> = Vec::new();
     for node in with.items("stages") {
@@ -292,6 +295,12 @@ fn canary(with: &Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Canary> {
             let message = format!("a stage of {} after one of {}", written(stage.share), written(last.share));
             diagnostics
                 .push(Diagnostic::error(node.at, message).hint("stages ascend, such as `[10%, 25%, 50%]`"));
+        }
+        if stage.share == EVERYBODY {
+            diagnostics.push(
+                Diagnostic::error(node.at, "a canary that gets all the traffic is no canary")
+                    .hint("remove the stage; `promote` gives everybody the version"),
+            );
         }
         stages.push(stage);
     }

@@ -63,6 +63,7 @@ fn mistakes_in_steps() {
             "- { id: d, uses: fetch, with: { to: a.csv, from: { file: a } }, expect: { columns: { id: int, day: string }, null_rate: { dya: 20% }, newest: { column: day, max_age: 10d } } }",
         ),
         ("canary-alone", "- { id: c, uses: canary, with: { target: p, stages: [50%, 10%, 101%] } }"),
+        ("canary-everybody", "- { id: c, uses: canary, with: { target: p, stages: [50%, 100%] } }"),
         (
             "canary-alone-2",
             "- { id: c, uses: canary, with: { target: p, stages: [50%, 10%] } }\n- { id: p, uses: promote, with: { target: q } }",
@@ -194,6 +195,11 @@ fn mistakes_in_steps() {
     4:5 warning: no step after `c` promotes it or rolls it back (add a `promote` step; it promotes, rolls back or holds by the verdict)
     4:61 error: a stage of `10%` after one of `50%` (stages ascend, such as `[10%, 25%, 50%]`)
     4:66 error: an entry of `stages` cannot be `101%` (a share of traffic is above 0% and at most 100%)
+    [canary-everybody]
+    4:5 error: `c` has no version to send traffic to (put a `publish` step before it)
+    4:5 error: no rules say when `c` is good or bad (add a `compare` step with the rules)
+    4:5 warning: no step after `c` promotes it or rolls it back (add a `promote` step; it promotes, rolls back or holds by the verdict)
+    4:61 error: a canary that gets all the traffic is no canary (remove the stage; `promote` gives everybody the version)
     [canary-alone-2]
     4:5 error: `c` has no version to send traffic to (put a `publish` step before it)
     4:5 error: no rules say when `c` is good or bad (add a `compare` step with the rules)
