@@ -87,6 +87,28 @@ async fn a_run_trains_and_goes_on_canary_and_promotes_when_the_freeze_is_over() 
 }
 
 #[tokio::test]
+async fn after_a_freeze_the_canary_is_looked_at_before_it_is_promoted() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        freeze(&world, &engine, FreezeEnd::After(TimeDelta::hours(2))).await;
+        let run = on_canary(&world, &engine, FLOW).await;
+        world.pass(TimeDelta::hours(1));
+        assert_waits(&turn(&engine, run).await);
+        // The server was away; run and look are due together, and the run is quicker.
+        world.pass(TimeDelta::hours(5));
+        let stop = tokio_util::sync::CancellationToken::new();
+        engine.activate(run, &stop).await.expect("activates");
+        let seen = engine.store.run(run).await.expect("readable").expect("a run");
+        assert_waits(&seen);
+        world.pass(TimeDelta::seconds(2));
+        let promoted = turn(&engine, run).await;
+        assert_eq!(promoted.outcome, Some(Outcome::Promoted), "{promoted:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_first_version_waits_and_goes_on_at_once_when_the_freeze_is_lifted() {
     on_both(async |world| {
         let engine = world.process(&Crash::never()).await;
