@@ -151,7 +151,7 @@ impl From<ReleaseError> for CliError {
                 .hint(format!("wait for its verdict (`refit status`), or drop {version} with --supersede")),
             ReleaseError::Frozen { freeze, .. } => Self::new(Exit::Busy, text).hint(format!(
                 "wait, lift it with `{}`, or promote all the same with --despite-freeze; \
-                 `refit rollback` goes back whatever is frozen",
+                 `refit rollback` goes back to what served before, whatever is frozen",
                 how_to_lift(&freeze),
             )),
             ReleaseError::Outside(error) => {
