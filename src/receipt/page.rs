@@ -264,7 +264,7 @@ fn canary(view: &CanaryView, ended_at: Option<Timestamp>) -> Value {
             "not_worse_limit": words.not_worse.1,
             "not_worse_bar": bar(rule.log_e_not_worse, rule.limit_not_worse),
             "margin": words.margin,
-            "accepted": rule.accepted,
+            "accepted": words.accepted,
         })
     };
     let labels = |labels: &LabelsView| {

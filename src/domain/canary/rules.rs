@@ -17,6 +17,8 @@ pub(super) struct RateTest {
     pub(super) test: ErrorTest,
     pub(super) dispersion: Dispersion,
     pub(super) bound: RateBound,
+    /// A canary that was out before margins had points goes on without it.
+    #[serde(default)]
     pub(super) stable_bound: RateBound,
     pub(super) guard: Option<AbsoluteGuard>,
     /// Requests of the canary, and those that count, whether or not a table has them.

@@ -163,6 +163,9 @@ fn only_the_floor_accepts_a_canary_without_errors() {
     let (record, _) = watch(record, 600, |_| ((10, 0), (90, 0)));
     assert_eq!(record.verdict, Verdict::Pass);
     assert!(record.reason.contains("below 5.0 %"), "{}", record.reason);
+    let view = record.view();
+    let shown = view.rules[0].words(view.limit_against).accepted;
+    assert_eq!(shown.as_deref(), Some("good enough: below 5.0 %"), "not for the margin");
 }
 
 #[test]

@@ -129,6 +129,9 @@ pub struct RuleView {
     pub slow_above_ms: Option<f64>,
     /// The bound beyond which a block's error is not worse, in the unit of the prediction.
     pub clip: Option<f64>,
+    /// Below this it is good enough, whatever the stable version does.
+    #[serde(default)]
+    pub acceptable_below: Option<f64>,
     /// Whether it is shown to be good enough.
     pub accepted: bool,
 }
@@ -258,6 +261,7 @@ impl CanaryRecord {
                     OnlineMetric::AbsError => analysis.clip.bound(),
                     OnlineMetric::ErrorRate | OnlineMetric::LatencySlowShare => None,
                 },
+                acceptable_below: rule.acceptable_below,
                 accepted: test.accepts(rule, self.rules.beta),
             }
         });

@@ -70,8 +70,7 @@ pub(super) fn pass(rules: &Compare, tests: &[RuleTest]) -> String {
         let finding = if log_e >= limit {
             format!("not {} worse (evidence {}, limit {})", rule.margin, odds(log_e), odds(limit))
         } else {
-            let floor = rule.acceptable_below.unwrap_or_default();
-            let floor = if rule.metric == OnlineMetric::AbsError { number(floor) } else { percent(floor) };
+            let floor = in_unit(rule.metric, rule.acceptable_below.unwrap_or_default());
             format!("below {floor}, which is acceptable")
         };
         format!("{}: {finding}", arms(rule, test))
@@ -223,6 +222,8 @@ pub struct RuleWords {
     pub not_worse: (String, String),
     /// The margin.
     pub margin: String,
+    /// That it is good enough, and why if not for that margin; none while it is not shown to be.
+    pub accepted: Option<String>,
 }
 
 impl RuleView {
@@ -240,6 +241,12 @@ impl RuleView {
             worse: (odds(self.log_e_worse), self.limit_alone(limit_against).map(odds)),
             not_worse: (odds(self.log_e_not_worse), odds(self.limit_not_worse)),
             margin: self.margin.to_string(),
+            accepted: self.accepted.then(|| match self.acceptable_below {
+                Some(floor) if self.log_e_not_worse < self.limit_not_worse => {
+                    format!("good enough: below {}", in_unit(self.metric, floor))
+                }
+                Some(_) | None => "good enough".to_owned(),
+            }),
         }
     }
 
@@ -312,6 +319,14 @@ fn between((lower, upper): (f64, f64)) -> String {
     let lower = if lower <= ODDS_RATIO_MIN { "0x".to_owned() } else { times(lower) };
     let upper = if upper >= ODDS_RATIO_MAX { "any amount".to_owned() } else { times(upper) };
     format!("{lower} to {upper}")
+}
+
+/// A limit of a metric, in its unit.
+fn in_unit(metric: OnlineMetric, limit: f64) -> String {
+    match metric {
+        OnlineMetric::ErrorRate | OnlineMetric::LatencySlowShare => percent(limit),
+        OnlineMetric::AbsError => number(limit),
+    }
 }
 
 fn share((n, e): (u64, u64)) -> String {

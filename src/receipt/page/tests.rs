@@ -55,6 +55,7 @@ fn rolled_back() -> Receipt {
         dispersion: Some(1.0),
         slow_above_ms: None,
         clip: None,
+        acceptable_below: None,
         accepted: false,
     };
     let run = name("019a0000-0000-7000-8000-000000000001");
