@@ -13,7 +13,7 @@ use refit::domain::version::VersionState;
 use refit::domain::workflow::Moment;
 use refit::engine::Engine;
 use refit::engine::by_hand::PromotedByHand;
-use refit::engine::release::ReleaseError;
+use refit::engine::release::{Back, ReleaseError};
 use refit::store::FreezeAnswer;
 
 use super::on_both;
@@ -273,10 +273,15 @@ async fn rollbacks_and_cancels_go_their_way_during_a_freeze() {
         // To an older version, of the one that serves everybody.
         publish(&world, &engine).await;
         let newest = version("6");
+        let back = Back { version: &newest, marks_bad: false };
+        let forth = engine.roll_back(&model(), &target(), Some(back), ann(), "it is better").await;
+        assert!(matches!(forth, Err(ReleaseError::Frozen { .. })), "it never served: {forth:?}");
         let done = engine.promote_despite_freeze(&model(), &target(), &newest, false, "bo", None).await;
         assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
         engine.roll_back(&model(), &target(), None, ann(), "slow").await.expect("rolled back");
         assert_eq!(shown(&world), serves("1"));
+        engine.roll_back(&model(), &target(), Some(back), ann(), "it served").await.expect("rolled back");
+        assert_eq!(shown(&world), serves("6"));
     })
     .await;
 }
