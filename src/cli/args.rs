@@ -176,7 +176,7 @@ pub struct Adopt {
     #[arg(long)]
     pub target: Option<TargetName>,
     /// Why, for the history.
-    #[arg(long)]
+    #[arg(long, value_parser = freeze::said)]
     pub why: Option<String>,
 }
 
@@ -193,7 +193,7 @@ pub struct Gc {
     #[arg(long)]
     pub adopted: bool,
     /// Why, for the history.
-    #[arg(long)]
+    #[arg(long, value_parser = freeze::said)]
     pub why: Option<String>,
 }
 
@@ -343,7 +343,7 @@ pub struct Which {
     #[arg(long)]
     pub target: Option<TargetName>,
     /// Why, for the history.
-    #[arg(long, alias = "reason")]
+    #[arg(long, alias = "reason", value_parser = freeze::said)]
     pub why: Option<String>,
 }
 

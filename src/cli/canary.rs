@@ -301,8 +301,11 @@ fn shown(forecast: &Forecast, rules: &Compare) -> String {
             OnlineMetric::LatencySlowShare => "slow requests",
             OnlineMetric::AbsError => "prediction error",
         };
-        let detects =
-            rule.detectable_ratio.map_or("nothing".to_owned(), |ratio| format!("{ratio:.2}x and more"));
+        let detects = match (rule.role, rule.detectable_ratio) {
+            (Role::Observe, _) => "-".to_owned(),
+            (Role::Gating, Some(ratio)) => format!("{ratio:.2}x and more"),
+            (Role::Gating, None) => "nothing".to_owned(),
+        };
         let proof = rule.to_prove.map_or("never".to_owned(), |time| {
             format!("about {} requests, {}", count(time.requests.round() as u64), hours(time.minutes / 60.0))
         });
@@ -342,7 +345,11 @@ fn shown(forecast: &Forecast, rules: &Compare) -> String {
             String::new(),
         ]
     }));
-    text.push_str(&table(&["A CANARY THAT", "", ""], rows));
+    if forecast.rates_decide() {
+        text.push_str(&table(&["A CANARY THAT", "", ""], rows));
+    } else {
+        text.push_str("no rule on these decides");
+    }
     if forecast.needs_truth {
         text.push_str(
             "\n\nprediction errors are judged as their truth arrives, which this plan does not know",

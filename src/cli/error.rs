@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::Exit;
+use super::freeze::how_to_lift;
 use super::output::plain;
 use crate::config::ConfigError;
 use crate::engine::release::ReleaseError;
@@ -148,10 +149,11 @@ impl From<ReleaseError> for CliError {
             )),
             ReleaseError::Busy { version, .. } => Self::new(Exit::Busy, text)
                 .hint(format!("wait for its verdict (`refit status`), or drop {version} with --supersede")),
-            ReleaseError::Frozen { .. } => Self::new(Exit::Busy, text).hint(
-                "wait, lift it with `refit unfreeze`, or promote all the same with --despite-freeze; \
-                 `refit rollback` goes back whatever is frozen",
-            ),
+            ReleaseError::Frozen { freeze, .. } => Self::new(Exit::Busy, text).hint(format!(
+                "wait, lift it with `{}`, or promote all the same with --despite-freeze; \
+                 `refit rollback` goes back to what served before, whatever is frozen",
+                how_to_lift(&freeze),
+            )),
             ReleaseError::Outside(error) => {
                 let exit = if error.is_transient() { Exit::Unreachable } else { Exit::StepFailed };
                 Self::new(exit, text).hint("`refit doctor` checks stores and targets")

@@ -109,7 +109,7 @@ async fn list(opened: &Opened, store: &Arc<dyn Store>, model: Option<&ModelName>
 
 /// A freeze that is not over, as a sentence with how to lift it.
 pub(super) fn sentence(freeze: &Freeze, now: Timestamp) -> String {
-    let lift = format!("`refit unfreeze {}`", short(freeze.id));
+    let lift = format!("`{}`", how_to_lift(freeze));
     // Of a freeze that was made just now by the database's clock, this one's may be behind.
     if freeze.is_in_force(now) || freeze.from <= freeze.at {
         format!("{} is {freeze} ({lift})", whose(freeze))
@@ -118,14 +118,18 @@ pub(super) fn sentence(freeze: &Freeze, now: Timestamp) -> String {
     }
 }
 
+/// The command that lifts this freeze, and no other.
+pub(super) fn how_to_lift(freeze: &Freeze) -> String {
+    format!("refit unfreeze {}", short(freeze.id))
+}
+
 fn whose(freeze: &Freeze) -> String {
     freeze.model.as_ref().map_or("every model".to_owned(), ToString::to_string)
 }
 
 /// The end of its id, as of runs.
 fn short(id: FreezeId) -> String {
-    let id = id.0.simple().to_string();
-    id[id.len() - 8..].to_owned()
+    pick::short_of(id.0)
 }
 
 /// A model of the project by its name.
@@ -151,10 +155,7 @@ async fn scope(opened: &Opened, store: &Arc<dyn Store>, word: &str) -> Result<Fr
         return Ok(FreezeScope::Model(model.clone()));
     }
     let part: String = word.chars().filter(|c| *c != '-').collect::<String>().to_ascii_lowercase();
-    let fits = |id: FreezeId| {
-        let id = id.0.simple().to_string();
-        part.len() >= SHORTEST_PART && (id.starts_with(&part) || id.ends_with(&part))
-    };
+    let fits = |id: FreezeId| part.len() >= SHORTEST_PART && pick::is_part(&part, id.0);
     let found: Vec<FreezeId> = freezes.iter().map(|freeze| freeze.id).filter(|id| fits(*id)).collect();
     match found.as_slice() {
         [one] => Ok(FreezeScope::One(*one)),

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::args::Which;
 use super::error::{CliError, Doing};
 use super::project::Opened;
@@ -31,7 +33,12 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 
 /// The end of a run's id: the beginning is time, so runs of one day share it.
 pub fn short(run: RunId) -> String {
-    let id = run.0.simple().to_string();
+    short_of(run.0)
+}
+
+/// The same of any id.
+pub(super) fn short_of(id: Uuid) -> String {
+    let id = id.simple().to_string();
     id[id.len() - 8..].to_owned()
 }
 
@@ -66,7 +73,7 @@ async fn run_id(store: &Arc<dyn Store>, reference: &str) -> Result<RunId, CliErr
         let page = store.runs(&filter).await.doing(|| "list runs".to_owned())?;
         seen += page.len();
         filter.before = page.last().map(|run| run.id);
-        found.extend(page.iter().map(|run| run.id).filter(|id| is_part(&part, *id)));
+        found.extend(page.iter().map(|run| run.id).filter(|id| is_part(&part, id.0)));
         if page.len() < PAGE as usize {
             break;
         }
@@ -82,9 +89,12 @@ async fn run_id(store: &Arc<dyn Store>, reference: &str) -> Result<RunId, CliErr
     }
 }
 
-fn is_part(part: &str, id: RunId) -> bool {
-    let id = id.0.simple().to_string();
-    id.starts_with(part) || id.ends_with(part)
+/// Whether people mean `id` by `part`: its beginning, its end, or the beginning of the end that lists show.
+pub(super) fn is_part(part: &str, id: Uuid) -> bool {
+    short_of(id).starts_with(part) || {
+        let id = id.simple().to_string();
+        id.starts_with(part) || id.ends_with(part)
+    }
 }
 
 fn no_run(reference: &str) -> CliError {
@@ -202,6 +212,7 @@ mod tests {
     fn both_ends_of_an_id_are_parts_of_it() {
         let id: RunId = "0199f3a1-7c11-7abc-8def-0123456789ab".parse().expect("an id");
         assert_eq!(short(id), "456789ab");
-        assert!(is_part("0199f3a1", id) && is_part("89ab", id) && !is_part("7abc", id));
+        assert!(is_part("0199f3a1", id.0) && is_part("89ab", id.0) && !is_part("7abc", id.0));
+        assert!(is_part("4567", id.0), "the beginning of what lists show");
     }
 }

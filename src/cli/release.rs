@@ -18,6 +18,7 @@ use crate::domain::id::{ModelName, TargetName, WorkflowName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
+use crate::domain::version::VersionState;
 use crate::domain::words::counted;
 use crate::engine::by_hand::PromotedByHand;
 use crate::engine::pause;
@@ -335,9 +336,14 @@ async fn what_a_rollback_does(
             Ok(format!("{to} will serve everybody of {model} on {target} instead of {serves}{bad}"))
         }
         (None, None) => {
-            let previous = release.desired.previous.as_ref();
-            let to =
-                previous.map_or("the newest good version".to_owned(), |served| served.version.to_string());
+            let previous = match &release.desired.previous {
+                Some(served) => {
+                    store.version(model, &served.version).await.doing(|| "read the versions".to_owned())?
+                }
+                None => None,
+            };
+            let good = previous.filter(|record| record.state == VersionState::Sealed);
+            let to = good.map_or("the newest good version".to_owned(), |record| record.name.to_string());
             Ok(format!("{serves} of {model} on {target} is marked bad; {to} will serve everybody"))
         }
     }

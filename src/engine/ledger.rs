@@ -31,6 +31,7 @@ use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::steps::context::{
     CanaryOpening, Ledger, ReleaseChange, ReleaseChangeKind, ReleaseRefused, StepError,
 };
+use crate::steps::promote;
 use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, StoreError};
 
 /// Rows that are read at once.
@@ -106,7 +107,7 @@ impl RunLedger {
         let holder = through_outage!(self, store.run(owner))?;
         let canary = through_outage!(self, store.canary_of(owner))?;
         match (holder, canary) {
-            (Some(holder), Some(canary)) if holder.status == RunStatus::Held => {
+            (Some(holder), Some(canary)) if self.gives_way(&holder).await? => {
                 Ok(Some((canary, format!("superseded by a newer version of run {}", self.run.id))))
             }
             (Some(holder), _) if holder.status != RunStatus::Finished => Err(StepError::permanent(format!(
@@ -117,6 +118,16 @@ impl RunLedger {
             // Its run is gone; what it left is taken over.
             (_, canary) => Ok(canary.map(|canary| (canary, "its run is gone".to_owned()))),
         }
+    }
+
+    /// Whether a run makes room for a newer version: people, or a freeze, keep its own from being promoted.
+    async fn gives_way(&self, holder: &Run) -> Result<bool, StepError> {
+        if holder.status != RunStatus::Waiting {
+            return Ok(holder.status == RunStatus::Held);
+        }
+        let store = &self.engine.store;
+        let attempts = through_outage!(self, store.attempts(holder.id))?;
+        Ok(attempts.last().is_some_and(|attempt| promote::frozen(attempt).is_some()))
     }
 
     /// A canary of this run that goes out now.
@@ -176,6 +187,10 @@ impl RunLedger {
 impl Ledger for RunLedger {
     fn looks(&self) -> Looks {
         self.engine.settings.looks
+    }
+
+    fn look_every(&self) -> Duration {
+        self.engine.settings.look_every
     }
 
     async fn intend(&self, operation: &str, detail: Value, undo: Option<Undo>) -> Result<Intent, StepError> {
@@ -305,7 +320,7 @@ impl Ledger for RunLedger {
             by_run: Some(ReleaseWriteByRun {
                 run: self.run.id,
                 epoch: self.epoch,
-                intent: self.intent(change.operation, detail, undo),
+                intent: self.intent(&change.operation, detail, undo),
                 promotes: change.kind == ReleaseChangeKind::Promote,
             }),
             ends_canary: superseded.map(|(canary, why)| (canary.id, why)),

@@ -186,7 +186,8 @@ impl Engine {
 
     /// With a canary out and no version named, drops the canary; else goes to the version named, to the
     /// previous one, or to the newest good one. Only versions whose manifest and files are there are taken;
-    /// where there is none, people are alerted. `check_rollback` is to be called once it is shown.
+    /// where there is none, people are alerted. A named one that never served is refused while the model is
+    /// frozen. `check_rollback` is to be called once it is shown.
     pub async fn decide_rollback(
         self: &Arc<Self>,
         model: &ModelName,
@@ -201,6 +202,9 @@ impl Engine {
                 .release(model, target)
                 .await?
                 .ok_or_else(|| ReleaseError::NoRelease { model: model.clone(), target: target.clone() })?;
+            if let Some(to) = to {
+                self.is_way_back(&current, to.version).await?;
+            }
             let way = match (&current.desired.canary, to) {
                 (Some(canary), None) => WayBack {
                     assignment: Assignment { canary: None, ..current.desired.clone() },
@@ -225,6 +229,17 @@ impl Engine {
                 return Ok(RolledBack { release, changes_champion, passed_over });
             }
         }
+    }
+
+    /// Refuses, while the model is frozen, a version that never served everybody: to go to it is a promotion.
+    async fn is_way_back(&self, current: &Release, to: &VersionName) -> Result<(), ReleaseError> {
+        let Some(freeze) = self.store.freeze_over(&current.model, self.clock.now()).await? else {
+            return Ok(());
+        };
+        let history = self.store.release_history(&current.model, &current.target, u32::MAX).await?;
+        let assignments = history.iter().map(|change| &change.assignment).chain([&current.desired]);
+        let mut served = assignments.flat_map(|it| it.champion.iter().chain(&it.previous));
+        if served.any(|served| &served.version == to) { Ok(()) } else { Err(frozen(&current.model, freeze)) }
     }
 
     /// The nearest older version that can serve, or the one that is named.

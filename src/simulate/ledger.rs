@@ -1,6 +1,8 @@
 //! What the steps of a simulation see: a release that says who the champion
 //! is, and nothing that could be changed.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -116,6 +118,10 @@ impl Ledger for PastLedger {
     }
     fn looks(&self) -> Looks {
         Looks::Apart(None)
+    }
+
+    fn look_every(&self) -> Duration {
+        Duration::from_secs(60)
     }
     async fn open_canary(&self, _: CanaryOpening) -> Result<CanaryId, StepError> {
         refused()

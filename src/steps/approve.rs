@@ -1,5 +1,5 @@
-//! `uses: approve`: a human decides. After a canary step nobody need answer any more once the canary was taken
-//! back, and whoever promotes it by hand has answered.
+//! `uses: approve`: a human decides. Before a step that promotes a canary nobody need answer any more once the canary
+//! was taken back, and whoever promotes it by hand has answered.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -9,10 +9,11 @@ use super::context::{Sleep, StepContext, StepError, StepResult, to_json};
 use super::promote::{by_hand, taken_back};
 use super::wait::span;
 use crate::domain::Timestamp;
+use crate::domain::canary::CanaryState;
 use crate::domain::id::StepId;
 use crate::domain::run::{Outcome, Signal, SignalKind};
-use crate::domain::workflow::Moment;
 use crate::domain::workflow::step::Approve;
+use crate::domain::workflow::{Moment, StepKind};
 
 /// What the step kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +82,13 @@ pub fn approval(signals: &[Signal], step: &StepId) -> Option<ApproveOutput> {
     }
 }
 
+/// Whether a canary is out that a later step promotes: what is asked is whether it may.
+fn asks_to_promote(ctx: &StepContext<'_>) -> bool {
+    let later = ctx.workflow.steps.iter().skip_while(|step| &step.id != ctx.step);
+    let promotes = later.map(|step| &step.kind).any(|kind| matches!(kind, StepKind::Promote(_)));
+    promotes && ctx.latest_output::<CanaryOutput>().is_some()
+}
+
 /// Asks, or finds an answer.
 pub async fn run(spec: &Approve, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
     if let Some(approval) = approval(ctx.signals, ctx.step) {
@@ -89,11 +97,21 @@ pub async fn run(spec: &Approve, ctx: &StepContext<'_>) -> Result<StepResult, St
     if let Answer::Rejected(signal) = answer(ctx.signals, ctx.step) {
         return Ok(refused(signal));
     }
-    if let Some(end) = taken_back(ctx).await? {
-        return Ok(end);
-    }
-    if let Some(signal) = by_hand(ctx.signals).filter(|_| ctx.latest_output::<CanaryOutput>().is_some()) {
-        return StepResult::done(ApproveOutput::of(signal));
+    if asks_to_promote(ctx) {
+        let canary = ctx.ledger.canary().await?;
+        match canary.as_ref().map(|canary| canary.state) {
+            Some(CanaryState::RolledBack) => {
+                if let Some(end) = taken_back(ctx).await? {
+                    return Ok(end);
+                }
+            }
+            Some(CanaryState::Watching) => {
+                if let Some(signal) = by_hand(ctx, canary.as_ref()) {
+                    return StepResult::done(ApproveOutput::of(signal));
+                }
+            }
+            Some(CanaryState::Baking | CanaryState::Promoted) | None => {}
+        }
     }
     let now = ctx.clock.now();
     let asked = match ctx.resume {

@@ -180,7 +180,7 @@ async fn set_canary(
     };
     let change = ReleaseChange {
         target: output.target.clone(),
-        operation: "set_canary",
+        operation: "set_canary".into(),
         expected: current.generation,
         assignment,
         kind: ReleaseChangeKind::SetCanary,

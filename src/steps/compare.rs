@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::canary::{CanaryOutput, Rollout};
 use super::context::{StepContext, StepError, StepResult};
 use super::shadow::ShadowOutput;
+use crate::domain::Timestamp;
 use crate::domain::because::Evidence;
-use crate::domain::canary::CanaryState;
+use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::step::{Compare, OnInconclusive};
 
@@ -49,6 +50,12 @@ pub fn decide(verdict: Verdict, policy: OnInconclusive) -> Decision {
     }
 }
 
+/// The policy for what is undecided: none decides in the time that people gave a canary.
+pub fn policy(canary: &CanaryRecord, written: OnInconclusive, now: Timestamp) -> OnInconclusive {
+    let has_time = !canary.extensions.is_empty() && canary.deadline.is_some_and(|deadline| now < deadline);
+    if has_time { OnInconclusive::Hold } else { written }
+}
+
 /// Reads the verdict and applies the policy.
 pub async fn run(spec: &Compare, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
     let Some((_, started)) = ctx.latest_output::<CanaryOutput>() else {
@@ -81,7 +88,7 @@ pub async fn run(spec: &Compare, ctx: &StepContext<'_>) -> Result<StepResult, St
                 CanaryState::Baking | CanaryState::Promoted => Verdict::Pass,
                 CanaryState::Watching => canary.verdict,
             };
-            let decision = decide(verdict, spec.on_inconclusive);
+            let decision = decide(verdict, policy(&canary, spec.on_inconclusive, ctx.clock.now()));
             let evidence = Some(Evidence::of(&canary));
             let reason = match (verdict, decision) {
                 (Verdict::Inconclusive, Decision::Promote) => {

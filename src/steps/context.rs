@@ -2,6 +2,7 @@
 //! reaches what the engine keeps. No store here: steps return values and ask
 //! the ports; the engine writes.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -274,7 +275,7 @@ pub struct ReleaseChange {
     /// The target.
     pub target: TargetName,
     /// What the operation is called in this run's intents.
-    pub operation: &'static str,
+    pub operation: Cow<'static, str>,
     /// The generation that was read; 0 when there is no row yet.
     pub expected: Generation,
     /// What should be served.
@@ -369,6 +370,8 @@ pub trait Ledger: Send + Sync {
     async fn freeze(&self) -> Result<Option<Freeze>, StepError>;
     /// Who looks at canaries.
     fn looks(&self) -> Looks;
+    /// How often they do, where they are live.
+    fn look_every(&self) -> Duration;
     /// Records that the host shows `generation`.
     async fn release_applied(&self, target: &TargetName, generation: Generation) -> Result<(), StepError>;
 

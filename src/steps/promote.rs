@@ -9,6 +9,7 @@
 //! (host, record, canary) is repeated by any attempt until it is done.
 
 mod frozen;
+mod held;
 
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
@@ -23,17 +24,19 @@ use super::publish::PublishOutput;
 use super::wait::span;
 use crate::adapter::AdapterError;
 use crate::domain::Timestamp;
-use crate::domain::canary::{CanaryRecord, CanaryState, Extension};
+use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::id::{Generation, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Attempt, Outcome, Signal, SignalKind};
 use crate::domain::verdict::Verdict;
-use crate::domain::workflow::Moment;
-use crate::domain::workflow::step::{Compare, HoldTraffic, OnInconclusive, Promote};
-use crate::domain::workflow::units::{BasisPoints, format_duration};
+use crate::domain::workflow::step::{OnInconclusive, Promote};
+use crate::domain::workflow::{Moment, Step, StepKind};
 
 /// How long a run waits beyond its bake for the controller, which wakes it when it is done.
 const TAKING_BACK: TimeDelta = TimeDelta::minutes(1);
+
+/// Why a canary without rules is promoted.
+const NOTHING_COMPARED: &str = "the workflow compares nothing";
 
 /// What the step kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,9 +70,16 @@ pub fn frozen(attempt: &Attempt) -> Option<String> {
     }
 }
 
-/// A promotion by hand, if there is one.
-pub fn by_hand(signals: &[Signal]) -> Option<&Signal> {
-    signals.iter().find(|signal| signal.kind == SignalKind::Promote)
+/// A promotion by hand of `canary`, if there is one. In a workflow of several canaries one that was meant for an earlier
+/// canary says nothing of a later one.
+pub fn by_hand<'s>(ctx: &StepContext<'s>, canary: Option<&CanaryRecord>) -> Option<&'s Signal> {
+    let is_canary = |step: &&Step| matches!(step.kind, StepKind::Canary(_));
+    let several = ctx.workflow.steps.iter().filter(is_canary).count() > 1;
+    let since = canary.filter(|_| several).map(|canary| canary.started_at);
+    ctx.signals
+        .iter()
+        .filter(|signal| signal.kind == SignalKind::Promote)
+        .find(|signal| since.is_none_or(|since| signal.at >= since))
 }
 
 /// Does what the verdict says.
@@ -105,16 +115,29 @@ async fn decide(
     canary: Option<CanaryRecord>,
     resume: Option<Resume>,
 ) -> Result<StepResult, StepError> {
-    if let Some(signal) = by_hand(ctx.signals) {
+    if let Some(signal) = by_hand(ctx, canary.as_ref()) {
         let why = signal.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let reason = format!("promoted by {}{why}", signal.actor);
         return promote(spec, ctx, started, Grounds { reason, heeds_freeze: false, resume: None }).await;
+    }
+    let release = ctx.ledger.release(&started.target).await?;
+    if champion(release.as_ref()).is_some_and(|served| served.version == started.version) {
+        // Decided and written by an attempt that died: nothing is decided again, what is left is done.
+        let passed = canary.filter(|canary| canary.verdict == Verdict::Pass).map(|canary| canary.reason);
+        let compared = || ctx.latest_output::<CompareOutput>().map(|(_, compared)| compared.reason);
+        let reason = passed.or_else(compared).unwrap_or_else(|| NOTHING_COMPARED.to_owned());
+        return promote(spec, ctx, started, Grounds::by_evidence(reason, resume.as_ref())).await;
+    }
+    if let (Some(canary), Some(Resume::Frozen { why })) = (&canary, &resume)
+        && frozen::is_to_be_looked_at(canary, ctx)
+    {
+        return frozen::look_first(why, ctx);
     }
     let (decision, reason) = decision(ctx, canary.as_ref(), resume.as_ref());
     match decision {
         Decision::Promote => promote(spec, ctx, started, Grounds::by_evidence(reason, resume.as_ref())).await,
         Decision::RollBack => withdraw(ctx, started, reason).await,
-        Decision::Hold => hold(ctx, started, canary, resume, reason).await,
+        Decision::Hold => held::hold(ctx, started, canary, resume, reason).await,
     }
 }
 
@@ -126,13 +149,11 @@ fn decision(
     resume: Option<&Resume>,
 ) -> (Decision, String) {
     let Some((_, compared)) = ctx.latest_output::<CompareOutput>() else {
-        return (Decision::Promote, "the workflow compares nothing".to_owned());
+        return (Decision::Promote, NOTHING_COMPARED.to_owned());
     };
     match (resume, canary.filter(|canary| canary.state == CanaryState::Watching)) {
         (Some(Resume::Frozen { .. }), Some(canary)) => {
-            let has_time = !canary.extensions.is_empty()
-                && canary.deadline.is_some_and(|deadline| ctx.clock.now() < deadline);
-            let policy = if has_time { OnInconclusive::Hold } else { canary.rules.on_inconclusive };
+            let policy = compare::policy(canary, canary.rules.on_inconclusive, ctx.clock.now());
             (compare::decide(canary.verdict, policy), canary.reason.clone())
         }
         // People were asked: no policy answers in their place.
@@ -208,7 +229,7 @@ async fn promote(
     }
     let change = ReleaseChange {
         target: started.target.clone(),
-        operation: "promote",
+        operation: "promote".into(),
         expected: current.as_ref().map_or(Generation(0), |release| release.generation),
         assignment: Assignment { champion: Some(mine), canary: None, previous: champion },
         kind: ReleaseChangeKind::Promote,
@@ -319,84 +340,6 @@ fn rolled_back_in_bake(output: &PromoteOutput, why: &str) -> StepResult {
     }
 }
 
-async fn hold(
-    ctx: &StepContext<'_>,
-    started: &CanaryOutput,
-    canary: Option<CanaryRecord>,
-    resume: Option<Resume>,
-    reason: String,
-) -> Result<StepResult, StepError> {
-    let now = ctx.clock.now();
-    let rules = canary.as_ref().map(|canary| &canary.rules);
-    let hold_for = rules.map_or_else(|| Compare::without_rules().hold_for, |rules| rules.hold_for);
-    let (first, first_until) = match resume {
-        Some(Resume::Held { until }) => (false, until),
-        Some(Resume::Frozen { .. } | Resume::Baking { .. }) | None => (true, now + span(hold_for)),
-    };
-    let held_since = first_until - span(hold_for);
-    let more = canary.as_ref().map_or(TimeDelta::zero(), |canary| canary.more_since(held_since));
-    let until = first_until + more;
-    if now >= until {
-        let held = format_duration(hold_for);
-        return withdraw(ctx, started, format!("nobody decided while it was held for {held}: {reason}"))
-            .await;
-    }
-    if first && rules.is_some_and(|rules| rules.hold_traffic == HoldTraffic::Zero) {
-        let why = format!("no traffic while it is held: {reason}");
-        set_traffic(ctx, started, ("hold_at_zero", BasisPoints(0)), why).await?;
-    }
-    if let Some(canary) = canary.filter(|canary| more > TimeDelta::zero() && may_be_heard(canary)) {
-        let given: Vec<String> = canary.extensions.iter().map(Extension::words).collect();
-        let why = format!("traffic again, for it has more time: {}", given.join(", "));
-        set_traffic(ctx, started, ("hold_with_traffic", canary.stage_share()), why).await?;
-    }
-    let next = format!("if nobody decides until {}, it is taken back", until.format("%F %H:%M UTC"));
-    let facts = json!({"reason": reason, "next": next, "version": started.version});
-    Ok(StepResult::Sleep(Sleep {
-        until: Some(until),
-        resume: to_json(Resume::Held { until: first_until })?,
-        held: true,
-        promoted: false,
-        tell: first.then_some((Moment::Held, facts)),
-    }))
-}
-
-/// Whether more time is of no use without the traffic that `hold_traffic: zero` took. Who has none for a reason gets none.
-fn may_be_heard(canary: &CanaryRecord) -> bool {
-    canary.rules.hold_traffic == HoldTraffic::Zero && canary.verdict == Verdict::Inconclusive
-}
-
-/// The canary stays, with another share: none by `hold_traffic: zero`, its own again when it is given more time.
-async fn set_traffic(
-    ctx: &StepContext<'_>,
-    started: &CanaryOutput,
-    (operation, share): (&'static str, BasisPoints),
-    reason: String,
-) -> Result<(), StepError> {
-    let Some(current) = ctx.ledger.release(&started.target).await? else { return Ok(()) };
-    let mut assignment = current.desired.clone();
-    let Some(canary) = assignment.canary.as_mut().filter(|canary| canary.served.version == started.version)
-    else {
-        return Ok(());
-    };
-    if canary.basis_points == share && current.is_applied() {
-        return Ok(());
-    }
-    canary.basis_points = share;
-    let change = ReleaseChange {
-        target: started.target.clone(),
-        operation,
-        expected: current.generation,
-        assignment,
-        kind: ReleaseChangeKind::SetCanary,
-        heeds_freeze: false,
-        reason,
-    };
-    let release = ctx.ledger.change_release(change).await.map_err(moved)?;
-    let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
-    show(ctx, host.as_ref(), &release).await
-}
-
 /// Takes this run's canary back and ends the run as rolled back.
 async fn withdraw(
     ctx: &StepContext<'_>,
@@ -409,7 +352,7 @@ async fn withdraw(
             current.desired.canary.as_ref().is_some_and(|canary| canary.served.version == started.version);
         let change = ReleaseChange {
             target: started.target.clone(),
-            operation: "withdraw",
+            operation: "withdraw".into(),
             expected: current.generation,
             assignment: Assignment { canary: None, ..current.desired.clone() },
             kind: ReleaseChangeKind::Withdraw,

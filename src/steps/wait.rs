@@ -100,7 +100,7 @@ pub(super) fn look(
     if follows_canary(ctx) {
         match canary {
             Some(canary) if canary.state != CanaryState::Watching => return over(EndedBy::CanaryEnded),
-            Some(_) if by_hand(ctx.signals).is_some() => return over(EndedBy::CanaryEnded),
+            Some(_) if by_hand(ctx, canary).is_some() => return over(EndedBy::CanaryEnded),
             Some(canary) => scope = Cow::Owned(ctx.scope.clone().with("canary", canary.shown())),
             None if watches => return over(EndedBy::NoCanary),
             None => {}
@@ -112,13 +112,14 @@ pub(super) fn look(
         let why = spec.abort_if.as_ref().map_or("", Expr::source);
         return Err(StepError::permanent(format!("`abort_if: {why}` became true")));
     }
-    let more = canary.map_or(TimeDelta::zero(), |canary| more_time(canary, since, ctx));
     let (mut earliest, mut latest) =
         (since + span(spec.at_least), spec.at_most.map(|at_most| since + span(at_most)));
-    match &mut latest {
-        Some(latest) => *latest += more,
-        None if spec.until.is_none() => earliest += more,
-        None => {}
+    if let Some(canary) = canary.filter(|canary| !canary.extensions.is_empty()) {
+        match &mut latest {
+            Some(latest) => *latest = prolonged(*latest, canary, since, ctx),
+            None if spec.until.is_none() => earliest = prolonged(earliest, canary, since, ctx),
+            None => {}
+        }
     }
     if now >= earliest {
         if spec.until.is_none() {
@@ -139,14 +140,19 @@ pub(super) fn look(
     Ok(Waiting::Until(until))
 }
 
-/// The time that the canary was given beside its first: for the step that its deadline is the end of, and for one that
-/// was waiting when it was given.
-fn more_time(canary: &CanaryRecord, since: Timestamp, ctx: &StepContext<'_>) -> TimeDelta {
+/// The end of a wait for a canary that was given more time. Its deadline is the end of the first step that waits for it;
+/// a later one is longer by what was given while it waited.
+fn prolonged(end: Timestamp, canary: &CanaryRecord, since: Timestamp, ctx: &StepContext<'_>) -> Timestamp {
     let waits = |step: &&Step| step.kind.wait().is_some();
     let mut after_canary =
         ctx.workflow.steps.iter().skip_while(|step| !matches!(step.kind, StepKind::Canary(_)));
     let is_first = after_canary.find(waits).is_some_and(|step| &step.id == ctx.step);
-    canary.more_since(if is_first { canary.started_at } else { since })
+    if is_first {
+        let later = end + canary.more_since(canary.started_at);
+        // Time that was given after the end counts from then.
+        return canary.deadline.map_or(later, |deadline| deadline.max(later));
+    }
+    end + canary.more_since(since)
 }
 
 fn holds(condition: &Option<Expr>, scope: &crate::domain::expr::Scope) -> Result<bool, StepError> {

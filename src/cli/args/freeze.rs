@@ -62,8 +62,19 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-/// A reason that says something.
+/// A reason that says something, in one line: it becomes part of sentences.
 pub(super) fn said(text: &str) -> Result<String, String> {
-    let said = text.trim();
-    if said.is_empty() { Err("say why".to_owned()) } else { Ok(said.to_owned()) }
+    let said = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if said.is_empty() { Err("say why".to_owned()) } else { Ok(said) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::said;
+
+    #[test]
+    fn a_reason_is_one_line_that_says_something() {
+        assert_eq!(said(" the shop\n is full\t"), Ok("the shop is full".to_owned()));
+        assert_eq!(said(" \n"), Err("say why".to_owned()));
+    }
 }

@@ -112,6 +112,6 @@ pub struct Change {
     #[command(flatten)]
     pub which: OneVersion,
     /// Why, for the history.
-    #[arg(long)]
+    #[arg(long, value_parser = super::freeze::said)]
     pub why: Option<String>,
 }

@@ -63,9 +63,11 @@ pub struct Forecast {
     pub rules: Vec<RuleForecast>,
     /// There is a rule on prediction errors, which depends on truth, not on traffic.
     pub needs_truth: bool,
-    /// A canary that is no worse.
+    /// That rule decides, as others may beside it.
+    pub truth_decides: bool,
+    /// A canary that is no worse, by the rules on rates alone.
     pub equal: Equal,
-    /// Canaries with more errors.
+    /// Canaries with more errors; none where errors do not decide.
     pub worse: Vec<Worse>,
 }
 
@@ -169,13 +171,15 @@ impl Forecast {
             judged: 0,
             rules: outline.rules()?,
             needs_truth: rules.rules.iter().any(|rule| rule.metric == OnlineMetric::AbsError),
+            truth_decides: gates(rules, OnlineMetric::AbsError),
             equal: Equal { promoted: 0.0, inconclusive: 1.0, rolled_back: rules.alpha, hours: None },
             worse: vec![],
         };
         let everything = expected.error_rate.recip() * (1.0 - f64::EPSILON);
         let ratios = RATIOS.into_iter().filter(|ratio| ratio * expected.error_rate < 0.9);
-        let ratios: Vec<(f64, bool)> =
-            ratios.map(|ratio| (ratio, false)).chain([(everything, true)]).collect();
+        let ratios = ratios.map(|ratio| (ratio, false)).chain([(everything, true)]);
+        // Errors that are only observed roll nothing back.
+        let ratios: Vec<(f64, bool)> = ratios.filter(|_| gates(rules, OnlineMetric::ErrorRate)).collect();
         let cases = 1 + ratios.len();
         let play = play
             .then(|| Play::of(rules, stages, outline.minutes, expected, min_table, cases))
@@ -201,38 +205,58 @@ impl Forecast {
         Ok(forecast)
     }
 
-    /// The canary will more probably stay undecided than pass.
+    /// The canary will more probably stay undecided than pass. What only prediction errors decide does not depend on
+    /// traffic: of it nothing is known.
     pub fn is_underpowered(&self) -> bool {
-        self.equal.promoted < HALF
+        self.rates_decide() && self.equal.promoted < HALF
+    }
+
+    /// Whether a rule on a rate decides.
+    pub fn rates_decide(&self) -> bool {
+        self.rules.iter().any(|rule| rule.role == Role::Gating)
     }
 
     /// What the canary can show, in a sentence.
     pub fn sentence(&self) -> String {
         let Expected { requests_per_day, error_rate, .. } = self.expected;
-        let worst = self.worse.iter().find(|worse| worse.rolled_back >= LIKELY);
-        let sees = match worst {
-            Some(worse) if worse.fails_everything => "one that fails everything is rolled back".to_owned(),
-            Some(worse) => format!("one with {}x the errors is rolled back", worse.ratio),
-            None => "not even one that fails everything is surely rolled back".to_owned(),
-        };
-        let after = worst
-            .and_then(|worse| worse.hours)
-            .map(|hours| format!(", in 8 of 10 cases within {hours:.1} h"))
-            .unwrap_or_default();
+        let seen = format!("at {requests_per_day:.0} requests a day with {:.2} % errors", 100.0 * error_rate);
+        if !self.rates_decide() {
+            return match self.truth_decides {
+                true => format!(
+                    "{seen}; prediction errors decide, as their truth arrives: how soon, traffic does not say"
+                ),
+                false => format!("{seen}; no rule decides"),
+            };
+        }
+        let sees = self.sees().map(|sees| format!("; {sees}")).unwrap_or_default();
+        let truth =
+            if self.truth_decides { "; prediction errors decide too, as their truth arrives" } else { "" };
         let advice = self.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
         format!(
-            "at {requests_per_day:.0} requests a day with {:.2} % errors, a canary that is no worse passes within \
-             {:.0} h with a chance of {:.0} %; {sees}{after}{advice}",
-            100.0 * error_rate,
+            "{seen}, a canary that is no worse passes within {:.0} h with a chance of {:.0} %{sees}{truth}{advice}",
             self.hours,
             100.0 * self.equal.promoted,
         )
     }
 
+    /// How much worse a canary must be to be rolled back; none where errors do not decide.
+    fn sees(&self) -> Option<String> {
+        let worst = self.worse.iter().find(|worse| worse.rolled_back >= LIKELY);
+        let Some(worst) = worst else {
+            let nothing = "not even one that fails everything is surely rolled back".to_owned();
+            return (!self.worse.is_empty()).then_some(nothing);
+        };
+        let which = match worst.fails_everything {
+            true => "one that fails everything".to_owned(),
+            false => format!("one with {}x the errors", worst.ratio),
+        };
+        let after = worst.hours.map(|hours| format!(", in 8 of 10 cases within {hours:.1} h"));
+        Some(format!("{which} is rolled back{}", after.unwrap_or_default()))
+    }
+
     /// What would help a canary that will probably stay undecided; none when there is nothing to say.
     pub fn advice(&self) -> Option<String> {
-        // What only prediction errors decide does not depend on traffic.
-        if !self.is_underpowered() || self.rules.iter().all(|rule| rule.role == Role::Observe) {
+        if !self.is_underpowered() {
             return None;
         }
         let slowest = self.rules.iter().filter(|rule| rule.role == Role::Gating);
@@ -251,6 +275,10 @@ impl Forecast {
             100.0 * self.equal.promoted
         ))
     }
+}
+
+fn gates(rules: &Compare, metric: OnlineMetric) -> bool {
+    rules.rules.iter().any(|rule| rule.metric == metric && rule.role == Role::Gating)
 }
 
 /// What a forecast is of.

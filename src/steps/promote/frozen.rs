@@ -5,8 +5,10 @@ use serde_json::json;
 
 use super::super::canary::{CanaryOutput, Rollout};
 use super::super::context::{Sleep, StepContext, StepError, StepResult, to_json};
+use super::super::wait::span;
 use super::Resume;
 use crate::domain::Timestamp;
+use crate::domain::canary::{CanaryRecord, CanaryState};
 use crate::domain::freeze::Freeze;
 use crate::domain::workflow::Moment;
 
@@ -17,6 +19,26 @@ const LOOK: TimeDelta = TimeDelta::seconds(60);
 const LOOK_WITHOUT_CANARY: TimeDelta = TimeDelta::minutes(15);
 /// Clocks differ: a freeze that is over here may still be in force by the time of the database.
 const SHORTEST: TimeDelta = TimeDelta::seconds(1);
+
+/// Whether a look at the canary is due or under way: what it showed before does not decide what is promoted after a
+/// freeze, or after a time without a server.
+pub(super) fn is_to_be_looked_at(canary: &CanaryRecord, ctx: &StepContext<'_>) -> bool {
+    // A look that is over was begun one interval before the next one.
+    let every = span(ctx.ledger.look_every()) + span(ctx.ledger.look_every()) / 2;
+    let looked = canary.view().looked_at.is_some_and(|at| canary.next_look_at - at <= every);
+    canary.state == CanaryState::Watching && !(looked && ctx.clock.now() < canary.next_look_at)
+}
+
+/// Sleeps for a moment, until it was looked at.
+pub(super) fn look_first(why: &str, ctx: &StepContext<'_>) -> Result<StepResult, StepError> {
+    Ok(StepResult::Sleep(Sleep {
+        until: Some(ctx.clock.now() + SHORTEST),
+        resume: to_json(Resume::Frozen { why: why.to_owned() })?,
+        held: false,
+        promoted: false,
+        tell: None,
+    }))
+}
 
 /// Sleeps, and says once why.
 pub(super) fn wait_out(

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -38,6 +39,10 @@ fn unused<T>() -> Result<T, StepError> {
 impl Ledger for Names {
     fn looks(&self) -> Looks {
         Looks::Live
+    }
+
+    fn look_every(&self) -> Duration {
+        Duration::from_secs(60)
     }
 
     async fn reserve_version(&self, store: &StoreName, naming: Naming) -> Result<VersionRecord, StepError> {

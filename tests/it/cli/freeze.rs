@@ -70,7 +70,7 @@ fn a_freeze_says_what_it_does_who_made_it_and_how_to_lift_it() {
         exit code: 7
         --- stderr
         error: cannot promote 1: `delivery-time` is frozen until [end], by sam: Black Friday
-        hint: wait, lift it with `refit unfreeze`, or promote all the same with --despite-freeze; `refit rollback` goes back whatever is frozen
+        hint: wait, lift it with `refit unfreeze [freeze]`, or promote all the same with --despite-freeze; `refit rollback` goes back to what served before, whatever is frozen
         ");
     });
     let status = refit(at, &["status"]);

@@ -233,6 +233,23 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
         newest.contains(r#""headline": "2 of delivery-time serves everybody on production instead of 5""#),
         "{newest}"
     );
+    // Version 5, which served before, is bad by now.
+    with_settings!({filters => filters()}, {
+        assert_snapshot!(refit(at, &["rollback"]), @r"
+            exit code: 2
+            --- stderr
+            2 of delivery-time on production is marked bad; the newest good version will serve everybody
+            error: this changes what is served, and nobody can be asked here
+            hint: say so with --yes
+            ");
+        assert_snapshot!(refit(at, &["rollback", "--why", " "]), @r"
+            exit code: 2
+            --- stderr
+            error: invalid value ' ' for '--why <WHY>': say why
+
+            For more information, try '--help'.
+            ");
+    });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use refit::clock::Clock;
 use refit::domain::canary::{CanaryRecord, CanaryState, MoreTime, NotExtended};
 use refit::domain::id::RunId;
-use refit::domain::run::{Outcome, RunStatus};
+use refit::domain::run::{Outcome, RunStatus, SignalKind};
 use refit::domain::verdict::Verdict;
 use refit::domain::workflow::units::BasisPoints;
 use refit::engine::Engine;
@@ -160,6 +160,74 @@ async fn a_canary_that_is_held_without_traffic_gets_it_again_with_more_time() {
         extend(&world, &engine, run, 24).await;
         assert_eq!(turn(&engine, run).await.status, RunStatus::Held);
         assert_eq!(share(), BasisPoints(1000));
+        world.pass(TimeDelta::hours(24));
+        assert_eq!(turn(&engine, run).await.status, RunStatus::Held);
+        assert_eq!(share(), BasisPoints(0), "it is as undecided as before");
+        extend(&world, &engine, run, 24).await;
+        assert_eq!(turn(&engine, run).await.status, RunStatus::Held);
+        assert_eq!(share(), BasisPoints(1000), "as often as it is given time");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_policy_decides_in_the_time_that_people_gave() {
+    // Given while another step waits: the one that waited for the evidence is over.
+    let asks =
+        Flow { wait: "{ for: 1h } }\n  - { id: ask, uses: approve, with: { message: 'Go on?' }", ..FLOW };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = on_canary(&world, &engine, asks).await;
+        world.pass(TimeDelta::hours(1));
+        assert_eq!(turn(&engine, run).await.status, RunStatus::Waiting);
+        extend(&world, &engine, run, 24).await;
+        let yes = SignalKind::Approve { step: "ask".parse().expect("an id") };
+        engine.store.signal(run, &yes, "bo", None, world.clock.now()).await.expect("sent");
+        let seen = turn(&engine, run).await;
+        assert_eq!((seen.status, seen.outcome), (RunStatus::Held, None), "`promote` is for the end of it");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn time_that_is_given_after_the_end_of_a_wait_counts_from_then() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = on_canary(&world, &engine, FLOW).await;
+        // Nobody was there when the hour was over.
+        world.pass(TimeDelta::hours(10));
+        extend(&world, &engine, run, 2).await;
+        let seen = turn(&engine, run).await;
+        assert_eq!((seen.status, seen.outcome), (RunStatus::Waiting, None), "{seen:?}");
+        world.pass(TimeDelta::hours(2));
+        assert_eq!(turn(&engine, run).await.outcome, Some(Outcome::Promoted), "by its policy");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_promotion_that_is_written_is_not_decided_again() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = held(&world, &engine, HELD).await;
+        extend(&world, &engine, run, 24).await;
+        for _ in 0..2 {
+            traffic(&world, &engine, ("2", "1"), (0, 0)).await;
+        }
+        world.host.break_down(true);
+        assert_eq!(turn(&engine, run).await.outcome, None, "written, not shown");
+        // A look that had read the release before it was written comes late.
+        let before = canary(&engine, run).await;
+        let after = CanaryRecord { verdict: Verdict::Fail, reason: "errors".to_owned(), ..before.clone() };
+        assert!(engine.store.save_look(&before, &after, &[]).await.expect("saved"));
+        world.host.break_down(false);
+        world.pass(TimeDelta::minutes(1));
+        let promoted = turn(&engine, run).await;
+        assert_eq!(promoted.outcome, Some(Outcome::Promoted), "it serves everybody: {promoted:?}");
+        assert_eq!(shown(&world), serves("2"));
     })
     .await;
 }

@@ -13,7 +13,7 @@ use refit::domain::version::VersionState;
 use refit::domain::workflow::Moment;
 use refit::engine::Engine;
 use refit::engine::by_hand::PromotedByHand;
-use refit::engine::release::ReleaseError;
+use refit::engine::release::{Back, ReleaseError};
 use refit::store::FreezeAnswer;
 
 use super::on_both;
@@ -82,6 +82,28 @@ async fn a_run_trains_and_goes_on_canary_and_promotes_when_the_freeze_is_over() 
         let promoted = turn(&engine, run).await;
         assert_eq!(promoted.outcome, Some(Outcome::Promoted), "{promoted:?}");
         assert_eq!(shown(&world), serves("2"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_a_freeze_the_canary_is_looked_at_before_it_is_promoted() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        freeze(&world, &engine, FreezeEnd::After(TimeDelta::hours(2))).await;
+        let run = on_canary(&world, &engine, FLOW).await;
+        world.pass(TimeDelta::hours(1));
+        assert_waits(&turn(&engine, run).await);
+        // The server was away; run and look are due together, and the run is quicker.
+        world.pass(TimeDelta::hours(5));
+        let stop = tokio_util::sync::CancellationToken::new();
+        engine.activate(run, &stop).await.expect("activates");
+        let seen = engine.store.run(run).await.expect("readable").expect("a run");
+        assert_waits(&seen);
+        world.pass(TimeDelta::seconds(2));
+        let promoted = turn(&engine, run).await;
+        assert_eq!(promoted.outcome, Some(Outcome::Promoted), "{promoted:?}");
     })
     .await;
 }
@@ -251,10 +273,15 @@ async fn rollbacks_and_cancels_go_their_way_during_a_freeze() {
         // To an older version, of the one that serves everybody.
         publish(&world, &engine).await;
         let newest = version("6");
+        let back = Back { version: &newest, marks_bad: false };
+        let forth = engine.roll_back(&model(), &target(), Some(back), ann(), "it is better").await;
+        assert!(matches!(forth, Err(ReleaseError::Frozen { .. })), "it never served: {forth:?}");
         let done = engine.promote_despite_freeze(&model(), &target(), &newest, false, "bo", None).await;
         assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
         engine.roll_back(&model(), &target(), None, ann(), "slow").await.expect("rolled back");
         assert_eq!(shown(&world), serves("1"));
+        engine.roll_back(&model(), &target(), Some(back), ann(), "it served").await.expect("rolled back");
+        assert_eq!(shown(&world), serves("6"));
     })
     .await;
 }

@@ -150,7 +150,7 @@ async fn a_canary_that_fails_while_a_person_is_asked_is_rolled_back() {
         assert_eq!(ended.outcome, Some(Outcome::RolledBack), "nobody need answer: {ended:?}");
         assert!(ended.reason.is_some_and(|why| why.starts_with("canary errors")));
 
-        // Whoever promotes it by hand has answered.
+        // Whoever promotes it by hand has answered: what is asked before it is promoted, not after.
         let next = on_canary(&world, &engine, asks).await;
         world.pass(TimeDelta::hours(1));
         assert_eq!(turn(&engine, next).await.outcome, None);
@@ -159,6 +159,15 @@ async fn a_canary_that_fails_while_a_person_is_asked_is_rolled_back() {
         let promoted = turn(&engine, next).await;
         assert_eq!(promoted.outcome, Some(Outcome::Promoted), "{promoted:?}");
         assert_eq!(shown(&world), serves("3"));
+
+        let asks_later =
+            Flow { promote: "{} }\n  - { id: load, uses: approve, with: { message: 'Load it?' }", ..FLOW };
+        let last = on_canary(&world, &engine, asks_later).await;
+        let told = engine.promote_by_hand(&model(), &target(), &version("4"), false, "ann", None).await;
+        assert!(matches!(told, Ok(PromotedByHand::Run(of)) if of == last), "{told:?}");
+        let asked = turn(&engine, last).await;
+        assert_eq!(shown(&world), serves("4"));
+        assert_eq!(asked.status, RunStatus::Waiting, "nobody answered that: {asked:?}");
     })
     .await;
 }

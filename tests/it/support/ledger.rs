@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use refit::domain::Timestamp;
@@ -97,6 +98,10 @@ fn not_here<T>() -> Result<T, StepError> {
 impl Ledger for FakeLedger {
     fn looks(&self) -> Looks {
         Looks::Live
+    }
+
+    fn look_every(&self) -> Duration {
+        Duration::from_secs(60)
     }
 
     async fn freeze(&self) -> Result<Option<Freeze>, StepError> {

@@ -48,6 +48,25 @@ fn a_floor_is_shown_where_a_margin_is_not() {
 }
 
 #[test]
+fn a_forecast_promises_nothing_of_what_only_observes() {
+    let observed = CompareRule { role: Role::Observe, ..rule(OnlineMetric::ErrorRate) };
+    let by_truth = Compare { rules: vec![rule(OnlineMetric::AbsError), observed.clone()], ..errors().rules };
+    let by_truth = forecast(&by_truth, 840.0, expected(14_400.0, 0.01));
+    assert!(by_truth.worse.is_empty() && !by_truth.is_underpowered(), "{by_truth:?}");
+    insta::assert_snapshot!(by_truth.sentence(), @"at 14400 requests a day with 1.00 % errors; prediction errors decide, as their truth arrives: how soon, traffic does not say");
+    let nothing = Compare { rules: vec![observed], ..errors().rules };
+    insta::assert_snapshot!(forecast(&nothing, 24.0, expected(14_400.0, 0.01)).sentence(), @"at 14400 requests a day with 1.00 % errors; no rule decides");
+    let slow = Compare { rules: vec![rule(OnlineMetric::LatencySlowShare)], ..errors().rules };
+    insta::assert_snapshot!(forecast(&slow, 24.0, expected(144_000.0, 0.01)).sentence(), @"at 144000 requests a day with 1.00 % errors, a canary that is no worse passes within 24 h with a chance of 100 %");
+    let both = Compare {
+        rules: vec![rule(OnlineMetric::ErrorRate), rule(OnlineMetric::AbsError)],
+        ..errors().rules
+    };
+    let both = forecast(&both, 24.0, expected(144_000.0, 0.01)).sentence();
+    assert!(both.ends_with(" h; prediction errors decide too, as their truth arrives"), "{both}");
+}
+
+#[test]
 fn a_canary_says_what_it_can_show_once_the_traffic_before_it_is_known() {
     let before: Vec<_> = (1..=300).map(|ago| seen("1", -ago, ago, (100, 1), 20.0)).collect();
     let looked = look(&errors(), &news(before), minute(3));
