@@ -176,7 +176,7 @@ pub struct Adopt {
     #[arg(long)]
     pub target: Option<TargetName>,
     /// Why, for the history.
-    #[arg(long, value_parser = freeze::said)]
+    #[arg(long, value_parser = said)]
     pub why: Option<String>,
 }
 
@@ -193,7 +193,7 @@ pub struct Gc {
     #[arg(long)]
     pub adopted: bool,
     /// Why, for the history.
-    #[arg(long, value_parser = freeze::said)]
+    #[arg(long, value_parser = said)]
     pub why: Option<String>,
 }
 
@@ -343,7 +343,7 @@ pub struct Which {
     #[arg(long)]
     pub target: Option<TargetName>,
     /// Why, for the history.
-    #[arg(long, alias = "reason", value_parser = freeze::said)]
+    #[arg(long, alias = "reason", value_parser = said)]
     pub why: Option<String>,
 }
 
@@ -388,12 +388,26 @@ pub struct Evidence {
     pub batch: Option<String>,
 }
 
+/// A reason that says something, in one line: it becomes part of sentences.
+fn said(text: &str) -> Result<String, String> {
+    let said = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if said.is_empty() { Err("say why".to_owned()) } else { Ok(said) }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
+    use super::said;
+
     #[test]
     fn every_command_can_be_parsed() {
         super::Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_reason_is_one_line_that_says_something() {
+        assert_eq!(said(" the shop\n is full\t"), Ok("the shop is full".to_owned()));
+        assert_eq!(said(" \n"), Err("say why".to_owned()));
     }
 }

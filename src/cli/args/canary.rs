@@ -64,7 +64,7 @@ pub struct Extend {
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
     pub by: Duration,
     /// Why, for the receipt.
-    #[arg(long, alias = "why", value_parser = super::freeze::said)]
+    #[arg(long, alias = "why", value_parser = super::said)]
     pub reason: Option<String>,
 }
 

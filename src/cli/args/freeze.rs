@@ -24,7 +24,7 @@ pub struct Freeze {
     #[arg(long = "for", value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "until")]
     pub lasts: Option<Duration>,
     /// Why: everybody who waits is told.
-    #[arg(long, alias = "why", value_parser = said, required_unless_present = "list")]
+    #[arg(long, alias = "why", value_parser = super::said, required_unless_present = "list")]
     pub reason: Option<String>,
     /// Show the freezes there were and are, newest first; change nothing.
     #[arg(long, conflicts_with_all = ["from", "until", "lasts", "reason"])]
@@ -60,21 +60,4 @@ fn moment(text: &str) -> Result<Timestamp, String> {
         "write a date or a time, such as `2026-11-27`, `2026-11-27T08:00` (UTC) or `2026-11-27T08:00:00+01:00`"
             .to_owned()
     })
-}
-
-/// A reason that says something, in one line: it becomes part of sentences.
-pub(super) fn said(text: &str) -> Result<String, String> {
-    let said = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if said.is_empty() { Err("say why".to_owned()) } else { Ok(said) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::said;
-
-    #[test]
-    fn a_reason_is_one_line_that_says_something() {
-        assert_eq!(said(" the shop\n is full\t"), Ok("the shop is full".to_owned()));
-        assert_eq!(said(" \n"), Err("say why".to_owned()));
-    }
 }

@@ -112,6 +112,6 @@ pub struct Change {
     #[command(flatten)]
     pub which: OneVersion,
     /// Why, for the history.
-    #[arg(long, value_parser = super::freeze::said)]
+    #[arg(long, value_parser = super::said)]
     pub why: Option<String>,
 }
