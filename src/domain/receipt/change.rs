@@ -169,7 +169,7 @@ impl ChangeReceipt {
                 self.model
             ));
         }
-        let where_ = format!("--model {} --target {}", self.model, self.target);
+        let place = format!("--model {} --target {}", self.model, self.target);
         let old = before.champion.as_ref().filter(|old| self.after.champion.as_ref() != Some(*old));
         match (old, &self.after.canary) {
             (Some(Served { version, .. }), _) => match since.before {
@@ -181,10 +181,10 @@ impl ChangeReceipt {
                 }
                 Some(VersionState::Reserved | VersionState::Sealed | VersionState::Abandoned) | None => {
                     let command = if since.went_back { "promote" } else { "rollback" };
-                    Ok(format!("refit {command} {version} {where_}"))
+                    Ok(format!("refit {command} {version} {place}"))
                 }
             },
-            (None, Some(_)) => Ok(format!("refit rollback {where_}")),
+            (None, Some(_)) => Ok(format!("refit rollback {place}")),
             (None, None) => Err(
                 "Nothing takes it back: a canary that was taken off does not come out again. Trigger its \
                         workflow for a new one."
