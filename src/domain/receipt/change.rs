@@ -164,10 +164,9 @@ impl ChangeReceipt {
             return Err("Nothing takes it back: nothing was served before.".to_owned());
         };
         if !since.is_newest {
-            return Err(format!(
-                "Nothing takes it back: the release was changed since; `refit model history {}` shows how.",
-                self.model
-            ));
+            return Err(
+                "Nothing takes it back: the release was changed since, as its history shows.".to_owned()
+            );
         }
         let place = format!("--model {} --target {}", self.model, self.target);
         let old = before.champion.as_ref().filter(|old| self.after.champion.as_ref() != Some(*old));

@@ -232,7 +232,7 @@ fn nothing_offers_to_serve_what_is_marked_bad_or_was_left_long_ago() {
     let bad = receipt.undo_of(Since { before: Some(VersionState::Bad), went_back: true, ..NEWEST });
     assert_snapshot!(bad.expect_err("none"), @"Nothing takes it back: 2026-11-15, which served before, is marked bad.");
     let old = receipt.undo_of(Since { is_newest: false, ..NEWEST });
-    assert_snapshot!(old.expect_err("none"), @"Nothing takes it back: the release was changed since; `refit model history race-times` shows how.");
+    assert_snapshot!(old.expect_err("none"), @"Nothing takes it back: the release was changed since, as its history shows.");
     let first = ChangeReceipt { before: None, ..receipt };
     assert_snapshot!(first.undo_of(NEWEST).expect_err("none"), @"Nothing takes it back: nothing was served before.");
 }

@@ -329,7 +329,9 @@ fn help_is_one_screen() {
           notify    Look at messages before they come, and try notifiers
           promote   Make a version the one that serves everybody
           rollback  Drop the canary, or go back to an older version
-          canary    Say what a canary can show, and decide over minutes that are past
+          freeze    Promote nothing for a while; canaries go on, and every way back stays open
+          unfreeze  Lift a freeze before its end
+          canary    Say what a canary can show, give it more time, decide over minutes that are past
           observe   Report served predictions (NDJSON)
           truth     Report what turned out to be true (NDJSON)
           gc        Delete what nothing needs: old versions, half uploads, files of finished runs, old evidence

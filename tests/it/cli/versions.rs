@@ -219,7 +219,7 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
 
             ## How to take it back
 
-                refit rollback 1 --model delivery-time --target production
+            Nothing takes it back: the release was changed since, as its history shows.
             ");
         assert_snapshot!(refit(at, &["model", "receipt", "9"]), @r"
             exit code: 2
