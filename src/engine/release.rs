@@ -202,9 +202,6 @@ impl Engine {
                 .release(model, target)
                 .await?
                 .ok_or_else(|| ReleaseError::NoRelease { model: model.clone(), target: target.clone() })?;
-            if let Some(to) = to {
-                self.is_way_back(&current, to.version).await?;
-            }
             let way = match (&current.desired.canary, to) {
                 (Some(canary), None) => WayBack {
                     assignment: Assignment { canary: None, ..current.desired.clone() },
@@ -222,8 +219,12 @@ impl Engine {
             };
             let reason = way.reason(reason);
             let WayBack { assignment, bad, passed_over } = way;
+            let during_freeze = match to {
+                Some(to) => self.way_to(&current, to.version).await,
+                None => DuringFreeze::Made,
+            };
             if let Some(release) =
-                self.replace(&current, assignment, DuringFreeze::Made, &actor, &reason, bad).await?
+                self.replace(&current, assignment, during_freeze, &actor, &reason, bad).await?
             {
                 let changes_champion = release.desired.champion != current.desired.champion;
                 return Ok(RolledBack { release, changes_champion, passed_over });
@@ -231,15 +232,18 @@ impl Engine {
         }
     }
 
-    /// Refuses, while the model is frozen, a version that never served everybody: to go to it is a promotion.
-    async fn is_way_back(&self, current: &Release, to: &VersionName) -> Result<(), ReleaseError> {
-        let Some(freeze) = self.store.freeze_over(&current.model, self.clock.now()).await? else {
-            return Ok(());
+    /// To go to a version that never served everybody is a promotion; a history that cannot be read bars no way back.
+    async fn way_to(&self, current: &Release, to: &VersionName) -> DuringFreeze {
+        let history = match self.store.release_history(&current.model, &current.target, u32::MAX).await {
+            Ok(history) => history,
+            Err(error) => {
+                tracing::error!(model = %current.model, "Whether {to} ever served is not known: {error}");
+                return DuringFreeze::Made;
+            }
         };
-        let history = self.store.release_history(&current.model, &current.target, u32::MAX).await?;
         let assignments = history.iter().map(|change| &change.assignment).chain([&current.desired]);
         let mut served = assignments.flat_map(|it| it.champion.iter().chain(&it.previous));
-        if served.any(|served| &served.version == to) { Ok(()) } else { Err(frozen(&current.model, freeze)) }
+        if served.any(|served| &served.version == to) { DuringFreeze::Made } else { DuringFreeze::Refused }
     }
 
     /// The nearest older version that can serve, or the one that is named.

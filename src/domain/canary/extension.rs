@@ -189,6 +189,7 @@ mod tests {
         let long = with(&record, record.extended(&more(24 * 3000), now).expect("extended"));
         assert_eq!(long.extended(&more(24 * 1000), now), Err(NotExtended::TooLong), "together");
     }
+
     #[test]
     fn nobody_is_given_more_time_for_ever_in_small_pieces() {
         let mut record = errors();

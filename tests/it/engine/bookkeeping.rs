@@ -1,12 +1,17 @@
 //! A way back is made whatever cannot be read of what is kept with it.
 
+use refit::clock::Clock;
 use refit::domain::because::Because;
+use refit::domain::freeze::{FreezeEnd, FreezeWish};
 use refit::domain::history::Change;
-use refit::domain::id::RunId;
+use refit::domain::id::{FreezeId, RunId};
 use refit::domain::release::ReleaseActor;
 use refit::domain::run::Outcome;
 use refit::engine::Engine;
 use refit::engine::because::configuration;
+use refit::engine::by_hand::PromotedByHand;
+use refit::engine::release::Back;
+use refit::store::FreezeAnswer;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
 
@@ -87,4 +92,29 @@ async fn the_canary_of_another_run_is_no_evidence_of_the_one_that_is_dropped() {
     let because =
         Because { configuration: Some(configuration(&definition)), ..Because::alone("customers call") };
     assert_eq!(newest(&engine).await, (None, because));
+}
+
+#[tokio::test]
+async fn a_history_that_cannot_be_read_bars_nobody_from_going_back_during_a_freeze() {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    publish(&world, &engine).await;
+    let newer = engine.promote_by_hand(&model(), &target(), &version("2"), false, "ann", None).await;
+    assert!(matches!(newer, Ok(PromotedByHand::Done(_))), "{newer:?}");
+    let wish = FreezeWish {
+        model: None,
+        from: None,
+        end: FreezeEnd::Never,
+        reason: "a fair".to_owned(),
+        by: "ana".to_owned(),
+    };
+    let frozen = engine.store.freeze(FreezeId::generate(), &wish, world.clock.now()).await.expect("asked");
+    assert!(matches!(frozen, FreezeAnswer::Made(_)), "{frozen:?}");
+    let broken = sqlx::query("UPDATE release_audit SET assignment = '{' WHERE generation = 1");
+    assert_eq!(broken.execute(&mut database(&world).await).await.expect("written").rows_affected(), 1);
+    let older = version("1");
+    let to = Back { version: &older, marks_bad: false };
+    engine.roll_back(&model(), &target(), Some(to), ann(), "customers call").await.expect("rolled back");
+    assert_eq!(shown(&world), serves("1"));
 }

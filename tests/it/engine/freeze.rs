@@ -133,6 +133,25 @@ async fn a_first_version_waits_and_goes_on_at_once_when_the_freeze_is_lifted() {
     .await;
 }
 
+/// A process that has seen no freeze when it writes a release, and `person` freezes every model just before it does.
+fn freezes_before_the_write(world: &World, person: &Arc<Engine>) -> Crash {
+    let (by, at) = (Arc::clone(person), world.clock.now());
+    Crash::meanwhile(Write { name: "write_release".to_owned(), nth: 0 }, When::Before, move || {
+        let by = Arc::clone(&by);
+        async move {
+            let wish = FreezeWish {
+                model: None,
+                from: None,
+                end: FreezeEnd::Never,
+                reason: "an incident".to_owned(),
+                by: "ana".to_owned(),
+            };
+            let made = by.store.freeze(FreezeId::generate(), &wish, at).await.expect("asked");
+            assert!(matches!(made, FreezeAnswer::Made(_)));
+        }
+    })
+}
+
 #[tokio::test]
 async fn a_freeze_that_comes_between_the_look_at_it_and_the_promotion_wins() {
     on_both(async |world| {
@@ -145,27 +164,12 @@ async fn a_freeze_that_comes_between_the_look_at_it_and_the_promotion_wins() {
         };
         world.pass(TimeDelta::hours(1));
         let person = world.process(&Crash::never()).await;
-        let (by, at) = (Arc::clone(&person), world.clock.now());
-        let meanwhile =
-            Crash::meanwhile(Write { name: "write_release".to_owned(), nth: 0 }, When::Before, move || {
-                let by = Arc::clone(&by);
-                async move {
-                    let wish = FreezeWish {
-                        model: None,
-                        from: None,
-                        end: FreezeEnd::Never,
-                        reason: "an incident".to_owned(),
-                        by: "ana".to_owned(),
-                    };
-                    let made = by.store.freeze(FreezeId::generate(), &wish, at).await.expect("asked");
-                    assert!(matches!(made, FreezeAnswer::Made(_)));
-                }
-            });
+        let meanwhile = freezes_before_the_write(&world, &person);
         let engine = world.process(&meanwhile).await;
         assert_waits(&turn(&engine, run).await);
         assert!(meanwhile.names().contains(&"write_release".to_owned()), "it had seen no freeze");
         assert_eq!(shown(&world), (Some("1".to_owned()), Some("2".to_owned())));
-        let lifted = person.store.unfreeze(&FreezeScope::EveryModel, "bo", at).await;
+        let lifted = person.store.unfreeze(&FreezeScope::EveryModel, "bo", world.clock.now()).await;
         assert_eq!(lifted.expect("lifted").len(), 1);
         assert_eq!(turn(&engine, run).await.outcome, Some(Outcome::Promoted));
     })
@@ -282,6 +286,22 @@ async fn rollbacks_and_cancels_go_their_way_during_a_freeze() {
         assert_eq!(shown(&world), serves("1"));
         engine.roll_back(&model(), &target(), Some(back), ann(), "it served").await.expect("rolled back");
         assert_eq!(shown(&world), serves("6"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_freeze_that_comes_while_somebody_goes_to_a_version_that_never_served_wins() {
+    on_both(async |world| {
+        let person = world.process(&Crash::never()).await;
+        serving(&world, &person).await;
+        publish(&world, &person).await;
+        let engine = world.process(&freezes_before_the_write(&world, &person)).await;
+        let never = version("2");
+        let to = Back { version: &never, marks_bad: false };
+        let forth = engine.roll_back(&model(), &target(), Some(to), ann(), "it is better").await;
+        assert!(matches!(forth, Err(ReleaseError::Frozen { .. })), "{forth:?}");
+        assert_eq!(shown(&world), serves("1"));
     })
     .await;
 }
