@@ -214,6 +214,7 @@ impl<'a> Driver<'a> {
         let mut notices = vec![];
         let mut promoted = None;
         let mut record = EndedAttempt {
+            started_at: self.known.started_at(&ended.step, ended.attempt)?,
             step: ended.step,
             attempt: ended.attempt,
             state: AttemptState::Succeeded,
@@ -331,8 +332,8 @@ impl<'a> Driver<'a> {
                         return Ok(Hand::Keeps);
                     }
                     let state = self.known.kept();
-                    self.save(std::mem::take(&mut news), (&start, &skip), state).await?;
-                    self.known.begin(&start, &skip, now);
+                    let at = self.save(std::mem::take(&mut news), (&start, &skip), state).await?;
+                    self.known.begin(&start, &skip, at);
                     if self.known.ends() && self.bodies.is_empty() {
                         // `on_failure` steps are not stopped by what stopped the others.
                         self.stop_bodies = CancellationToken::new();
@@ -410,13 +411,13 @@ impl<'a> Driver<'a> {
         Ok(Hand::Empty)
     }
 
-    /// Writes a checkpoint: what ended, what begins and is skipped, and where the run stands then.
+    /// Writes a checkpoint: what ended, what begins and is skipped, and where the run stands then. Returns its time.
     async fn save(
         &mut self,
         news: News,
         (start, skip): Begins<'_>,
         run_state: RunState,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Timestamp, StoreError> {
         let kill_all = self.known.promotion_recorded();
         let at = self.engine.clock.now();
         let cancelled = if self.known.ends() { self.known.unfinished() } else { vec![] };
@@ -439,7 +440,8 @@ impl<'a> Driver<'a> {
         if kill_all {
             self.known.kill_undos();
         }
-        write(self.engine, checkpoint).await
+        write(self.engine, checkpoint).await?;
+        Ok(at)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::domain::run::{
     StepFailure,
 };
 use crate::domain::workflow::Workflow;
-use crate::store::{Claim, EndedAttempt, RunState};
+use crate::store::{Claim, EndedAttempt, RunState, StoreError};
 
 /// A run, as its holder knows it. What bodies read is shared with them.
 pub(super) struct Known {
@@ -78,6 +78,15 @@ impl Known {
     pub(super) fn started(&self) -> Vec<(StepId, u32)> {
         let started = self.attempts.iter().filter(|attempt| attempt.state == AttemptState::Started);
         started.map(|attempt| (attempt.step.clone(), attempt.attempt)).collect()
+    }
+
+    /// When an attempt that ended began.
+    pub(super) fn started_at(&self, step: &StepId, attempt: u32) -> Result<Timestamp, StoreError> {
+        let mut newest_first = self.attempts.iter().rev();
+        let found = newest_first.find(|known| known.attempt == attempt && known.step == *step);
+        found
+            .map(|known| known.started_at)
+            .ok_or_else(|| StoreError::Broken(format!("attempt {attempt} of `{step}` ended and never began")))
     }
 
     /// What `step` left for itself when it last slept: the next attempt goes on from there.

@@ -79,7 +79,7 @@ pub struct Checkpoint {
     pub run: RunId,
     /// The fence.
     pub epoch: Epoch,
-    /// The attempt that ended or went to sleep; must be `started` under this epoch.
+    /// The attempt that ended or went to sleep; must have begun under this epoch, and not be written to since.
     pub ended: Option<EndedAttempt>,
     /// Attempts that begin.
     pub started: Vec<NewAttempt>,
@@ -106,6 +106,8 @@ pub struct EndedAttempt {
     pub step: StepId,
     /// The attempt.
     pub attempt: u32,
+    /// When its body began first.
+    pub started_at: Timestamp,
     /// `Succeeded`, `Failed`, `Cancelled` or `Sleeping`.
     pub state: AttemptState,
     /// What it returned.
@@ -199,7 +201,8 @@ pub trait Leases: Send + Sync + 'static {
         lease: Duration,
         at: Timestamp,
     ) -> Result<Renewal, StoreError>;
-    /// Writes a checkpoint. `Fenced` when the run has another epoch or the attempt is not `started`.
+    /// Writes a checkpoint. `Fenced` when the run has another epoch, or the attempt is known as anything but `started`
+    /// under this one.
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError>;
     /// Gives a run back without a checkpoint (shutdown): its lease is free, it is woken at once, no crash is counted.
     async fn release_lease(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError>;

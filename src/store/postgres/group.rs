@@ -15,7 +15,7 @@ use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::sql::checkpoint::{Plain, goes_on, skip_reason};
+use super::sql::checkpoint::{Plain, begun, goes_on, skip_reason};
 use super::sql::rows::{doc_opt, kept, text};
 use super::sql::{Pending, write_checkpoint};
 use super::{Connection, bound_time, push};
@@ -24,39 +24,40 @@ use crate::domain::Timestamp;
 use crate::domain::run::AttemptState;
 use crate::store::{Checkpoint, RunState, StoreError};
 
-/// A step ended and the next begins, if `$fence` has a row: it is what locks the run's row. Values only, so that Postgres
-/// keeps the plan.
+/// A step ended and the next begins, which is one row, if `$fence` has one, and the attempt's own row, where there is one, is
+/// as the fence wants it. Values only, so that Postgres keeps the plan.
 macro_rules! write_one {
-    ($fence:literal) => {
+    ($with:literal, $fence:literal) => {
         concat!(
-            "WITH passed AS (",
+            $with,
+            "INSERT INTO refit.attempts AS a (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output,
+                 error, resume, wake_at, next_step, next_attempt)
+             SELECT $1, $5, $6, $7, $2, $8, $9, $4, $10, $11, $12, $13, $14, $15 FROM ",
             $fence,
-            "), ended AS (
-                UPDATE refit.attempts SET state = $7, finished_at = $8, changed_at = $4, output = $9, error = $10,
-                    resume = $11, wake_at = $12
-                WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2
-                    AND EXISTS (SELECT 1 FROM passed)
-                RETURNING run
-            )
-            INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
-            SELECT run, $13, $14, 'started', $2, $4, $4 FROM ended"
+            " ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
+                 changed_at = excluded.changed_at, output = excluded.output, error = excluded.error,
+                 resume = excluded.resume, wake_at = excluded.wake_at, next_step = excluded.next_step,
+                 next_attempt = excluded.next_attempt
+             WHERE a.state = 'started' AND a.epoch = excluded.epoch"
         )
     };
 }
 
-/// The run's row stays as it is, which is what nearly all checkpoints are: nothing is written to it.
-const WRITE_ONE: &str = write_one!(
-    "SELECT 1 FROM refit.runs WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed
-     FOR NO KEY UPDATE"
-);
+/// The run's row stays as it is, which is what nearly all checkpoints are: it is neither written nor locked. Who takes the
+/// run meanwhile writes to the same row of `attempts`, and the second of the two sees the first.
+const WRITE_ONE: &str =
+    write_one!("", "refit.runs WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed");
 
 /// The first checkpoint after a claim: the run progresses.
 const WRITE_FIRST: &str = write_one!(
-    "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $3
-     WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND EXISTS (
-         SELECT 1 FROM refit.attempts
-         WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2)
-     RETURNING 1"
+    "WITH passed AS (
+        UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $3
+        WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND NOT EXISTS (
+            SELECT 1 FROM refit.attempts
+            WHERE run = $1 AND step = $5 AND attempt = $6 AND (state <> 'started' OR epoch <> $2))
+        RETURNING 1
+     ) ",
+    "passed"
 );
 
 /// The fence first; the rest joins what passed it. It looks at one attempt a checkpoint, by its key: an EXISTS would be
@@ -64,32 +65,38 @@ const WRITE_FIRST: &str = write_one!(
 const WRITE: &str = "
 WITH input AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
-        $8::bigint[], $9::text[], $10::timestamptz[], $11::jsonb[], $12::jsonb[], $13::jsonb[], $14::timestamptz[])
-    AS t(run, epoch, status, outcome, reason, at, step, attempt, state, finished_at, output, error, resume, wake_at)
+        $8::bigint[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::jsonb[], $13::jsonb[], $14::jsonb[],
+        $15::timestamptz[], $16::text[], $17::bigint[])
+    AS t(run, epoch, status, outcome, reason, at, step, attempt, state, started_at, finished_at, output, error, resume,
+        wake_at, next_step, next_attempt)
 ), passed AS (
     UPDATE refit.runs r SET crashes = 0, progressed = TRUE, status = i.status,
         outcome = coalesce(i.outcome, r.outcome), reason = coalesce(i.reason, r.reason)
     FROM input i LEFT JOIN LATERAL (
         SELECT 1 AS found FROM refit.attempts a WHERE a.run = i.run AND a.step = i.step AND a.attempt = i.attempt
-        AND a.state = 'started' AND a.epoch = i.epoch LIMIT 1
+        AND (a.state <> 'started' OR a.epoch <> i.epoch) LIMIT 1
     ) a ON TRUE
-    WHERE r.id = i.run AND r.epoch = i.epoch AND r.status <> 'finished' AND (i.step IS NULL OR a.found = 1)
+    WHERE r.id = i.run AND r.epoch = i.epoch AND r.status <> 'finished' AND a.found IS NULL
     RETURNING r.id, i.epoch, i.at
 ), ended AS (
-    UPDATE refit.attempts a SET state = i.state, finished_at = i.finished_at, changed_at = i.at, output = i.output,
-        error = i.error, resume = i.resume, wake_at = i.wake_at
-    FROM input i JOIN passed p ON p.id = i.run
-    WHERE a.run = i.run AND a.step = i.step AND a.attempt = i.attempt
+    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output, error,
+        resume, wake_at, next_step, next_attempt)
+    SELECT i.run, i.step, i.attempt, i.state, i.epoch, i.started_at, i.finished_at, i.at, i.output, i.error,
+        i.resume, i.wake_at, i.next_step, i.next_attempt
+    FROM input i JOIN passed p ON p.id = i.run WHERE i.step IS NOT NULL
+    ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
+        changed_at = excluded.changed_at, output = excluded.output, error = excluded.error, resume = excluded.resume,
+        wake_at = excluded.wake_at, next_step = excluded.next_step, next_attempt = excluded.next_attempt
 ), begun AS (
     INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
     SELECT s.run, s.step, s.attempt, 'started', p.epoch, p.at, p.at
-    FROM unnest($15::uuid[], $16::text[], $17::bigint[]) WITH ORDINALITY AS s(run, step, attempt, place)
+    FROM unnest($18::uuid[], $19::text[], $20::bigint[]) WITH ORDINALITY AS s(run, step, attempt, place)
     JOIN passed p ON p.id = s.run ORDER BY s.place
 ), left_out AS (
     INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, error)
     SELECT s.run, s.step, 1 + coalesce((SELECT max(a.attempt) FROM refit.attempts a
             WHERE a.run = s.run AND a.step = s.step), 0), 'skipped', p.epoch, p.at, p.at, p.at, s.error
-    FROM unnest($18::uuid[], $19::text[], $20::jsonb[]) WITH ORDINALITY AS s(run, step, error, place)
+    FROM unnest($21::uuid[], $22::text[], $23::jsonb[]) WITH ORDINALITY AS s(run, step, error, place)
     JOIN passed p ON p.id = s.run ORDER BY s.place
 )
 SELECT id FROM passed";
@@ -211,11 +218,14 @@ struct Columns {
     step: Vec<Option<String>>,
     attempt: Vec<Option<i64>>,
     state: Vec<Option<&'static str>>,
+    started_at: Vec<Option<Timestamp>>,
     finished_at: Vec<Option<Timestamp>>,
     output: Vec<Option<Json<Value>>>,
     error: Vec<Option<Json<Value>>>,
     resume: Vec<Option<Json<Value>>>,
     wake_at: Vec<Option<Timestamp>>,
+    next_step: Vec<Option<String>>,
+    next_attempt: Vec<Option<i64>>,
     started_run: Vec<Uuid>,
     started_step: Vec<String>,
     started_attempt: Vec<i64>,
@@ -237,13 +247,17 @@ impl Columns {
         self.step.push(ended.map(|ended| ended.step.to_string()));
         self.attempt.push(ended.map(|ended| i64::from(ended.attempt)));
         self.state.push(ended.map(|ended| ended.state.as_str()));
+        self.started_at.push(ended.map(|ended| ended.started_at));
         self.finished_at
             .push(ended.filter(|ended| ended.state != AttemptState::Sleeping).map(|_| checkpoint.at));
         self.output.push(doc_opt(ended.and_then(|ended| ended.output.as_ref()))?);
         self.error.push(doc_opt(ended.and_then(|ended| ended.error.as_ref()))?);
         self.resume.push(doc_opt(ended.and_then(|ended| ended.resume.as_ref()))?);
         self.wake_at.push(ended.and_then(|ended| ended.wake_at));
-        for new in &checkpoint.started {
+        let (next, rows) = begun(checkpoint);
+        self.next_step.push(next.map(|next| next.step.to_string()));
+        self.next_attempt.push(next.map(|next| i64::from(next.attempt)));
+        for new in rows {
             self.started_run.push(checkpoint.run.0);
             self.started_step.push(new.step.to_string());
             self.started_attempt.push(i64::from(new.attempt));
@@ -293,6 +307,7 @@ async fn write_plain(
         .bind(ended.step.as_str())
         .bind(i64::from(ended.attempt))
         .bind(ended.state.as_str())
+        .bind(ended.started_at)
         .bind(plain.finished_at())
         .bind(ended.output.as_ref().map(kept))
         .bind(doc_opt(ended.error.as_ref())?)
@@ -323,11 +338,14 @@ async fn write_columns(
         .bind(columns.step)
         .bind(columns.attempt)
         .bind(columns.state)
+        .bind(columns.started_at)
         .bind(columns.finished_at)
         .bind(columns.output)
         .bind(columns.error)
         .bind(columns.resume)
         .bind(columns.wake_at)
+        .bind(columns.next_step)
+        .bind(columns.next_attempt)
         .bind(columns.started_run)
         .bind(columns.started_step)
         .bind(columns.started_attempt)

@@ -9,6 +9,15 @@ use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::run::{AttemptState, FailureKind, Outcome, RunStatus, StepFailure};
 use crate::store::{Checkpoint, EndedAttempt, NewAttempt, Notice, RunState, SAFETY_NET, StoreError};
 
+/// What begins with a checkpoint. Where one attempt ends and one begins, that one is kept in the row of the first until it
+/// ends, too: one row a checkpoint. Others have rows of their own.
+pub(crate) fn begun(checkpoint: &Checkpoint) -> (Option<&NewAttempt>, &[NewAttempt]) {
+    match checkpoint.started.as_slice() {
+        [next] if checkpoint.ended.is_some() && checkpoint.skipped.is_empty() => (Some(next), &[]),
+        rows => (None, rows),
+    }
+}
+
 /// Attempts to be inserted.
 pub(crate) struct NewRows<'a> {
     /// That begin.
@@ -44,9 +53,8 @@ impl<'a> Plain<'a> {
     pub(crate) fn of(checkpoints: &[&'a Checkpoint]) -> Option<Self> {
         let [checkpoint] = checkpoints else { return None };
         let RunState::Kept { status, ending: None } = checkpoint.run_state else { return None };
-        let [begun] = checkpoint.started.as_slice() else { return None };
-        let ended = checkpoint.ended.as_ref().filter(|_| checkpoint.skipped.is_empty())?;
-        Some(Self { checkpoint, status, ended, begun })
+        let (begun, _) = begun(checkpoint);
+        Some(Self { checkpoint, status, ended: checkpoint.ended.as_ref()?, begun: begun? })
     }
 
     /// When the attempt that ended did so; one that sleeps has not.
@@ -71,10 +79,10 @@ pub(crate) async fn write(
         };
     };
     if let Some(ended) = &checkpoint.ended {
-        end_attempt(connection, run, ended, at).await?;
+        end_attempt(connection, checkpoint, ended).await?;
     }
     cancel_attempts(connection, run, &checkpoint.cancelled, at).await?;
-    let rows = NewRows { started: &checkpoint.started, skipped: &checkpoint.skipped };
+    let rows = NewRows { started: begun(checkpoint).1, skipped: &checkpoint.skipped };
     insert_attempts(connection, run, epoch, at, &rows).await?;
     if checkpoint.undos.kill_all {
         sqlx::query(sql!("UPDATE refit.intents SET state = 'dead' WHERE run = $1 AND state = 'armed'"))
@@ -166,9 +174,9 @@ async fn move_run(
         sqlx::query(sql!(
             "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $5, outcome = coalesce($6, outcome),
                  reason = coalesce($7, reason)
-             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND ($3 IS NULL OR EXISTS (
+             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND NOT EXISTS (
                  SELECT 1 FROM refit.attempts a
-                 WHERE a.run = $1 AND a.step = $3 AND a.attempt = $4 AND a.state = 'started' AND a.epoch = $2))
+                 WHERE a.run = $1 AND a.step = $3 AND a.attempt = $4 AND (a.state <> 'started' OR a.epoch <> $2))
              RETURNING FALSE AS due"
         ))
     } else {
@@ -182,9 +190,9 @@ async fn move_run(
                  " ELSE $10 END,
                  poke_at = CASE WHEN $8 IS NOT NULL THEN NULL WHEN $9 OR signal_seq > signal_seen
                      THEN ", until!("$11", "$12"), " ELSE $10 END
-             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND ($3 IS NULL OR EXISTS (
+             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND NOT EXISTS (
                  SELECT 1 FROM refit.attempts a
-                 WHERE a.run = $1 AND a.step = $3 AND a.attempt = $4 AND a.state = 'started' AND a.epoch = $2))
+                 WHERE a.run = $1 AND a.step = $3 AND a.attempt = $4 AND (a.state <> 'started' OR a.epoch <> $2))
              RETURNING ($9 OR signal_seq > signal_seen) AND status <> 'finished' AS due"
         )))
     };
@@ -209,27 +217,36 @@ async fn move_run(
     row.map(|row| get::<bool>(&row, "due")).transpose()
 }
 
+/// The fence was passed: its row, if it has one, is `started`.
 async fn end_attempt(
     connection: &mut Connection,
-    run: RunId,
+    checkpoint: &Checkpoint,
     ended: &EndedAttempt,
-    at: Timestamp,
 ) -> Result<(), StoreError> {
+    let (next, _) = begun(checkpoint);
     sqlx::query(sql!(
-        "UPDATE refit.attempts SET state = $4, finished_at = $5, changed_at = $6, output = $7, error = $8,
-             resume = $9, wake_at = $10
-         WHERE run = $1 AND step = $2 AND attempt = $3"
+        "INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output, error,
+             resume, wake_at, next_step, next_attempt)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+         ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
+             changed_at = excluded.changed_at, output = excluded.output, error = excluded.error,
+             resume = excluded.resume, wake_at = excluded.wake_at, next_step = excluded.next_step,
+             next_attempt = excluded.next_attempt"
     ))
-    .bind(run.0)
+    .bind(checkpoint.run.0)
     .bind(ended.step.as_str())
     .bind(i64::from(ended.attempt))
     .bind(ended.state.as_str())
-    .bind((ended.state != AttemptState::Sleeping).then_some(at))
-    .bind(at)
+    .bind(checkpoint.epoch.0)
+    .bind(ended.started_at)
+    .bind((ended.state != AttemptState::Sleeping).then_some(checkpoint.at))
+    .bind(checkpoint.at)
     .bind(doc_opt(ended.output.as_ref())?)
     .bind(doc_opt(ended.error.as_ref())?)
     .bind(doc_opt(ended.resume.as_ref())?)
     .bind(ended.wake_at)
+    .bind(next.map(|next| next.step.as_str()))
+    .bind(next.map(|next| i64::from(next.attempt)))
     .execute(connection)
     .await?;
     Ok(())

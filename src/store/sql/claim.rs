@@ -13,8 +13,8 @@ use super::queries::{attempts_in, intents_in, run_in, signals_in};
 use super::rows::{get, json_opt, text, word};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
-use crate::domain::id::{Epoch, RunId, WorkerId};
-use crate::domain::run::{Intent, RunStatus};
+use crate::domain::id::{Epoch, RunId, StepId, WorkerId};
+use crate::domain::run::{Attempt, Intent, RunStatus};
 use crate::store::liveness::Life;
 use crate::store::{
     Checkpoint, Claim, ClaimResult, LEASE, Leases, Opening, Planner, Renewal, SAFETY_NET, StoreError,
@@ -97,6 +97,23 @@ impl SqlStore {
         at: Timestamp,
         plan: Planner<'_>,
     ) -> Result<ClaimResult, StoreError> {
+        loop {
+            if let Some(result) = self.try_claim(run, worker, lease, at, plan).await? {
+                return Ok(result);
+            }
+        }
+    }
+
+    /// Nothing when its last holder, who was taken for dead, has written a checkpoint meanwhile: what was read is out of
+    /// date.
+    async fn try_claim(
+        &self,
+        run: RunId,
+        worker: WorkerId,
+        lease: Duration,
+        at: Timestamp,
+        plan: Planner<'_>,
+    ) -> Result<Option<ClaimResult>, StoreError> {
         let mut tx = self.begin().await?;
         let found = sqlx::query(sql!(concat!(
             "SELECT r.status, r.epoch, r.concurrency_key, r.signal_seq, r.lease_owner, w.machine,
@@ -113,27 +130,27 @@ impl SqlStore {
         .bind(self.at(at))
         .fetch_optional(&mut *tx)
         .await?;
-        let Some(row) = found else { return Ok(ClaimResult::Gone) };
+        let Some(row) = found else { return Ok(Some(ClaimResult::Gone)) };
         let status: RunStatus = word(&row, "status")?;
         if status == RunStatus::Finished {
-            return Ok(ClaimResult::Gone);
+            return Ok(Some(ClaimResult::Gone));
         }
         let owner = get::<Option<Uuid>>(&row, "lease_owner")?.map(WorkerId);
         if let Some(owner) = owner {
             let holder =
                 Holder { worker: owner, machine: get(&row, "machine")?, expired: get(&row, "expired")? };
             if !self.is_free(&holder, worker, lease) {
-                return Ok(ClaimResult::Taken);
+                return Ok(Some(ClaimResult::Taken));
             }
         } else if !get::<bool>(&row, "due")? {
-            return Ok(ClaimResult::NotDue);
+            return Ok(Some(ClaimResult::NotDue));
         }
         // A run that somebody wants cancelled needs no turn: it will only end.
         if status == RunStatus::Queued && !get::<bool>(&row, "unwanted")? {
             let key: String = get(&row, "concurrency_key")?;
             if !take_key(&mut tx, &key, run).await? {
                 self.wait_for_key(tx, run, at).await?;
-                return Ok(ClaimResult::KeyTaken);
+                return Ok(Some(ClaimResult::KeyTaken));
             }
         }
         let epoch: i64 = get(&row, "epoch")?;
@@ -153,14 +170,20 @@ impl SqlStore {
         .execute(&mut *tx)
         .await?;
         if taken.rows_affected() == 0 {
-            return Ok(ClaimResult::Taken);
+            return Ok(Some(ClaimResult::Taken));
         }
         let first = epoch == 0 && get::<i64>(&row, "signal_seq")? == 0;
-        let Some(mut claim) = read_claim(&mut tx, run, first).await? else { return Ok(ClaimResult::Gone) };
+        let Some(mut claim) = read_claim(&mut tx, run, first).await? else {
+            return Ok(Some(ClaimResult::Gone));
+        };
         let opening = plan(&claim);
+        if !lose_attempts(&mut tx, &claim, &opening.lost, at).await? {
+            tx.rollback().await?;
+            return Ok(None);
+        }
         write_opening(&mut tx, &mut claim, &opening, at).await?;
         tx.commit().await?;
-        Ok(ClaimResult::Claimed(Box::new(claim)))
+        Ok(Some(ClaimResult::Claimed(Box::new(claim))))
     }
 
     /// Whether what `holder` has may be taken by `worker`.
@@ -360,6 +383,40 @@ async fn read_claim(
     Ok(Some(Claim { run, attempts, intents, signals }))
 }
 
+/// Attempts `started` by a holder that is gone are lost, and each has a row from now on: what that holder still writes of
+/// them, should it wake up, is fenced by that. Whether none of them has ended since it was read.
+async fn lose_attempts(
+    connection: &mut Connection,
+    claim: &Claim,
+    lost: &[(StepId, u32)],
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let is_lost = |attempt: &&Attempt| {
+        lost.iter().any(|(step, number)| *step == attempt.step && *number == attempt.attempt)
+    };
+    for attempt in claim.attempts.iter().filter(is_lost) {
+        let written = sqlx::query(sql!(
+            "INSERT INTO refit.attempts AS a (run, step, attempt, state, epoch, started_at, finished_at, changed_at)
+             VALUES ($1, $2, $3, 'lost', $4, $5, $6, $6)
+             ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state,
+                 finished_at = excluded.finished_at, changed_at = excluded.changed_at
+             WHERE a.state = 'started'"
+        ))
+        .bind(claim.run.id.0)
+        .bind(attempt.step.as_str())
+        .bind(i64::from(attempt.attempt))
+        .bind(attempt.epoch.0)
+        .bind(attempt.started_at)
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+        if written.rows_affected() == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 async fn write_opening(
     connection: &mut Connection,
     claim: &mut Claim,
@@ -367,18 +424,6 @@ async fn write_opening(
     at: Timestamp,
 ) -> Result<(), StoreError> {
     let (run, epoch) = (claim.run.id, claim.run.epoch);
-    for (step, attempt) in &opening.lost {
-        sqlx::query(sql!(
-            "UPDATE refit.attempts SET state = 'lost', finished_at = $4, changed_at = $4
-             WHERE run = $1 AND step = $2 AND attempt = $3 AND state = 'started'"
-        ))
-        .bind(run.0)
-        .bind(step.as_str())
-        .bind(i64::from(*attempt))
-        .bind(at)
-        .execute(&mut *connection)
-        .await?;
-    }
     cancel_attempts(connection, run, &opening.cancelled, at).await?;
     for (step, attempt) in &opening.woken {
         sqlx::query(sql!(

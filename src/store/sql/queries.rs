@@ -1,5 +1,7 @@
 //! Reading runs, attempts, intents and events.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use serde_json::Value;
 use sqlx::types::Json;
@@ -153,13 +155,18 @@ pub(super) async fn run_in(connection: &mut Connection, id: RunId) -> Result<Opt
     row.as_ref().map(rows::run).transpose()
 }
 
-/// All attempts of a run, oldest first.
+/// All attempts of a run, oldest first, those that have no row of their own yet included.
 pub(super) async fn attempts_in(connection: &mut Connection, run: RunId) -> Result<Vec<Attempt>, StoreError> {
     let found = sqlx::query(sql!("SELECT * FROM refit.attempts WHERE run = $1 ORDER BY seq"))
         .bind(run.0)
         .fetch_all(connection)
         .await?;
-    rows::all(&found, rows::attempt)
+    let mut attempts = rows::all(&found, rows::attempt)?;
+    let mut begun = rows::all(&found, rows::begun)?;
+    let known: HashSet<_> = attempts.iter().map(|attempt| (&attempt.step, attempt.attempt)).collect();
+    begun.retain(|next| next.as_ref().is_some_and(|next| !known.contains(&(&next.step, next.attempt))));
+    attempts.extend(begun.into_iter().flatten());
+    Ok(attempts)
 }
 
 /// All intents of a run, oldest first.

@@ -164,6 +164,13 @@ pub(super) fn attempt(row: &Row) -> Result<Attempt, StoreError> {
     })
 }
 
+/// The attempt that began when that of this row ended.
+pub(super) fn begun(row: &Row) -> Result<Option<Attempt>, StoreError> {
+    let Some(step) = word_opt(row, "next_step")? else { return Ok(None) };
+    let (attempt, epoch) = (count(row, "next_attempt")?, Epoch(get(row, "epoch")?));
+    Ok(Some(Attempt::started(step, attempt, epoch, get(row, "changed_at")?)))
+}
+
 /// An intent.
 pub(super) fn intent(row: &Row) -> Result<Intent, StoreError> {
     Ok(Intent {

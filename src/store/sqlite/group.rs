@@ -10,10 +10,10 @@ use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::types::Json;
-use sqlx::{Connection as _, Executor as _, Sqlite, SqlitePool};
+use sqlx::{Connection as _, Either, Executor as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, watch};
 
-use super::sql::checkpoint::{Plain, goes_on, skip_reason};
+use super::sql::checkpoint::{Plain, begun, goes_on, skip_reason};
 use super::sql::rows::{doc_opt, kept, text, time_text};
 use super::sql::{Pending, write_checkpoint};
 use super::{BEGIN, Connection, push};
@@ -27,22 +27,26 @@ use crate::store::{Checkpoint, RunState, StoreError};
 /// connection's thread and back. One that is fenced aborts the statement. The run's row is left alone where nothing in
 /// it changes: its pages would be written out with each commit.
 pub(crate) const PREPARE: &str = "
-CREATE TEMP VIEW IF NOT EXISTS checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, finished_at,
-    output, error, resume, wake_at, started, skipped)
-AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+CREATE TEMP VIEW IF NOT EXISTS checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, started_at,
+    finished_at, output, error, resume, wake_at, next_step, next_attempt, started, skipped)
+AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 CREATE TEMP TRIGGER IF NOT EXISTS write_checkpoint INSTEAD OF INSERT ON checkpoints BEGIN
     SELECT RAISE(ABORT, 'fenced') WHERE NOT EXISTS (
         SELECT 1 FROM runs WHERE id = NEW.run AND epoch = NEW.epoch AND status <> 'finished'
-    ) OR (NEW.step IS NOT NULL AND NOT EXISTS (
+    ) OR EXISTS (
         SELECT 1 FROM attempts WHERE run = NEW.run AND step = NEW.step AND attempt = NEW.attempt
-            AND state = 'started' AND epoch = NEW.epoch
-    ));
+            AND (state <> 'started' OR epoch <> NEW.epoch)
+    );
     UPDATE runs SET crashes = 0, progressed = TRUE, status = NEW.status, outcome = coalesce(NEW.outcome, outcome),
         reason = coalesce(NEW.reason, reason)
     WHERE id = NEW.run AND (crashes <> 0 OR NOT progressed OR status <> NEW.status OR NEW.outcome IS NOT NULL);
-    UPDATE attempts SET state = NEW.state, finished_at = NEW.finished_at, changed_at = NEW.at, output = NEW.output,
-        error = NEW.error, resume = NEW.resume, wake_at = NEW.wake_at
-    WHERE run = NEW.run AND step = NEW.step AND attempt = NEW.attempt;
+    INSERT INTO attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output, error, resume,
+        wake_at, next_step, next_attempt)
+    SELECT NEW.run, NEW.step, NEW.attempt, NEW.state, NEW.epoch, NEW.started_at, NEW.finished_at, NEW.at, NEW.output,
+        NEW.error, NEW.resume, NEW.wake_at, NEW.next_step, NEW.next_attempt WHERE NEW.step IS NOT NULL
+    ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
+        changed_at = excluded.changed_at, output = excluded.output, error = excluded.error, resume = excluded.resume,
+        wake_at = excluded.wake_at, next_step = excluded.next_step, next_attempt = excluded.next_attempt;
     INSERT INTO attempts (run, step, attempt, state, epoch, started_at, changed_at)
     SELECT NEW.run, value ->> 'step', value ->> 'attempt', 'started', NEW.epoch, NEW.at, NEW.at
     FROM json_each(NEW.started);
@@ -51,33 +55,27 @@ CREATE TEMP TRIGGER IF NOT EXISTS write_checkpoint INSTEAD OF INSERT ON checkpoi
             WHERE a.run = NEW.run AND a.step = value ->> 'step'), 0), 'skipped', NEW.epoch, NEW.at, NEW.at, NEW.at,
         value -> 'error'
     FROM json_each(NEW.skipped);
-END;
-CREATE TEMP VIEW IF NOT EXISTS plain_checkpoints (run, epoch, status, at, step, attempt, state, finished_at, output, error,
-    resume, wake_at, begun, begun_attempt)
-AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
-CREATE TEMP TRIGGER IF NOT EXISTS write_plain_checkpoint INSTEAD OF INSERT ON plain_checkpoints BEGIN
-    SELECT RAISE(ABORT, 'not plain') WHERE NOT EXISTS (
-        SELECT 1 FROM runs WHERE id = NEW.run AND epoch = NEW.epoch AND status = NEW.status AND crashes = 0 AND progressed
-    );
-    UPDATE attempts SET state = NEW.state, finished_at = NEW.finished_at, changed_at = NEW.at, output = NEW.output,
-        error = NEW.error, resume = NEW.resume, wake_at = NEW.wake_at
-    WHERE run = NEW.run AND step = NEW.step AND attempt = NEW.attempt AND state = 'started' AND epoch = NEW.epoch;
-    SELECT RAISE(ABORT, 'fenced') WHERE changes() = 0;
-    INSERT INTO attempts (run, step, attempt, state, epoch, started_at, changed_at)
-    VALUES (NEW.run, NEW.begun, NEW.begun_attempt, 'started', NEW.epoch, NEW.at, NEW.at);
 END";
 
-/// A checkpoint that comes alone, from one step to the next: the run's row is as it should be, and no list is read.
-const WRITE_PLAIN: &str =
-    "INSERT INTO plain_checkpoints VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+/// A checkpoint that comes alone, from one step to the next: the run's row is as it should be, and one row is written.
+const WRITE_PLAIN: &str = "
+INSERT INTO attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output, error, resume, wake_at,
+    next_step, next_attempt)
+SELECT $1, $5, $6, $7, $2, $8, $9, $4, $10, $11, $12, $13, $14, $15 FROM runs
+WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed
+ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
+    changed_at = excluded.changed_at, output = excluded.output, error = excluded.error, resume = excluded.resume,
+    wake_at = excluded.wake_at, next_step = excluded.next_step, next_attempt = excluded.next_attempt
+WHERE attempts.state = 'started' AND attempts.epoch = excluded.epoch";
 
 /// One row a checkpoint.
 const WRITE: &str = "
-INSERT INTO checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, finished_at, output, error,
-    resume, wake_at, started, skipped)
+INSERT INTO checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, started_at, finished_at, output,
+    error, resume, wake_at, next_step, next_attempt, started, skipped)
 SELECT unhex(value ->> 'run'), value ->> 'epoch', value ->> 'status', value ->> 'outcome', value ->> 'reason',
-    value ->> 'at', value ->> 'step', value ->> 'attempt', value ->> 'state', value ->> 'finished_at',
-    value -> 'output', value -> 'error', value -> 'resume', value ->> 'wake_at', value -> 'started', value -> 'skipped'
+    value ->> 'at', value ->> 'step', value ->> 'attempt', value ->> 'state', value ->> 'started_at',
+    value ->> 'finished_at', value -> 'output', value -> 'error', value -> 'resume', value ->> 'wake_at',
+    value ->> 'next_step', value ->> 'next_attempt', value -> 'started', value -> 'skipped'
 FROM json_each($1)";
 
 /// The connection is kept so long for the checkpoints that follow: giving it back and taking it again costs as much as
@@ -198,15 +196,14 @@ fn answer_all(group: impl IntoIterator<Item = Pending>, error: &StoreError) {
 /// Writes all of them, or none.
 async fn write_simple(connection: &mut Connection, checkpoints: &[&Checkpoint]) -> Result<(), StoreError> {
     if let Some(plain) = Plain::of(checkpoints) {
-        match commit(connection, plain_bound(&plain)?).await {
-            // It is fenced, or the run's row is to be changed after all.
-            Err(StoreError::Broken(_)) => {}
-            written => return written,
+        // Otherwise it is fenced, or the run's row is to be changed after all.
+        if commit(connection, plain_bound(&plain)?).await? == 1 {
+            return Ok(());
         }
     }
     let rows = checkpoints.iter().map(|checkpoint| CheckpointRow::of(checkpoint));
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
-    commit(connection, sqlx::query(WRITE).bind(Json(rows))).await
+    commit(connection, sqlx::query(WRITE).bind(Json(rows))).await.map(|_| ())
 }
 
 fn plain_bound<'a>(plain: &Plain<'a>) -> Result<Query<'a, Sqlite, SqliteArguments>, StoreError> {
@@ -219,6 +216,7 @@ fn plain_bound<'a>(plain: &Plain<'a>) -> Result<Query<'a, Sqlite, SqliteArgument
         .bind(ended.step.as_str())
         .bind(ended.attempt)
         .bind(ended.state.as_str())
+        .bind(ended.started_at)
         .bind(plain.finished_at())
         .bind(ended.output.as_ref().map(kept))
         .bind(doc_opt(ended.error.as_ref())?)
@@ -228,14 +226,14 @@ fn plain_bound<'a>(plain: &Plain<'a>) -> Result<Query<'a, Sqlite, SqliteArgument
         .bind(begun.attempt))
 }
 
-/// Runs a statement that commits by itself. Its result is the first that its thread tells; to wait until the thread says
+/// Runs a statement that commits by itself, and says how many rows it wrote. Its result is the first that its thread tells; to wait until the thread says
 /// that no more follows is to be woken twice.
 async fn commit(
     connection: &mut Connection,
     statement: Query<'_, Sqlite, SqliteArguments>,
-) -> Result<(), StoreError> {
-    connection.fetch_many(statement).try_next().await?;
-    Ok(())
+) -> Result<u64, StoreError> {
+    let first = connection.fetch_many(statement).try_next().await?;
+    Ok(first.and_then(Either::left).map_or(0, |done| done.rows_affected()))
 }
 
 /// A row of `checkpoints`; what is absent is NULL, which a document's own null is not.
@@ -250,6 +248,7 @@ struct CheckpointRow<'a> {
     step: Option<&'a str>,
     attempt: Option<u32>,
     state: Option<&'static str>,
+    started_at: Option<String>,
     finished_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<Json<Value>>,
@@ -258,6 +257,8 @@ struct CheckpointRow<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     resume: Option<Json<Value>>,
     wake_at: Option<String>,
+    next_step: Option<&'a str>,
+    next_attempt: Option<u32>,
     started: Json<Vec<Started<'a>>>,
     skipped: Json<Vec<Skipped<'a>>>,
 }
@@ -280,7 +281,7 @@ impl<'a> CheckpointRow<'a> {
             return Err(StoreError::Broken("the run does not go on".to_owned()));
         };
         let ended = checkpoint.ended.as_ref();
-        let started = checkpoint.started.iter();
+        let (next, rows) = begun(checkpoint);
         let skipped = checkpoint.skipped.iter();
         Ok(Self {
             run: checkpoint.run.0.simple().to_string(),
@@ -292,6 +293,7 @@ impl<'a> CheckpointRow<'a> {
             step: ended.map(|ended| ended.step.as_str()),
             attempt: ended.map(|ended| ended.attempt),
             state: ended.map(|ended| ended.state.as_str()),
+            started_at: ended.map(|ended| time_text(ended.started_at)),
             finished_at: ended
                 .filter(|ended| ended.state != AttemptState::Sleeping)
                 .map(|_| time_text(checkpoint.at)),
@@ -299,8 +301,10 @@ impl<'a> CheckpointRow<'a> {
             error: doc_opt(ended.and_then(|ended| ended.error.as_ref()))?,
             resume: doc_opt(ended.and_then(|ended| ended.resume.as_ref()))?,
             wake_at: ended.and_then(|ended| ended.wake_at).map(time_text),
+            next_step: next.map(|next| next.step.as_str()),
+            next_attempt: next.map(|next| next.attempt),
             started: Json(
-                started.map(|new| Started { step: new.step.as_str(), attempt: new.attempt }).collect(),
+                rows.iter().map(|new| Started { step: new.step.as_str(), attempt: new.attempt }).collect(),
             ),
             skipped: Json(
                 skipped

@@ -70,13 +70,17 @@ pub async fn migrate(path: &Path) -> Result<(), StoreError> {
 
 async fn connect_and_migrate(path: &Path) -> Result<(SqlitePool, SqlitePool), StoreError> {
     prepare_directory(path)?;
-    let writer = one_connection(path, Some(PREPARE)).await?;
-    refuse_foreign(&writer, path).await?;
-    let ours = run_migrations(&MIGRATIONS, "_refit_migrations", &writer).await;
+    let migrating = one_connection(path, None).await?;
+    refuse_foreign(&migrating, path).await?;
+    let ours = run_migrations(&MIGRATIONS, "_refit_migrations", &migrating).await;
     ours.map_err(|error| naming(path, error))?;
     let queue = apalis_sqlite::SqliteStorage::<()>::migrations();
-    let queue = run_migrations(&queue, "_apalis_migrations", &writer).await;
+    let queue = run_migrations(&queue, "_apalis_migrations", &migrating).await;
     queue.map_err(|error| naming(path, error))?;
+    // What it needs names columns that were made just now. The other one is closed after: the last to close a file empties
+    // its WAL, which takes longer than all of this.
+    let writer = one_connection(path, Some(PREPARE)).await?;
+    migrating.close().await;
     let logs_path = directory_of(path).join("logs.db");
     let logs = one_connection(&logs_path, None).await?;
     let of_logs = run_migrations(&LOG_MIGRATIONS, "_refit_migrations", &logs).await;

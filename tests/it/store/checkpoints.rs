@@ -1,5 +1,7 @@
 //! Checkpoints: all of one or nothing.
 
+use std::sync::Mutex;
+
 use refit::domain::id::RunId;
 use refit::domain::run::{AttemptState, Outcome, RunStatus};
 use refit::store::{Checkpoint, RunFilter, RunState, StoreError};
@@ -11,8 +13,10 @@ use super::on_both;
 
 on_both! {
     a_checkpoint_ends_one_attempt_and_starts_the_next
+    an_attempt_is_seen_from_its_beginning_and_keeps_it
     a_checkpoint_of_an_older_epoch_changes_nothing
-    a_checkpoint_of_an_attempt_that_is_not_started_changes_nothing
+    an_attempt_that_was_lost_takes_no_checkpoint_of_its_old_holder
+    a_checkpoint_of_an_attempt_that_ended_changes_nothing
     a_checkpoint_that_is_sent_again_is_done
     one_fenced_checkpoint_does_not_disturb_the_others_of_its_group
     branches_of_one_run_checkpoint_at_once
@@ -44,6 +48,98 @@ async fn a_checkpoint_ends_one_attempt_and_starts_the_next(db: Database) {
     assert_eq!((listed[0].id, listed[0].event.as_str()), (run, "ml/retrain.requested"));
 }
 
+async fn an_attempt_is_seen_from_its_beginning_and_keeps_it(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    store.checkpoint(next_step(&held, "a", "b", json!(1), db.now())).await.expect("written");
+    let began = db.pass(60);
+    store.checkpoint(next_step(&held, "b", "c", json!(1), began)).await.expect("written");
+    let c = store.attempts(run).await.expect("read").pop().expect("there");
+    assert_eq!(
+        (c.step.as_str(), c.state, c.epoch, c.started_at, c.finished_at),
+        ("c", AttemptState::Started, held.run.epoch, began, None)
+    );
+    let ended = db.pass(60);
+    let checkpoint = Checkpoint {
+        ended: Some(make::succeeded("c", json!("out"), began)),
+        ..next_step(&held, "c", "d", json!(1), ended)
+    };
+    store.checkpoint(checkpoint).await.expect("written");
+    let attempts = store.attempts(run).await.expect("read");
+    let steps: Vec<_> = attempts.iter().map(|attempt| attempt.step.as_str()).collect();
+    assert_eq!(steps, ["a", "b", "c", "d"]);
+    assert_eq!(
+        (attempts[2].state, attempts[2].started_at, attempts[2].finished_at, &attempts[2].output),
+        (AttemptState::Succeeded, began, Some(ended), &Some(json!("out")))
+    );
+    // It sleeps and ends as one that has a row from its beginning.
+    store.checkpoint(make::sleep(&held, "d", None, ended)).await.expect("written");
+    let d = store.attempts(run).await.expect("read").pop().expect("there");
+    assert_eq!((d.step.as_str(), d.state), ("d", AttemptState::Sleeping));
+}
+
+async fn an_attempt_that_was_lost_takes_no_checkpoint_of_its_old_holder(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let zombie = claim(&store, run, worker, db.now()).await;
+    for (one, next) in [("a", "b"), ("b", "c")] {
+        store.checkpoint(next_step(&zombie, one, next, json!(1), db.now())).await.expect("written");
+    }
+    store.release_lease(run, zombie.run.epoch).await.expect("given back");
+    let now = make::take_over(&store, run, worker, db.pass(1), || ()).await;
+    let states: Vec<_> = now.attempts.iter().map(|attempt| (attempt.step.as_str(), attempt.state)).collect();
+    assert_eq!(
+        states,
+        [("a", AttemptState::Succeeded), ("b", AttemptState::Succeeded), ("c", AttemptState::Lost)]
+    );
+    assert_eq!(store.attempts(run).await.expect("read"), now.attempts);
+    for late in [next_step(&zombie, "c", "d", json!(1), db.now()), finish(&zombie, "c", db.now())] {
+        assert!(matches!(store.checkpoint(late).await, Err(StoreError::Fenced)));
+    }
+    assert_eq!(store.attempts(run).await.expect("read"), now.attempts);
+}
+
+/// Between what a claim reads and what it writes, the holder that was taken for dead writes: the claim reads again, and
+/// whatever it has read then is what stays. On SQLite nobody writes while a claim does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_sees_the_checkpoint_that_its_old_holder_wrote_meanwhile() {
+    for begun_by_a_checkpoint in [false, true] {
+        let db = Database::postgres().await;
+        let (store, other) = (db.open().await, db.open().await);
+        let worker = worker(&store, db.now()).await;
+        let run = make::run(&store, db.now()).await;
+        let zombie = claim(&other, run, worker, db.now()).await;
+        if begun_by_a_checkpoint {
+            other.checkpoint(next_step(&zombie, "a", "b", json!(1), db.now())).await.expect("written");
+        } else {
+            // `b` has a row from its beginning, as all that begin beside another.
+            let mut fan = next_step(&zombie, "a", "b", json!(1), db.now());
+            fan.started.push(refit::store::NewAttempt { step: step("x"), attempt: 1 });
+            other.checkpoint(fan).await.expect("written");
+        }
+        store.release_lease(run, zombie.run.epoch).await.expect("given back");
+        let late = Mutex::new(Some(next_step(&zombie, "b", "c", json!("late"), db.now())));
+        let runtime = tokio::runtime::Handle::current();
+        let meanwhile = || {
+            let Some(late) = late.lock().expect("nobody panics").take() else { return };
+            tokio::task::block_in_place(|| runtime.block_on(other.checkpoint(late))).expect("written first");
+        };
+        let now = make::take_over(&store, run, worker, db.pass(1), meanwhile).await;
+        let state_of = |id: &str| {
+            now.attempts.iter().find(|attempt| attempt.step.as_str() == id).map(|attempt| attempt.state)
+        };
+        assert_eq!(state_of("b"), Some(AttemptState::Succeeded), "{begun_by_a_checkpoint}");
+        assert_eq!(state_of("c"), Some(AttemptState::Lost), "{begun_by_a_checkpoint}");
+        assert_eq!(store.attempts(run).await.expect("read"), now.attempts);
+        assert_eq!(now.run.epoch.0, zombie.run.epoch.0 + 1);
+        let later = next_step(&zombie, "c", "d", json!(1), db.now());
+        assert!(matches!(other.checkpoint(later).await, Err(StoreError::Fenced)));
+    }
+}
+
 async fn a_checkpoint_of_an_older_epoch_changes_nothing(db: Database) {
     let store = db.open().await;
     let worker = worker(&store, db.now()).await;
@@ -61,17 +157,20 @@ async fn a_checkpoint_of_an_older_epoch_changes_nothing(db: Database) {
     assert!(matches!(store.checkpoint(unplanned).await, Err(StoreError::Fenced)));
 }
 
-async fn a_checkpoint_of_an_attempt_that_is_not_started_changes_nothing(db: Database) {
+async fn a_checkpoint_of_an_attempt_that_ended_changes_nothing(db: Database) {
     let store = db.open().await;
     let worker = worker(&store, db.now()).await;
     let run = make::run(&store, db.now()).await;
     let held = claim(&store, run, worker, db.now()).await;
-    let never = next_step(&held, "z", "b", json!(1), db.now());
-    assert!(matches!(store.checkpoint(never).await, Err(StoreError::Fenced)));
-    store.checkpoint(next_step(&held, "a", "b", json!(1), db.now())).await.expect("written");
-    let twice = next_step(&held, "a", "c", json!(2), db.pass(1));
-    assert!(matches!(store.checkpoint(twice).await, Err(StoreError::Fenced)));
-    assert_eq!(store.attempts(run).await.expect("read").len(), 2);
+    // The first of them ends an attempt of the claim, the second one of a checkpoint.
+    for (one, next) in [("a", "b"), ("b", "c")] {
+        store.checkpoint(next_step(&held, one, next, json!(1), db.now())).await.expect("written");
+        let before = store.attempts(run).await.expect("read");
+        let twice = next_step(&held, one, "z", json!(2), db.pass(1));
+        assert!(matches!(store.checkpoint(twice).await, Err(StoreError::Fenced)));
+        assert!(matches!(store.checkpoint(finish(&held, one, db.pass(1))).await, Err(StoreError::Fenced)));
+        assert_eq!(store.attempts(run).await.expect("read"), before);
+    }
 }
 
 async fn a_checkpoint_that_is_sent_again_is_done(db: Database) {

@@ -8,6 +8,7 @@ use refit::domain::Timestamp;
 use refit::domain::event::{Cause, Event};
 use refit::domain::history::ChangedBy;
 use refit::domain::id::{Epoch, EventId, RunId, StepId, WorkerId};
+use refit::domain::pipeline::adopt;
 use refit::domain::release::ReleaseActor;
 use refit::domain::run::{AttemptState, Definition, Outcome, Run, RunStatus};
 use refit::domain::workflow::{ConcurrencyPolicy, Moment, Recipient};
@@ -114,6 +115,24 @@ pub async fn claim(store: &Arc<dyn Store>, run: RunId, worker: WorkerId, at: Tim
     }
 }
 
+/// Claims a run and loses what its old holder had begun; `meanwhile` runs between what the claim reads and what it writes.
+pub async fn take_over(
+    store: &Arc<dyn Store>,
+    run: RunId,
+    worker: WorkerId,
+    at: Timestamp,
+    meanwhile: impl Fn() + Send + Sync,
+) -> Claim {
+    let plan = |claim: &Claim| {
+        meanwhile();
+        Opening { lost: adopt(&claim.attempts, false, at).lost, ..Opening::default() }
+    };
+    match store.claim(run, worker, LEASE, at, &plan).await.expect("asked") {
+        ClaimResult::Claimed(claim) => *claim,
+        other => panic!("not claimed: {other:?}"),
+    }
+}
+
 pub async fn worker(store: &Arc<dyn Store>, at: Timestamp) -> WorkerId {
     let worker = WorkerId::generate();
     store.register_worker(worker, &[], at).await.expect("registered");
@@ -125,7 +144,7 @@ pub fn next_step(claim: &Claim, from: &str, to: &str, output: Value, at: Timesta
     Checkpoint {
         run: claim.run.id,
         epoch: claim.run.epoch,
-        ended: Some(succeeded(from, output)),
+        ended: Some(succeeded(from, output, at)),
         started: vec![NewAttempt { step: step(to), attempt: 1 }],
         skipped: Vec::new(),
         cancelled: Vec::new(),
@@ -137,10 +156,12 @@ pub fn next_step(claim: &Claim, from: &str, to: &str, output: Value, at: Timesta
     }
 }
 
-pub fn succeeded(id: &str, output: Value) -> EndedAttempt {
+/// `started_at` is kept where the attempt has no row yet.
+pub fn succeeded(id: &str, output: Value, started_at: Timestamp) -> EndedAttempt {
     EndedAttempt {
         step: step(id),
         attempt: 1,
+        started_at,
         state: AttemptState::Succeeded,
         output: Some(output),
         error: None,
@@ -166,7 +187,7 @@ pub fn sleep(claim: &Claim, from: &str, wake_at: Option<Timestamp>, at: Timestam
             output: None,
             resume: Some(json!({"since": "then"})),
             wake_at,
-            ..succeeded(from, json!(null))
+            ..succeeded(from, json!(null), at)
         }),
         started: Vec::new(),
         run_state: RunState::Parked { status: RunStatus::Waiting, ending: None, wake_at },
