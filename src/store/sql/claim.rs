@@ -9,15 +9,16 @@ use sqlx::types::{Json, Uuid};
 
 use super::super::{Connection, span};
 use super::checkpoint::{NewRows, cancel_attempts, insert_attempts};
-use super::queries::{attempts_in, intents_in, run_in, signals_in};
-use super::rows::{get, json_opt, text, word};
+use super::queries::{attempts_in, intents_in, signals_in};
+use super::rows::{self, get, json_opt, text, word};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::{Epoch, RunId, StepId, WorkerId};
-use crate::domain::run::{Attempt, Intent, RunStatus};
+use crate::domain::run::{Attempt, Intent, Run, RunStatus};
 use crate::store::liveness::Life;
 use crate::store::{
-    Checkpoint, Claim, ClaimResult, LEASE, Leases, Opening, Planner, Renewal, SAFETY_NET, StoreError,
+    Checkpoint, Claim, ClaimResult, LEASE, Leases, NewAttempt, Opening, Planner, Renewal, SAFETY_NET,
+    StoreError,
 };
 
 /// Who has a run, as read before it is taken.
@@ -159,7 +160,9 @@ impl SqlStore {
                  progressed = FALSE, status = CASE WHEN status = 'queued' THEN 'running' ELSE status END,
                  lease_owner = $3, lease_until = ", until!("$4", "$5"), ", wake_at = NULL,
                  poke_at = ", until!("$4", "$5"), ", signal_seen = signal_seq
-             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND lease_owner IS NOT DISTINCT FROM $6"
+             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND lease_owner IS NOT DISTINCT FROM $6
+             RETURNING *, (SELECT definition FROM refit.run_docs WHERE run = id) AS definition,
+                 (SELECT cause FROM refit.run_docs WHERE run = id) AS cause"
         )))
         .bind(run.0)
         .bind(epoch)
@@ -167,15 +170,11 @@ impl SqlStore {
         .bind(self.at(at))
         .bind(span(at, lease))
         .bind(owner.map(|owner| owner.0))
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
-        if taken.rows_affected() == 0 {
-            return Ok(Some(ClaimResult::Taken));
-        }
-        let first = epoch == 0 && get::<i64>(&row, "signal_seq")? == 0;
-        let Some(mut claim) = read_claim(&mut tx, run, first).await? else {
-            return Ok(Some(ClaimResult::Gone));
-        };
+        let Some(taken) = taken else { return Ok(Some(ClaimResult::Taken)) };
+        let first = epoch == 0 && get::<i64>(&taken, "signal_seq")? == 0;
+        let mut claim = read_claim(&mut tx, rows::run(&taken)?, first).await?;
         let opening = plan(&claim);
         if !lose_attempts(&mut tx, &claim, &opening.lost, at).await? {
             tx.rollback().await?;
@@ -353,13 +352,16 @@ impl SqlStore {
 /// Takes the concurrency key for `run`, unless another has it. Before the run's own row is locked: who
 /// ends a run locks the key first, too.
 async fn take_key(connection: &mut Connection, key: &str, run: RunId) -> Result<bool, StoreError> {
-    sqlx::query(sql!(
+    let taken = sqlx::query(sql!(
         "INSERT INTO refit.concurrency (key, run) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING"
     ))
     .bind(key)
     .bind(run.0)
     .execute(&mut *connection)
     .await?;
+    if taken.rows_affected() == 1 {
+        return Ok(true);
+    }
     let holder = sqlx::query_scalar::<_, Uuid>(sql!("SELECT run FROM refit.concurrency WHERE key = $1"))
         .bind(key)
         .fetch_optional(connection)
@@ -368,19 +370,14 @@ async fn take_key(connection: &mut Connection, key: &str, run: RunId) -> Result<
 }
 
 /// Everything about a run; on its first claim there is nothing but the run.
-async fn read_claim(
-    connection: &mut Connection,
-    id: RunId,
-    first: bool,
-) -> Result<Option<Claim>, StoreError> {
-    let Some(run) = run_in(connection, id).await? else { return Ok(None) };
+async fn read_claim(connection: &mut Connection, run: Run, first: bool) -> Result<Claim, StoreError> {
     if first {
-        return Ok(Some(Claim { run, attempts: Vec::new(), intents: Vec::new(), signals: Vec::new() }));
+        return Ok(Claim { run, attempts: Vec::new(), intents: Vec::new(), signals: Vec::new() });
     }
-    let attempts = attempts_in(connection, id).await?;
-    let intents = intents_in(connection, id).await?;
-    let signals = signals_in(connection, id).await?;
-    Ok(Some(Claim { run, attempts, intents, signals }))
+    let attempts = attempts_in(connection, run.id).await?;
+    let intents = intents_in(connection, run.id).await?;
+    let signals = signals_in(connection, run.id).await?;
+    Ok(Claim { run, attempts, intents, signals })
 }
 
 /// Attempts `started` by a holder that is gone are lost, and each has a row from now on: what that holder still writes of
@@ -454,7 +451,12 @@ async fn write_opening(
             .await?;
         claim.run.status = status;
     }
-    if *opening != (Opening { status: opening.status, ..Opening::default() }) {
+    let only_starts =
+        Opening { status: opening.status, started: opening.started.clone(), ..Opening::default() };
+    if *opening == only_starts {
+        let started = |new: &NewAttempt| Attempt::started(new.step.clone(), new.attempt, epoch, at);
+        claim.attempts.extend(opening.started.iter().map(started));
+    } else {
         claim.attempts = attempts_in(connection, run).await?;
     }
     Ok(())
