@@ -12,7 +12,7 @@ use super::live::Nudge;
 use crate::domain::Timestamp;
 use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::pipeline::{self, Next, View};
-use crate::domain::run::{AttemptState, CancelRequest};
+use crate::domain::run::{AttemptState, CancelRequest, Run};
 use crate::domain::workflow::Workflow;
 use crate::store::{Claim, ClaimResult, NewAttempt, Opening, Renewal, StoreError};
 
@@ -25,9 +25,6 @@ impl Engine {
     /// Claims `run` and takes it as far as it goes. `stop`: the process shuts down.
     pub async fn activate(self: &Arc<Self>, run: RunId, stop: &CancellationToken) -> Result<(), StoreError> {
         let Some(entered) = self.live.enter(run) else { return Ok(()) };
-        if self.lacks_labels_of(run).await? {
-            return Ok(());
-        }
         while !stop.is_cancelled() {
             let now = self.clock.now();
             let plan = |claim: &Claim| self.opening(claim, now);
@@ -40,7 +37,11 @@ impl Engine {
                         other => other?,
                     }
                 }
-                ClaimResult::Taken | ClaimResult::NotDue | ClaimResult::KeyTaken | ClaimResult::Gone => {}
+                ClaimResult::Taken
+                | ClaimResult::NotDue
+                | ClaimResult::KeyTaken
+                | ClaimResult::Gone
+                | ClaimResult::Left => {}
             }
             // A wake-up that came while the run was given back would be lost otherwise.
             if entered.leave_if_quiet() {
@@ -50,13 +51,17 @@ impl Engine {
         Ok(())
     }
 
-    /// What the claim writes beside the lease.
-    fn opening(&self, claim: &Claim, now: Timestamp) -> Opening {
+    /// What the claim writes beside the lease. A run whose steps need labels that this worker lacks is left to another one:
+    /// its next wake-up finds it.
+    fn opening(&self, claim: &Claim, now: Timestamp) -> Option<Opening> {
         // Every sleeper looks at what has changed: the run is due, or somebody sent a signal.
         let adoption = pipeline::adopt(&claim.attempts, true, now);
         let mut opening = Opening { lost: adoption.lost, woken: adoption.woken, ..Opening::default() };
-        let Ok(workflow) = self.workflow(&claim.run.definition) else { return opening };
+        let Ok(workflow) = self.workflow(&claim.run.definition) else { return Some(opening) };
         let run = &claim.run;
+        if self.leaves(run, &workflow) {
+            return None;
+        }
         let may_end =
             run.outcome.is_some() || run.cancel.is_some() || run.crashes >= self.settings.crash_limit;
         if may_end && Known::new(self, claim.clone()).ends_before_any_body(self.settings.crash_limit) {
@@ -65,7 +70,7 @@ impl Engine {
             (opening.cancelled, opening.woken) = opening.woken.into_iter().partition(in_main);
         }
         if run.cancel.is_some() || run.crashes >= self.settings.crash_limit {
-            return opening;
+            return Some(opening);
         }
         let mut attempts = claim.attempts.clone();
         for attempt in &mut attempts {
@@ -86,18 +91,20 @@ impl Engine {
             opening.started = start.into_iter().map(|(step, attempt)| NewAttempt { step, attempt }).collect();
             opening.skipped = skip;
         }
-        opening
+        Some(opening)
     }
 
-    /// A run whose steps need labels that this worker lacks is left to another one: its next wake-up finds it.
+    /// Whether this worker lacks labels that the steps of a run need.
     pub(super) async fn lacks_labels_of(&self, run: RunId) -> Result<bool, StoreError> {
         let Some(run) = self.store.run(run).await? else { return Ok(false) };
         let workflow = self.workflow(&run.definition);
-        Ok(run.cancel.is_none() && workflow.is_ok_and(|workflow| !self.has_labels(&workflow)))
+        Ok(workflow.is_ok_and(|workflow| self.leaves(&run, &workflow)))
     }
 
-    fn has_labels(&self, workflow: &Workflow) -> bool {
-        workflow.steps.iter().flat_map(|step| &step.labels).all(|label| self.settings.labels.contains(label))
+    /// A run that is to be cancelled needs no labels.
+    fn leaves(&self, run: &Run, workflow: &Workflow) -> bool {
+        let mut labels = workflow.steps.iter().flat_map(|step| &step.labels);
+        run.cancel.is_none() && !labels.all(|label| self.settings.labels.contains(label))
     }
 }
 

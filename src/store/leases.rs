@@ -41,6 +41,8 @@ pub enum ClaimResult {
     KeyTaken,
     /// It ended, or was never made.
     Gone,
+    /// The plan leaves it to another worker.
+    Left,
 }
 
 /// What a claim writes beside the lease: decided by the caller from what the transaction read.
@@ -60,8 +62,8 @@ pub struct Opening {
     pub status: Option<RunStatus>,
 }
 
-/// Decides an `Opening` from the run as it was read.
-pub type Planner<'a> = &'a (dyn Fn(&Claim) -> Opening + Send + Sync);
+/// Decides an `Opening` from the run as it was read; nothing when this worker is not the one to take it.
+pub type Planner<'a> = &'a (dyn Fn(&Claim) -> Option<Opening> + Send + Sync);
 
 /// An attempt about to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]

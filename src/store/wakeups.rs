@@ -34,8 +34,7 @@ pub trait OnWake: Send + Sync + 'static {
 /// What waits for its time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Due {
-    /// Runs that could go on now and that nobody has in hand, but none that waits for its turn; no more than a few
-    /// hundred.
+    /// Runs that could go on now and that nobody has in hand, but none that waits for its turn.
     pub runs: Vec<RunId>,
     /// When the first of each kind is due; a time that has passed is due now.
     pub soonest: Vec<(Awaited, Timestamp)>,

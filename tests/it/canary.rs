@@ -178,7 +178,8 @@ async fn world_with(stages: &[(u16, u64)], rules: Compare, history: bool) -> Wor
     let run = crate::store::make::run(&store, start()).await;
     let worker = WorkerId::generate();
     store.register_worker(worker, &[], start()).await.expect("registered");
-    let claimed = store.claim(run, worker, Duration::from_secs(10), start(), &|_| Opening::default()).await;
+    let claimed =
+        store.claim(run, worker, Duration::from_secs(10), start(), &|_| Some(Opening::default())).await;
     let Ok(ClaimResult::Claimed(claim)) = claimed else { panic!("not claimed") };
     for version in ["1", "2"] {
         let record = VersionRecord {

@@ -175,7 +175,10 @@ impl SqlStore {
         let Some(taken) = taken else { return Ok(Some(ClaimResult::Taken)) };
         let first = epoch == 0 && get::<i64>(&taken, "signal_seq")? == 0;
         let mut claim = read_claim(&mut tx, rows::run(&taken)?, first).await?;
-        let opening = plan(&claim);
+        let Some(opening) = plan(&claim) else {
+            tx.rollback().await?;
+            return Ok(Some(ClaimResult::Left));
+        };
         if !lose_attempts(&mut tx, &claim, &opening.lost, at).await? {
             tx.rollback().await?;
             return Ok(None);

@@ -9,9 +9,6 @@ use crate::domain::Timestamp;
 use crate::domain::id::{RunId, WorkerId};
 use crate::store::{Awaited, Due, StoreError};
 
-/// More runs that are due are not named: the next look names them.
-const NAMED: i64 = 200;
-
 impl SqlStore {
     pub(super) async fn what_is_due(&self, at: Timestamp) -> Result<Due, StoreError> {
         // A run goes from being leased or asleep to being due, and then leaves messages: what is looked for in that order
@@ -34,10 +31,9 @@ impl SqlStore {
             " OR signal_seq > signal_seen)
                  AND NOT (status = 'queued' AND EXISTS (
                      SELECT 1 FROM refit.concurrency c WHERE c.key = r.concurrency_key AND c.run <> r.id))
-             ORDER BY poke_at LIMIT $2"
+             ORDER BY poke_at"
         )))
         .bind(self.at(at))
-        .bind(NAMED)
         .fetch_all(&self.parts.reader)
         .await?;
         let runs = rows::all(&due, |row| Ok(RunId(get(row, "id")?)))?;

@@ -53,7 +53,9 @@ impl SqlStore {
         if new.policy != ConcurrencyPolicy::Queue {
             lock_key(connection, &key).await?;
         }
-        if let Some(id) = made_before(connection, known, new).await? {
+        // Where nothing else is asked before it is made, making it asks whether it is there.
+        let asks = known.is_some() || new.policy != ConcurrencyPolicy::Queue;
+        if asks && let Some(id) = made_before(connection, known, new).await? {
             return Ok(Submitted::Already(id));
         }
         match new.policy {
@@ -105,7 +107,7 @@ impl SqlStore {
         .execute(&mut *connection)
         .await?;
         if made.rows_affected() == 0 {
-            // Another process made it since we looked.
+            // It was there, or another process made it since we looked.
             let id = made_before(connection, known, new).await?;
             return Ok(Submitted::Already(id.unwrap_or(new.run.id)));
         }

@@ -56,7 +56,7 @@ impl Watched {
         let run = new.run.id;
         store.submit(&event, vec![new]).await.expect("submitted");
         let claimed =
-            store.claim(run, engine.worker, Duration::from_secs(10), start(), &|_| Opening::default());
+            store.claim(run, engine.worker, Duration::from_secs(10), start(), &|_| Some(Opening::default()));
         let Ok(ClaimResult::Claimed(claim)) = claimed.await else { panic!("not claimed") };
         for version in ["1", "2"] {
             adopt(store, version).await;

@@ -1,5 +1,7 @@
 //! Who works on a run, and when.
 
+use std::collections::BTreeSet;
+
 use refit::domain::id::WorkerId;
 use refit::domain::run::{AttemptState, CancelRequest, RunStatus, SignalKind};
 use refit::store::{ClaimResult, Opening, Renewal};
@@ -19,6 +21,8 @@ on_both! {
     a_signal_wakes_a_sleeping_run_once
     a_signal_that_comes_before_the_sleep_is_not_lost
     a_wish_to_cancel_is_seen_by_who_renews
+    a_run_that_the_plan_leaves_is_as_it_was
+    every_run_that_could_go_on_is_named
     an_unknown_run_is_gone
 }
 
@@ -67,7 +71,7 @@ async fn a_dead_worker_s_run_is_free_and_counts_a_crash(db: Database) {
         ..Opening::default()
     };
     store.release_lease(run, again.run.epoch).await.expect("given back");
-    let plan = |_: &refit::store::Claim| lost.clone();
+    let plan = |_: &refit::store::Claim| Some(lost.clone());
     let ClaimResult::Claimed(third) = store.claim(run, alive, LEASE, db.now(), &plan).await.expect("asked")
     else {
         panic!("free")
@@ -117,7 +121,8 @@ async fn a_signal_wakes_a_sleeping_run_once(db: Database) {
     assert!(matches!(try_claim(&store, run, worker, db.now()).await, ClaimResult::NotDue));
     let approve = SignalKind::Approve { step: step("a") };
     assert!(store.signal(run, &approve, "ann", Some("fine"), db.now()).await.expect("sent"));
-    let plan = |_: &refit::store::Claim| Opening { woken: vec![(step("a"), 1)], ..Opening::default() };
+    let woken = Opening { woken: vec![(step("a"), 1)], ..Opening::default() };
+    let plan = |_: &refit::store::Claim| Some(woken.clone());
     let ClaimResult::Claimed(second) = store.claim(run, worker, LEASE, db.now(), &plan).await.expect("asked")
     else {
         panic!("due")
@@ -167,6 +172,35 @@ async fn a_wish_to_cancel_is_seen_by_who_renews(db: Database) {
         store.claim(run, WorkerId::generate(), LEASE, db.now(), &begin).await.expect("asked"),
         ClaimResult::Taken
     ));
+}
+
+async fn a_run_that_the_plan_leaves_is_as_it_was(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let before = store.run(run).await.expect("read");
+    for _ in 0..2 {
+        let left = store.claim(run, worker, LEASE, db.now(), &|_| None).await.expect("asked");
+        assert!(matches!(left, ClaimResult::Left), "{left:?}");
+    }
+    assert_eq!(store.run(run).await.expect("read"), before);
+    let claimed = claim(&store, run, worker, db.now()).await;
+    assert_eq!((claimed.run.epoch.0, claimed.run.crashes), (1, 0));
+}
+
+async fn every_run_that_could_go_on_is_named(db: Database) {
+    let store = db.open().await;
+    let event = make::event(db.now());
+    let made = |number: usize| {
+        let mut new = make::new_run(&event, db.now());
+        new.run.workflow = format!("retrain-{number}").parse().expect("a name");
+        new
+    };
+    let runs: Vec<_> = (0..300).map(made).collect();
+    let ids: BTreeSet<_> = runs.iter().map(|new| new.run.id).collect();
+    store.submit(&event, runs).await.expect("submitted");
+    let due = store.due(db.now()).await.expect("asked").runs;
+    assert_eq!(due.into_iter().collect::<BTreeSet<_>>(), ids);
 }
 
 async fn an_unknown_run_is_gone(db: Database) {

@@ -96,12 +96,10 @@ pub fn made(submitted: Submitted) -> RunId {
 }
 
 /// Starts step `a` unless it was started before.
-pub fn begin(claim: &Claim) -> Opening {
-    if claim.attempts.is_empty() {
-        Opening { started: vec![NewAttempt { step: step("a"), attempt: 1 }], ..Opening::default() }
-    } else {
-        Opening::default()
-    }
+pub fn begin(claim: &Claim) -> Option<Opening> {
+    let started =
+        if claim.attempts.is_empty() { vec![NewAttempt { step: step("a"), attempt: 1 }] } else { vec![] };
+    Some(Opening { started, ..Opening::default() })
 }
 
 pub async fn try_claim(store: &Arc<dyn Store>, run: RunId, worker: WorkerId, at: Timestamp) -> ClaimResult {
@@ -125,7 +123,7 @@ pub async fn take_over(
 ) -> Claim {
     let plan = |claim: &Claim| {
         meanwhile();
-        Opening { lost: adopt(&claim.attempts, false, at).lost, ..Opening::default() }
+        Some(Opening { lost: adopt(&claim.attempts, false, at).lost, ..Opening::default() })
     };
     match store.claim(run, worker, LEASE, at, &plan).await.expect("asked") {
         ClaimResult::Claimed(claim) => *claim,

@@ -27,11 +27,12 @@ async fn a_notice_is_queued_with_its_checkpoint_or_not_at_all(db: Database) {
     let run = make::run(&store, db.now()).await;
     let zombie = claim(&store, run, worker, db.now()).await;
     store.release_lease(run, zombie.run.epoch).await.expect("given back");
-    let plan = |_: &refit::store::Claim| refit::store::Opening {
+    let opening = refit::store::Opening {
         lost: vec![(step("a"), 1)],
         started: vec![refit::store::NewAttempt { step: step("b"), attempt: 1 }],
         ..refit::store::Opening::default()
     };
+    let plan = |_: &refit::store::Claim| Some(opening.clone());
     let refit::store::ClaimResult::Claimed(held) =
         store.claim(run, worker, make::LEASE, db.now(), &plan).await.expect("asked")
     else {
