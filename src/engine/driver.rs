@@ -214,7 +214,7 @@ impl<'a> Driver<'a> {
         let mut notices = vec![];
         let mut promoted = None;
         let mut record = EndedAttempt {
-            started_at: self.known.started_at(&ended.step, ended.attempt)?,
+            begun_in: self.known.begun_in(&ended.step, ended.attempt),
             step: ended.step,
             attempt: ended.attempt,
             state: AttemptState::Succeeded,
@@ -332,8 +332,7 @@ impl<'a> Driver<'a> {
                         return Ok(Hand::Keeps);
                     }
                     let state = self.known.kept();
-                    let at = self.save(std::mem::take(&mut news), (&start, &skip), state).await?;
-                    self.known.begin(&start, &skip, at);
+                    self.save(std::mem::take(&mut news), (&start, &skip), state).await?;
                     if self.known.ends() && self.bodies.is_empty() {
                         // `on_failure` steps are not stopped by what stopped the others.
                         self.stop_bodies = CancellationToken::new();
@@ -411,13 +410,13 @@ impl<'a> Driver<'a> {
         Ok(Hand::Empty)
     }
 
-    /// Writes a checkpoint: what ended, what begins and is skipped, and where the run stands then. Returns its time.
+    /// Writes a checkpoint: what ended, what begins and is skipped, and where the run stands then.
     async fn save(
         &mut self,
         news: News,
         (start, skip): Begins<'_>,
         run_state: RunState,
-    ) -> Result<Timestamp, StoreError> {
+    ) -> Result<(), StoreError> {
         let kill_all = self.known.promotion_recorded();
         let at = self.engine.clock.now();
         let cancelled = if self.known.ends() { self.known.unfinished() } else { vec![] };
@@ -428,6 +427,7 @@ impl<'a> Driver<'a> {
             run: self.known.run.id,
             epoch: self.known.run.epoch,
             ended: news.ended,
+            place: self.known.count(),
             started: started.collect(),
             skipped: skip.to_vec(),
             cancelled,
@@ -440,8 +440,9 @@ impl<'a> Driver<'a> {
         if kill_all {
             self.known.kill_undos();
         }
-        write(self.engine, checkpoint).await?;
-        Ok(at)
+        write(self.engine, &checkpoint).await?;
+        self.known.begin(checkpoint);
+        Ok(())
     }
 }
 
@@ -451,7 +452,7 @@ fn reason_in(output: &Value) -> String {
 }
 
 /// Writes a checkpoint through an outage of the database: the owner goes on if its epoch is unchanged.
-async fn write(engine: &Engine, checkpoint: Checkpoint) -> Result<(), StoreError> {
+async fn write(engine: &Engine, checkpoint: &Checkpoint) -> Result<(), StoreError> {
     let mut delay = Duration::from_millis(100);
     let mut unknown = false;
     loop {
@@ -464,7 +465,7 @@ async fn write(engine: &Engine, checkpoint: Checkpoint) -> Result<(), StoreError
                 delay = (delay * 2).min(Duration::from_secs(3));
             }
             // The answer to an earlier try may have been lost after its commit.
-            Err(StoreError::Fenced) if unknown && was_written(engine, &checkpoint).await? => return Ok(()),
+            Err(StoreError::Fenced) if unknown && was_written(engine, checkpoint).await? => return Ok(()),
             Err(error) => return Err(error),
         }
     }

@@ -1,6 +1,7 @@
 //! What is known of a run between two checkpoints: the database's state, kept
 //! in memory by the one process that has the lease.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::domain::run::{
     StepFailure,
 };
 use crate::domain::workflow::Workflow;
-use crate::store::{Claim, EndedAttempt, RunState, StoreError};
+use crate::store::{Checkpoint, Claim, EndedAttempt, NewAttempt, RunState};
 
 /// A run, as its holder knows it. What bodies read is shared with them.
 pub(super) struct Known {
@@ -27,6 +28,8 @@ pub(super) struct Known {
     pub(super) intents: Vec<Intent>,
     signals: Arc<Vec<Signal>>,
     scope: Arc<Scope>,
+    /// Attempts that have no row of their own, and those in whose rows they are kept.
+    begun_in: HashMap<(StepId, u32), (StepId, u32)>,
     /// Why its workflow cannot be read.
     broken: Option<String>,
 }
@@ -45,6 +48,8 @@ impl Known {
             intents: claim.intents,
             signals: Arc::new(claim.signals),
             scope: Arc::new(scope),
+            // A claim gives each attempt that it finds a row.
+            begun_in: HashMap::new(),
             broken,
         }
     }
@@ -80,13 +85,14 @@ impl Known {
         started.map(|attempt| (attempt.step.clone(), attempt.attempt)).collect()
     }
 
-    /// When an attempt that ended began.
-    pub(super) fn started_at(&self, step: &StepId, attempt: u32) -> Result<Timestamp, StoreError> {
-        let mut newest_first = self.attempts.iter().rev();
-        let found = newest_first.find(|known| known.attempt == attempt && known.step == *step);
-        found
-            .map(|known| known.started_at)
-            .ok_or_else(|| StoreError::Broken(format!("attempt {attempt} of `{step}` ended and never began")))
+    /// The attempt in whose row this one is kept, if it has none of its own.
+    pub(super) fn begun_in(&self, step: &StepId, attempt: u32) -> Option<(StepId, u32)> {
+        self.begun_in.get(&(step.clone(), attempt)).cloned()
+    }
+
+    /// How many attempts there are.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.attempts.len()).unwrap_or(u32::MAX)
     }
 
     /// What `step` left for itself when it last slept: the next attempt goes on from there.
@@ -255,16 +261,24 @@ impl Known {
         }
     }
 
-    /// Attempts begin, and steps are skipped.
-    pub(super) fn begin(&mut self, start: &[(StepId, u32)], skip: &[(StepId, String)], now: Timestamp) {
-        let epoch = self.run.epoch;
-        let attempts = Arc::make_mut(&mut self.attempts);
-        for (step, attempt) in start {
-            attempts.push(Attempt::started(step.clone(), *attempt, epoch, now));
+    /// What a checkpoint that was written begins and skips.
+    pub(super) fn begin(&mut self, checkpoint: Checkpoint) {
+        let ended = checkpoint.ended.as_ref().map(|ended| (ended.step.clone(), ended.attempt));
+        if let Some(ended) = &ended {
+            self.begun_in.remove(ended);
         }
-        for (step, reason) in skip {
-            let skipped = Attempt::skipped(step.clone(), reason.clone(), epoch, now);
-            Arc::make_mut(&mut self.scope).set_step(step.as_str(), pipeline::shown(&skipped));
+        if let (Some(next), Some(ended)) = (checkpoint.next(), ended) {
+            self.begun_in.insert((next.step.clone(), next.attempt), ended);
+        }
+        let (epoch, at) = (checkpoint.epoch, checkpoint.at);
+        let attempts = Arc::make_mut(&mut self.attempts);
+        for NewAttempt { step, attempt } in checkpoint.started {
+            attempts.push(Attempt::started(step, attempt, epoch, at));
+        }
+        for (step, reason) in checkpoint.skipped {
+            let name = step.to_string();
+            let skipped = Attempt::skipped(step, reason, epoch, at);
+            Arc::make_mut(&mut self.scope).set_step(&name, pipeline::shown(&skipped));
             attempts.push(skipped);
         }
     }

@@ -81,11 +81,13 @@ pub struct Checkpoint {
     pub run: RunId,
     /// The fence.
     pub epoch: Epoch,
-    /// The attempt that ended or went to sleep; must have begun under this epoch, and not be written to since.
+    /// The attempt that ended or went to sleep; must be `started` under this epoch.
     pub ended: Option<EndedAttempt>,
+    /// How many attempts the run had before: the place of the first that begins.
+    pub place: u32,
     /// Attempts that begin.
     pub started: Vec<NewAttempt>,
-    /// Steps that are skipped, with the reason.
+    /// Steps that are skipped, with the reason; their places follow.
     pub skipped: Vec<(StepId, String)>,
     /// Attempts that sleep, or wait to be tried again, and end because the run does.
     pub cancelled: Vec<(StepId, u32)>,
@@ -101,6 +103,22 @@ pub struct Checkpoint {
     pub at: Timestamp,
 }
 
+impl Checkpoint {
+    /// What begins and is kept in the row of the attempt that ended, until it ends itself, so that a checkpoint from one
+    /// step to the next writes one row.
+    pub fn next(&self) -> Option<&NewAttempt> {
+        match self.started.as_slice() {
+            [next] if self.ended.is_some() && self.skipped.is_empty() => Some(next),
+            _ => None,
+        }
+    }
+
+    /// What begins and has a row of its own from its beginning.
+    pub fn with_rows(&self) -> &[NewAttempt] {
+        if self.next().is_some() { &[] } else { &self.started }
+    }
+}
+
 /// How an attempt ended, or went to sleep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndedAttempt {
@@ -108,8 +126,8 @@ pub struct EndedAttempt {
     pub step: StepId,
     /// The attempt.
     pub attempt: u32,
-    /// When its body began first.
-    pub started_at: Timestamp,
+    /// The attempt in whose row this one is kept, while it has none of its own: see `Checkpoint::next`.
+    pub begun_in: Option<(StepId, u32)>,
     /// `Succeeded`, `Failed`, `Cancelled` or `Sleeping`.
     pub state: AttemptState,
     /// What it returned.
@@ -203,8 +221,7 @@ pub trait Leases: Send + Sync + 'static {
         lease: Duration,
         at: Timestamp,
     ) -> Result<Renewal, StoreError>;
-    /// Writes a checkpoint. `Fenced` when the run has another epoch, or the attempt is known as anything but `started`
-    /// under this one.
+    /// Writes a checkpoint. `Fenced` when the run has another epoch or the attempt is not `started`.
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError>;
     /// Gives a run back without a checkpoint (shutdown): its lease is free, it is woken at once, no crash is counted.
     async fn release_lease(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError>;

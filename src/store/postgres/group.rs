@@ -15,7 +15,7 @@ use sqlx::{Connection as _, PgPool, Postgres};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::sql::checkpoint::{Plain, begun, goes_on, skip_reason};
+use super::sql::checkpoint::{Plain, goes_on, skip_reason};
 use super::sql::rows::{doc_opt, kept, text};
 use super::sql::{Pending, write_checkpoint};
 use super::{Connection, bound_time, push};
@@ -24,80 +24,79 @@ use crate::domain::Timestamp;
 use crate::domain::run::AttemptState;
 use crate::store::{Checkpoint, RunState, StoreError};
 
-/// A step ended and the next begins, which is one row, if `$fence` has one, and the attempt's own row, where there is one, is
-/// as the fence wants it. Values only, so that Postgres keeps the plan.
-macro_rules! write_one {
-    ($with:literal, $fence:literal) => {
-        concat!(
-            $with,
-            "INSERT INTO refit.attempts AS a (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output,
-                 error, resume, wake_at, next_step, next_attempt)
-             SELECT $1, $5, $6, $7, $2, $8, $9, $4, $10, $11, $12, $13, $14, $15 FROM ",
-            $fence,
-            " ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
-                 changed_at = excluded.changed_at, output = excluded.output, error = excluded.error,
-                 resume = excluded.resume, wake_at = excluded.wake_at, next_step = excluded.next_step,
-                 next_attempt = excluded.next_attempt
-             WHERE a.state = 'started' AND a.epoch = excluded.epoch"
-        )
-    };
-}
+/// A step ended and the next begins. The attempt that ended has no row yet, and gets one. The run's row stays as it is:
+/// it is neither written nor locked. Who takes the run meanwhile gives that attempt a row, too, and the second of the two
+/// sees the first. Values only, so that Postgres keeps the plan.
+const WRITE_ONE: &str = "
+INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, place, finished_at, changed_at, output, error,
+    resume, wake_at, next_step, next_attempt, next_place)
+SELECT p.run, $5, $6, $7, p.epoch, p.changed_at, p.next_place, $8, $4, $9, $10, $11, $12, $13, $14, $15
+FROM refit.attempts p CROSS JOIN refit.runs r
+WHERE p.run = $1 AND p.step = $16 AND p.attempt = $17 AND p.epoch = $2 AND p.next_step = $5 AND p.next_attempt = $6
+    AND r.id = $1 AND r.epoch = $2 AND r.status = $3 AND r.crashes = 0 AND r.progressed
+ON CONFLICT (run, step, attempt) DO NOTHING";
 
-/// The run's row stays as it is, which is what nearly all checkpoints are: it is neither written nor locked. Who takes the
-/// run meanwhile writes to the same row of `attempts`, and the second of the two sees the first.
-const WRITE_ONE: &str =
-    write_one!("", "refit.runs WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed");
-
-/// The first checkpoint after a claim: the run progresses.
-const WRITE_FIRST: &str = write_one!(
-    "WITH passed AS (
-        UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $3
-        WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND NOT EXISTS (
-            SELECT 1 FROM refit.attempts
-            WHERE run = $1 AND step = $5 AND attempt = $6 AND (state <> 'started' OR epoch <> $2))
-        RETURNING 1
-     ) ",
-    "passed"
-);
+/// The attempt that ended has a row: it began with the claim, after which this is the first checkpoint, or with others.
+const WRITE_FIRST: &str = "
+WITH passed AS (
+    UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $3
+    WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND EXISTS (
+        SELECT 1 FROM refit.attempts
+        WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2)
+    RETURNING 1
+)
+UPDATE refit.attempts SET state = $7, finished_at = $8, changed_at = $4, output = $9, error = $10, resume = $11,
+    wake_at = $12, next_step = $13, next_attempt = $14, next_place = $15
+WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2 AND EXISTS (SELECT 1 FROM passed)";
 
 /// The fence first; the rest joins what passed it. It looks at one attempt a checkpoint, by its key: an EXISTS would be
 /// answered from a hash of the whole table.
 const WRITE: &str = "
 WITH input AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
-        $8::bigint[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::jsonb[], $13::jsonb[], $14::jsonb[],
-        $15::timestamptz[], $16::text[], $17::bigint[])
-    AS t(run, epoch, status, outcome, reason, at, step, attempt, state, started_at, finished_at, output, error, resume,
-        wake_at, next_step, next_attempt)
+        $8::bigint[], $9::text[], $10::timestamptz[], $11::jsonb[], $12::jsonb[], $13::jsonb[], $14::timestamptz[],
+        $15::text[], $16::bigint[], $17::text[], $18::bigint[], $19::bigint[])
+    AS t(run, epoch, status, outcome, reason, at, step, attempt, state, finished_at, output, error, resume, wake_at,
+        parent_step, parent_attempt, next_step, next_attempt, place)
 ), passed AS (
     UPDATE refit.runs r SET crashes = 0, progressed = TRUE, status = i.status,
         outcome = coalesce(i.outcome, r.outcome), reason = coalesce(i.reason, r.reason)
     FROM input i LEFT JOIN LATERAL (
-        SELECT 1 AS found FROM refit.attempts a WHERE a.run = i.run AND a.step = i.step AND a.attempt = i.attempt
-        AND (a.state <> 'started' OR a.epoch <> i.epoch) LIMIT 1
+        SELECT a.started_at, a.changed_at, a.next_place FROM refit.attempts a
+        WHERE a.run = i.run AND a.step = coalesce(i.parent_step, i.step)
+            AND a.attempt = coalesce(i.parent_attempt, i.attempt) AND a.epoch = i.epoch
+            AND CASE WHEN i.parent_step IS NULL THEN a.state = 'started'
+                ELSE a.next_step = i.step AND a.next_attempt = i.attempt AND NOT EXISTS (
+                    SELECT 1 FROM refit.attempts b
+                    WHERE b.run = i.run AND b.step = i.step AND b.attempt = i.attempt) END
+        LIMIT 1
     ) a ON TRUE
-    WHERE r.id = i.run AND r.epoch = i.epoch AND r.status <> 'finished' AND a.found IS NULL
-    RETURNING r.id, i.epoch, i.at
+    WHERE r.id = i.run AND r.epoch = i.epoch AND r.status <> 'finished' AND (i.step IS NULL OR a.started_at IS NOT NULL)
+    RETURNING r.id, i.epoch, i.at, i.place, a.changed_at, a.next_place
 ), ended AS (
-    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output, error,
-        resume, wake_at, next_step, next_attempt)
-    SELECT i.run, i.step, i.attempt, i.state, i.epoch, i.started_at, i.finished_at, i.at, i.output, i.error,
-        i.resume, i.wake_at, i.next_step, i.next_attempt
-    FROM input i JOIN passed p ON p.id = i.run WHERE i.step IS NOT NULL
-    ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
-        changed_at = excluded.changed_at, output = excluded.output, error = excluded.error, resume = excluded.resume,
-        wake_at = excluded.wake_at, next_step = excluded.next_step, next_attempt = excluded.next_attempt
+    UPDATE refit.attempts a SET state = i.state, finished_at = i.finished_at, changed_at = i.at, output = i.output,
+        error = i.error, resume = i.resume, wake_at = i.wake_at, next_step = i.next_step,
+        next_attempt = i.next_attempt, next_place = i.place
+    FROM input i JOIN passed p ON p.id = i.run
+    WHERE a.run = i.run AND a.step = i.step AND a.attempt = i.attempt AND i.parent_step IS NULL
+), kept AS (
+    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, place, finished_at, changed_at, output,
+        error, resume, wake_at, next_step, next_attempt, next_place)
+    SELECT i.run, i.step, i.attempt, i.state, i.epoch, p.changed_at, p.next_place, i.finished_at, i.at, i.output,
+        i.error, i.resume, i.wake_at, i.next_step, i.next_attempt, i.place
+    FROM input i JOIN passed p ON p.id = i.run WHERE i.parent_step IS NOT NULL
 ), begun AS (
-    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
-    SELECT s.run, s.step, s.attempt, 'started', p.epoch, p.at, p.at
-    FROM unnest($18::uuid[], $19::text[], $20::bigint[]) WITH ORDINALITY AS s(run, step, attempt, place)
-    JOIN passed p ON p.id = s.run ORDER BY s.place
+    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at, place)
+    SELECT s.run, s.step, s.attempt, 'started', p.epoch, p.at, p.at, p.place + s.place
+    FROM unnest($20::uuid[], $21::text[], $22::bigint[], $23::bigint[]) AS s(run, step, attempt, place)
+    JOIN passed p ON p.id = s.run
 ), left_out AS (
-    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, error)
+    INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, error, place)
     SELECT s.run, s.step, 1 + coalesce((SELECT max(a.attempt) FROM refit.attempts a
-            WHERE a.run = s.run AND a.step = s.step), 0), 'skipped', p.epoch, p.at, p.at, p.at, s.error
-    FROM unnest($21::uuid[], $22::text[], $23::jsonb[]) WITH ORDINALITY AS s(run, step, error, place)
-    JOIN passed p ON p.id = s.run ORDER BY s.place
+            WHERE a.run = s.run AND a.step = s.step), 0), 'skipped', p.epoch, p.at, p.at, p.at, s.error,
+        p.place + s.place
+    FROM unnest($24::uuid[], $25::text[], $26::jsonb[], $27::bigint[]) AS s(run, step, error, place)
+    JOIN passed p ON p.id = s.run
 )
 SELECT id FROM passed";
 
@@ -218,20 +217,24 @@ struct Columns {
     step: Vec<Option<String>>,
     attempt: Vec<Option<i64>>,
     state: Vec<Option<&'static str>>,
-    started_at: Vec<Option<Timestamp>>,
     finished_at: Vec<Option<Timestamp>>,
     output: Vec<Option<Json<Value>>>,
     error: Vec<Option<Json<Value>>>,
     resume: Vec<Option<Json<Value>>>,
     wake_at: Vec<Option<Timestamp>>,
+    parent_step: Vec<Option<String>>,
+    parent_attempt: Vec<Option<i64>>,
     next_step: Vec<Option<String>>,
     next_attempt: Vec<Option<i64>>,
+    place: Vec<i64>,
     started_run: Vec<Uuid>,
     started_step: Vec<String>,
     started_attempt: Vec<i64>,
+    started_place: Vec<i64>,
     skipped_run: Vec<Uuid>,
     skipped_step: Vec<String>,
     skipped_error: Vec<Json<Value>>,
+    skipped_place: Vec<i64>,
 }
 
 impl Columns {
@@ -247,22 +250,28 @@ impl Columns {
         self.step.push(ended.map(|ended| ended.step.to_string()));
         self.attempt.push(ended.map(|ended| i64::from(ended.attempt)));
         self.state.push(ended.map(|ended| ended.state.as_str()));
-        self.started_at.push(ended.map(|ended| ended.started_at));
         self.finished_at
             .push(ended.filter(|ended| ended.state != AttemptState::Sleeping).map(|_| checkpoint.at));
         self.output.push(doc_opt(ended.and_then(|ended| ended.output.as_ref()))?);
         self.error.push(doc_opt(ended.and_then(|ended| ended.error.as_ref()))?);
         self.resume.push(doc_opt(ended.and_then(|ended| ended.resume.as_ref()))?);
         self.wake_at.push(ended.and_then(|ended| ended.wake_at));
-        let (next, rows) = begun(checkpoint);
+        let parent = ended.and_then(|ended| ended.begun_in.as_ref());
+        self.parent_step.push(parent.map(|(step, _)| step.to_string()));
+        self.parent_attempt.push(parent.map(|(_, attempt)| i64::from(*attempt)));
+        let next = checkpoint.next();
         self.next_step.push(next.map(|next| next.step.to_string()));
         self.next_attempt.push(next.map(|next| i64::from(next.attempt)));
-        for new in rows {
+        self.place.push(i64::from(checkpoint.place));
+        let mut places = 0_i64..;
+        for (new, place) in checkpoint.with_rows().iter().zip(&mut places) {
+            self.started_place.push(place);
             self.started_run.push(checkpoint.run.0);
             self.started_step.push(new.step.to_string());
             self.started_attempt.push(i64::from(new.attempt));
         }
-        for (step, reason) in &checkpoint.skipped {
+        for ((step, reason), place) in checkpoint.skipped.iter().zip(places) {
+            self.skipped_place.push(place);
             self.skipped_run.push(checkpoint.run.0);
             self.skipped_step.push(step.to_string());
             self.skipped_error.push(skip_reason(reason)?);
@@ -282,8 +291,7 @@ async fn write_all<'a>(
     let mut connection = others.connection(held.take()).await?;
     let passed = match Plain::of(&checkpoints) {
         Some(plain) => {
-            let written = write_plain(&mut connection, WRITE_ONE, &plain).await?
-                || write_plain(&mut connection, WRITE_FIRST, &plain).await?;
+            let written = write_plain(&mut connection, &plain).await?;
             written.then_some(plain.checkpoint.run.0).into_iter().collect()
         }
         None => write_columns(&mut connection, &checkpoints).await?,
@@ -292,14 +300,10 @@ async fn write_all<'a>(
     Ok(passed.into_iter().collect())
 }
 
-/// Whether it was written by `statement`.
-async fn write_plain(
-    connection: &mut Connection,
-    statement: &'static str,
-    plain: &Plain<'_>,
-) -> Result<bool, StoreError> {
-    let Plain { checkpoint, status, ended, begun } = plain;
-    let written = sqlx::query(statement)
+/// Whether it was written.
+async fn write_plain(connection: &mut Connection, plain: &Plain<'_>) -> Result<bool, StoreError> {
+    let Plain { checkpoint, status, ended, parent, begun } = plain;
+    let mut query = sqlx::query(if parent.is_some() { WRITE_ONE } else { WRITE_FIRST })
         .bind(checkpoint.run.0)
         .bind(checkpoint.epoch.0)
         .bind(status.as_str())
@@ -307,7 +311,6 @@ async fn write_plain(
         .bind(ended.step.as_str())
         .bind(i64::from(ended.attempt))
         .bind(ended.state.as_str())
-        .bind(ended.started_at)
         .bind(plain.finished_at())
         .bind(ended.output.as_ref().map(kept))
         .bind(doc_opt(ended.error.as_ref())?)
@@ -315,9 +318,11 @@ async fn write_plain(
         .bind(ended.wake_at)
         .bind(begun.step.as_str())
         .bind(i64::from(begun.attempt))
-        .execute(connection)
-        .await?;
-    Ok(written.rows_affected() == 1)
+        .bind(i64::from(checkpoint.place));
+    if let Some((step, attempt)) = parent {
+        query = query.bind(step.as_str()).bind(i64::from(*attempt));
+    }
+    Ok(query.execute(connection).await?.rows_affected() == 1)
 }
 
 async fn write_columns(
@@ -338,20 +343,24 @@ async fn write_columns(
         .bind(columns.step)
         .bind(columns.attempt)
         .bind(columns.state)
-        .bind(columns.started_at)
         .bind(columns.finished_at)
         .bind(columns.output)
         .bind(columns.error)
         .bind(columns.resume)
         .bind(columns.wake_at)
+        .bind(columns.parent_step)
+        .bind(columns.parent_attempt)
         .bind(columns.next_step)
         .bind(columns.next_attempt)
+        .bind(columns.place)
         .bind(columns.started_run)
         .bind(columns.started_step)
         .bind(columns.started_attempt)
+        .bind(columns.started_place)
         .bind(columns.skipped_run)
         .bind(columns.skipped_step)
         .bind(columns.skipped_error)
+        .bind(columns.skipped_place)
         .fetch_all(connection)
         .await?;
     Ok(passed)

@@ -9,17 +9,10 @@ use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::run::{AttemptState, FailureKind, Outcome, RunStatus, StepFailure};
 use crate::store::{Checkpoint, EndedAttempt, NewAttempt, Notice, RunState, SAFETY_NET, StoreError};
 
-/// What begins with a checkpoint. Where one attempt ends and one begins, that one is kept in the row of the first until it
-/// ends, too: one row a checkpoint. Others have rows of their own.
-pub(crate) fn begun(checkpoint: &Checkpoint) -> (Option<&NewAttempt>, &[NewAttempt]) {
-    match checkpoint.started.as_slice() {
-        [next] if checkpoint.ended.is_some() && checkpoint.skipped.is_empty() => (Some(next), &[]),
-        rows => (None, rows),
-    }
-}
-
 /// Attempts to be inserted.
 pub(crate) struct NewRows<'a> {
+    /// Of the first.
+    pub place: usize,
     /// That begin.
     pub started: &'a [NewAttempt],
     /// That are left out.
@@ -44,6 +37,8 @@ pub(crate) struct Plain<'a> {
     pub status: RunStatus,
     /// What ended.
     pub ended: &'a EndedAttempt,
+    /// In whose row that is kept; it has one of its own when it began with others, or with the claim.
+    pub parent: Option<&'a (StepId, u32)>,
     /// What begins.
     pub begun: &'a NewAttempt,
 }
@@ -53,8 +48,8 @@ impl<'a> Plain<'a> {
     pub(crate) fn of(checkpoints: &[&'a Checkpoint]) -> Option<Self> {
         let [checkpoint] = checkpoints else { return None };
         let RunState::Kept { status, ending: None } = checkpoint.run_state else { return None };
-        let (begun, _) = begun(checkpoint);
-        Some(Self { checkpoint, status, ended: checkpoint.ended.as_ref()?, begun: begun? })
+        let ended = checkpoint.ended.as_ref()?;
+        Some(Self { checkpoint, status, ended, parent: ended.begun_in.as_ref(), begun: checkpoint.next()? })
     }
 
     /// When the attempt that ended did so; one that sleeps has not.
@@ -82,7 +77,11 @@ pub(crate) async fn write(
         end_attempt(connection, checkpoint, ended).await?;
     }
     cancel_attempts(connection, run, &checkpoint.cancelled, at).await?;
-    let rows = NewRows { started: begun(checkpoint).1, skipped: &checkpoint.skipped };
+    let rows = NewRows {
+        place: checkpoint.place as usize,
+        started: checkpoint.with_rows(),
+        skipped: &checkpoint.skipped,
+    };
     insert_attempts(connection, run, epoch, at, &rows).await?;
     if checkpoint.undos.kill_all {
         sqlx::query(sql!("UPDATE refit.intents SET state = 'dead' WHERE run = $1 AND state = 'armed'"))
@@ -162,6 +161,18 @@ fn borrowed(ending: &Option<(Outcome, String)>) -> Option<(Outcome, &str)> {
     ending.as_ref().map(|(outcome, reason)| (*outcome, reason.as_str()))
 }
 
+/// The attempt that ends: its own row is `started`, or it has none, and the row that it began in says that it did.
+macro_rules! is_started {
+    () => {
+        "($3 IS NULL OR EXISTS (
+             SELECT 1 FROM refit.attempts a
+             WHERE a.run = $1 AND a.step = $3 AND a.attempt = $4 AND a.epoch = $2 AND (
+                 ($5 IS NULL AND a.state = 'started')
+                 OR (a.next_step = $5 AND a.next_attempt = $6 AND NOT EXISTS (
+                     SELECT 1 FROM refit.attempts b WHERE b.run = $1 AND b.step = $5 AND b.attempt = $6)))))"
+    };
+}
+
 /// The fence, which must be the first statement: the run's row, if epoch and attempt are as they must be.
 /// Whether the run is due at once; nothing when it is fenced.
 async fn move_run(
@@ -171,37 +182,45 @@ async fn move_run(
 ) -> Result<Option<bool>, StoreError> {
     let change = Move::of(checkpoint);
     let query = if change.keeps {
-        sqlx::query(sql!(
-            "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $5, outcome = coalesce($6, outcome),
-                 reason = coalesce($7, reason)
-             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND NOT EXISTS (
-                 SELECT 1 FROM refit.attempts a
-                 WHERE a.run = $1 AND a.step = $3 AND a.attempt = $4 AND (a.state <> 'started' OR a.epoch <> $2))
-             RETURNING FALSE AS due"
-        ))
+        sqlx::query(sql!(concat!(
+            "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $7, outcome = coalesce($8, outcome),
+                 reason = coalesce($9, reason)
+             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND ",
+            is_started!(),
+            " RETURNING FALSE AS due"
+        )))
     } else {
         // A wish to cancel that its holder has not heard of came too late: the run ends as one that was promoted first.
         sqlx::query(sql!(concat!(
-            "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $5,
-                 outcome = CASE WHEN $6 = 'promoted' AND $8 IS NOT NULL AND cancel IS NOT NULL
-                     THEN 'cancelled_after_promotion' ELSE coalesce($6, outcome) END,
-                 reason = coalesce($7, reason), lease_owner = NULL, lease_until = NULL, finished_at = $8,
-                 wake_at = CASE WHEN $8 IS NOT NULL THEN NULL WHEN $9 OR signal_seq > signal_seen THEN ", now!("$11"),
-                 " ELSE $10 END,
-                 poke_at = CASE WHEN $8 IS NOT NULL THEN NULL WHEN $9 OR signal_seq > signal_seen
-                     THEN ", until!("$11", "$12"), " ELSE $10 END
-             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND NOT EXISTS (
-                 SELECT 1 FROM refit.attempts a
-                 WHERE a.run = $1 AND a.step = $3 AND a.attempt = $4 AND (a.state <> 'started' OR a.epoch <> $2))
-             RETURNING ($9 OR signal_seq > signal_seen) AND status <> 'finished' AS due"
+            "UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $7,
+                 outcome = CASE WHEN $8 = 'promoted' AND $10 IS NOT NULL AND cancel IS NOT NULL
+                     THEN 'cancelled_after_promotion' ELSE coalesce($8, outcome) END,
+                 reason = coalesce($9, reason), lease_owner = NULL, lease_until = NULL, finished_at = $10,
+                 wake_at = CASE WHEN $10 IS NOT NULL THEN NULL WHEN $11 OR signal_seq > signal_seen THEN ",
+            now!("$13"),
+            " ELSE $12 END,
+                 poke_at = CASE WHEN $10 IS NOT NULL THEN NULL WHEN $11 OR signal_seq > signal_seen
+                     THEN ",
+            until!("$13", "$14"),
+            " ELSE $12 END
+             WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND ",
+            is_started!(),
+            "
+             RETURNING ($11 OR signal_seq > signal_seen) AND status <> 'finished' AS due"
         )))
     };
-    let ended = checkpoint.ended.as_ref();
+    let own = checkpoint.ended.as_ref().map(|ended| (&ended.step, ended.attempt));
+    let parent = checkpoint.ended.as_ref().and_then(|ended| ended.begun_in.as_ref());
+    let parent = parent.map(|(step, attempt)| (step, *attempt));
+    let child = own.filter(|_| parent.is_some());
+    let asked = parent.or(own);
     let mut query = query
         .bind(checkpoint.run.0)
         .bind(checkpoint.epoch.0)
-        .bind(ended.map(|ended| ended.step.as_str()))
-        .bind(ended.map(|ended| i64::from(ended.attempt)))
+        .bind(asked.map(|(step, _)| step.as_str()))
+        .bind(asked.map(|(_, attempt)| i64::from(attempt)))
+        .bind(child.map(|(step, _)| step.as_str()))
+        .bind(child.map(|(_, attempt)| i64::from(attempt)))
         .bind(change.status.as_str())
         .bind(change.ending.map(|(outcome, _)| outcome.as_str()))
         .bind(change.ending.map(|(_, reason)| text(reason)));
@@ -217,42 +236,49 @@ async fn move_run(
     row.map(|row| get::<bool>(&row, "due")).transpose()
 }
 
-/// The fence was passed: its row, if it has one, is `started`.
 async fn end_attempt(
     connection: &mut Connection,
     checkpoint: &Checkpoint,
     ended: &EndedAttempt,
 ) -> Result<(), StoreError> {
-    let (next, _) = begun(checkpoint);
-    sqlx::query(sql!(
-        "INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output, error,
-             resume, wake_at, next_step, next_attempt)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-         ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
-             changed_at = excluded.changed_at, output = excluded.output, error = excluded.error,
-             resume = excluded.resume, wake_at = excluded.wake_at, next_step = excluded.next_step,
-             next_attempt = excluded.next_attempt"
-    ))
-    .bind(checkpoint.run.0)
-    .bind(ended.step.as_str())
-    .bind(i64::from(ended.attempt))
-    .bind(ended.state.as_str())
-    .bind(checkpoint.epoch.0)
-    .bind(ended.started_at)
-    .bind((ended.state != AttemptState::Sleeping).then_some(checkpoint.at))
-    .bind(checkpoint.at)
-    .bind(doc_opt(ended.output.as_ref())?)
-    .bind(doc_opt(ended.error.as_ref())?)
-    .bind(doc_opt(ended.resume.as_ref())?)
-    .bind(ended.wake_at)
-    .bind(next.map(|next| next.step.as_str()))
-    .bind(next.map(|next| i64::from(next.attempt)))
-    .execute(connection)
-    .await?;
+    let query = if ended.begun_in.is_some() {
+        sqlx::query(sql!(
+            "INSERT INTO refit.attempts (run, step, attempt, state, finished_at, changed_at, output, error, resume,
+                 wake_at, next_step, next_attempt, next_place, epoch, started_at, place)
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, epoch, changed_at, next_place
+             FROM refit.attempts WHERE run = $1 AND step = $14 AND attempt = $15"
+        ))
+    } else {
+        sqlx::query(sql!(
+            "UPDATE refit.attempts SET state = $4, finished_at = $5, changed_at = $6, output = $7, error = $8,
+                 resume = $9, wake_at = $10, next_step = $11, next_attempt = $12, next_place = $13
+             WHERE run = $1 AND step = $2 AND attempt = $3"
+        ))
+    };
+    let next = checkpoint.next();
+    let mut query = query
+        .bind(checkpoint.run.0)
+        .bind(ended.step.as_str())
+        .bind(i64::from(ended.attempt))
+        .bind(ended.state.as_str())
+        .bind((ended.state != AttemptState::Sleeping).then_some(checkpoint.at))
+        .bind(checkpoint.at)
+        .bind(doc_opt(ended.output.as_ref())?)
+        .bind(doc_opt(ended.error.as_ref())?)
+        .bind(doc_opt(ended.resume.as_ref())?)
+        .bind(ended.wake_at)
+        .bind(next.map(|next| next.step.as_str()))
+        .bind(next.map(|next| i64::from(next.attempt)))
+        .bind(next.map(|_| i64::from(checkpoint.place)));
+    if let Some((step, attempt)) = &ended.begun_in {
+        query = query.bind(step.as_str()).bind(i64::from(*attempt));
+    }
+    query.execute(connection).await?;
     Ok(())
 }
 
-/// Ends attempts with their run: sleepers are cancelled, and one that failed is not tried again.
+/// Ends attempts with their run: sleepers are cancelled, and one that failed is not tried again. `changed_at` stays: what
+/// began with them began then.
 pub(super) async fn cancel_attempts(
     connection: &mut Connection,
     run: RunId,
@@ -262,7 +288,7 @@ pub(super) async fn cancel_attempts(
     for (step, attempt) in cancelled {
         sqlx::query(sql!(
             "UPDATE refit.attempts SET state = CASE WHEN state = 'failed' THEN 'failed' ELSE 'cancelled' END,
-                 finished_at = coalesce(finished_at, $4), changed_at = $4, wake_at = NULL
+                 finished_at = coalesce(finished_at, $4), wake_at = NULL
              WHERE run = $1 AND step = $2 AND attempt = $3 AND state IN ('sleeping', 'failed')"
         ))
         .bind(run.0)
@@ -302,23 +328,27 @@ pub(super) async fn insert_attempts(
     at: Timestamp,
     rows: &NewRows<'_>,
 ) -> Result<(), StoreError> {
+    let mut places = rows.place..;
+    let mut place = || i64::try_from(places.next().unwrap_or(usize::MAX)).unwrap_or(i64::MAX);
     for new in rows.started {
         sqlx::query(sql!(
-            "INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at)
-             VALUES ($1, $2, $3, 'started', $4, $5, $5)"
+            "INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, changed_at, place)
+             VALUES ($1, $2, $3, 'started', $4, $5, $5, $6)"
         ))
         .bind(run.0)
         .bind(new.step.as_str())
         .bind(i64::from(new.attempt))
         .bind(epoch.0)
         .bind(at)
+        .bind(place())
         .execute(&mut *connection)
         .await?;
     }
     for (step, reason) in rows.skipped {
         sqlx::query(sql!(
-            "INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, error)
-             SELECT $1, $2, coalesce(max(attempt), 0) + 1, 'skipped', $3, $4, $4, $4, $5
+            "INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, error,
+                 place)
+             SELECT $1, $2, coalesce(max(attempt), 0) + 1, 'skipped', $3, $4, $4, $4, $5, $6
              FROM refit.attempts WHERE run = $1 AND step = $2"
         ))
         .bind(run.0)
@@ -326,6 +356,7 @@ pub(super) async fn insert_attempts(
         .bind(epoch.0)
         .bind(at)
         .bind(skip_reason(reason)?)
+        .bind(place())
         .execute(&mut *connection)
         .await?;
     }

@@ -21,6 +21,9 @@ use crate::store::{
     StoreError,
 };
 
+/// How often a claim reads again what was written while it did.
+const CLAIM_TRIES: usize = 5;
+
 /// Who has a run, as read before it is taken.
 struct Holder {
     worker: WorkerId,
@@ -98,11 +101,13 @@ impl SqlStore {
         at: Timestamp,
         plan: Planner<'_>,
     ) -> Result<ClaimResult, StoreError> {
-        loop {
+        for _ in 0..CLAIM_TRIES {
             if let Some(result) = self.try_claim(run, worker, lease, at, plan).await? {
                 return Ok(result);
             }
         }
+        // Whoever was taken for dead works on it.
+        Ok(ClaimResult::Taken)
     }
 
     /// Nothing when its last holder, who was taken for dead, has written a checkpoint meanwhile: what was read is out of
@@ -391,13 +396,13 @@ async fn lose_attempts(
     lost: &[(StepId, u32)],
     at: Timestamp,
 ) -> Result<bool, StoreError> {
-    let is_lost = |attempt: &&Attempt| {
+    let is_lost = |attempt: &Attempt| {
         lost.iter().any(|(step, number)| *step == attempt.step && *number == attempt.attempt)
     };
-    for attempt in claim.attempts.iter().filter(is_lost) {
+    for (place, attempt) in (0_i64..).zip(&claim.attempts).filter(|(_, attempt)| is_lost(attempt)) {
         let written = sqlx::query(sql!(
-            "INSERT INTO refit.attempts AS a (run, step, attempt, state, epoch, started_at, finished_at, changed_at)
-             VALUES ($1, $2, $3, 'lost', $4, $5, $6, $6)
+            "INSERT INTO refit.attempts AS a (run, step, attempt, state, epoch, started_at, finished_at, changed_at, place)
+             VALUES ($1, $2, $3, 'lost', $4, $5, $6, $6, $7)
              ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state,
                  finished_at = excluded.finished_at, changed_at = excluded.changed_at
              WHERE a.state = 'started'"
@@ -408,6 +413,7 @@ async fn lose_attempts(
         .bind(attempt.epoch.0)
         .bind(attempt.started_at)
         .bind(at)
+        .bind(place)
         .execute(&mut *connection)
         .await?;
         if written.rows_affected() == 0 {
@@ -443,7 +449,7 @@ async fn write_opening(
         run,
         epoch,
         at,
-        &NewRows { started: &opening.started, skipped: &opening.skipped },
+        &NewRows { place: claim.attempts.len(), started: &opening.started, skipped: &opening.skipped },
     )
     .await?;
     if let Some(status) = opening.status.filter(|status| *status != claim.run.status) {

@@ -157,16 +157,17 @@ pub(super) async fn run_in(connection: &mut Connection, id: RunId) -> Result<Opt
 
 /// All attempts of a run, oldest first, those that have no row of their own yet included.
 pub(super) async fn attempts_in(connection: &mut Connection, run: RunId) -> Result<Vec<Attempt>, StoreError> {
-    let found = sqlx::query(sql!("SELECT * FROM refit.attempts WHERE run = $1 ORDER BY seq"))
+    let found = sqlx::query(sql!("SELECT * FROM refit.attempts WHERE run = $1 ORDER BY place, seq"))
         .bind(run.0)
         .fetch_all(connection)
         .await?;
     let mut attempts = rows::all(&found, rows::attempt)?;
-    let mut begun = rows::all(&found, rows::begun)?;
-    let known: HashSet<_> = attempts.iter().map(|attempt| (&attempt.step, attempt.attempt)).collect();
-    begun.retain(|next| next.as_ref().is_some_and(|next| !known.contains(&(&next.step, next.attempt))));
-    attempts.extend(begun.into_iter().flatten());
-    Ok(attempts)
+    let with_rows: HashSet<_> =
+        attempts.iter().map(|(_, attempt)| (attempt.step.clone(), attempt.attempt)).collect();
+    let begun = rows::all(&found, rows::next)?.into_iter().flatten();
+    attempts.extend(begun.filter(|(_, next)| !with_rows.contains(&(next.step.clone(), next.attempt))));
+    attempts.sort_by_key(|(place, _)| *place);
+    Ok(attempts.into_iter().map(|(_, attempt)| attempt).collect())
 }
 
 /// All intents of a run, oldest first.

@@ -148,9 +148,9 @@ pub(super) fn summary(row: &Row) -> Result<RunSummary, StoreError> {
     })
 }
 
-/// An attempt.
-pub(super) fn attempt(row: &Row) -> Result<Attempt, StoreError> {
-    Ok(Attempt {
+/// An attempt, with its place among those of its run.
+pub(super) fn attempt(row: &Row) -> Result<(i64, Attempt), StoreError> {
+    let attempt = Attempt {
         step: word(row, "step")?,
         attempt: count(row, "attempt")?,
         state: word(row, "state")?,
@@ -161,14 +161,15 @@ pub(super) fn attempt(row: &Row) -> Result<Attempt, StoreError> {
         error: json_opt(row, "error")?,
         resume: get::<Option<Json<Value>>>(row, "resume")?.map(|json| json.0),
         wake_at: get(row, "wake_at")?,
-    })
+    };
+    Ok((get(row, "place")?, attempt))
 }
 
-/// The attempt that began when that of this row ended.
-pub(super) fn begun(row: &Row) -> Result<Option<Attempt>, StoreError> {
+/// The attempt that began when that of this row ended, with its place.
+pub(super) fn next(row: &Row) -> Result<Option<(i64, Attempt)>, StoreError> {
     let Some(step) = word_opt(row, "next_step")? else { return Ok(None) };
     let (attempt, epoch) = (count(row, "next_attempt")?, Epoch(get(row, "epoch")?));
-    Ok(Some(Attempt::started(step, attempt, epoch, get(row, "changed_at")?)))
+    Ok(Some((get(row, "next_place")?, Attempt::started(step, attempt, epoch, get(row, "changed_at")?))))
 }
 
 /// An intent.

@@ -13,12 +13,12 @@ use sqlx::types::Json;
 use sqlx::{Connection as _, Either, Executor as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, watch};
 
-use super::sql::checkpoint::{Plain, begun, goes_on, skip_reason};
+use super::sql::checkpoint::{Plain, goes_on, skip_reason};
 use super::sql::rows::{doc_opt, kept, text, time_text};
 use super::sql::{Pending, write_checkpoint};
 use super::{BEGIN, Connection, push};
 use crate::clock::Clock;
-use crate::domain::id::RunId;
+use crate::domain::id::{RunId, StepId};
 use crate::domain::run::AttemptState;
 use crate::store::{Checkpoint, RunState, StoreError};
 
@@ -27,55 +27,60 @@ use crate::store::{Checkpoint, RunState, StoreError};
 /// connection's thread and back. One that is fenced aborts the statement. The run's row is left alone where nothing in
 /// it changes: its pages would be written out with each commit.
 pub(crate) const PREPARE: &str = "
-CREATE TEMP VIEW IF NOT EXISTS checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, started_at,
-    finished_at, output, error, resume, wake_at, next_step, next_attempt, started, skipped)
-AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+CREATE TEMP VIEW IF NOT EXISTS checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, begun_in,
+    begun_in_attempt, finished_at, output, error, resume, wake_at, place, next_step, next_attempt, started, skipped)
+AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    NULL;
 CREATE TEMP TRIGGER IF NOT EXISTS write_checkpoint INSTEAD OF INSERT ON checkpoints BEGIN
     SELECT RAISE(ABORT, 'fenced') WHERE NOT EXISTS (
         SELECT 1 FROM runs WHERE id = NEW.run AND epoch = NEW.epoch AND status <> 'finished'
-    ) OR EXISTS (
+    ) OR (NEW.step IS NOT NULL AND NEW.begun_in IS NULL AND NOT EXISTS (
         SELECT 1 FROM attempts WHERE run = NEW.run AND step = NEW.step AND attempt = NEW.attempt
-            AND (state <> 'started' OR epoch <> NEW.epoch)
-    );
+            AND state = 'started' AND epoch = NEW.epoch
+    )) OR (NEW.begun_in IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM attempts WHERE run = NEW.run AND step = NEW.begun_in AND attempt = NEW.begun_in_attempt
+            AND epoch = NEW.epoch AND next_step = NEW.step AND next_attempt = NEW.attempt
+    ));
     UPDATE runs SET crashes = 0, progressed = TRUE, status = NEW.status, outcome = coalesce(NEW.outcome, outcome),
         reason = coalesce(NEW.reason, reason)
     WHERE id = NEW.run AND (crashes <> 0 OR NOT progressed OR status <> NEW.status OR NEW.outcome IS NOT NULL);
-    INSERT INTO attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output, error, resume,
-        wake_at, next_step, next_attempt)
-    SELECT NEW.run, NEW.step, NEW.attempt, NEW.state, NEW.epoch, NEW.started_at, NEW.finished_at, NEW.at, NEW.output,
-        NEW.error, NEW.resume, NEW.wake_at, NEW.next_step, NEW.next_attempt WHERE NEW.step IS NOT NULL
-    ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
-        changed_at = excluded.changed_at, output = excluded.output, error = excluded.error, resume = excluded.resume,
-        wake_at = excluded.wake_at, next_step = excluded.next_step, next_attempt = excluded.next_attempt;
-    INSERT INTO attempts (run, step, attempt, state, epoch, started_at, changed_at)
-    SELECT NEW.run, value ->> 'step', value ->> 'attempt', 'started', NEW.epoch, NEW.at, NEW.at
+    UPDATE attempts SET state = NEW.state, finished_at = NEW.finished_at, changed_at = NEW.at, output = NEW.output,
+        error = NEW.error, resume = NEW.resume, wake_at = NEW.wake_at, next_step = NEW.next_step,
+        next_attempt = NEW.next_attempt, next_place = NEW.place
+    WHERE run = NEW.run AND step = NEW.step AND attempt = NEW.attempt AND NEW.begun_in IS NULL;
+    INSERT INTO attempts (run, step, attempt, state, epoch, started_at, place, finished_at, changed_at, output, error, resume,
+        wake_at, next_step, next_attempt, next_place)
+    SELECT NEW.run, NEW.step, NEW.attempt, NEW.state, NEW.epoch, changed_at, next_place, NEW.finished_at, NEW.at, NEW.output,
+        NEW.error, NEW.resume, NEW.wake_at, NEW.next_step, NEW.next_attempt, NEW.place
+    FROM attempts WHERE run = NEW.run AND step = NEW.begun_in AND attempt = NEW.begun_in_attempt;
+    INSERT INTO attempts (run, step, attempt, state, epoch, started_at, changed_at, place)
+    SELECT NEW.run, value ->> 'step', value ->> 'attempt', 'started', NEW.epoch, NEW.at, NEW.at, NEW.place + key
     FROM json_each(NEW.started);
-    INSERT INTO attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, error)
+    INSERT INTO attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, error, place)
     SELECT NEW.run, value ->> 'step', 1 + coalesce((SELECT max(attempt) FROM attempts a
             WHERE a.run = NEW.run AND a.step = value ->> 'step'), 0), 'skipped', NEW.epoch, NEW.at, NEW.at, NEW.at,
-        value -> 'error'
+        value -> 'error', NEW.place + json_array_length(NEW.started) + key
     FROM json_each(NEW.skipped);
 END";
 
 /// A checkpoint that comes alone, from one step to the next: the run's row is as it should be, and one row is written.
 const WRITE_PLAIN: &str = "
-INSERT INTO attempts (run, step, attempt, state, epoch, started_at, finished_at, changed_at, output, error, resume, wake_at,
-    next_step, next_attempt)
-SELECT $1, $5, $6, $7, $2, $8, $9, $4, $10, $11, $12, $13, $14, $15 FROM runs
-WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed
-ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at,
-    changed_at = excluded.changed_at, output = excluded.output, error = excluded.error, resume = excluded.resume,
-    wake_at = excluded.wake_at, next_step = excluded.next_step, next_attempt = excluded.next_attempt
-WHERE attempts.state = 'started' AND attempts.epoch = excluded.epoch";
+INSERT INTO attempts (run, step, attempt, state, epoch, started_at, place, finished_at, changed_at, output, error, resume,
+    wake_at, next_step, next_attempt, next_place)
+SELECT p.run, $5, $6, $7, p.epoch, p.changed_at, p.next_place, $8, $4, $9, $10, $11, $12, $13, $14, $15
+FROM attempts p CROSS JOIN runs r
+WHERE p.run = $1 AND p.step = $16 AND p.attempt = $17 AND p.epoch = $2 AND p.next_step = $5 AND p.next_attempt = $6
+    AND r.id = $1 AND r.epoch = $2 AND r.status = $3 AND r.crashes = 0 AND r.progressed
+ON CONFLICT (run, step, attempt) DO NOTHING";
 
 /// One row a checkpoint.
 const WRITE: &str = "
-INSERT INTO checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, started_at, finished_at, output,
-    error, resume, wake_at, next_step, next_attempt, started, skipped)
+INSERT INTO checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, begun_in, begun_in_attempt,
+    finished_at, output, error, resume, wake_at, place, next_step, next_attempt, started, skipped)
 SELECT unhex(value ->> 'run'), value ->> 'epoch', value ->> 'status', value ->> 'outcome', value ->> 'reason',
-    value ->> 'at', value ->> 'step', value ->> 'attempt', value ->> 'state', value ->> 'started_at',
-    value ->> 'finished_at', value -> 'output', value -> 'error', value -> 'resume', value ->> 'wake_at',
-    value ->> 'next_step', value ->> 'next_attempt', value -> 'started', value -> 'skipped'
+    value ->> 'at', value ->> 'step', value ->> 'attempt', value ->> 'state', value ->> 'begun_in',
+    value ->> 'begun_in_attempt', value ->> 'finished_at', value -> 'output', value -> 'error', value -> 'resume', value ->> 'wake_at',
+    value ->> 'place', value ->> 'next_step', value ->> 'next_attempt', value -> 'started', value -> 'skipped'
 FROM json_each($1)";
 
 /// The connection is kept so long for the checkpoints that follow: giving it back and taking it again costs as much as
@@ -195,9 +200,11 @@ fn answer_all(group: impl IntoIterator<Item = Pending>, error: &StoreError) {
 
 /// Writes all of them, or none.
 async fn write_simple(connection: &mut Connection, checkpoints: &[&Checkpoint]) -> Result<(), StoreError> {
-    if let Some(plain) = Plain::of(checkpoints) {
+    if let Some(plain) = Plain::of(checkpoints)
+        && let Some(parent) = plain.parent
+    {
         // Otherwise it is fenced, or the run's row is to be changed after all.
-        if commit(connection, plain_bound(&plain)?).await? == 1 {
+        if commit(connection, plain_bound(&plain, parent)?).await? == 1 {
             return Ok(());
         }
     }
@@ -206,8 +213,11 @@ async fn write_simple(connection: &mut Connection, checkpoints: &[&Checkpoint]) 
     commit(connection, sqlx::query(WRITE).bind(Json(rows))).await.map(|_| ())
 }
 
-fn plain_bound<'a>(plain: &Plain<'a>) -> Result<Query<'a, Sqlite, SqliteArguments>, StoreError> {
-    let Plain { checkpoint, status, ended, begun } = *plain;
+fn plain_bound<'a>(
+    plain: &Plain<'a>,
+    parent: &'a (StepId, u32),
+) -> Result<Query<'a, Sqlite, SqliteArguments>, StoreError> {
+    let Plain { checkpoint, status, ended, begun, .. } = *plain;
     Ok(sqlx::query(WRITE_PLAIN)
         .bind(checkpoint.run.0)
         .bind(checkpoint.epoch.0)
@@ -216,14 +226,16 @@ fn plain_bound<'a>(plain: &Plain<'a>) -> Result<Query<'a, Sqlite, SqliteArgument
         .bind(ended.step.as_str())
         .bind(ended.attempt)
         .bind(ended.state.as_str())
-        .bind(ended.started_at)
         .bind(plain.finished_at())
         .bind(ended.output.as_ref().map(kept))
         .bind(doc_opt(ended.error.as_ref())?)
         .bind(ended.resume.as_ref().map(kept))
         .bind(ended.wake_at)
         .bind(begun.step.as_str())
-        .bind(begun.attempt))
+        .bind(begun.attempt)
+        .bind(checkpoint.place)
+        .bind(parent.0.as_str())
+        .bind(parent.1))
 }
 
 /// Runs a statement that commits by itself, and says how many rows it wrote. Its result is the first that its thread tells; to wait until the thread says
@@ -248,7 +260,8 @@ struct CheckpointRow<'a> {
     step: Option<&'a str>,
     attempt: Option<u32>,
     state: Option<&'static str>,
-    started_at: Option<String>,
+    begun_in: Option<&'a str>,
+    begun_in_attempt: Option<u32>,
     finished_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<Json<Value>>,
@@ -257,6 +270,7 @@ struct CheckpointRow<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     resume: Option<Json<Value>>,
     wake_at: Option<String>,
+    place: u32,
     next_step: Option<&'a str>,
     next_attempt: Option<u32>,
     started: Json<Vec<Started<'a>>>,
@@ -281,7 +295,8 @@ impl<'a> CheckpointRow<'a> {
             return Err(StoreError::Broken("the run does not go on".to_owned()));
         };
         let ended = checkpoint.ended.as_ref();
-        let (next, rows) = begun(checkpoint);
+        let next = checkpoint.next();
+        let begun_in = ended.and_then(|ended| ended.begun_in.as_ref());
         let skipped = checkpoint.skipped.iter();
         Ok(Self {
             run: checkpoint.run.0.simple().to_string(),
@@ -293,7 +308,8 @@ impl<'a> CheckpointRow<'a> {
             step: ended.map(|ended| ended.step.as_str()),
             attempt: ended.map(|ended| ended.attempt),
             state: ended.map(|ended| ended.state.as_str()),
-            started_at: ended.map(|ended| time_text(ended.started_at)),
+            begun_in: begun_in.map(|(step, _)| step.as_str()),
+            begun_in_attempt: begun_in.map(|(_, attempt)| *attempt),
             finished_at: ended
                 .filter(|ended| ended.state != AttemptState::Sleeping)
                 .map(|_| time_text(checkpoint.at)),
@@ -301,10 +317,15 @@ impl<'a> CheckpointRow<'a> {
             error: doc_opt(ended.and_then(|ended| ended.error.as_ref()))?,
             resume: doc_opt(ended.and_then(|ended| ended.resume.as_ref()))?,
             wake_at: ended.and_then(|ended| ended.wake_at).map(time_text),
+            place: checkpoint.place,
             next_step: next.map(|next| next.step.as_str()),
             next_attempt: next.map(|next| next.attempt),
             started: Json(
-                rows.iter().map(|new| Started { step: new.step.as_str(), attempt: new.attempt }).collect(),
+                checkpoint
+                    .with_rows()
+                    .iter()
+                    .map(|new| Started { step: new.step.as_str(), attempt: new.attempt })
+                    .collect(),
             ),
             skipped: Json(
                 skipped

@@ -3,20 +3,22 @@
 use std::sync::Mutex;
 
 use refit::domain::id::RunId;
-use refit::domain::run::{AttemptState, Outcome, RunStatus};
-use refit::store::{Checkpoint, RunFilter, RunState, StoreError};
+use refit::domain::run::{Attempt, AttemptState, Outcome, RunStatus};
+use refit::store::{Checkpoint, ClaimResult, NewAttempt, Opening, RunFilter, RunState, StoreError};
 use serde_json::json;
 
 use super::database::Database;
-use super::make::{self, claim, finish, next_step, step, worker};
+use super::make::{self, after, claim, finish, next_step, step, worker};
 use super::on_both;
 
 on_both! {
     a_checkpoint_ends_one_attempt_and_starts_the_next
     an_attempt_is_seen_from_its_beginning_and_keeps_it
+    attempts_are_in_the_order_in_which_they_began
+    what_begins_with_a_step_that_sleeps_and_wakes_is_seen_once
     a_checkpoint_of_an_older_epoch_changes_nothing
     an_attempt_that_was_lost_takes_no_checkpoint_of_its_old_holder
-    a_checkpoint_of_an_attempt_that_ended_changes_nothing
+    a_checkpoint_of_an_attempt_that_is_not_started_changes_nothing
     a_checkpoint_that_is_sent_again_is_done
     one_fenced_checkpoint_does_not_disturb_the_others_of_its_group
     branches_of_one_run_checkpoint_at_once
@@ -37,7 +39,7 @@ async fn a_checkpoint_ends_one_attempt_and_starts_the_next(db: Database) {
     assert_eq!((attempts[0].state, attempts[0].finished_at), (AttemptState::Succeeded, Some(at)));
     assert_eq!(attempts[0].output, Some(json!({"mae": 12.5})));
     assert_eq!((attempts[1].step.as_str(), attempts[1].state), ("b", AttemptState::Started));
-    store.checkpoint(finish(&held, "b", at)).await.expect("written");
+    store.checkpoint(after("a", finish(&held, "b", at))).await.expect("written");
     let ended = store.run(run).await.expect("read").expect("there");
     assert_eq!(
         (ended.status, ended.outcome, ended.finished_at),
@@ -55,29 +57,60 @@ async fn an_attempt_is_seen_from_its_beginning_and_keeps_it(db: Database) {
     let held = claim(&store, run, worker, db.now()).await;
     store.checkpoint(next_step(&held, "a", "b", json!(1), db.now())).await.expect("written");
     let began = db.pass(60);
-    store.checkpoint(next_step(&held, "b", "c", json!(1), began)).await.expect("written");
+    store.checkpoint(after("a", next_step(&held, "b", "c", json!(1), began))).await.expect("written");
     let c = store.attempts(run).await.expect("read").pop().expect("there");
     assert_eq!(
         (c.step.as_str(), c.state, c.epoch, c.started_at, c.finished_at),
         ("c", AttemptState::Started, held.run.epoch, began, None)
     );
     let ended = db.pass(60);
-    let checkpoint = Checkpoint {
-        ended: Some(make::succeeded("c", json!("out"), began)),
-        ..next_step(&held, "c", "d", json!(1), ended)
-    };
-    store.checkpoint(checkpoint).await.expect("written");
+    store.checkpoint(after("b", next_step(&held, "c", "d", json!("out"), ended))).await.expect("written");
     let attempts = store.attempts(run).await.expect("read");
-    let steps: Vec<_> = attempts.iter().map(|attempt| attempt.step.as_str()).collect();
-    assert_eq!(steps, ["a", "b", "c", "d"]);
+    assert_eq!(steps_of(&attempts), ["a", "b", "c", "d"]);
     assert_eq!(
         (attempts[2].state, attempts[2].started_at, attempts[2].finished_at, &attempts[2].output),
         (AttemptState::Succeeded, began, Some(ended), &Some(json!("out")))
     );
-    // It sleeps and ends as one that has a row from its beginning.
-    store.checkpoint(make::sleep(&held, "d", None, ended)).await.expect("written");
+    // It sleeps as one that has a row from its beginning.
+    store.checkpoint(after("c", make::sleep(&held, "d", None, ended))).await.expect("written");
     let d = store.attempts(run).await.expect("read").pop().expect("there");
-    assert_eq!((d.step.as_str(), d.state), ("d", AttemptState::Sleeping));
+    assert_eq!((d.step.as_str(), d.state, d.started_at), ("d", AttemptState::Sleeping, ended));
+}
+
+async fn attempts_are_in_the_order_in_which_they_began(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    // Alone, with others beside it, with one that is left out, and at the end of the run.
+    store.checkpoint(next_step(&held, "a", "b", json!(1), db.now())).await.expect("written");
+    let mut fan = after("a", next_step(&held, "b", "z", json!(1), db.now()));
+    fan.started.push(NewAttempt { step: step("c"), attempt: 1 });
+    fan.skipped.push((step("left-out"), "`if` is false".to_owned()));
+    store.checkpoint(fan).await.expect("written");
+    let more = [
+        next_step(&held, "c", "y", json!(1), db.now()),
+        next_step(&held, "z", "d", json!(1), db.now()),
+        // The one that began last ends first.
+        after("z", next_step(&held, "d", "x", json!(1), db.now())),
+    ];
+    for (checkpoint, place) in more.into_iter().zip(5..) {
+        store.checkpoint(Checkpoint { place, ..checkpoint }).await.expect("written");
+    }
+    let order = ["a", "b", "z", "c", "left-out", "y", "d", "x"];
+    assert_eq!(steps_of(&store.attempts(run).await.expect("read")), order);
+    let mut fan = after("c", next_step(&held, "y", "w", json!(1), db.now()));
+    fan.started.push(NewAttempt { step: step("v"), attempt: 1 });
+    fan.place = 8;
+    store.checkpoint(fan).await.expect("written");
+    store.checkpoint(after("d", finish(&held, "x", db.now()))).await.expect("written");
+    let attempts = store.attempts(run).await.expect("read");
+    assert_eq!(steps_of(&attempts), ["a", "b", "z", "c", "left-out", "y", "d", "x", "w", "v"]);
+    assert_eq!(attempts[7].state, AttemptState::Succeeded);
+}
+
+fn steps_of(attempts: &[Attempt]) -> Vec<&str> {
+    attempts.iter().map(|attempt| attempt.step.as_str()).collect()
 }
 
 async fn an_attempt_that_was_lost_takes_no_checkpoint_of_its_old_holder(db: Database) {
@@ -85,59 +118,80 @@ async fn an_attempt_that_was_lost_takes_no_checkpoint_of_its_old_holder(db: Data
     let worker = worker(&store, db.now()).await;
     let run = make::run(&store, db.now()).await;
     let zombie = claim(&store, run, worker, db.now()).await;
-    for (one, next) in [("a", "b"), ("b", "c")] {
-        store.checkpoint(next_step(&zombie, one, next, json!(1), db.now())).await.expect("written");
-    }
+    store.checkpoint(next_step(&zombie, "a", "b", json!(1), db.now())).await.expect("written");
+    store.checkpoint(after("a", next_step(&zombie, "b", "c", json!(1), db.now()))).await.expect("written");
     store.release_lease(run, zombie.run.epoch).await.expect("given back");
     let now = make::take_over(&store, run, worker, db.pass(1), || ()).await;
+    assert_eq!(steps_of(&now.attempts), ["a", "b", "c"]);
+    assert_eq!(now.attempts[2].state, AttemptState::Lost);
+    assert_eq!(store.attempts(run).await.expect("read"), now.attempts);
+    for late in [next_step(&zombie, "c", "d", json!(1), db.now()), finish(&zombie, "c", db.now())] {
+        assert!(matches!(store.checkpoint(after("b", late)).await, Err(StoreError::Fenced)));
+    }
+    assert_eq!(store.attempts(run).await.expect("read"), now.attempts);
+}
+
+async fn what_begins_with_a_step_that_sleeps_and_wakes_is_seen_once(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    let mut asleep = make::sleep(&held, "a", None, db.now());
+    asleep.started.push(NewAttempt { step: step("b"), attempt: 1 });
+    asleep.run_state = RunState::Kept { status: RunStatus::Running, ending: None };
+    store.checkpoint(asleep).await.expect("written");
+    store.release_lease(run, held.run.epoch).await.expect("given back");
+    let opening = Opening {
+        lost: vec![(step("b"), 1)],
+        woken: vec![(step("a"), 1)],
+        started: vec![NewAttempt { step: step("b"), attempt: 2 }],
+        ..Opening::default()
+    };
+    let woken =
+        store.claim(run, worker, make::LEASE, db.now(), &|_| Some(opening.clone())).await.expect("asked");
+    let ClaimResult::Claimed(held) = woken else { panic!("{woken:?}") };
+    store.checkpoint(next_step(&held, "a", "c", json!(1), db.now())).await.expect("written");
+    let attempts = store.attempts(run).await.expect("read");
+    let seen: Vec<_> = attempts.iter().map(|a| (a.step.as_str(), a.attempt, a.state)).collect();
+    assert_eq!(
+        seen,
+        [
+            ("a", 1, AttemptState::Succeeded),
+            ("b", 1, AttemptState::Lost),
+            ("b", 2, AttemptState::Started),
+            ("c", 1, AttemptState::Started)
+        ]
+    );
+}
+
+/// Between what a claim reads and what it writes, the holder that was taken for dead writes: the claim reads again, and
+/// whatever it has read then is what stays. (On SQLite nobody writes while a claim does; nor on Postgres where the attempt
+/// that ends has a row already, which makes its checkpoint lock that of the run.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_sees_the_checkpoint_that_its_old_holder_wrote_meanwhile() {
+    let db = Database::postgres().await;
+    let (store, other) = (db.open().await, db.open().await);
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let zombie = claim(&other, run, worker, db.now()).await;
+    other.checkpoint(next_step(&zombie, "a", "b", json!(1), db.now())).await.expect("written");
+    store.release_lease(run, zombie.run.epoch).await.expect("given back");
+    let late = Mutex::new(Some(after("a", next_step(&zombie, "b", "c", json!("late"), db.now()))));
+    let runtime = tokio::runtime::Handle::current();
+    let meanwhile = || {
+        let Some(late) = late.lock().expect("nobody panics").take() else { return };
+        tokio::task::block_in_place(|| runtime.block_on(other.checkpoint(late))).expect("written first");
+    };
+    let now = make::take_over(&store, run, worker, db.pass(1), meanwhile).await;
     let states: Vec<_> = now.attempts.iter().map(|attempt| (attempt.step.as_str(), attempt.state)).collect();
     assert_eq!(
         states,
         [("a", AttemptState::Succeeded), ("b", AttemptState::Succeeded), ("c", AttemptState::Lost)]
     );
     assert_eq!(store.attempts(run).await.expect("read"), now.attempts);
-    for late in [next_step(&zombie, "c", "d", json!(1), db.now()), finish(&zombie, "c", db.now())] {
-        assert!(matches!(store.checkpoint(late).await, Err(StoreError::Fenced)));
-    }
-    assert_eq!(store.attempts(run).await.expect("read"), now.attempts);
-}
-
-/// Between what a claim reads and what it writes, the holder that was taken for dead writes: the claim reads again, and
-/// whatever it has read then is what stays. On SQLite nobody writes while a claim does.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_sees_the_checkpoint_that_its_old_holder_wrote_meanwhile() {
-    for begun_by_a_checkpoint in [false, true] {
-        let db = Database::postgres().await;
-        let (store, other) = (db.open().await, db.open().await);
-        let worker = worker(&store, db.now()).await;
-        let run = make::run(&store, db.now()).await;
-        let zombie = claim(&other, run, worker, db.now()).await;
-        if begun_by_a_checkpoint {
-            other.checkpoint(next_step(&zombie, "a", "b", json!(1), db.now())).await.expect("written");
-        } else {
-            // `b` has a row from its beginning, as all that begin beside another.
-            let mut fan = next_step(&zombie, "a", "b", json!(1), db.now());
-            fan.started.push(refit::store::NewAttempt { step: step("x"), attempt: 1 });
-            other.checkpoint(fan).await.expect("written");
-        }
-        store.release_lease(run, zombie.run.epoch).await.expect("given back");
-        let late = Mutex::new(Some(next_step(&zombie, "b", "c", json!("late"), db.now())));
-        let runtime = tokio::runtime::Handle::current();
-        let meanwhile = || {
-            let Some(late) = late.lock().expect("nobody panics").take() else { return };
-            tokio::task::block_in_place(|| runtime.block_on(other.checkpoint(late))).expect("written first");
-        };
-        let now = make::take_over(&store, run, worker, db.pass(1), meanwhile).await;
-        let state_of = |id: &str| {
-            now.attempts.iter().find(|attempt| attempt.step.as_str() == id).map(|attempt| attempt.state)
-        };
-        assert_eq!(state_of("b"), Some(AttemptState::Succeeded), "{begun_by_a_checkpoint}");
-        assert_eq!(state_of("c"), Some(AttemptState::Lost), "{begun_by_a_checkpoint}");
-        assert_eq!(store.attempts(run).await.expect("read"), now.attempts);
-        assert_eq!(now.run.epoch.0, zombie.run.epoch.0 + 1);
-        let later = next_step(&zombie, "c", "d", json!(1), db.now());
-        assert!(matches!(other.checkpoint(later).await, Err(StoreError::Fenced)));
-    }
+    assert_eq!(now.run.epoch.0, zombie.run.epoch.0 + 1);
+    let later = after("b", next_step(&zombie, "c", "d", json!(1), db.now()));
+    assert!(matches!(other.checkpoint(later).await, Err(StoreError::Fenced)));
 }
 
 async fn a_checkpoint_of_an_older_epoch_changes_nothing(db: Database) {
@@ -157,18 +211,30 @@ async fn a_checkpoint_of_an_older_epoch_changes_nothing(db: Database) {
     assert!(matches!(store.checkpoint(unplanned).await, Err(StoreError::Fenced)));
 }
 
-async fn a_checkpoint_of_an_attempt_that_ended_changes_nothing(db: Database) {
+async fn a_checkpoint_of_an_attempt_that_is_not_started_changes_nothing(db: Database) {
     let store = db.open().await;
     let worker = worker(&store, db.now()).await;
     let run = make::run(&store, db.now()).await;
     let held = claim(&store, run, worker, db.now()).await;
+    let never = next_step(&held, "z", "b", json!(1), db.now());
+    // A database that lost its last commit: what the holder knows to have begun did not.
+    let lost = after("a", next_step(&held, "b", "c", json!(1), db.now()));
+    let lost_at_the_end = after("a", finish(&held, "b", db.now()));
+    for checkpoint in [never, lost, lost_at_the_end] {
+        assert!(matches!(store.checkpoint(checkpoint).await, Err(StoreError::Fenced)));
+    }
+    assert_eq!(store.attempts(run).await.expect("read").len(), 1);
     // The first of them ends an attempt of the claim, the second one of a checkpoint.
-    for (one, next) in [("a", "b"), ("b", "c")] {
-        store.checkpoint(next_step(&held, one, next, json!(1), db.now())).await.expect("written");
+    let first = next_step(&held, "a", "b", json!(1), db.now());
+    let second = after("a", next_step(&held, "b", "c", json!(1), db.now()));
+    for checkpoint in [first, second] {
+        store.checkpoint(checkpoint.clone()).await.expect("written");
         let before = store.attempts(run).await.expect("read");
-        let twice = next_step(&held, one, "z", json!(2), db.pass(1));
-        assert!(matches!(store.checkpoint(twice).await, Err(StoreError::Fenced)));
-        assert!(matches!(store.checkpoint(finish(&held, one, db.pass(1))).await, Err(StoreError::Fenced)));
+        let twice = Checkpoint { at: db.pass(1), ..checkpoint };
+        let ends = Checkpoint { started: vec![], ..twice.clone() };
+        for again in [twice, ends] {
+            assert!(matches!(store.checkpoint(again).await, Err(StoreError::Fenced)));
+        }
         assert_eq!(store.attempts(run).await.expect("read"), before);
     }
 }
@@ -178,7 +244,12 @@ async fn a_checkpoint_that_is_sent_again_is_done(db: Database) {
     let worker = worker(&store, db.now()).await;
     let run = make::run(&store, db.now()).await;
     let held = claim(&store, run, worker, db.now()).await;
-    for last in [next_step(&held, "a", "b", json!(1), db.now()), finish(&held, "b", db.now())] {
+    let checkpoints = [
+        next_step(&held, "a", "b", json!(1), db.now()),
+        after("a", next_step(&held, "b", "c", json!(1), db.now())),
+        after("b", finish(&held, "c", db.now())),
+    ];
+    for last in checkpoints {
         store.checkpoint(last.clone()).await.expect("written");
         let before = store.attempts(run).await.expect("read");
         store.checkpoint(last).await.expect("its answer was lost with the connection");
@@ -216,7 +287,7 @@ async fn branches_of_one_run_checkpoint_at_once(db: Database) {
     let run = make::run(&store, db.now()).await;
     let held = claim(&store, run, worker, db.now()).await;
     let mut fan = next_step(&held, "a", "b", json!(1), db.now());
-    fan.started.extend(["c", "d"].map(|id| refit::store::NewAttempt { step: step(id), attempt: 1 }));
+    fan.started.extend(["c", "d"].map(|id| NewAttempt { step: step(id), attempt: 1 }));
     store.checkpoint(fan).await.expect("written");
     let writes = ["b", "c", "d"].map(|id| {
         let checkpoint = Checkpoint { started: Vec::new(), ..next_step(&held, id, id, json!(id), db.now()) };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use refit::domain::Timestamp;
@@ -17,6 +18,9 @@ use refit::store::{
     Submitted, UndoChange,
 };
 use serde_json::{Value, json};
+
+/// As many as began: one with the claim, and one with each checkpoint.
+static PLACES: AtomicU32 = AtomicU32::new(1);
 
 pub const LEASE: Duration = Duration::from_secs(10);
 
@@ -137,12 +141,21 @@ pub async fn worker(store: &Arc<dyn Store>, at: Timestamp) -> WorkerId {
     worker
 }
 
-/// Step `from` succeeded with `output`, step `to` begins.
+/// As `checkpoint`, of a step that began when `parent` ended.
+pub fn after(parent: &str, mut checkpoint: Checkpoint) -> Checkpoint {
+    if let Some(ended) = &mut checkpoint.ended {
+        ended.begun_in = Some((step(parent), 1));
+    }
+    checkpoint
+}
+
+/// Step `from` succeeded with `output`, step `to` begins. `from` began with the claim, or with others.
 pub fn next_step(claim: &Claim, from: &str, to: &str, output: Value, at: Timestamp) -> Checkpoint {
     Checkpoint {
         run: claim.run.id,
         epoch: claim.run.epoch,
-        ended: Some(succeeded(from, output, at)),
+        ended: Some(succeeded(from, output)),
+        place: PLACES.fetch_add(1, Ordering::Relaxed),
         started: vec![NewAttempt { step: step(to), attempt: 1 }],
         skipped: Vec::new(),
         cancelled: Vec::new(),
@@ -154,12 +167,11 @@ pub fn next_step(claim: &Claim, from: &str, to: &str, output: Value, at: Timesta
     }
 }
 
-/// `started_at` is kept where the attempt has no row yet.
-pub fn succeeded(id: &str, output: Value, started_at: Timestamp) -> EndedAttempt {
+pub fn succeeded(id: &str, output: Value) -> EndedAttempt {
     EndedAttempt {
         step: step(id),
         attempt: 1,
-        started_at,
+        begun_in: None,
         state: AttemptState::Succeeded,
         output: Some(output),
         error: None,
@@ -185,7 +197,7 @@ pub fn sleep(claim: &Claim, from: &str, wake_at: Option<Timestamp>, at: Timestam
             output: None,
             resume: Some(json!({"since": "then"})),
             wake_at,
-            ..succeeded(from, json!(null), at)
+            ..succeeded(from, json!(null))
         }),
         started: Vec::new(),
         run_state: RunState::Parked { status: RunStatus::Waiting, ending: None, wake_at },

@@ -233,7 +233,7 @@ async fn a_run_that_has_not_ended_holds_what_it_names(db: Database) {
         );
     }
     assert!(matches!(condemn(&store, "1", db.now()).await, Condemned::Deleting(_)));
-    store.checkpoint(make::finish(&held, "b", db.now())).await.expect("ended");
+    store.checkpoint(make::after("a", make::finish(&held, "b", db.now()))).await.expect("ended");
     assert!(matches!(condemn(&store, "2", db.now()).await, Condemned::Deleting(_)), "its run ended");
 }
 

@@ -68,7 +68,7 @@ async fn the_previous_output_is_of_the_newest_run_that_went_well(db: Database) {
         let run = make::run(&store, db.now()).await;
         let held = claim(&store, run, worker, db.now()).await;
         store.checkpoint(next_step(&held, "a", "b", json!({"rows": rows}), db.now())).await.expect("written");
-        let mut last = finish(&held, "b", db.now());
+        let mut last = make::after("a", finish(&held, "b", db.now()));
         if rows == 3 {
             last.run_state = refit::store::RunState::Finished {
                 outcome: refit::domain::run::Outcome::Rejected,
