@@ -29,8 +29,8 @@ use crate::store::{Checkpoint, RunState, StoreError};
 pub(crate) const PREPARE: &str = "
 CREATE TEMP VIEW IF NOT EXISTS checkpoints (run, epoch, status, outcome, reason, at, step, attempt, state, begun_in,
     begun_in_attempt, finished_at, output, error, resume, wake_at, place, next_step, next_attempt, started, skipped)
-AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-    NULL;
+AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    NULL, NULL;
 CREATE TEMP TRIGGER IF NOT EXISTS write_checkpoint INSTEAD OF INSERT ON checkpoints BEGIN
     SELECT RAISE(ABORT, 'fenced') WHERE NOT EXISTS (
         SELECT 1 FROM runs WHERE id = NEW.run AND epoch = NEW.epoch AND status <> 'finished'
@@ -79,8 +79,8 @@ INSERT INTO checkpoints (run, epoch, status, outcome, reason, at, step, attempt,
     finished_at, output, error, resume, wake_at, place, next_step, next_attempt, started, skipped)
 SELECT unhex(value ->> 'run'), value ->> 'epoch', value ->> 'status', value ->> 'outcome', value ->> 'reason',
     value ->> 'at', value ->> 'step', value ->> 'attempt', value ->> 'state', value ->> 'begun_in',
-    value ->> 'begun_in_attempt', value ->> 'finished_at', value -> 'output', value -> 'error', value -> 'resume', value ->> 'wake_at',
-    value ->> 'place', value ->> 'next_step', value ->> 'next_attempt', value -> 'started', value -> 'skipped'
+    value ->> 'begun_in_attempt', value ->> 'finished_at', value -> 'output', value -> 'error', value -> 'resume',
+    value ->> 'wake_at', value ->> 'place', value ->> 'next_step', value ->> 'next_attempt', value -> 'started', value -> 'skipped'
 FROM json_each($1)";
 
 /// The connection is kept so long for the checkpoints that follow: giving it back and taking it again costs as much as
@@ -238,8 +238,8 @@ fn plain_bound<'a>(
         .bind(parent.1))
 }
 
-/// Runs a statement that commits by itself, and says how many rows it wrote. Its result is the first that its thread tells; to wait until the thread says
-/// that no more follows is to be woken twice.
+/// Runs a statement that commits by itself, and says how many rows it wrote. Its result is the first that its thread
+/// tells; to wait until the thread says that no more follows is to be woken twice.
 async fn commit(
     connection: &mut Connection,
     statement: Query<'_, Sqlite, SqliteArguments>,

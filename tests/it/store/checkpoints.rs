@@ -1,5 +1,6 @@
 //! Checkpoints: all of one or nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use refit::domain::id::RunId;
@@ -265,20 +266,34 @@ async fn one_fenced_checkpoint_does_not_disturb_the_others_of_its_group(db: Data
         let run = make::run(&store, db.now()).await;
         held.push(claim(&store, run, worker, db.now()).await);
     }
-    let late = held[7].run.id;
-    store.release_lease(late, held[7].run.epoch).await.expect("given back");
-    claim(&store, late, worker, db.now()).await;
-    let writes = held.iter().map(|claim| store.checkpoint(next_step(claim, "a", "b", json!(1), db.now())));
-    let written = futures::future::join_all(writes).await;
-    for (claim, result) in held.iter().zip(written) {
-        if claim.run.id == late {
-            assert!(matches!(result, Err(StoreError::Fenced)));
-        } else {
-            result.expect("written");
-            assert_eq!(store.attempts(claim.run.id).await.expect("read").len(), 2);
+    // One holder is late for what began with its claim, another one for what began with a checkpoint.
+    let mut late = BTreeMap::new();
+    for (number, parent, from, to) in [(7, None, "a", "b"), (19, Some("a"), "b", "c")] {
+        let run = held[number].run.id;
+        store.release_lease(run, held[number].run.epoch).await.expect("given back");
+        claim(&store, run, worker, db.now()).await;
+        late.insert(run, store.attempts(run).await.expect("read"));
+        let writes = held.iter().filter(|claim| claim.run.id == run || !late.contains_key(&claim.run.id));
+        let writes = writes.map(async |claim| {
+            let checkpoint = next_step(claim, from, to, json!(to), db.now());
+            let checkpoint = parent.map_or(checkpoint.clone(), |parent| after(parent, checkpoint));
+            (claim.run.id, store.checkpoint(checkpoint.clone()).await, store.checkpoint(checkpoint).await)
+        });
+        for (id, written, again) in futures::future::join_all(writes).await {
+            if id == run {
+                assert!(matches!((written, again), (Err(StoreError::Fenced), Err(StoreError::Fenced))));
+            } else {
+                written.and(again).expect("written, and known when it is sent again");
+            }
         }
     }
-    assert_eq!(store.attempts(late).await.expect("read").len(), 1);
+    for claim in held {
+        let attempts = store.attempts(claim.run.id).await.expect("read");
+        match late.get(&claim.run.id) {
+            Some(before) => assert_eq!(&attempts, before),
+            None => assert_eq!(steps_of(&attempts), ["a", "b", "c"]),
+        }
+    }
 }
 
 async fn branches_of_one_run_checkpoint_at_once(db: Database) {

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use refit::clock::SystemClock;
+use refit::domain::id::RunId;
 use refit::store;
 use sqlx::migrate::Migrator;
+use sqlx::types::Uuid;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 
 use super::database::{Database, empty_postgres};
@@ -89,4 +91,61 @@ async fn a_migration_keeps_the_first_of_pairs_that_are_there_twice_on_postgres()
     connection.close().await.expect("closes");
     store::migrate(&url, false).await.expect("migrated");
     each_is_kept_once(&url).await;
+}
+
+/// Attempts as they were before each had a place: of a run whose steps began in another order than that of their names, and
+/// of another one in between.
+fn attempts(table: &str, runs: [&str; 2]) -> String {
+    let [one, other] = runs;
+    let rows = [(one, "z"), (other, "m"), (one, "b"), (one, "a")];
+    let values = rows.map(|(run, step)| {
+        format!(
+            "({run}, '{step}', 1, 'started', 1, '2026-11-20T02:00:00+00:00', '2026-11-20T02:00:00+00:00')"
+        )
+    });
+    format!(
+        "INSERT INTO {table} (run, step, attempt, state, epoch, started_at, changed_at) VALUES {}",
+        values.join(", ")
+    )
+}
+
+async fn they_are_in_their_order(url: &str) {
+    let store = store::open(url, Arc::new(SystemClock)).await.expect("opens");
+    for (run, steps) in [(1, vec!["z", "b", "a"]), (2, vec!["m"])] {
+        let found = store.attempts(RunId(Uuid::from_u128(run))).await.expect("read");
+        assert_eq!(found.iter().map(|attempt| attempt.step.as_str()).collect::<Vec<_>>(), steps);
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn attempts_from_before_they_had_a_place_keep_their_order_on_sqlite() {
+    let db = Database::sqlite();
+    let mut connection =
+        SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", db.url)).await.expect("opens");
+    let migrator = before(17, &SQLITE, "_refit_migrations");
+    migrator.run_direct(None, &mut connection, false).await.expect("migrated");
+    let runs = ["x'00000000000000000000000000000001'", "x'00000000000000000000000000000002'"];
+    let statement = format!("PRAGMA foreign_keys = OFF; {}", attempts("attempts", runs));
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.expect("written");
+    connection.close().await.expect("closes");
+    store::migrate(&db.url, false).await.expect("migrated");
+    they_are_in_their_order(&db.url).await;
+}
+
+#[tokio::test]
+async fn attempts_from_before_they_had_a_place_keep_their_order_on_postgres() {
+    let url = empty_postgres().await;
+    let mut connection = PgConnection::connect(&url).await.expect("connects");
+    let mut migrator = before(17, &POSTGRES, "refit.schema_migrations");
+    migrator.create_schema("refit");
+    migrator.run_direct(None, &mut connection, false).await.expect("migrated");
+    let runs = ["'00000000-0000-0000-0000-000000000001'", "'00000000-0000-0000-0000-000000000002'"];
+    sqlx::raw_sql(AssertSqlSafe(attempts("refit.attempts", runs)))
+        .execute(&mut connection)
+        .await
+        .expect("written");
+    connection.close().await.expect("closes");
+    store::migrate(&url, false).await.expect("migrated");
+    they_are_in_their_order(&url).await;
 }
