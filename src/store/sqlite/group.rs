@@ -10,7 +10,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::types::Json;
-use sqlx::{Connection as _, Either, Executor as _, Sqlite, SqlitePool};
+use sqlx::{Connection as _, Executor as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, watch};
 
 use super::sql::checkpoint::{Plain, goes_on, skip_reason};
@@ -64,14 +64,18 @@ CREATE TEMP TRIGGER IF NOT EXISTS write_checkpoint INSTEAD OF INSERT ON checkpoi
 END";
 
 /// A checkpoint that comes alone, from one step to the next: the run's row is as it should be, and one row is written.
+/// What does not pass has no time at which it began, which is refused. No join and no `EXISTS`, which is made one: SQLite
+/// would look at partial indexes for it, and plan anew for each value of the status.
 const WRITE_PLAIN: &str = "
 INSERT INTO attempts (run, step, attempt, state, epoch, started_at, place, finished_at, changed_at, output, error, resume,
     wake_at, next_step, next_attempt, next_place)
-SELECT p.run, $5, $6, $7, p.epoch, p.changed_at, p.next_place, $8, $4, $9, $10, $11, $12, $13, $14, $15
-FROM attempts p CROSS JOIN runs r
-WHERE p.run = $1 AND p.step = $16 AND p.attempt = $17 AND p.epoch = $2 AND p.next_step = $5 AND p.next_attempt = $6
-    AND r.id = $1 AND r.epoch = $2 AND r.status = $3 AND r.crashes = 0 AND r.progressed
-ON CONFLICT (run, step, attempt) DO NOTHING";
+VALUES ($1, $5, $6, $7, $2, (
+    SELECT changed_at FROM attempts
+    WHERE run = $1 AND step = $16 AND attempt = $17 AND next_step = $5 AND next_attempt = $6 AND epoch = (
+        SELECT epoch FROM runs WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed)
+), (
+    SELECT next_place FROM attempts WHERE run = $1 AND step = $16 AND attempt = $17
+), $8, $4, $9, $10, $11, $12, $13, $14, $15)";
 
 /// One row a checkpoint.
 const WRITE: &str = "
@@ -203,14 +207,15 @@ async fn write_simple(connection: &mut Connection, checkpoints: &[&Checkpoint]) 
     if let Some(plain) = Plain::of(checkpoints)
         && let Some(parent) = plain.parent
     {
-        // Otherwise it is fenced, or the run's row is to be changed after all.
-        if commit(connection, plain_bound(&plain, parent)?).await? == 1 {
-            return Ok(());
+        match commit(connection, plain_bound(&plain, parent)?).await {
+            // It is fenced, or the run's row is to be changed after all.
+            Err(StoreError::Broken(_)) => {}
+            written => return written,
         }
     }
     let rows = checkpoints.iter().map(|checkpoint| CheckpointRow::of(checkpoint));
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
-    commit(connection, sqlx::query(WRITE).bind(Json(rows))).await.map(|_| ())
+    commit(connection, sqlx::query(WRITE).bind(Json(rows))).await
 }
 
 fn plain_bound<'a>(
@@ -238,14 +243,14 @@ fn plain_bound<'a>(
         .bind(parent.1))
 }
 
-/// Runs a statement that commits by itself, and says how many rows it wrote. Its result is the first that its thread
-/// tells; to wait until the thread says that no more follows is to be woken twice.
+/// Runs a statement that commits by itself. Its result is the first that its thread tells; to wait until the thread says
+/// that no more follows is to be woken twice.
 async fn commit(
     connection: &mut Connection,
     statement: Query<'_, Sqlite, SqliteArguments>,
-) -> Result<u64, StoreError> {
-    let first = connection.fetch_many(statement).try_next().await?;
-    Ok(first.and_then(Either::left).map_or(0, |done| done.rows_affected()))
+) -> Result<(), StoreError> {
+    connection.fetch_many(statement).try_next().await?;
+    Ok(())
 }
 
 /// A row of `checkpoints`; what is absent is NULL, which a document's own null is not.
