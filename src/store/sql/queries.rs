@@ -157,7 +157,7 @@ pub(super) async fn run_in(connection: &mut Connection, id: RunId) -> Result<Opt
 
 /// All attempts of a run, oldest first, those that have no row of their own yet included.
 pub(super) async fn attempts_in(connection: &mut Connection, run: RunId) -> Result<Vec<Attempt>, StoreError> {
-    let found = sqlx::query(sql!("SELECT * FROM refit.attempts WHERE run = $1 ORDER BY place, seq"))
+    let found = sqlx::query(sql!("SELECT * FROM refit.attempts WHERE run = $1 ORDER BY place"))
         .bind(run.0)
         .fetch_all(connection)
         .await?;
