@@ -26,7 +26,7 @@ pub(crate) const IS_SHARED: bool = true;
 /// A lease ends with its time: its owner may be on another machine.
 pub(crate) const LEASES_EXPIRE: bool = true;
 /// How often the queue is asked for wake-ups that nobody told of: a pooler may keep the notifications to itself.
-pub(crate) const LOST_WAKEUPS: Duration = Duration::from_millis(250);
+pub(crate) const LOST_WAKEUPS: Duration = Duration::from_millis(500);
 /// The lock files are in a temporary directory, which may be tidied.
 pub(crate) const NO_FILE_MEANS_DEAD: bool = false;
 
@@ -108,6 +108,30 @@ macro_rules! skip_locked {
     };
 }
 
+// Whether process `w` is without its lock. Not just after the server's start, when nobody has had the time to come back.
+macro_rules! silent {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM pg_locks l
+            WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND l.classid::bigint = ((w.lock_key >> 32) & 4294967295) AND l.objid::bigint = (w.lock_key & 4294967295))
+         AND statement_timestamp() > pg_postmaster_start_time() + interval '10 seconds'"
+    };
+}
+// Whether `cut_silent_leases` has something to do about process `w`.
+macro_rules! to_be_cut {
+    ($at:literal) => {
+        concat!(
+            "(w.registered_at < statement_timestamp() - interval '1 day' OR EXISTS (
+                SELECT 1 FROM refit.runs r WHERE r.lease_owner = w.id AND r.lease_until > ",
+            now!($at),
+            " + interval '1 second'))
+             AND ",
+            silent!()
+        )
+    };
+}
+
 /// The database's own time, unless the caller's clock is virtual.
 pub(crate) fn bound_time(clock: &dyn Clock, at: Timestamp) -> Option<Timestamp> {
     (!clock.is_real()).then_some(at)
@@ -147,11 +171,13 @@ fn task(run: RunId) -> Result<apalis_postgres::PgTask, StoreError> {
     Ok(TaskBuilder::new(wakeup).run_at_timestamp(0).max_attempts(1_000_000).build())
 }
 
-/// One task at a time, or the queue's heartbeat starves behind those that wait.
+/// One task at a time, or the queue's heartbeat starves behind those that wait. What is fetched is this worker's by that:
+/// a lock beside it would be one more transaction, and one that comes late takes a task back from whom it was given to.
 pub(crate) fn worker_config() -> Config {
     Config::default()
         .queue(QUEUE)
         .batch_size(1)
+        .lock_tasks(false)
         .heartbeat_interval(Duration::from_secs(10))
         .missed_heartbeats(6)
 }

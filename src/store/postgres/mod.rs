@@ -13,4 +13,4 @@ mod sql;
 pub(crate) use dialect::*;
 pub(crate) use group::GroupWriter;
 pub use open::{migrate, open};
-pub(crate) use session::{Session, cut_silent_leases, registered};
+pub(crate) use session::{Session, cut_silent_leases};

@@ -133,17 +133,6 @@ impl Held {
     }
 }
 
-/// Workers without their lock. Not just after the server's start, when nobody has had the time to come back.
-macro_rules! silent {
-    () => {
-        "NOT EXISTS (SELECT 1 FROM pg_locks l
-            WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            AND l.classid::bigint = ((w.lock_key >> 32) & 4294967295) AND l.objid::bigint = (w.lock_key & 4294967295))
-         AND statement_timestamp() > pg_postmaster_start_time() + interval '10 seconds'"
-    };
-}
-
 /// Cuts the leases of workers whose session ended to a second, and forgets those that have none.
 pub(crate) async fn cut_silent_leases(pool: &PgPool, now: Option<Timestamp>) -> Result<(), StoreError> {
     sqlx::query(concat!(
@@ -171,15 +160,4 @@ pub(crate) async fn cut_silent_leases(pool: &PgPool, now: Option<Timestamp>) -> 
     .execute(pool)
     .await?;
     Ok(())
-}
-
-/// Registered workers whose session holds its lock, with their machines.
-pub(crate) async fn registered(
-    pool: &PgPool,
-) -> Result<Vec<(sqlx::types::Uuid, Option<String>)>, StoreError> {
-    let rows =
-        sqlx::query_as(concat!("SELECT w.id, w.machine FROM refit.processes w WHERE NOT (", silent!(), ")"))
-            .fetch_all(pool)
-            .await?;
-    Ok(rows)
 }

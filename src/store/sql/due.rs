@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::super::registered;
 use super::rows::{self, get};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
-use crate::domain::id::{RunId, WorkerId};
+use crate::domain::id::RunId;
 use crate::store::{Awaited, Due, StoreError};
 
 impl SqlStore {
@@ -87,11 +86,11 @@ impl SqlStore {
 
     /// When a lease ends whose holder does not live: then its run can go on here.
     async fn soonest_silent_lease(&self) -> Result<Option<Timestamp>, StoreError> {
-        let known = registered(&self.parts.reader).await?;
+        let known = self.registered().await?;
         let live: BTreeSet<_> = known
             .into_iter()
-            .filter(|(id, machine)| !self.is_dead(WorkerId(*id), machine.as_deref()))
-            .map(|(id, _)| id)
+            .filter(|(id, machine)| !self.is_dead(*id, machine.as_deref()))
+            .map(|(id, _)| id.0)
             .collect();
         let leases = sqlx::query(sql!(
             "SELECT lease_owner, lease_until FROM refit.runs WHERE lease_owner IS NOT NULL ORDER BY lease_until"

@@ -2,8 +2,8 @@
 
 use sqlx::types::Uuid;
 
-use super::super::{cut_silent_leases, registered, span};
-use super::rows::get;
+use super::super::{Row, cut_silent_leases, span};
+use super::rows::{self, get};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::{RunId, WorkerId};
@@ -12,14 +12,36 @@ use crate::store::{SAFETY_NET, StoreError};
 /// No pass wakes more, so that its transaction stays short; the caller looks again at once.
 const LARGEST_PASS: i64 = 200;
 
+/// What a pass finds: nearly always nothing to be done, so it is found by one question.
+struct Found {
+    workers: Vec<Process>,
+    /// Whether a run is due.
+    is_due: bool,
+    /// When the next that sleeps is: leases and safety nets are not counted there.
+    next: Option<Timestamp>,
+}
+
+/// A registered worker.
+struct Process {
+    id: WorkerId,
+    machine: Option<String>,
+    /// Whether its session ended, and something of it is left.
+    to_be_cut: bool,
+}
+
 impl SqlStore {
     pub(super) async fn wake_due(&self, at: Timestamp) -> Result<(usize, Option<Timestamp>), StoreError> {
-        let mut woken = self.free_the_dead(at).await?;
-        if !self.is_after_outage() {
+        let Found { workers, is_due, next } = self.look_around(at).await?;
+        let mut woken = 0;
+        for Process { id, machine, .. } in &workers {
+            if self.is_dead(*id, machine.as_deref()) {
+                tracing::info!(worker.id = %id, "Worker {id} is dead; its runs go on elsewhere");
+                woken += self.free_worker(*id, at).await?;
+            }
+        }
+        if workers.iter().any(|worker| worker.to_be_cut) && !self.is_after_outage() {
             cut_silent_leases(&self.parts.writer, self.at(at)).await?;
         }
-        // Nearly always nothing is due: then nobody waits for a transaction.
-        let (is_due, next) = self.next_due(at).await?;
         if !is_due {
             return Ok((woken, next));
         }
@@ -45,45 +67,60 @@ impl SqlStore {
             due.iter().map(|row| Ok(RunId(get(row, "id")?))).collect::<Result<Vec<_>, StoreError>>()?;
         self.commit(tx, &runs).await?;
         woken += runs.len();
-        let (_, next) = self.next_due(at).await?;
-        Ok((woken, next))
+        let left = self.look_around(at).await?;
+        Ok((woken, left.next))
     }
 
     /// Workers that live, here and elsewhere.
     pub(super) async fn count_live(&self) -> Result<u32, StoreError> {
-        let known = registered(&self.parts.reader).await?;
-        let live = known.iter().filter(|(id, machine)| !self.is_dead(WorkerId(*id), machine.as_deref()));
+        let known = self.registered().await?;
+        let live = known.iter().filter(|(id, machine)| !self.is_dead(*id, machine.as_deref()));
         Ok(u32::try_from(live.count()).unwrap_or(u32::MAX))
     }
 
-    /// Workers of this machine whose lock is free.
-    async fn free_the_dead(&self, at: Timestamp) -> Result<usize, StoreError> {
-        let workers = sqlx::query(sql!("SELECT id, machine FROM refit.processes"))
-            .fetch_all(&self.parts.reader)
-            .await?;
-        let mut woken = 0;
-        for row in &workers {
-            let worker = WorkerId(get::<Uuid>(row, "id")?);
-            if self.is_dead(worker, get::<Option<String>>(row, "machine")?.as_deref()) {
-                tracing::info!(worker.id = %worker, "Worker {worker} is dead; its runs go on elsewhere");
-                woken += self.free_worker(worker, at).await?;
-            }
-        }
-        Ok(woken)
+    /// Registered workers, with their machines, but those whose session is known to have ended.
+    pub(super) async fn registered(&self) -> Result<Vec<(WorkerId, Option<String>)>, StoreError> {
+        let found = sqlx::query(sql!(concat!(
+            "SELECT w.id, w.machine FROM refit.processes w WHERE NOT (",
+            silent!(),
+            ")"
+        )))
+        .fetch_all(&self.parts.reader)
+        .await?;
+        rows::all(&found, |row| Ok((WorkerId(get::<Uuid>(row, "id")?), get(row, "machine")?)))
     }
 
-    /// Whether a run is due, and when the next that sleeps is: leases and safety nets are not counted there.
-    async fn next_due(&self, at: Timestamp) -> Result<(bool, Option<Timestamp>), StoreError> {
-        let row = sqlx::query(sql!(concat!(
-            "SELECT EXISTS (SELECT 1 FROM refit.runs WHERE poke_at <= ",
+    async fn look_around(&self, at: Timestamp) -> Result<Found, StoreError> {
+        let found = sqlx::query(sql!(concat!(
+            "SELECT w.id, w.machine, ",
+            to_be_cut!("$1"),
+            " AS to_be_cut, EXISTS (SELECT 1 FROM refit.runs WHERE poke_at <= ",
             now!("$1"),
             ") AS due, (SELECT poke_at FROM refit.runs
                  WHERE poke_at IS NOT NULL AND poke_at = wake_at AND lease_owner IS NULL
-                 ORDER BY poke_at LIMIT 1) AS next"
+                 ORDER BY poke_at LIMIT 1) AS next
+             FROM (SELECT 1) AS always LEFT JOIN refit.processes w ON TRUE"
         )))
         .bind(self.at(at))
-        .fetch_one(&self.parts.reader)
+        .fetch_all(&self.parts.reader)
         .await?;
-        Ok((get(&row, "due")?, get(&row, "next")?))
+        let first =
+            found.first().ok_or_else(|| StoreError::Broken("a question without an answer".to_owned()))?;
+        let process = |row: &Row| {
+            let id = get::<Option<Uuid>>(row, "id")?;
+            let known = id.map(|id| {
+                Ok(Process {
+                    id: WorkerId(id),
+                    machine: get(row, "machine")?,
+                    to_be_cut: get(row, "to_be_cut")?,
+                })
+            });
+            known.transpose()
+        };
+        Ok(Found {
+            is_due: get(first, "due")?,
+            next: get(first, "next")?,
+            workers: rows::all(&found, process)?.into_iter().flatten().collect(),
+        })
     }
 }

@@ -133,6 +133,17 @@ macro_rules! for_update {
         ""
     };
 }
+// There are no sessions: a worker's lock file tells everything.
+macro_rules! silent {
+    () => {
+        "FALSE"
+    };
+}
+macro_rules! to_be_cut {
+    ($at:literal) => {
+        "FALSE"
+    };
+}
 macro_rules! skip_locked {
     () => {
         ""
@@ -154,16 +165,9 @@ pub(crate) async fn lock_key(_connection: &mut Connection, _key: &str) -> Result
     Ok(())
 }
 
-/// There are no sessions: a worker's lock file tells everything.
+/// Nobody is silent.
 pub(crate) async fn cut_silent_leases(_pool: &SqlitePool, _now: Option<Timestamp>) -> Result<(), StoreError> {
     Ok(())
-}
-
-/// Registered workers, with their machines: their lock files tell which of them live.
-pub(crate) async fn registered(
-    pool: &SqlitePool,
-) -> Result<Vec<(sqlx::types::Uuid, Option<String>)>, StoreError> {
-    Ok(sqlx::query_as("SELECT id, machine FROM processes").fetch_all(pool).await?)
 }
 
 /// Nothing keeps a worker known to the database but its lock file.
@@ -199,11 +203,13 @@ fn task(run: RunId) -> Result<apalis_sqlite::SqliteTask, StoreError> {
     Ok(TaskBuilder::new(wakeup).run_at_timestamp(0).max_attempts(1_000_000).build())
 }
 
-/// One task at a time, or the queue's heartbeat starves behind those that wait.
+/// One task at a time, or the queue's heartbeat starves behind those that wait. What is fetched is this worker's by that:
+/// a lock beside it would be one more transaction, and one that comes late takes a task back from whom it was given to.
 pub(crate) fn worker_config() -> Config {
     Config::default()
         .queue(QUEUE)
         .batch_size(1)
+        .lock_tasks(false)
         .heartbeat_interval(Duration::from_secs(10))
         .missed_heartbeats(6)
 }
