@@ -138,7 +138,8 @@ impl GroupWriter {
         if !complex.is_empty() {
             self.write_complex(&mut connection, complex).await;
         }
-        *kept = Some(connection);
+        // Whether one that failed can be used again is seen where it is given back.
+        *kept = (!connection.is_in_transaction()).then_some(connection);
     }
 
     /// The connection, which is given back in a while, whether or not more checkpoints come.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::types::Uuid;
+use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 
 use super::Session;
 use super::group::PREPARE;
@@ -125,9 +125,20 @@ async fn one_connection(path: &Path, prepare: Option<&'static str>) -> Result<Sq
                 Ok(())
             })
         })
+        .after_release(|connection, _| Box::pin(is_usable(connection)))
         .connect_with(options(path).pragma("temp_store", "memory"))
         .await;
     pool.map_err(|error| naming(path, error.into()))
+}
+
+/// Whether a connection that is given back is in no transaction. A full disk ends a transaction by itself; the rollback
+/// that follows is refused then, and the connection counts itself in a transaction for good: nothing could begin on it.
+async fn is_usable(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // Its rollback may be on its way.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 /// The same error with the file it is about.
@@ -216,4 +227,31 @@ async fn refuse_foreign(pool: &SqlitePool, path: &Path) -> Result<(), StoreError
         problem: format!("`{}` is the database of another program (table `{}`)", path.display(), tables[0]),
         hint: "name another file with `--db`: refit keeps a database of its own".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_leaves_no_connection_that_cannot_begin() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("refit.db");
+        migrate(&path).await.expect("made");
+        let writer = one_connection(&path, Some(PREPARE)).await.expect("opened");
+        let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&writer).await.expect("counted");
+        let full = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {}", pages + 2));
+        sqlx::query(full).execute(&writer).await.expect("set");
+
+        let mut tx = writer.begin_with(super::super::BEGIN).await.expect("begun");
+        let filling = "INSERT INTO concurrency (key, run) VALUES (hex(zeroblob(100000)), zeroblob(16))";
+        let refused = sqlx::query(filling).execute(&mut *tx).await.expect_err("the file may not grow");
+        assert!(matches!(StoreError::from(refused), StoreError::Away(_)), "it is worth waiting for");
+        drop(tx);
+
+        // The limit was the connection's own: the disk has space again.
+        let mut tx = writer.begin_with(super::super::BEGIN).await.expect("begins again");
+        sqlx::query(filling).execute(&mut *tx).await.expect("written");
+        tx.commit().await.expect("committed");
+    }
 }
