@@ -1,7 +1,7 @@
 //! Collects the files a command leaves: only regular files that resolve inside
 //! their directory and were written while it ran, whole or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -14,13 +14,15 @@ use crate::domain::workflow::step::Outputs;
 
 /// More files than this are no model.
 const MOST_FILES: usize = 10_000;
+/// Files that are remembered of before a command: some 40 bytes each.
+const MOST_BEFORE: usize = 250_000;
 /// Deeper directories than this are a loop.
 const DEEPEST: usize = 32;
 /// Names that a store keeps for itself.
 const RESERVED: [&str; 2] = ["manifest.json", "_claim.json"];
 
 /// What distinguishes one writing of a file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Identity {
     device: u64,
     inode: u64,
@@ -39,20 +41,29 @@ impl Identity {
     }
 }
 
-/// What was in a directory before the command ran: none of it counts as the command's work.
-pub(super) struct Before(BTreeMap<PathBuf, Identity>);
+/// What was in a directory before the command ran: none of it counts as the command's work, whatever it is called by then
+/// and whichever link leads to it.
+pub(super) struct Before(HashSet<Identity>);
 
 impl Before {
     pub(super) fn look(outputs: &Outputs, project: &Path) -> Result<Self, String> {
         let from = project.join(&outputs.from);
-        let pattern = pattern(&outputs.files)?;
-        let mut files = BTreeMap::new();
+        let mut files = HashSet::new();
         if from.exists() {
-            for path in matching(&from, Some(&pattern))? {
-                if let Ok(found) = fs::metadata(from.join(&path)) {
-                    files.insert(path, Identity::of(&found));
+            walk(&from, DEEPEST, |path| {
+                // What is gone again by now is no file of before.
+                let Ok(found) = fs::symlink_metadata(from.join(path)) else { return Ok(()) };
+                if files.len() == MOST_BEFORE {
+                    return Err(format!(
+                        "there are more than {MOST_BEFORE} files below {}: name a directory that has the model alone",
+                        outputs.from
+                    ));
                 }
-            }
+                if found.is_file() {
+                    files.insert(Identity::of(&found));
+                }
+                Ok(())
+            })?;
         }
         Ok(Self(files))
     }
@@ -84,7 +95,7 @@ pub(super) fn collect(outputs: &Outputs, project: &Path, before: &Before) -> Res
     let files = resolve(&from, shown, &paths)?;
     let old: Vec<&str> = files
         .iter()
-        .filter(|(file, identity)| before.0.get(Path::new(&file.path)) == Some(identity))
+        .filter(|(_, identity)| before.0.contains(identity))
         .map(|(file, _)| file.path.as_str())
         .collect();
     if !old.is_empty() {
@@ -141,6 +152,21 @@ fn matching(dir: &Path, pattern: Option<&glob::Pattern>) -> Result<Vec<PathBuf>,
         None => DEEPEST,
     };
     let mut found = Vec::new();
+    walk(dir, deepest, |path| {
+        if pattern.is_none_or(|pattern| pattern.matches_path_with(path, options)) {
+            if found.len() == MOST_FILES {
+                return Err(format!("there are more than {MOST_FILES} files in {}", dir.display()));
+            }
+            found.push(path.to_owned());
+        }
+        Ok(())
+    })?;
+    found.sort();
+    Ok(found)
+}
+
+/// Shows `see` all below `dir` that is no directory, by its relative path; directories that are links are not entered.
+fn walk(dir: &Path, deepest: usize, mut see: impl FnMut(&Path) -> Result<(), String>) -> Result<(), String> {
     let mut dirs = vec![(PathBuf::new(), 0)];
     while let Some((below, depth)) = dirs.pop() {
         let path = dir.join(&below);
@@ -152,20 +178,14 @@ fn matching(dir: &Path, pattern: Option<&glob::Pattern>) -> Result<Vec<PathBuf>,
             let kind = entry
                 .file_type()
                 .map_err(|error| format!("cannot look at {}: {error}", entry.path().display()))?;
-            if kind.is_dir() {
-                if depth < deepest {
-                    dirs.push((name, depth + 1));
-                }
-            } else if pattern.is_none_or(|pattern| pattern.matches_path_with(&name, options)) {
-                if found.len() == MOST_FILES {
-                    return Err(format!("there are more than {MOST_FILES} files in {}", dir.display()));
-                }
-                found.push(name);
+            if !kind.is_dir() {
+                see(&name)?;
+            } else if depth < deepest {
+                dirs.push((name, depth + 1));
             }
         }
     }
-    found.sort();
-    Ok(found)
+    Ok(())
 }
 
 /// Looks through links, and refuses what is no regular file inside `dir`.
@@ -275,7 +295,7 @@ mod tests {
     }
 
     fn collected(project: &tempfile::TempDir, outputs: &Outputs) -> Result<Vec<String>, String> {
-        let nothing = Before(BTreeMap::new());
+        let nothing = Before(HashSet::new());
         collect(outputs, project.path(), &nothing)
             .map(|files| files.into_iter().map(|file| file.path).collect())
     }
@@ -303,6 +323,30 @@ mod tests {
         write(&project, "b.json", "2");
         let problem = collect(&outputs("*.json"), project.path(), &before).expect_err("one is old");
         assert_eq!(problem, "1 of 2 files in models were not written in this run: `a.json`");
+    }
+
+    #[test]
+    fn what_was_there_before_passes_neither_by_another_name_nor_by_a_link() {
+        let project = project();
+        write(&project, "last.bin", "1");
+        write(&project, "deep/a.json", "1");
+        let models = project.path().join("models");
+        let before = Before::look(&outputs("*.json"), project.path()).expect("readable");
+        let problem = |name: &str| {
+            let problem = collect(&outputs("*.json"), project.path(), &before).expect_err("it is old");
+            fs::remove_file(models.join(name)).expect("there");
+            problem
+        };
+        let told = |name: &str| format!("1 of 1 files in models were not written in this run: `{name}`");
+        std::os::unix::fs::symlink("last.bin", models.join("link.json")).expect("writable");
+        assert_eq!(problem("link.json"), told("link.json"));
+        fs::hard_link(models.join("last.bin"), models.join("hard.json")).expect("writable");
+        assert_eq!(problem("hard.json"), told("hard.json"));
+        fs::rename(models.join("deep/a.json"), models.join("moved.json")).expect("writable");
+        assert_eq!(problem("moved.json"), told("moved.json"));
+        // A copy was written in this run.
+        fs::copy(models.join("last.bin"), models.join("copy.json")).expect("writable");
+        assert_eq!(collect(&outputs("*.json"), project.path(), &before).expect("new").len(), 1);
     }
 
     #[test]
@@ -336,7 +380,7 @@ mod tests {
     fn what_is_kept_does_not_change_with_its_source() {
         let project = project();
         write(&project, "a.json", "1");
-        let before = Before(BTreeMap::new());
+        let before = Before(HashSet::new());
         let files = collect(&outputs("*.json"), project.path(), &before).expect("one");
         let to = project.path().join("kept/train/files");
         let kept = keep(files, &to).expect("kept");
