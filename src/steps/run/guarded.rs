@@ -131,6 +131,16 @@ impl Paths {
         std::fs::create_dir_all(&self.out)?;
         std::fs::create_dir_all(&self.data)
     }
+
+    /// Removes what the command left, which is of no use and in the way: the database may be on the same disk, and the next
+    /// attempt wants it.
+    fn give_back(&self, log: &dyn StepLog) {
+        if let Err(error) = std::fs::remove_dir_all(&self.attempt) {
+            log.note(&format!("what it left in {} could not be removed: {error}", self.attempt.display()));
+        } else {
+            log.note("what it left in $REFIT_OUT was removed: it took too much of the disk");
+        }
+    }
 }
 
 fn environment(
@@ -228,13 +238,16 @@ fn check_ending(
         ))
         .hint("raise `limits: memory`, or train on less at once"));
     }
+    let disk_full = finished.disk_full || is_disk_full(&paths.attempt);
+    if disk_full || finished.files_over.is_some() {
+        paths.give_back(&*ctx.log);
+    }
     if let Some(used) = finished.files_over {
         return Err(StepError::permanent(format!(
             "the command wrote {used} bytes of files; `limits: output` allows {}",
             spec.limits.output.unwrap_or_default()
         )));
     }
-    let disk_full = finished.disk_full || is_disk_full(&paths.attempt);
     let how = match (finished.ended.stopped, finished.ended.code, finished.ended.signal) {
         (None, Some(0), _) if !disk_full => return Ok(()),
         // Not every program minds: Python, for one, drops errors of files it closes by itself.

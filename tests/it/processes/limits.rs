@@ -33,3 +33,46 @@ steps:
     assert!(log.len() > 10_000_000, "{} bytes", log.len());
     assert!(log.contains("that the command had left running were ended"), "{}", &log[log.len() - 1000..]);
 }
+
+/// A small disk at `path`, where this test may mount one.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(path: std::path::PathBuf) -> Option<Self> {
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
+            .arg(&path)
+            .stderr(std::process::Stdio::null())
+            .status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_trainer_that_fills_the_disk_of_the_database_fails_and_the_next_run_goes_well() {
+    let project = Project::sqlite();
+    // Without the right to mount, the connection's and the attempt's own tests stand for this one.
+    let Some(_disk) = SmallDisk::mount(project.dir.path().to_owned()) else { return };
+    project.write("refit.toml", "");
+    let workflow = |name: &str, line: &str| {
+        let text = format!(
+            "name: {name}\nmodel: m\ndefaults: {{ retry: {{ attempts: 1 }} }}\nsteps:\n  - {{ id: train, run: '{line}' }}\n"
+        );
+        project.write(&format!("workflows/{name}.yaml"), &text);
+    };
+    workflow("greedy", "head -c 100000000 /dev/zero > $REFIT_OUT/model");
+    workflow("modest", "head -c 1000000 /dev/zero > $REFIT_OUT/model");
+    let greedy = project.command(&["trigger", "greedy", "--follow"]).output().unwrap();
+    let said = String::from_utf8_lossy(&greedy.stderr);
+    assert_eq!(greedy.status.code(), Some(1), "{said}");
+    assert!(said.contains("No space left on device") && said.contains("is full"), "{said}");
+    project.says(&["trigger", "modest", "--follow"]);
+    let runs = project.says(&["run", "ls"]);
+    assert!(!runs.contains("running"), "{runs}");
+}

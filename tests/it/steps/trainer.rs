@@ -238,6 +238,22 @@ async fn a_full_disk_is_named_also_when_the_trainer_plays_it_down() {
     }
 }
 
+#[tokio::test]
+async fn what_took_too_much_of_the_disk_is_removed_with_the_attempt() {
+    let bench = Bench::new("train");
+    let full = "head -c 100000 /dev/zero > $REFIT_OUT/model; cat /etc/hostname > /dev/full";
+    failure(bench.run_command(&command(full)).await);
+    assert!(!bench.dirs.attempt.exists(), "the database may need the space");
+    let limits = Limits { output: Some(1_000_000), ..Limits::default() };
+    let large = Run { limits, ..command("head -c 5000000 /dev/zero > $REFIT_OUT/model; sleep 60") };
+    failure(bench.run_command(&large).await);
+    assert!(!bench.dirs.attempt.exists());
+    // What failed for another reason is left for people to look at.
+    failure(bench.run_command(&command("echo half > $REFIT_OUT/model; exit 1")).await);
+    assert!(bench.dirs.attempt.join("out/model").exists());
+    assert_eq!(bench.log.notes().matches("was removed").count(), 2, "the log tells: {}", bench.log.notes());
+}
+
 /// A small disk at `path`, where this test may mount one.
 struct SmallDisk(std::path::PathBuf);
 
