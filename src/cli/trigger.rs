@@ -115,7 +115,7 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
         dedup_key: key.map(str::to_owned),
         received_at: opened.clock.now(),
     };
-    let Heard { runs: submitted, paused } =
+    let Heard { runs: submitted, paused, failed } =
         start::send(&engine, &catalog, &event, &actor()).await.doing(|| format!("send event `{name}`"))?;
     opened.poke().await;
     let runs: Vec<(RunId, &str)> = submitted
@@ -131,6 +131,7 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
         "runs": runs.iter().map(|(run, word)| json!({"run": run, "status": word})).collect::<Vec<_>>(),
         "paused": paused.iter().map(|(name, pause)| json!({"workflow": name, "reason": pause.reason()}))
             .collect::<Vec<_>>(),
+        "failed": failed.iter().map(|(name, why)| json!({"workflow": name, "reason": why})).collect::<Vec<_>>(),
     });
     opened.out.result(&value, || {
         let mut text = format!("event {} was kept", event.id);
@@ -145,8 +146,12 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
         }
         text
     });
-    if runs.is_empty() && !paused.is_empty() {
-        return Ok(Exit::Ok);
+    for (name, why) in &failed {
+        opened.out.complain(&format!("error: {name} was not started by it: {}", plain(why)));
+    }
+    let exit = if failed.is_empty() { Exit::Ok } else { Exit::Usage };
+    if runs.is_empty() && (!paused.is_empty() || !failed.is_empty()) {
+        return Ok(exit);
     }
     if runs.is_empty() {
         let waited: Vec<&str> = catalog
@@ -163,7 +168,7 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
     } else {
         say_who_runs(opened, &store, runs.first().map(|(run, _)| *run)).await?;
     }
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 /// JSON as typed, or of a file named with `@`.

@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::evidence::{BatchError, RowError};
 use crate::store::StoreError;
-use crate::trigger::TriggerError;
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +29,6 @@ pub(super) enum ApiError {
     Unsupported { detail: &'static str, hint: &'static str },
     #[error("none of the {} rows makes sense", refused)]
     NoRow { refused: u64, errors: Vec<RowError> },
-    #[error("{detail}")]
-    CannotStart { detail: String },
     #[error("refit cannot reach its database now")]
     Away(String),
     #[error("something is wrong inside refit")]
@@ -69,7 +66,7 @@ impl ApiError {
             Self::TooSlow { .. } | Self::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unsupported { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NoRow { .. } | Self::CannotStart { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::NoRow { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -83,7 +80,6 @@ impl ApiError {
             Self::TooSlow { .. } | Self::Away(_) => "try again",
             Self::TooLarge { hint, .. } | Self::Unsupported { hint, .. } => hint,
             Self::NoRow { .. } => "correct the rows and send them again; nothing was kept",
-            Self::CannotStart { .. } => "correct the event or the workflow; nothing was kept",
             Self::Broken(_) => "look for the request's id (header `x-request-id`) in refit's log",
         }
     }
@@ -96,18 +92,6 @@ impl From<StoreError> for ApiError {
             StoreError::Unusable { .. } | StoreError::Fenced | StoreError::Broken(_) => {
                 Self::Broken(error.to_string())
             }
-        }
-    }
-}
-
-impl From<TriggerError> for ApiError {
-    fn from(error: TriggerError) -> Self {
-        match error {
-            TriggerError::Store(error) => error.into(),
-            TriggerError::UnknownInput { .. }
-            | TriggerError::MissingInput { .. }
-            | TriggerError::WrongInput { .. }
-            | TriggerError::Key(_) => Self::CannotStart { detail: error.to_string() },
         }
     }
 }

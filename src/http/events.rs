@@ -42,11 +42,13 @@ pub(super) struct Sent {
     duplicate: bool,
     runs: Vec<Started>,
     /// Workflows that wait for it, and are not started by themselves now.
-    paused: Vec<Paused>,
+    paused: Vec<NotStarted>,
+    /// Workflows that wait for one of its name, and could not be started by this one.
+    failed: Vec<NotStarted>,
 }
 
 #[derive(Serialize)]
-struct Paused {
+struct NotStarted {
     workflow: WorkflowName,
     reason: String,
 }
@@ -87,13 +89,22 @@ pub(super) async fn send(
         dedup_key: key(&headers, "`key`", new.key)?,
         received_at: engine.clock.now(),
     };
-    let Heard { runs, paused } = trigger::send(engine, &(api.catalog)(), &event, "http").await?;
+    let Heard { runs, paused, failed } = trigger::send(engine, &(api.catalog)(), &event, "http").await?;
     let duplicate = event.dedup_key.is_some() && engine.store.event(event.id).await?.is_none();
     let runs: Vec<Started> = runs.into_iter().map(Started::from).collect();
     tracing::info!(event.name = %event.name, runs = runs.len(), duplicate, "Event `{}` came", event.name);
-    let paused =
-        paused.into_iter().map(|(workflow, pause)| Paused { workflow, reason: pause.reason() }).collect();
-    Ok(Json(Sent { event: (!duplicate).then_some(event.id), duplicate, runs, paused }))
+    for (workflow, why) in &failed {
+        tracing::warn!(%workflow, event.name = %event.name, "Workflow `{workflow}` was not started by `{}`: {why}", event.name);
+    }
+    let paused = paused.into_iter().map(|(workflow, pause)| NotStarted { workflow, reason: pause.reason() });
+    let failed = failed.into_iter().map(|(workflow, reason)| NotStarted { workflow, reason });
+    Ok(Json(Sent {
+        event: (!duplicate).then_some(event.id),
+        duplicate,
+        runs,
+        paused: paused.collect(),
+        failed: failed.collect(),
+    }))
 }
 
 fn check_name(name: &str) -> Result<(), ApiError> {

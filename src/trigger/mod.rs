@@ -50,7 +50,7 @@ pub enum TriggerError {
         expected: &'static str,
     },
     /// The concurrency key's template.
-    #[error("concurrency key: {0}")]
+    #[error("`concurrency: key` cannot be computed: {0}")]
     Key(#[from] ExprError),
     /// The database.
     #[error(transparent)]
@@ -200,46 +200,64 @@ pub struct Heard {
     pub runs: Vec<Submitted>,
     /// Workflows that wait for it and are paused; none when the event was known: what it did, it did before.
     pub paused: Vec<(WorkflowName, Pause)>,
+    /// Workflows that wait for an event of this name and could not be started by this one, with the reason; none when the
+    /// event was known.
+    pub failed: Vec<(WorkflowName, String)>,
 }
 
-/// Keeps an event and starts a run of every workflow that waits for it and is not paused.
+/// Keeps an event and starts a run of every workflow that waits for it and is not paused. One that cannot be started by it
+/// keeps none of the others from it.
 pub async fn send(
     engine: &Arc<Engine>,
     catalog: &Catalog,
     event: &Event,
     actor: &str,
-) -> Result<Heard, TriggerError> {
-    let (mut runs, mut paused) = (vec![], vec![]);
+) -> Result<Heard, StoreError> {
+    let (mut runs, mut paused, mut failed) = (vec![], vec![], vec![]);
     for loaded in catalog.workflows() {
-        for wanted in loaded.workflow.triggers.events.iter().filter(|wanted| wanted.name == event.name) {
-            let scope = Scope::new().with("event", event.shown());
-            if let Some(condition) = &wanted.condition
-                && !condition.is_true(&scope)?
-            {
-                continue;
-            }
-            if let Some(pause) = pause::paused(&*engine.store, &loaded.workflow.name, None).await? {
-                tell_paused(loaded, &pause, &event.name);
-                paused.push((loaded.workflow.name.clone(), pause));
-                break;
-            }
-            let inputs = inputs(loaded, &[])?;
-            let debounce =
-                chrono::TimeDelta::from_std(wanted.debounce.unwrap_or_default()).unwrap_or_default();
-            let mut run = new_run(loaded, event, inputs, actor, event.received_at + debounce)?;
-            if let Some(window) = wanted.debounce.filter(|window| !window.is_zero()) {
-                // Events of one window make one run, which starts when the window is over.
-                let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
-                let slot = event.received_at.timestamp_micros().div_euclid(window);
-                run.dedup_key = format!("debounce/{}/{}/{slot}", loaded.workflow.name, event.name);
-            }
-            runs.push(run);
-            break;
+        let name = &loaded.workflow.name;
+        match run_of(loaded, event, actor) {
+            Ok(None) => {}
+            Ok(Some(run)) => match pause::paused(&*engine.store, name, None).await? {
+                Some(pause) => {
+                    tell_paused(loaded, &pause, &event.name);
+                    paused.push((name.clone(), pause));
+                }
+                None => runs.push(run),
+            },
+            Err(why) => failed.push((name.clone(), why)),
         }
     }
     let runs = engine.store.submit(event, runs).await?;
-    if !paused.is_empty() && event.dedup_key.is_some() && engine.store.event(event.id).await?.is_none() {
+    let something = !paused.is_empty() || !failed.is_empty();
+    if something && event.dedup_key.is_some() && engine.store.event(event.id).await?.is_none() {
         paused.clear();
+        failed.clear();
     }
-    Ok(Heard { runs, paused })
+    Ok(Heard { runs, paused, failed })
+}
+
+/// The run that `event` starts, by the first of the workflow's triggers that is for it; or why there is none.
+fn run_of(loaded: &Loaded, event: &Event, actor: &str) -> Result<Option<NewRun>, String> {
+    let scope = Scope::new().with("event", event.shown());
+    for wanted in loaded.workflow.triggers.events.iter().filter(|wanted| wanted.name == event.name) {
+        if let Some(condition) = &wanted.condition {
+            let is_true = condition.is_true(&scope);
+            if !is_true.map_err(|error| format!("its `if` cannot be decided: {error}"))? {
+                continue;
+            }
+        }
+        let inputs = inputs(loaded, &[]).map_err(|error| error.to_string())?;
+        let debounce = chrono::TimeDelta::from_std(wanted.debounce.unwrap_or_default()).unwrap_or_default();
+        let mut run = new_run(loaded, event, inputs, actor, event.received_at + debounce)
+            .map_err(|error| TriggerError::from(error).to_string())?;
+        if let Some(window) = wanted.debounce.filter(|window| !window.is_zero()) {
+            // Events of one window make one run, which starts when the window is over.
+            let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
+            let slot = event.received_at.timestamp_micros().div_euclid(window);
+            run.dedup_key = format!("debounce/{}/{}/{slot}", loaded.workflow.name, event.name);
+        }
+        return Ok(Some(run));
+    }
+    Ok(None)
 }

@@ -300,10 +300,25 @@ fn triggers(root: &Node, checker: &mut Checker) -> Triggers {
         Some(EventTrigger { name: node.text_of("name")?, condition, debounce })
     };
     let inputs = on.get("manual").into_iter().flat_map(|manual| manual.pairs("inputs"));
+    let inputs = inputs.map(|(name, node)| {
+        let input = input(name, node, checker);
+        if let Some(required) = node.get("required").filter(|_| input.required && input.default.is_none())
+            && let Some(other) = ["schedule", "event"].into_iter().find(|other| on.get(other).is_some())
+        {
+            let message =
+                format!("input `{name}` is required, and a run that `on: {other}` starts is given none");
+            checker.diagnostics.push(
+                Diagnostic::error(required.at, message)
+                    .hint(format!("give `{name}` a `default`, or leave `required` out")),
+            );
+        }
+        (name.to_owned(), input)
+    });
+    let inputs = inputs.collect();
     Triggers {
         schedules: on.items("schedule").iter().filter_map(schedule).collect(),
         events: on.items("event").iter().filter_map(event).collect(),
-        inputs: inputs.map(|(name, node)| (name.to_owned(), input(name, node, checker))).collect(),
+        inputs,
     }
 }
 

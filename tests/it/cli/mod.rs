@@ -3,6 +3,7 @@
 mod blob;
 mod canary;
 mod eject;
+mod events;
 mod files;
 mod first_steps;
 mod freeze;

@@ -155,6 +155,12 @@ fn after_a_failure_nothing_goes_out() {
 }
 
 #[test]
+fn inputs_that_nobody_could_give() {
+    let source = "name: w\nmodel: m\non:\n  event: { name: data/ready }\n  manual:\n    inputs:\n      a: { required: true }\n      b: { required: true, default: x }\n      c: {}\nsteps: [{ run: x }]\n";
+    insta::assert_snapshot!(brief(source), @"7:22 error: input `a` is required, and a run that `on: event` starts is given none (give `a` a `default`, or leave `required` out)");
+}
+
+#[test]
 fn inputs_that_a_scheduled_run_does_not_have() {
     let source = "name: w\nmodel: m\non: { schedule: { cron: '0 2 * * *' }, manual: { inputs: { reason: {} } } }\nsteps:\n  - run: x\n    env: { A: '${{ inputs.reason }}', B: '${{ inputs.reson }}' }\n";
     insta::assert_snapshot!(brief(source), @r#"

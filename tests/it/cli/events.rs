@@ -1,0 +1,42 @@
+//! Events by command, and what people are told of what they did.
+
+use std::fs;
+
+use insta::{assert_snapshot, with_settings};
+
+use super::refit::{refit, steady};
+
+#[test]
+fn a_workflow_that_an_event_cannot_start_keeps_no_other_from_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    fs::create_dir(dir.join("workflows")).expect("writable");
+    fs::write(dir.join("refit.toml"), "").expect("writable");
+    let workflow = |name: &str, condition: &str| {
+        let text = format!(
+            "name: {name}\nmodel: m\non: {{ event: {{ name: data/ready{condition} }} }}\nsteps: [{{ run: \"true\" }}]\n"
+        );
+        fs::write(dir.join(format!("workflows/{name}.yaml")), text).expect("writable");
+    };
+    workflow("careful", ", if: event.data.rows >= 500");
+    workflow("eager", "");
+    workflow("ready", ", if: has(event.data.rows) && event.data.rows >= 500");
+
+    let mut filters = steady();
+    filters.insert(0, (r"(?m)^run [0-9a-f]{8}:", "run [run]:"));
+    with_settings!({filters => filters}, {
+        assert_snapshot!(refit(dir, &["event", "send", "data/ready"]), @r"
+        exit code: 2
+        --- stdout
+        event [id] was kept
+        run [run]: queued
+        --- stderr
+        error: careful was not started by it: its `if` cannot be decided: `event.data.rows >= 500`: `event.data.rows` is not defined
+        no server is running, so it waits: start one with `refit serve`, or do it here with `refit run resume [run] --follow`
+        ");
+    });
+    let runs = refit(dir, &["run", "ls"]);
+    assert!(runs.contains("eager") && !runs.contains("careful") && !runs.contains("ready "), "{runs}");
+    let kept = refit(dir, &["event", "ls"]);
+    assert!(kept.contains("data/ready"), "{kept}");
+}
