@@ -15,10 +15,11 @@ name: wild
 model: m
 steps:
   - id: train
+    limits: {{ log: 12MB }}
     run: |
       setsid sh -c 'trap \"\" TERM; exec sleep 1000.{mark}' >/dev/null 2>&1 </dev/null &
       (setsid sh -c 'setsid sleep 2000.{mark} & sleep 3000.{mark}' &)
-      yes 'epoch 1: loss 0.5' | head -c 50000000
+      yes 'epoch 1: loss 0.5' | head -c 250000000
       echo the end >&2
 "
         ),
