@@ -167,6 +167,7 @@ impl Engine {
             document.map(|document| json!({"champion": document.champion, "instance": document.instance}));
         let facts = json!({
             "reason": format!("`{}` was changed by hand on `{}`", release.model, release.target),
+            "todo": "Set the host back to what refit decided, or say which version is to serve: `refit promote VERSION`.",
             "target": release.target,
             "expected": current.desired.champion.as_ref().map(|served| &served.version),
             "shows": shows,

@@ -416,6 +416,8 @@ async fn a_host_changed_by_hand_loses_our_canary_and_nothing_else() {
     assert_eq!(world.canary().await.state, CanaryState::RolledBack);
     let alerts = world.store.take_outbox(10, Duration::from_secs(1), world.clock.now()).await.expect("read");
     assert_eq!(alerts.len(), 1, "{alerts:?}");
+    let todo = alerts[0].notice.facts["todo"].as_str().expect("it says what to do");
+    assert!(todo.contains("`refit promote VERSION`"), "{todo}");
 }
 
 #[tokio::test]
