@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::SubsecRound as _;
+
 use super::Timestamp;
 
 /// Exponential back-off with a cap; `attempts` counts the first one.
@@ -44,7 +46,8 @@ impl RetryPolicy {
         let delay = Duration::from_secs_f64(seconds * (0.5 + 0.5 * jitter.clamp(0.0, 1.0)));
         let delay = delay.max(retry_after.unwrap_or_default());
         let delay = chrono::TimeDelta::from_std(delay).unwrap_or(chrono::TimeDelta::MAX);
-        Some(failed_at.checked_add_signed(delay).unwrap_or(Timestamp::MAX_UTC))
+        // As the databases keep it: who reads it there and whoever waits for it mean the same time.
+        Some(failed_at.checked_add_signed(delay).map_or(Timestamp::MAX_UTC, |at| at.trunc_subsecs(6)))
     }
 }
 
@@ -69,6 +72,13 @@ mod tests {
         assert_eq!(next(2), Some(at(30)));
         assert_eq!(next(3), Some(at(50)));
         assert_eq!(next(4), None);
+    }
+
+    #[test]
+    fn a_time_is_in_whole_microseconds() {
+        let policy = RetryPolicy { backoff: Duration::from_nanos(3_000), ..RetryPolicy::default() };
+        let next = policy.next_attempt(1, at(0), None, 0.5);
+        assert_eq!(next, Some(at(0) + chrono::TimeDelta::microseconds(2)));
     }
 
     #[test]

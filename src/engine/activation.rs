@@ -12,7 +12,7 @@ use super::live::Nudge;
 use crate::domain::Timestamp;
 use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::pipeline::{self, Next, View};
-use crate::domain::run::{AttemptState, CancelRequest, Run};
+use crate::domain::run::{AttemptState, CancelRequest, Run, Signal};
 use crate::domain::workflow::Workflow;
 use crate::store::{Claim, ClaimResult, NewAttempt, Opening, Renewal, StoreError};
 
@@ -87,7 +87,7 @@ impl Engine {
         let ending = claim.run.outcome.map(|outcome| (outcome, claim.run.reason.as_deref().unwrap_or("")));
         let intents = &claim.intents;
         let view = View { workflow: &workflow, attempts: &attempts, intents, ending, scope: &scope };
-        if let Next::Go { start, skip } = pipeline::next(view, now) {
+        if let Next::Go { start, skip, until: _ } = pipeline::next(view, now) {
             opening.started = start.into_iter().map(|(step, attempt)| NewAttempt { step, attempt }).collect();
             opening.skipped = skip;
         }
@@ -110,34 +110,44 @@ impl Engine {
 
 /// News from the renewer.
 pub(super) enum Lease {
-    /// Somebody wants the run cancelled.
-    Cancel(CancelRequest),
+    /// Somebody told the run something.
+    Told(Told),
     /// Another worker has the run.
     Lost,
 }
 
-/// Renews the lease until `done`. The database being away is no reason to stop: only a moved epoch is.
+/// What a run was told so far.
+pub(super) struct Told {
+    /// Somebody wants it cancelled.
+    pub(super) cancel: Option<CancelRequest>,
+    /// Its signals, oldest first.
+    pub(super) signals: Vec<Signal>,
+    /// Counts all that, as `Claim::heard` does.
+    pub(super) count: i64,
+}
+
+/// Renews the lease until `done`, and tells what the run is told beyond what it has `heard`. The database being away is no
+/// reason to stop: only a moved epoch is.
 pub(super) async fn renew(
     engine: Arc<Engine>,
-    (run, epoch): (RunId, Epoch),
+    (run, epoch, mut heard): (RunId, Epoch, i64),
     nudge: Arc<Nudge>,
     tell: mpsc::Sender<Lease>,
     done: CancellationToken,
 ) {
-    let mut cancel_told = false;
     loop {
         tokio::select! {
             () = done.cancelled() => return,
             () = tokio::time::sleep(engine.settings.renew) => {}
             () = nudge.look.notified() => {}
         }
-        let news = match engine.store.renew(run, epoch, engine.settings.lease, engine.clock.now()).await {
-            Ok(Renewal::Held { cancel: Some(request) }) if !cancel_told => {
-                cancel_told = true;
-                Lease::Cancel(request)
+        let news = match look(&engine, (run, epoch), heard).await {
+            Ok(Some(told)) => {
+                heard = told.count;
+                Lease::Told(told)
             }
-            Ok(Renewal::Held { .. }) => continue,
-            Ok(Renewal::Lost) | Err(StoreError::Fenced) => Lease::Lost,
+            Ok(None) => continue,
+            Err(StoreError::Fenced) => Lease::Lost,
             Err(error) => {
                 tracing::warn!(run.id = %run, "Lease could not be renewed, trying again: {error}");
                 continue;
@@ -146,5 +156,17 @@ pub(super) async fn renew(
         if tell.send(news).await.is_err() {
             return;
         }
+    }
+}
+
+/// Renews the lease; returns what the run was told, if that is more than it has heard.
+async fn look(engine: &Engine, (run, epoch): (RunId, Epoch), heard: i64) -> Result<Option<Told>, StoreError> {
+    match engine.store.renew(run, epoch, engine.settings.lease, engine.clock.now()).await? {
+        Renewal::Held { told, .. } if told <= heard => Ok(None),
+        // Read after what counts them: none of those that were counted is missing.
+        Renewal::Held { cancel, told } => {
+            Ok(Some(Told { cancel, signals: engine.store.signals(run).await?, count: told }))
+        }
+        Renewal::Lost => Err(StoreError::Fenced),
     }
 }

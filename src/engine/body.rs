@@ -33,6 +33,8 @@ pub struct Input {
     pub attempts: Arc<Vec<Attempt>>,
     /// Signals so far.
     pub signals: Arc<Vec<Signal>>,
+    /// Counts them, as `Claim::heard` does.
+    pub heard: i64,
     /// Roots of expressions.
     pub scope: Arc<Scope>,
 }
@@ -44,6 +46,8 @@ pub struct Ended {
     pub step: StepId,
     /// The attempt.
     pub attempt: u32,
+    /// What it was handed of what the run was told, as `Claim::heard` counts.
+    pub heard: i64,
     /// What came of it.
     pub result: Result<StepResult, StepError>,
 }
@@ -97,7 +101,7 @@ pub async fn run(
     let result = AssertUnwindSafe(body).catch_unwind().await.unwrap_or_else(|_| {
         Err(StepError::permanent("refit itself failed in this step (a panic; the log of the process has it)"))
     });
-    Ended { step, attempt, result }
+    Ended { step, attempt, heard: input.heard, result }
 }
 
 async fn attempt_of(

@@ -3,18 +3,19 @@
 //! nothing more is written.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::activation::{Lease, renew};
+use super::activation::{Lease, Told, renew};
 use super::body::{Bodies, Ended};
 use super::known::Known;
 use super::live::Nudge;
+use super::outage::write;
 use super::{Engine, boards, body, notices, undo};
+use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::id::{NotifierName, StepId};
 use crate::domain::pipeline::Next;
@@ -48,6 +49,7 @@ enum Hand {
 #[derive(Default)]
 struct News {
     ended: Option<EndedAttempt>,
+    woken: Vec<(StepId, u32)>,
     notices: Vec<Notice>,
     undone: Vec<String>,
 }
@@ -64,6 +66,8 @@ pub(super) struct Driver<'a> {
     /// Their processes end at once.
     force_bodies: CancellationToken,
     stopped: Option<Stopped>,
+    /// When something beside the bodies is due: it sleeps, or waits to be tried again.
+    due: Option<Timestamp>,
     shutdown: &'a CancellationToken,
     nudge: Arc<Nudge>,
 }
@@ -75,9 +79,11 @@ impl<'a> Driver<'a> {
         nudge: Arc<Nudge>,
         shutdown: &'a CancellationToken,
     ) -> Self {
+        let known = Known::new(engine, claim);
         Self {
             engine,
-            known: Known::new(engine, claim),
+            due: known.first_due(),
+            known,
             bodies: Bodies::default(),
             stop_bodies: CancellationToken::new(),
             force_bodies: engine.force().child_token(),
@@ -94,7 +100,7 @@ impl<'a> Driver<'a> {
         let (tell, mut told) = mpsc::channel(4);
         let done = CancellationToken::new();
         let _until_given_back = done.clone().drop_guard();
-        let run = (self.known.run.id, self.known.run.epoch);
+        let run = (self.known.run.id, self.known.run.epoch, self.known.heard);
         tokio::spawn(renew(Arc::clone(self.engine), run, Arc::clone(&self.nudge), tell, done));
         // What was started for a run that ends is `on_failure`: nothing of it is told to stop.
         self.spawn(self.known.started());
@@ -108,7 +114,7 @@ impl<'a> Driver<'a> {
                 biased;
                 Some(news) = told.recv() => match news {
                     Lease::Lost => self.stop(Stopped::Fenced),
-                    Lease::Cancel(request) => self.cancel(request),
+                    Lease::Told(told) => self.hear(told),
                 },
                 Some(ended) = self.bodies.next() => {
                     if self.take(ended?).await? == Hand::Empty {
@@ -116,6 +122,11 @@ impl<'a> Driver<'a> {
                     }
                 }
                 () = self.shutdown.cancelled(), if self.stopped.is_none() => self.begin_shutdown(),
+                () = comes(&*self.engine.clock, self.due), if self.stopped.is_none() => {
+                    if self.wake().await? == Hand::Empty {
+                        return Ok(());
+                    }
+                }
             }
         }
     }
@@ -140,6 +151,28 @@ impl<'a> Driver<'a> {
             tokio::time::sleep(patience).await;
             long.cancel();
         });
+    }
+
+    /// Somebody told the run something.
+    fn hear(&mut self, told: Told) {
+        self.known.hear(told.signals, told.count);
+        if let Some(request) = told.cancel {
+            self.cancel(request);
+        }
+        if self.known.has_news() {
+            self.due = Some(self.engine.clock.now());
+        }
+    }
+
+    /// Beside the bodies, sleepers go on that are due, and what is due to be tried again begins.
+    async fn wake(&mut self) -> Result<Hand, StoreError> {
+        let woken = self.known.due(self.engine.clock.now());
+        if !woken.is_empty() {
+            let news = News { woken: woken.clone(), ..News::default() };
+            self.save(news, (&[], &[]), self.known.kept()).await?;
+            self.spawn(woken);
+        }
+        self.proceed(News::default()).await
     }
 
     /// Whether promote's first write was made is the database's to say: it refuses that write from now on,
@@ -181,14 +214,15 @@ impl<'a> Driver<'a> {
         }
         let boards = self.boards();
         if !boards.is_empty() {
-            let now = self.engine.clock.now();
-            self.engine.store.touch_boards(self.known.run.id, &boards, now).await?;
+            let (store, run, now) = (&self.engine.store, self.known.run.id, self.engine.clock.now());
+            store.touch_boards(run, &boards, now).await?;
         }
         let told = notices::about_start(self.engine, &self.known.run, &self.known.workflow).await;
         if told.is_empty() {
             return Ok(());
         }
-        self.engine.store.queue_notices(&told, self.engine.clock.now()).await
+        let (store, now) = (&self.engine.store, self.engine.clock.now());
+        store.queue_notices(&told, now).await
     }
 
     /// Who follows this run with a message.
@@ -286,13 +320,14 @@ impl<'a> Driver<'a> {
             // The end of the run is what people hear of.
             notices.clear();
         }
-        self.known.apply(&record, now);
-        self.proceed(News { ended: Some(record), notices, undone: vec![] }).await
+        self.known.apply(&record, ended.heard, now);
+        self.proceed(News { ended: Some(record), notices, ..News::default() }).await
     }
 
     /// What others may have written to the run's row: a cancel, and whether it came too late.
     async fn refresh(&mut self) -> Result<(), StoreError> {
-        if let Some(row) = self.engine.store.run(self.known.run.id).await? {
+        let (store, run) = (&self.engine.store, self.known.run.id);
+        if let Some(row) = store.run(run).await? {
             let run = Arc::make_mut(&mut self.known.run);
             run.cancel = row.cancel;
             run.committed = row.committed;
@@ -306,7 +341,8 @@ impl<'a> Driver<'a> {
             let now = self.engine.clock.now();
             if self.known.ends() && self.bodies.is_empty() {
                 // Steps recorded intents since the claim.
-                self.known.intents = self.engine.store.intents(self.known.run.id).await?;
+                let (store, run) = (&self.engine.store, self.known.run.id);
+                self.known.intents = store.intents(run).await?;
                 if self.known.promotion_recorded() {
                     self.known.kill_undos();
                 }
@@ -327,7 +363,8 @@ impl<'a> Driver<'a> {
                     }
                     return Ok(Hand::Keeps);
                 }
-                Next::Go { start, skip } => {
+                Next::Go { start, skip, until } => {
+                    self.due = if self.known.has_news() { Some(now) } else { until };
                     if news.ended.is_none() && start.is_empty() && skip.is_empty() {
                         return Ok(Hand::Keeps);
                     }
@@ -405,6 +442,7 @@ impl<'a> Driver<'a> {
             status: RunStatus::Undoing,
             ending: known.ending(),
             wake_at: Some(now + UNDO_AGAIN),
+            heard: known.heard_by_all(),
         };
         self.save(News { notices: alert, ..News::default() }, (&[], &[]), state).await?;
         Ok(Hand::Empty)
@@ -427,6 +465,7 @@ impl<'a> Driver<'a> {
             run: self.known.run.id,
             epoch: self.known.run.epoch,
             ended: news.ended,
+            woken: news.woken,
             place: self.known.count(),
             started: started.collect(),
             skipped: skip.to_vec(),
@@ -451,30 +490,14 @@ fn reason_in(output: &Value) -> String {
     output.get("reason").and_then(Value::as_str).unwrap_or("promoted").to_owned()
 }
 
-/// Writes a checkpoint through an outage of the database: the owner goes on if its epoch is unchanged.
-async fn write(engine: &Engine, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-    let mut delay = Duration::from_millis(100);
-    let mut unknown = false;
-    loop {
-        match engine.store.checkpoint(checkpoint.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(StoreError::Away(why)) => {
-                tracing::warn!(run.id = %checkpoint.run, "Checkpoint waits for the database: {why}");
-                unknown = true;
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(3));
+/// Returns when it is `at`; never when that is absent.
+async fn comes(clock: &dyn Clock, at: Option<Timestamp>) {
+    match at {
+        Some(at) => {
+            while clock.now() < at {
+                clock.wait_until(at).await;
             }
-            // The answer to an earlier try may have been lost after its commit.
-            Err(StoreError::Fenced) if unknown && was_written(engine, checkpoint).await? => return Ok(()),
-            Err(error) => return Err(error),
         }
+        None => std::future::pending().await,
     }
-}
-
-/// The store recognises a checkpoint that ends an attempt when it is sent again; one that only ends the run is
-/// recognised here.
-async fn was_written(engine: &Engine, checkpoint: &Checkpoint) -> Result<bool, StoreError> {
-    let run = engine.store.run(checkpoint.run).await?;
-    let finishes = matches!(checkpoint.run_state, RunState::Finished { .. });
-    Ok(run.is_some_and(|run| run.epoch == checkpoint.epoch && finishes && run.status == RunStatus::Finished))
 }

@@ -27,6 +27,10 @@ pub(super) struct Known {
     pub(super) attempts: Arc<Vec<Attempt>>,
     pub(super) intents: Vec<Intent>,
     signals: Arc<Vec<Signal>>,
+    /// Counts what it was told so far, as `Claim::heard` does.
+    pub(super) heard: i64,
+    /// Sleepers, and what of that each had heard when it fell asleep.
+    asleep: HashMap<(StepId, u32), i64>,
     scope: Arc<Scope>,
     /// Attempts that have no row of their own, and those in whose rows they are kept.
     begun_in: HashMap<(StepId, u32), (StepId, u32)>,
@@ -47,6 +51,9 @@ impl Known {
             attempts: Arc::new(claim.attempts),
             intents: claim.intents,
             signals: Arc::new(claim.signals),
+            heard: claim.heard,
+            // A claim wakes all that it finds, or ends them.
+            asleep: HashMap::new(),
             scope: Arc::new(scope),
             // A claim gives each attempt that it finds a row.
             begun_in: HashMap::new(),
@@ -62,6 +69,7 @@ impl Known {
             epoch: self.run.epoch,
             attempts: Arc::clone(&self.attempts),
             signals: Arc::clone(&self.signals),
+            heard: self.heard,
             scope: Arc::clone(&self.scope),
         }
     }
@@ -98,6 +106,38 @@ impl Known {
     /// What `step` left for itself when it last slept: the next attempt goes on from there.
     pub(super) fn left_by(&self, step: &StepId) -> Option<Value> {
         pipeline::left_by(&self.attempts, step).cloned()
+    }
+
+    // What sleeps.
+
+    /// It was told something.
+    pub(super) fn hear(&mut self, signals: Vec<Signal>, told: i64) {
+        self.signals = Arc::new(signals);
+        self.heard = told;
+    }
+
+    /// Whether something sleeps that has not heard all.
+    pub(super) fn has_news(&self) -> bool {
+        self.asleep.values().any(|heard| *heard < self.heard)
+    }
+
+    /// What all of its sleepers have heard: more wakes them when nobody has the run.
+    pub(super) fn heard_by_all(&self) -> i64 {
+        self.asleep.values().copied().fold(self.heard, i64::min)
+    }
+
+    /// Sleepers that go on at `now`.
+    pub(super) fn due(&self, now: Timestamp) -> Vec<(StepId, u32)> {
+        let unheard = |attempt: &Attempt| {
+            let heard = self.asleep.get(&(attempt.step.clone(), attempt.attempt));
+            heard.is_some_and(|heard| *heard < self.heard)
+        };
+        pipeline::due(&self.attempts, unheard, now)
+    }
+
+    /// The earliest time that an attempt it was claimed with waits for.
+    pub(super) fn first_due(&self) -> Option<Timestamp> {
+        self.attempts.iter().filter_map(|attempt| attempt.wake_at).min()
     }
 
     // How it ends.
@@ -208,11 +248,14 @@ impl Known {
             (false, true) => RunStatus::Held,
             (false, false) => RunStatus::Waiting,
         };
-        RunState::Parked { status, ending: self.ending(), wake_at }
+        RunState::Parked { status, ending: self.ending(), wake_at, heard: self.heard_by_all() }
     }
 
-    /// An attempt ended, or went to sleep.
-    pub(super) fn apply(&mut self, record: &EndedAttempt, now: Timestamp) {
+    /// An attempt ended, or went to sleep having `heard` this.
+    pub(super) fn apply(&mut self, record: &EndedAttempt, heard: i64, now: Timestamp) {
+        if record.state == AttemptState::Sleeping {
+            self.asleep.insert((record.step.clone(), record.attempt), heard);
+        }
         let attempts = Arc::make_mut(&mut self.attempts);
         let same = |attempt: &&mut Attempt| attempt.step == record.step && attempt.attempt == record.attempt;
         if let Some(attempt) = attempts.iter_mut().rev().find(same) {
@@ -248,6 +291,7 @@ impl Known {
 
     /// They ended.
     pub(super) fn cancel(&mut self, cancelled: &[(StepId, u32)], now: Timestamp) {
+        self.asleep.retain(|attempt, _| !cancelled.contains(attempt));
         let is_one = |attempt: &&mut Attempt| {
             cancelled.iter().any(|(step, number)| *step == attempt.step && *number == attempt.attempt)
         };
@@ -261,7 +305,7 @@ impl Known {
         }
     }
 
-    /// What a checkpoint that was written begins and skips.
+    /// What a checkpoint that was written wakes, begins and skips.
     pub(super) fn begin(&mut self, checkpoint: Checkpoint) {
         let ended = checkpoint.ended.as_ref().map(|ended| (ended.step.clone(), ended.attempt));
         if let Some(ended) = &ended {
@@ -269,6 +313,9 @@ impl Known {
         }
         if let (Some(next), Some(ended)) = (checkpoint.next(), ended) {
             self.begun_in.insert((next.step.clone(), next.attempt), ended);
+        }
+        for sleeper in &checkpoint.woken {
+            self.wake(sleeper);
         }
         let (epoch, at) = (checkpoint.epoch, checkpoint.at);
         let attempts = Arc::make_mut(&mut self.attempts);
@@ -280,6 +327,19 @@ impl Known {
             let skipped = Attempt::skipped(step, reason, epoch, at);
             Arc::make_mut(&mut self.scope).set_step(&name, pipeline::shown(&skipped));
             attempts.push(skipped);
+        }
+    }
+
+    fn wake(&mut self, sleeper: &(StepId, u32)) {
+        self.asleep.remove(sleeper);
+        // What began when it fell asleep has a row of its own now.
+        self.begun_in.retain(|_, parent| parent != sleeper);
+        let is_it = |attempt: &&mut Attempt| attempt.step == sleeper.0 && attempt.attempt == sleeper.1;
+        if let Some(attempt) = Arc::make_mut(&mut self.attempts).iter_mut().rev().find(is_it) {
+            attempt.state = AttemptState::Started;
+            attempt.wake_at = None;
+            let shown = pipeline::shown(attempt);
+            Arc::make_mut(&mut self.scope).set_step(sleeper.0.as_str(), shown);
         }
     }
 

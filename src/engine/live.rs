@@ -17,7 +17,7 @@ pub struct Live {
 /// A wake-up for a run that is worked on already.
 #[derive(Default)]
 pub(super) struct Nudge {
-    /// The renewer looks at the database now: somebody may want the run cancelled.
+    /// The renewer looks at the database now: somebody may have told the run something.
     pub(super) look: Notify,
     /// Another claim is tried once the run was given back: the wake-up may be news.
     again: AtomicBool,

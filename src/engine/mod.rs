@@ -30,6 +30,7 @@ pub mod live;
 pub mod log;
 mod news;
 pub mod notices;
+mod outage;
 pub mod pause;
 pub mod pruning;
 mod pull;

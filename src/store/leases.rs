@@ -26,6 +26,8 @@ pub struct Claim {
     pub intents: Vec<Intent>,
     /// Its signals, oldest first.
     pub signals: Vec<Signal>,
+    /// Counts what it was told so far: its signals, and wishes to cancel.
+    pub heard: i64,
 }
 
 /// What came of trying to claim a run.
@@ -85,6 +87,8 @@ pub struct Checkpoint {
     pub ended: Option<EndedAttempt>,
     /// How many attempts the run had before: the place of the first that begins.
     pub place: u32,
+    /// Attempts that go on: `sleeping` to `started`.
+    pub woken: Vec<(StepId, u32)>,
     /// Attempts that begin.
     pub started: Vec<NewAttempt>,
     /// Steps that are skipped, with the reason; their places follow.
@@ -158,6 +162,8 @@ pub enum RunState {
         ending: Option<(Outcome, String)>,
         /// When it is woken; only by a signal when absent. A time already past wakes it at once.
         wake_at: Option<Timestamp>,
+        /// What all of its sleepers have heard, as `Claim::heard` counts; more wakes it at once.
+        heard: i64,
     },
     /// It ended: lease and key are free, the next run of the key is woken.
     Finished {
@@ -180,10 +186,12 @@ pub struct UndoChange {
 /// What renewing a lease found.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Renewal {
-    /// The run is still ours; somebody may want it cancelled; this is its newest signal.
+    /// The run is still ours; somebody may want it cancelled, or have sent it a signal.
     Held {
         /// The wish to cancel.
         cancel: Option<CancelRequest>,
+        /// What it was told so far, as `Claim::heard` counts.
+        told: i64,
     },
     /// It is not: stop, touch nothing.
     Lost,
@@ -221,7 +229,8 @@ pub trait Leases: Send + Sync + 'static {
         lease: Duration,
         at: Timestamp,
     ) -> Result<Renewal, StoreError>;
-    /// Writes a checkpoint. `Fenced` when the run has another epoch or the attempt is not `started`.
+    /// Writes a checkpoint; one that was written already is done. `Fenced` when the run has another epoch or the attempt is
+    /// not `started`.
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError>;
     /// Gives a run back without a checkpoint (shutdown): its lease is free, it is woken at once, no crash is counted.
     async fn release_lease(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError>;

@@ -8,7 +8,7 @@ use super::StoreError;
 use crate::domain::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::id::{EventId, ModelName, RunId, StepId, WorkflowName};
-use crate::domain::run::{Attempt, Intent, Outcome, Run, RunStatus};
+use crate::domain::run::{Attempt, Intent, Outcome, Run, RunStatus, Signal};
 use crate::domain::workflow::ConcurrencyPolicy;
 
 /// A run to be made, with its first wake-up.
@@ -90,6 +90,8 @@ pub trait Runs: Send + Sync + 'static {
     async fn attempts(&self, run: RunId) -> Result<Vec<Attempt>, StoreError>;
     /// The intents of a run, oldest first.
     async fn intents(&self, run: RunId) -> Result<Vec<Intent>, StoreError>;
+    /// The signals of a run, oldest first.
+    async fn signals(&self, run: RunId) -> Result<Vec<Signal>, StoreError>;
     /// Output of `step` in the newest other run of `workflow` that ended as `succeeded`, `promoted`,
     /// `rolled_back` or is past it.
     async fn previous_output(

@@ -34,6 +34,8 @@ pub enum Next {
         start: Vec<(StepId, u32)>,
         /// Step and reason.
         skip: Vec<(StepId, String)>,
+        /// When the earliest sleeper beside them wakes, or the earliest retry begins: neither waits for a body.
+        until: Option<Timestamp>,
     },
     /// Attempts of a run that ends still run: they are told to stop.
     Interrupt,
@@ -114,8 +116,8 @@ pub fn next(view: View<'_>, now: Timestamp) -> Next {
     let running = view.attempts.iter().any(|attempt| attempt.state == AttemptState::Started);
     if goes_on(view.ending) {
         return match advance(view, &view.workflow.steps, true, now) {
-            Advance::Go { start, skip } => Next::Go { start, skip },
-            Advance::Wait(_) if running => Next::Go { start: vec![], skip: vec![] },
+            Advance::Go { start, skip, until } => Next::Go { start, skip, until },
+            Advance::Wait(until) if running => Next::Go { start: vec![], skip: vec![], until },
             Advance::Wait(until) => Next::Wait { until },
             Advance::Failed(reason) => Next::End { outcome: Outcome::Failed, reason },
             Advance::Done => match view.ending {
@@ -143,8 +145,8 @@ pub fn next(view: View<'_>, now: Timestamp) -> Next {
     }
     if outcome == Outcome::Failed {
         match advance(view, &view.workflow.on_failure, false, now) {
-            Advance::Go { start, skip } => return Next::Go { start, skip },
-            Advance::Wait(_) if running => return Next::Go { start: vec![], skip: vec![] },
+            Advance::Go { start, skip, until } => return Next::Go { start, skip, until },
+            Advance::Wait(until) if running => return Next::Go { start: vec![], skip: vec![], until },
             Advance::Wait(until) => return Next::Wait { until },
             Advance::Failed(_) | Advance::Done => {}
         }
@@ -174,7 +176,7 @@ fn newest<'a>(steps: &[Step], attempts: &'a [Attempt]) -> Vec<Option<&'a Attempt
 }
 
 enum Advance {
-    Go { start: Vec<(StepId, u32)>, skip: Vec<(StepId, String)> },
+    Go { start: Vec<(StepId, u32)>, skip: Vec<(StepId, String)>, until: Option<Timestamp> },
     Wait(Option<Timestamp>),
     Failed(String),
     Done,
@@ -221,7 +223,7 @@ fn advance(view: View<'_>, steps: &[Step], strict: bool, now: Timestamp) -> Adva
         }
     }
     if !start.is_empty() || !skip.is_empty() {
-        Advance::Go { start, skip }
+        Advance::Go { start, skip, until }
     } else if waiting {
         Advance::Wait(until)
     } else {
@@ -294,24 +296,18 @@ pub struct Adoption {
 /// Decides what a new activation does with the attempts it finds. `signalled`: a
 /// signal came since the run was last active, so sleepers look at it.
 pub fn adopt(attempts: &[Attempt], signalled: bool, now: Timestamp) -> Adoption {
-    let mut adoption = Adoption::default();
-    for attempt in attempts {
-        let id = || (attempt.step.clone(), attempt.attempt);
-        match attempt.state {
-            AttemptState::Started => adoption.lost.push(id()),
-            AttemptState::Sleeping => {
-                if signalled || attempt.wake_at.is_some_and(|at| at <= now) {
-                    adoption.woken.push(id());
-                }
-            }
-            AttemptState::Succeeded
-            | AttemptState::Failed
-            | AttemptState::Lost
-            | AttemptState::Skipped
-            | AttemptState::Cancelled => {}
-        }
+    let lost = attempts.iter().filter(|attempt| attempt.state == AttemptState::Started);
+    Adoption {
+        lost: lost.map(|attempt| (attempt.step.clone(), attempt.attempt)).collect(),
+        woken: due(attempts, |_| signalled, now),
     }
-    adoption
+}
+
+/// Sleepers that go on at `now`: their time has come, or a signal came that they have not heard.
+pub fn due(attempts: &[Attempt], signalled: impl Fn(&Attempt) -> bool, now: Timestamp) -> Vec<(StepId, u32)> {
+    let sleeping = attempts.iter().filter(|attempt| attempt.state == AttemptState::Sleeping);
+    let due = sleeping.filter(|attempt| attempt.wake_at.is_some_and(|at| at <= now) || signalled(attempt));
+    due.map(|attempt| (attempt.step.clone(), attempt.attempt)).collect()
 }
 
 /// What `steps.<id>` shows of an attempt.

@@ -95,7 +95,12 @@ impl Case {
 }
 
 fn go(start: &[(&str, u32)]) -> Next {
-    Next::Go { start: start.iter().map(|(step, attempt)| (id(step), *attempt)).collect(), skip: vec![] }
+    go_until(start, None)
+}
+
+fn go_until(start: &[(&str, u32)], until: Option<i64>) -> Next {
+    let start = start.iter().map(|(step, attempt)| (id(step), *attempt)).collect();
+    Next::Go { start, skip: vec![], until: until.map(at) }
 }
 
 use AttemptState::{Failed, Lost, Skipped, Sleeping, Started, Succeeded};
@@ -175,6 +180,53 @@ fn sleepers_are_waited_for_until_the_earliest_wakes() {
     assert_eq!(sleeping.next(), Next::Wait { until: None });
 }
 
+const SIDES: &str = "
+name: flow
+model: m
+steps:
+  - { id: a, run: 'true' }
+  - { id: long, run: 'true', needs: [a] }
+  - { id: waits, run: 'true', needs: [a] }
+  - { id: fails, run: 'true', needs: [a] }
+  - { id: then, run: 'true', needs: [waits] }
+on_failure:
+  - { id: sorry, run: 'true' }
+  - { id: waits-too, run: 'true' }
+";
+
+#[test]
+fn what_sleeps_or_is_tried_again_beside_a_step_that_runs_has_its_time() {
+    let beside = |retry_at: i64, wake_at: Option<i64>| {
+        let all = [("a", 1, Succeeded), ("long", 1, Started), ("waits", 1, Sleeping), ("fails", 1, Failed)];
+        let mut beside = case(SIDES, &all).failed("fails", Some(retry_at));
+        beside.attempts[2].wake_at = wake_at.map(at);
+        beside.next()
+    };
+    assert_eq!(beside(110, Some(300)), go_until(&[], Some(110)), "the retry is first");
+    assert_eq!(beside(400, Some(300)), go_until(&[], Some(300)), "the sleeper is first");
+    assert_eq!(beside(400, None), go_until(&[], Some(400)), "the sleeper waits for a signal");
+    assert_eq!(beside(100, Some(300)), go_until(&[("fails", 2)], Some(300)), "one begins beside the sleeper");
+    assert_eq!(beside(400, Some(90)), go_until(&[], Some(90)), "it is due, and not begun anew");
+
+    // So it is in the steps of a run that failed.
+    let failed = [("a", 1, Failed), ("sorry", 1, Started), ("waits-too", 1, Failed)];
+    let ends = case(SIDES, &failed).failed("a", None).failed("waits-too", Some(110));
+    assert_eq!(ends.ending(Outcome::Failed).next(), go_until(&[], Some(110)));
+}
+
+#[test]
+fn sleepers_are_due_in_their_time_or_with_a_signal_that_they_have_not_heard() {
+    let all = [("a", 1, Succeeded), ("long", 1, Started), ("waits", 1, Sleeping), ("fails", 2, Sleeping)];
+    let mut attempts = case(SIDES, &all).attempts;
+    attempts[2].wake_at = Some(at(200));
+    let none = |_: &Attempt| false;
+    assert_eq!(due(&attempts, none, at(199)), []);
+    assert_eq!(due(&attempts, none, at(200)), [(id("waits"), 1)]);
+    let one = |attempt: &Attempt| attempt.step == id("fails");
+    assert_eq!(due(&attempts, one, at(100)), [(id("fails"), 2)]);
+    assert_eq!(due(&attempts, |_| true, at(100)), [(id("waits"), 1), (id("fails"), 2)]);
+}
+
 #[test]
 fn a_condition_skips_and_one_that_cannot_be_evaluated_fails() {
     let source = |condition: &str| {
@@ -183,7 +235,7 @@ fn a_condition_skips_and_one_that_cannot_be_evaluated_fails() {
         )
     };
     let skipped = case(&source("model == 'other'"), &[]).next();
-    let Next::Go { start, skip } = skipped else { panic!("goes on") };
+    let Next::Go { start, skip, .. } = skipped else { panic!("goes on") };
     assert_eq!((start, skip.len()), (vec![(id("b"), 1)], 1), "what needs a skipped step runs");
     let broken = case(&source("model + 1 == 2"), &[]).next();
     assert!(matches!(broken, Next::End { outcome: Outcome::Failed, .. }), "{broken:?}");

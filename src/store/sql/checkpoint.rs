@@ -4,6 +4,7 @@ use sqlx::types::Json;
 
 use super::super::{Connection, span};
 use super::rows::{doc, doc_opt, get, text};
+use super::waking::{has_begun, wake_attempts};
 use crate::domain::Timestamp;
 use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::run::{AttemptState, FailureKind, Outcome, RunStatus, StepFailure};
@@ -19,9 +20,11 @@ pub(crate) struct NewRows<'a> {
     pub skipped: &'a [(StepId, String)],
 }
 
-/// Whether the worker keeps the run and nothing but attempts is written: what nearly all checkpoints are.
+/// Whether the worker keeps the run, and nothing is written but what ended and began: what nearly all checkpoints are.
 pub(crate) fn goes_on(checkpoint: &Checkpoint) -> bool {
     matches!(checkpoint.run_state, RunState::Kept { .. })
+        && checkpoint.ended.is_some()
+        && checkpoint.woken.is_empty()
         && !checkpoint.undos.kill_all
         && checkpoint.undos.done.is_empty()
         && checkpoint.notices.is_empty()
@@ -73,10 +76,13 @@ pub(crate) async fn write(
             Err(StoreError::Fenced)
         };
     };
-    if let Some(ended) = &checkpoint.ended {
-        end_attempt(connection, checkpoint, ended).await?;
+    match &checkpoint.ended {
+        Some(ended) => end_attempt(connection, checkpoint, ended).await?,
+        None if has_begun(connection, checkpoint).await? => return Ok(Vec::new()),
+        None => {}
     }
     cancel_attempts(connection, run, &checkpoint.cancelled, at).await?;
+    wake_attempts(connection, run, epoch, &checkpoint.woken, at).await?;
     let rows = NewRows {
         place: checkpoint.place as usize,
         started: checkpoint.with_rows(),
@@ -120,6 +126,7 @@ struct Move<'a> {
     keeps: bool,
     wake_at: Option<Timestamp>,
     at_once: bool,
+    heard: Option<i64>,
     finished_at: Option<Timestamp>,
 }
 
@@ -131,13 +138,14 @@ impl<'a> Move<'a> {
             keeps: false,
             wake_at: None,
             at_once: false,
+            heard: None,
             finished_at: None,
         };
         match &checkpoint.run_state {
             RunState::Kept { status, ending } => {
                 Move { status: *status, ending: borrowed(ending), keeps: true, ..base }
             }
-            RunState::Parked { status, ending, wake_at } => Move {
+            RunState::Parked { status, ending, wake_at, heard } => Move {
                 status: *status,
                 ending: borrowed(ending),
                 wake_at: *wake_at,
@@ -145,6 +153,7 @@ impl<'a> Move<'a> {
                     Some(wake_at) => *wake_at <= checkpoint.at,
                     None => *status == RunStatus::Running,
                 },
+                heard: Some(*heard),
                 ..base
             },
             RunState::Finished { outcome, reason } => Move {
@@ -196,17 +205,18 @@ async fn move_run(
                  outcome = CASE WHEN $8 = 'promoted' AND $10 IS NOT NULL AND cancel IS NOT NULL
                      THEN 'cancelled_after_promotion' ELSE coalesce($8, outcome) END,
                  reason = coalesce($9, reason), lease_owner = NULL, lease_until = NULL, finished_at = $10,
-                 wake_at = CASE WHEN $10 IS NOT NULL THEN NULL WHEN $11 OR signal_seq > signal_seen THEN ",
+                 signal_seen = coalesce($15, signal_seen),
+                 wake_at = CASE WHEN $10 IS NOT NULL THEN NULL WHEN $11 OR signal_seq > $15 THEN ",
             now!("$13"),
             " ELSE $12 END,
-                 poke_at = CASE WHEN $10 IS NOT NULL THEN NULL WHEN $11 OR signal_seq > signal_seen
+                 poke_at = CASE WHEN $10 IS NOT NULL THEN NULL WHEN $11 OR signal_seq > $15
                      THEN ",
             until!("$13", "$14"),
             " ELSE $12 END
              WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND ",
             is_started!(),
             "
-             RETURNING ($11 OR signal_seq > signal_seen) AND status <> 'finished' AS due"
+             RETURNING ($11 OR coalesce(signal_seq > $15, FALSE)) AND status <> 'finished' AS due"
         )))
     };
     let own = checkpoint.ended.as_ref().map(|ended| (&ended.step, ended.attempt));
@@ -230,7 +240,8 @@ async fn move_run(
             .bind(change.at_once)
             .bind(change.wake_at)
             .bind(now)
-            .bind(span(checkpoint.at, SAFETY_NET));
+            .bind(span(checkpoint.at, SAFETY_NET))
+            .bind(change.heard);
     }
     let row = query.fetch_optional(connection).await?;
     row.map(|row| get::<bool>(&row, "due")).transpose()

@@ -12,6 +12,7 @@ use super::checkpoint::{NewRows, cancel_attempts, insert_attempts};
 use super::queries::{attempts_in, intents_in, signals_in};
 use super::rows::{self, get, json_opt, text, word};
 use super::store::SqlStore;
+use super::waking::wake_attempt;
 use crate::domain::Timestamp;
 use crate::domain::id::{Epoch, RunId, StepId, WorkerId};
 use crate::domain::run::{Attempt, Intent, Run, RunStatus};
@@ -178,8 +179,8 @@ impl SqlStore {
         .fetch_optional(&mut *tx)
         .await?;
         let Some(taken) = taken else { return Ok(Some(ClaimResult::Taken)) };
-        let first = epoch == 0 && get::<i64>(&taken, "signal_seq")? == 0;
-        let mut claim = read_claim(&mut tx, rows::run(&taken)?, first).await?;
+        let heard: i64 = get(&taken, "signal_seq")?;
+        let mut claim = read_claim(&mut tx, rows::run(&taken)?, epoch, heard).await?;
         let Some(opening) = plan(&claim) else {
             tx.rollback().await?;
             return Ok(Some(ClaimResult::Left));
@@ -244,8 +245,13 @@ impl SqlStore {
         at: Timestamp,
     ) -> Result<Renewal, StoreError> {
         let row = sqlx::query(sql!(concat!(
-            "UPDATE refit.runs SET lease_until = ", until!("$3", "$4"), ", poke_at = ", until!("$3", "$4"), "
-             WHERE id = $1 AND epoch = $2 AND lease_owner IS NOT NULL AND status <> 'finished' RETURNING cancel"
+            "UPDATE refit.runs SET lease_until = ",
+            until!("$3", "$4"),
+            ", poke_at = ",
+            until!("$3", "$4"),
+            "
+             WHERE id = $1 AND epoch = $2 AND lease_owner IS NOT NULL AND status <> 'finished'
+             RETURNING cancel, signal_seq"
         )))
         .bind(run.0)
         .bind(epoch.0)
@@ -254,7 +260,9 @@ impl SqlStore {
         .fetch_optional(&self.parts.writer)
         .await?;
         match row {
-            Some(row) => Ok(Renewal::Held { cancel: json_opt(&row, "cancel")? }),
+            Some(row) => {
+                Ok(Renewal::Held { cancel: json_opt(&row, "cancel")?, told: get(&row, "signal_seq")? })
+            }
             None => Ok(Renewal::Lost),
         }
     }
@@ -377,15 +385,20 @@ async fn take_key(connection: &mut Connection, key: &str, run: RunId) -> Result<
     Ok(holder == Some(run.0))
 }
 
-/// Everything about a run; on its first claim there is nothing but the run.
-async fn read_claim(connection: &mut Connection, run: Run, first: bool) -> Result<Claim, StoreError> {
-    if first {
-        return Ok(Claim { run, attempts: Vec::new(), intents: Vec::new(), signals: Vec::new() });
+/// Everything about a run; on its first claim there is nothing but the run. `epoch`: what it was before.
+async fn read_claim(
+    connection: &mut Connection,
+    run: Run,
+    epoch: i64,
+    heard: i64,
+) -> Result<Claim, StoreError> {
+    if epoch == 0 && heard == 0 {
+        return Ok(Claim { run, attempts: Vec::new(), intents: Vec::new(), signals: Vec::new(), heard });
     }
     let attempts = attempts_in(connection, run.id).await?;
     let intents = intents_in(connection, run.id).await?;
     let signals = signals_in(connection, run.id).await?;
-    Ok(Claim { run, attempts, intents, signals })
+    Ok(Claim { run, attempts, intents, signals, heard })
 }
 
 /// Attempts `started` by a holder that is gone are lost, and each has a row from now on: what that holder still writes of
@@ -431,18 +444,8 @@ async fn write_opening(
 ) -> Result<(), StoreError> {
     let (run, epoch) = (claim.run.id, claim.run.epoch);
     cancel_attempts(connection, run, &opening.cancelled, at).await?;
-    for (step, attempt) in &opening.woken {
-        sqlx::query(sql!(
-            "UPDATE refit.attempts SET state = 'started', epoch = $4, wake_at = NULL, changed_at = $5
-             WHERE run = $1 AND step = $2 AND attempt = $3 AND state = 'sleeping'"
-        ))
-        .bind(run.0)
-        .bind(step.as_str())
-        .bind(i64::from(*attempt))
-        .bind(epoch.0)
-        .bind(at)
-        .execute(&mut *connection)
-        .await?;
+    for sleeper in &opening.woken {
+        wake_attempt(connection, run, epoch, sleeper, at).await?;
     }
     insert_attempts(
         connection,

@@ -28,6 +28,7 @@ mod store;
 mod submit;
 mod truth;
 mod versions;
+mod waking;
 
 pub(crate) use checkpoint::write as write_checkpoint;
 pub(crate) use committer::{Committer, Pending};

@@ -44,6 +44,10 @@ impl Runs for SqlStore {
         self.seen(self.list_intents(run).await)
     }
 
+    async fn signals(&self, run: RunId) -> Result<Vec<Signal>, StoreError> {
+        self.seen(self.list_signals(run).await)
+    }
+
     async fn previous_output(
         &self,
         workflow: &WorkflowName,
@@ -108,6 +112,11 @@ impl SqlStore {
     async fn list_intents(&self, run: RunId) -> Result<Vec<Intent>, StoreError> {
         let mut connection = self.parts.reader.acquire().await?;
         intents_in(&mut connection, run).await
+    }
+
+    async fn list_signals(&self, run: RunId) -> Result<Vec<Signal>, StoreError> {
+        let mut connection = self.parts.reader.acquire().await?;
+        signals_in(&mut connection, run).await
     }
 
     /// From runs that ended well, and from those that go on: their step is done, whatever comes of them.

@@ -3,6 +3,7 @@
 mod audit;
 mod basics;
 mod bookkeeping;
+mod branches;
 mod cancel;
 pub mod crash;
 mod endings;

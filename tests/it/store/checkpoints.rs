@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use refit::domain::Timestamp;
 use refit::domain::id::RunId;
 use refit::domain::run::{Attempt, AttemptState, Outcome, RunStatus};
-use refit::store::{Checkpoint, ClaimResult, NewAttempt, Opening, RunFilter, RunState, StoreError};
+use refit::store::{Checkpoint, Claim, ClaimResult, NewAttempt, Opening, RunFilter, RunState, StoreError};
 use serde_json::json;
 
 use super::database::Database;
@@ -17,6 +18,8 @@ on_both! {
     an_attempt_is_seen_from_its_beginning_and_keeps_it
     attempts_are_in_the_order_in_which_they_began
     what_begins_with_a_step_that_sleeps_and_wakes_is_seen_once
+    a_checkpoint_wakes_what_sleeps_beside_others
+    a_checkpoint_that_only_wakes_or_begins_is_done_when_it_is_sent_again
     a_checkpoint_of_an_older_epoch_changes_nothing
     an_attempt_that_was_lost_takes_no_checkpoint_of_its_old_holder
     a_checkpoint_of_an_attempt_that_is_not_started_changes_nothing
@@ -163,6 +166,92 @@ async fn what_begins_with_a_step_that_sleeps_and_wakes_is_seen_once(db: Database
             ("c", 1, AttemptState::Started)
         ]
     );
+}
+
+/// Ends no attempt.
+fn only(held: &Claim, at: Timestamp) -> Checkpoint {
+    Checkpoint { ended: None, started: Vec::new(), ..next_step(held, "none", "none", json!(1), at) }
+}
+
+fn seen(attempts: &[Attempt]) -> Vec<(&str, u32, AttemptState)> {
+    attempts.iter().map(|attempt| (attempt.step.as_str(), attempt.attempt, attempt.state)).collect()
+}
+
+/// What began when the sleeper fell asleep is kept in its row until then.
+async fn a_checkpoint_wakes_what_sleeps_beside_others(db: Database) {
+    use AttemptState::{Sleeping, Started, Succeeded};
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    let (began, wakes) = (db.now(), db.now() + chrono::TimeDelta::hours(1));
+    let mut asleep = make::sleep(&held, "a", Some(wakes), began);
+    asleep.started.push(NewAttempt { step: step("b"), attempt: 1 });
+    asleep.run_state = RunState::Kept { status: RunStatus::Running, ending: None };
+    store.checkpoint(asleep).await.expect("written");
+    let attempts = store.attempts(run).await.expect("read");
+    assert_eq!(seen(&attempts), [("a", 1, Sleeping), ("b", 1, Started)]);
+
+    let woken = Checkpoint { woken: vec![(step("a"), 1)], ..only(&held, db.pass(3600)) };
+    store.checkpoint(woken).await.expect("written");
+    let attempts = store.attempts(run).await.expect("read");
+    assert_eq!(seen(&attempts), [("a", 1, Started), ("b", 1, Started)]);
+    assert_eq!((attempts[0].wake_at, &attempts[0].resume), (None, &Some(json!({"since": "then"}))));
+    assert_eq!(attempts[1].started_at, began, "what runs beside it runs on");
+
+    store.checkpoint(next_step(&held, "a", "c", json!(1), db.pass(1))).await.expect("written");
+    store.checkpoint(next_step(&held, "b", "d", json!(2), db.pass(1))).await.expect("written");
+    let attempts = store.attempts(run).await.expect("read");
+    let expected = [("a", 1, Succeeded), ("b", 1, Succeeded), ("c", 1, Started), ("d", 1, Started)];
+    assert_eq!(seen(&attempts), expected);
+    assert_eq!((attempts[1].started_at, &attempts[1].output), (began, &Some(json!(2))));
+    // It does not sleep: nothing is written.
+    let again = Checkpoint {
+        woken: vec![(step("a"), 1)],
+        started: vec![NewAttempt { step: step("e"), attempt: 1 }],
+        ..only(&held, db.pass(1))
+    };
+    assert!(matches!(store.checkpoint(again).await, Err(StoreError::Broken(_))));
+    assert_eq!(seen(&store.attempts(run).await.expect("read")), expected);
+}
+
+async fn a_checkpoint_that_only_wakes_or_begins_is_done_when_it_is_sent_again(db: Database) {
+    use AttemptState::{Skipped, Sleeping, Started};
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    let mut asleep = make::sleep(&held, "a", None, db.now());
+    asleep.run_state = RunState::Kept { status: RunStatus::Running, ending: None };
+    let wakes = Checkpoint { woken: vec![(step("a"), 1)], ..only(&held, db.now()) };
+    let begins =
+        Checkpoint { started: vec![NewAttempt { step: step("b"), attempt: 1 }], ..only(&held, db.now()) };
+    let skips =
+        Checkpoint { skipped: vec![(step("c"), "`if` is false".to_owned())], ..only(&held, db.now()) };
+    let after = [
+        (&wakes, vec![("a", 1, Started)]),
+        (&begins, vec![("a", 1, Started), ("b", 1, Started)]),
+        (&skips, vec![("a", 1, Started), ("b", 1, Started), ("c", 1, Skipped)]),
+    ];
+    store.checkpoint(asleep.clone()).await.expect("written");
+    for (checkpoint, expected) in after {
+        for _ in 0..2 {
+            store.checkpoint(checkpoint.clone()).await.expect("written");
+            assert_eq!(seen(&store.attempts(run).await.expect("read")), expected);
+        }
+    }
+    // It may sleep and wake again in the same moment.
+    asleep.at = db.now();
+    store.checkpoint(asleep).await.expect("written");
+    assert_eq!(store.attempts(run).await.expect("read")[0].state, Sleeping);
+    store.checkpoint(wakes.clone()).await.expect("written");
+    assert_eq!(store.attempts(run).await.expect("read")[0].state, Started);
+
+    store.release_lease(run, held.run.epoch).await.expect("given back");
+    make::take_over(&store, run, worker, db.pass(1), || ()).await;
+    for late in [wakes, begins, skips] {
+        assert!(matches!(store.checkpoint(late).await, Err(StoreError::Fenced)));
+    }
 }
 
 /// Between what a claim reads and what it writes, the holder that was taken for dead writes: the claim reads again, and

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use refit::domain::id::WorkerId;
 use refit::domain::run::{AttemptState, CancelRequest, RunStatus, SignalKind};
-use refit::store::{ClaimResult, Opening, Renewal};
+use refit::store::{ClaimResult, Opening, Renewal, RunState};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
@@ -20,6 +20,7 @@ on_both! {
     a_sleeping_run_is_not_due_before_its_time
     a_signal_wakes_a_sleeping_run_once
     a_signal_that_comes_before_the_sleep_is_not_lost
+    a_signal_that_its_sleepers_heard_does_not_wake_a_run_and_a_later_one_does
     a_wish_to_cancel_is_seen_by_who_renews
     a_run_that_the_plan_leaves_is_as_it_was
     every_run_that_could_go_on_is_named
@@ -142,7 +143,28 @@ async fn a_signal_that_comes_before_the_sleep_is_not_lost(db: Database) {
     store.signal(run, &SignalKind::Look, "controller", None, db.now()).await.expect("sent");
     let later = db.now() + chrono::TimeDelta::hours(1);
     store.checkpoint(sleep(&first, "a", Some(later), db.now())).await.expect("written");
-    assert_eq!(claim(&store, run, worker, db.now()).await.signals.len(), 1);
+    let second = claim(&store, run, worker, db.now()).await;
+    assert_eq!((second.signals.len(), second.heard), (1, 1));
+}
+
+async fn a_signal_that_its_sleepers_heard_does_not_wake_a_run_and_a_later_one_does(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    store.signal(run, &SignalKind::Look, "controller", None, db.now()).await.expect("sent");
+    let renewed = store.renew(run, held.run.epoch, LEASE, db.now()).await.expect("asked");
+    assert_eq!(renewed, Renewal::Held { cancel: None, told: 1 });
+    assert_eq!(store.signals(run).await.expect("read").len(), 1);
+    let later = db.now() + chrono::TimeDelta::hours(1);
+    let mut asleep = sleep(&held, "a", Some(later), db.now());
+    let RunState::Parked { heard, .. } = &mut asleep.run_state else { panic!("it is parked") };
+    *heard = 1;
+    store.checkpoint(asleep).await.expect("written");
+    assert!(matches!(try_claim(&store, run, worker, db.now()).await, ClaimResult::NotDue));
+    assert_eq!(store.due(db.now()).await.expect("read").runs, []);
+    store.signal(run, &SignalKind::Look, "controller", None, db.now()).await.expect("sent");
+    assert_eq!(claim(&store, run, worker, db.now()).await.heard, 2);
 }
 
 async fn a_wish_to_cancel_is_seen_by_who_renews(db: Database) {
@@ -152,13 +174,13 @@ async fn a_wish_to_cancel_is_seen_by_who_renews(db: Database) {
     let first = claim(&store, run, worker, db.now()).await;
     assert_eq!(
         store.renew(run, first.run.epoch, LEASE, db.now()).await.expect("asked"),
-        Renewal::Held { cancel: None }
+        Renewal::Held { cancel: None, told: 0 }
     );
     let wish = CancelRequest { actor: "ann".to_owned(), reason: Some("no\0w".to_owned()), at: db.now() };
     assert!(store.request_cancel(run, &wish).await.expect("asked"));
     let second = CancelRequest { actor: "bob".to_owned(), reason: None, at: db.now() };
     assert!(store.request_cancel(run, &second).await.expect("asked"));
-    let Renewal::Held { cancel: Some(cancel) } =
+    let Renewal::Held { cancel: Some(cancel), told: 2 } =
         store.renew(run, first.run.epoch, LEASE, db.now()).await.expect("asked")
     else {
         panic!("held, with a wish")

@@ -52,6 +52,7 @@ async fn a_held_run_frees_its_key(db: Database) {
             status: RunStatus::Held,
             ending: None,
             wake_at: Some(db.now() + chrono::TimeDelta::days(6)),
+            heard: held.heard,
         },
         ..next_step(&held, "a", "b", json!(1), db.now())
     };

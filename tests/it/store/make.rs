@@ -156,6 +156,7 @@ pub fn next_step(claim: &Claim, from: &str, to: &str, output: Value, at: Timesta
         epoch: claim.run.epoch,
         ended: Some(succeeded(from, output)),
         place: PLACES.fetch_add(1, Ordering::Relaxed),
+        woken: Vec::new(),
         started: vec![NewAttempt { step: step(to), attempt: 1 }],
         skipped: Vec::new(),
         cancelled: Vec::new(),
@@ -200,7 +201,7 @@ pub fn sleep(claim: &Claim, from: &str, wake_at: Option<Timestamp>, at: Timestam
             ..succeeded(from, json!(null))
         }),
         started: Vec::new(),
-        run_state: RunState::Parked { status: RunStatus::Waiting, ending: None, wake_at },
+        run_state: RunState::Parked { status: RunStatus::Waiting, ending: None, wake_at, heard: claim.heard },
         ..next_step(claim, from, from, json!(null), at)
     }
 }

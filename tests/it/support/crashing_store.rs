@@ -59,6 +59,7 @@ passes! { Runs:
     read runs(filter: &RunFilter) -> Vec<RunSummary>;
     read attempts(run: RunId) -> Vec<Attempt>;
     read intents(run: RunId) -> Vec<Intent>;
+    read signals(run: RunId) -> Vec<Signal>;
     read previous_output(workflow: &WorkflowName, before: RunId, step: &StepId) -> Option<Value>;
     read recent_outcomes(workflow: &WorkflowName, limit: u32) -> Vec<Outcome>;
 }
