@@ -13,7 +13,7 @@ use super::activation::{Lease, Told, renew};
 use super::body::{Bodies, Ended};
 use super::known::Known;
 use super::live::Nudge;
-use super::outage::write;
+use super::outage::{answered, write};
 use super::{Engine, boards, body, notices, undo};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -215,14 +215,14 @@ impl<'a> Driver<'a> {
         let boards = self.boards();
         if !boards.is_empty() {
             let (store, run, now) = (&self.engine.store, self.known.run.id, self.engine.clock.now());
-            store.touch_boards(run, &boards, now).await?;
+            answered(run, || store.touch_boards(run, &boards, now)).await?;
         }
         let told = notices::about_start(self.engine, &self.known.run, &self.known.workflow).await;
         if told.is_empty() {
             return Ok(());
         }
         let (store, now) = (&self.engine.store, self.engine.clock.now());
-        store.queue_notices(&told, now).await
+        answered(self.known.run.id, || store.queue_notices(&told, now)).await
     }
 
     /// Who follows this run with a message.
@@ -327,7 +327,7 @@ impl<'a> Driver<'a> {
     /// What others may have written to the run's row: a cancel, and whether it came too late.
     async fn refresh(&mut self) -> Result<(), StoreError> {
         let (store, run) = (&self.engine.store, self.known.run.id);
-        if let Some(row) = store.run(run).await? {
+        if let Some(row) = answered(run, || store.run(run)).await? {
             let run = Arc::make_mut(&mut self.known.run);
             run.cancel = row.cancel;
             run.committed = row.committed;
@@ -342,7 +342,7 @@ impl<'a> Driver<'a> {
             if self.known.ends() && self.bodies.is_empty() {
                 // Steps recorded intents since the claim.
                 let (store, run) = (&self.engine.store, self.known.run.id);
-                self.known.intents = store.intents(run).await?;
+                self.known.intents = answered(run, || store.intents(run)).await?;
                 if self.known.promotion_recorded() {
                     self.known.kill_undos();
                 }

@@ -11,6 +11,7 @@ mod extend;
 mod fencing;
 mod freeze;
 mod hold;
+mod outage;
 mod pruning;
 mod receipts;
 mod releases;

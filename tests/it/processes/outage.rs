@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use refit::domain::run::AttemptState;
+use refit::domain::run::{AttemptState, Outcome, RunStatus};
 use reqwest::StatusCode;
 
 use super::project::{Project, count, each_once, eventually};
@@ -71,15 +71,16 @@ impl Drop for OwnPostgres {
 async fn postgres_is_killed_and_the_trainers_go_on() {
     let mut postgres = OwnPostgres::start();
     let project = Project::on(postgres.url()).await;
-    for name in ["longer", "shorter"] {
+    for (name, code) in [("longer", 0), ("shorter", 0), ("failing", 1)] {
         project.write(
             &format!("workflows/{name}.yaml"),
             &format!(
                 "
 name: {name}
 model: {name}
+defaults: {{ retry: {{ attempts: 1 }} }}
 steps:
-  - {{ id: train, run: 'echo $$ >> {name}; while [ ! -e {name}.go ]; do sleep 0.02; done; echo done >> {name}.done' }}
+  - {{ id: train, run: 'echo $$ >> {name}; while [ ! -e {name}.go ]; do sleep 0.02; done; echo done >> {name}.done; exit {code}' }}
   - {{ id: after, run: 'echo ran >> {name}.after' }}
 "
             ),
@@ -91,14 +92,19 @@ steps:
     let status = async |path: &str| http.get(format!("{url}{path}")).send().await.unwrap().status();
     assert_eq!((status("/readyz").await, status("/healthz").await), (StatusCode::OK, StatusCode::OK));
     let runs = [project.trigger("longer"), project.trigger("shorter")];
-    for name in ["longer", "shorter"] {
+    let failing = project.trigger("failing");
+    for name in ["longer", "shorter", "failing"] {
         project.await_lines(name, 1);
     }
 
     postgres.kill9();
-    // This one ends while there is no database to write that to.
-    project.write("shorter.go", "");
-    project.await_lines("shorter.done", 1);
+    // These end while there is no database to write that to.
+    for name in ["shorter", "failing"] {
+        project.write(&format!("{name}.go"), "");
+        project.await_lines(&format!("{name}.done"), 1);
+        let run = if name == "shorter" { runs[1] } else { failing };
+        server.await_log(&format!("Run {run} waits for the database"));
+    }
     server.await_log("Lease could not be renewed");
     assert_eq!(status("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(status("/healthz").await, StatusCode::OK);
@@ -113,6 +119,13 @@ steps:
             assert_eq!(project.lines(&file).len(), 1, "{file}");
         }
     }
+    let (failed, attempts) = project.await_status(failing, RunStatus::Finished).await;
+    assert_eq!((failed.outcome, failed.epoch.0), (Some(Outcome::Failed), 1), "{failed:#?}");
+    assert_eq!(count(&attempts, AttemptState::Failed), [("train", 1)].into(), "{attempts:#?}");
+    assert_eq!(
+        (attempts.len(), project.lines("failing").len(), project.lines("failing.done").len()),
+        (1, 1, 1)
+    );
     assert_eq!(status("/readyz").await, StatusCode::OK);
     // New work is taken as before.
     project.write(

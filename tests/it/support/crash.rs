@@ -71,6 +71,14 @@ pub struct Crash {
     instead: Option<Instead>,
     frozen: Arc<tokio::sync::watch::Sender<bool>>,
     files: Arc<tokio::sync::watch::Sender<Files>>,
+    outage: Arc<tokio::sync::watch::Sender<Outage>>,
+}
+
+/// Whether the database is away, and the calls that it did not answer.
+#[derive(Debug, Default)]
+struct Outage {
+    away: bool,
+    unanswered: Vec<&'static str>,
 }
 
 /// What becomes of a read of a version's files; its manifest is always read, and lists are answered.
@@ -119,6 +127,7 @@ impl Crash {
             instead: None,
             frozen: Arc::new(tokio::sync::watch::Sender::new(false)),
             files: Arc::default(),
+            outage: Arc::default(),
         }
     }
 
@@ -168,6 +177,26 @@ impl Crash {
     /// From now on, reads of files go like this.
     pub fn files(&self, files: Files) {
         self.files.send_replace(files);
+    }
+
+    /// From now on the database is away, or back.
+    pub fn outage(&self, away: bool) {
+        self.outage.send_modify(|outage| outage.away = away);
+    }
+
+    /// Returns when the database, being away, did not answer `call`.
+    pub async fn unanswered(&self, call: &str) {
+        let mut outage = self.outage.subscribe();
+        outage.wait_for(|outage| outage.unanswered.contains(&call)).await.expect("the sender lives");
+    }
+
+    /// Whether the database answers `call`.
+    pub fn answers(&self, call: &'static str) -> bool {
+        let answers = !self.outage.borrow().away;
+        if !answers {
+            self.outage.send_modify(|outage| outage.unanswered.push(call));
+        }
+        answers
     }
 
     async fn read(&self, at: &Path) -> object_store::Result<()> {

@@ -44,11 +44,19 @@ macro_rules! passes {
     };
     (read $self:ident.$call:ident($($arg:ident),*)) => {{
         $self.crash.alive().await;
+        $self.there(stringify!($call))?;
         $self.inner.$call($($arg),*).await
     }};
-    (write $self:ident.$call:ident($($arg:ident),*)) => {
+    (write $self:ident.$call:ident($($arg:ident),*)) => {{
+        $self.there(stringify!($call))?;
         $self.crash.around(stringify!($call), $self.inner.$call($($arg),*)).await
-    };
+    }};
+}
+
+impl CrashingStore {
+    fn there(&self, call: &'static str) -> Result<(), StoreError> {
+        if self.crash.answers(call) { Ok(()) } else { Err(StoreError::Away("connection refused".to_owned())) }
+    }
 }
 
 passes! { Runs:
