@@ -209,7 +209,9 @@ impl<'a> Driver<'a> {
 
     /// Who wants to hear of a start hears of it before anything has ended; a second time is dropped by its key.
     async fn tell_started(&self) -> Result<(), StoreError> {
-        if self.known.attempts.iter().any(|attempt| attempt.finished_at.is_some()) {
+        let ended = self.known.attempts.iter().any(|attempt| attempt.finished_at.is_some());
+        // One that was cancelled in the queue never starts.
+        if ended || (self.known.attempts.is_empty() && self.known.ends()) {
             return Ok(());
         }
         let boards = self.boards();

@@ -400,7 +400,8 @@ pub(super) async fn insert_notices(
     Ok(())
 }
 
-/// Frees the key that `run` holds, or hands it to the oldest run that waits for it, which is returned.
+/// Frees the key that `run` holds, or hands it to the oldest run that waits for it, which is returned. One that is to be
+/// cancelled needs no turn.
 async fn pass_key_on(
     connection: &mut Connection,
     run: RunId,
@@ -417,7 +418,7 @@ async fn pass_key_on(
     loop {
         let next = sqlx::query(sql!(concat!(
             "SELECT id FROM refit.runs WHERE concurrency_key = $1 AND status = 'queued' AND id <> $3
-                 AND wake_at <= ",
+                 AND cancel IS NULL AND wake_at <= ",
             now!("$2"),
             " ORDER BY id LIMIT 1"
         )))

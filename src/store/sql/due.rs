@@ -28,7 +28,7 @@ impl SqlStore {
                  AND (wake_at <= ",
             now!("$1"),
             " OR signal_seq > signal_seen)
-                 AND NOT (status = 'queued' AND EXISTS (
+                 AND NOT (status = 'queued' AND cancel IS NULL AND EXISTS (
                      SELECT 1 FROM refit.concurrency c WHERE c.key = r.concurrency_key AND c.run <> r.id))
              ORDER BY poke_at"
         )))

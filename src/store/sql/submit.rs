@@ -3,12 +3,13 @@
 use sqlx::types::Uuid;
 
 use super::super::{Connection, Span, lock_key, span};
-use super::rows::{doc, get, text};
+use super::rows::{self, doc, get, text};
 use super::signals::cancel_in;
 use super::store::SqlStore;
+use crate::domain::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::id::{EventId, RunId};
-use crate::domain::run::{CancelRequest, Outcome, RunStatus};
+use crate::domain::run::{CancelRequest, Run, RunStatus};
 use crate::domain::workflow::ConcurrencyPolicy;
 use crate::store::{NewRun, SAFETY_NET, StoreError, Submitted};
 
@@ -65,16 +66,14 @@ impl SqlStore {
                     return Ok(Submitted::Busy(id));
                 }
             }
-            ConcurrencyPolicy::QueueLatest => supersede_queued(connection, &key, new).await?,
+            ConcurrencyPolicy::QueueLatest => {
+                let request = takes_place(&new.run);
+                woken.extend(supersede_queued(connection, &key, &request, self.at(request.at)).await?);
+            }
             ConcurrencyPolicy::CancelRunning => {
                 if let Some(id) = holder_of(connection, &key).await? {
-                    let request = CancelRequest {
-                        actor: new.run.cause.actor.clone(),
-                        reason: Some(format!("run {} takes its place", new.run.id)),
-                        at: new.run.created_at,
-                    };
-                    let at = self.at(new.run.created_at);
-                    let net = span(new.run.created_at, SAFETY_NET);
+                    let request = takes_place(&new.run);
+                    let (at, net) = (self.at(request.at), span(request.at, SAFETY_NET));
                     if cancel_in(connection, id, &request, at, net).await?.is_unclaimed() {
                         woken.push(id);
                     }
@@ -121,6 +120,15 @@ impl SqlStore {
             woken.push(new.run.id);
         }
         Ok(Submitted::Made(new.run.id))
+    }
+}
+
+/// What another run is cancelled by that gives way to `run`.
+fn takes_place(run: &Run) -> CancelRequest {
+    CancelRequest {
+        actor: run.cause.actor.clone(),
+        reason: Some(format!("run {} takes its place", run.id)),
+        at: run.created_at,
     }
 }
 
@@ -182,7 +190,8 @@ async fn busy_with(connection: &mut Connection, key: &str) -> Result<Option<RunI
         return Ok(Some(holder));
     }
     let queued = sqlx::query_scalar::<_, Uuid>(sql!(
-        "SELECT id FROM refit.runs WHERE concurrency_key = $1 AND status = 'queued' ORDER BY id LIMIT 1"
+        "SELECT id FROM refit.runs WHERE concurrency_key = $1 AND status = 'queued' AND cancel IS NULL
+         ORDER BY id LIMIT 1"
     ))
     .bind(key)
     .fetch_optional(connection)
@@ -190,25 +199,41 @@ async fn busy_with(connection: &mut Connection, key: &str) -> Result<Option<RunI
     Ok(queued.map(RunId))
 }
 
-/// Cancels the runs of `key` that never began.
-async fn supersede_queued(connection: &mut Connection, key: &str, new: &NewRun) -> Result<(), StoreError> {
-    sqlx::query(sql!(
-        "UPDATE refit.runs SET status = $2, outcome = $3, reason = $4, finished_at = $5, wake_at = NULL, poke_at = NULL
-         WHERE concurrency_key = $1 AND status = 'queued'"
-    ))
+/// Asks the runs of `key` that never began to cancel, and returns them. Each ends as one that a person cancels, and people
+/// hear of it.
+async fn supersede_queued(
+    connection: &mut Connection,
+    key: &str,
+    request: &CancelRequest,
+    now: Option<Timestamp>,
+) -> Result<Vec<RunId>, StoreError> {
+    // The key first, as by whoever hands it on.
+    let holder = sqlx::query_scalar::<_, Uuid>(sql!(concat!(
+        "SELECT run FROM refit.concurrency WHERE key = $1",
+        for_update!()
+    )))
     .bind(key)
-    .bind(RunStatus::Finished.as_str())
-    .bind(Outcome::Cancelled.as_str())
-    .bind(format!("run {} takes its place", new.run.id))
-    .bind(new.run.created_at)
-    .execute(&mut *connection)
+    .fetch_optional(&mut *connection)
     .await?;
+    let asked = sqlx::query(sql!(concat!(
+        "UPDATE refit.runs SET cancel = $2, signal_seq = signal_seq + 1, poke_at = ",
+        until!("$3", "$4"),
+        " WHERE concurrency_key = $1 AND status = 'queued' AND cancel IS NULL RETURNING id"
+    )))
+    .bind(key)
+    .bind(doc(request)?)
+    .bind(now)
+    .bind(span(request.at, SAFETY_NET))
+    .fetch_all(&mut *connection)
+    .await?;
+    let asked = rows::all(&asked, |row| Ok(RunId(get(row, "id")?)))?;
     // One of them may have been handed the key already.
-    sqlx::query(sql!(
-        "DELETE FROM refit.concurrency WHERE key = $1 AND run IN (SELECT id FROM refit.runs WHERE status = 'finished')"
-    ))
-    .bind(key)
-    .execute(connection)
-    .await?;
-    Ok(())
+    if let Some(holder) = holder.filter(|holder| asked.contains(&RunId(*holder))) {
+        sqlx::query(sql!("DELETE FROM refit.concurrency WHERE key = $1 AND run = $2"))
+            .bind(key)
+            .bind(holder)
+            .execute(connection)
+            .await?;
+    }
+    Ok(asked)
 }

@@ -225,3 +225,41 @@ async fn an_undo_never_removes_the_canary_of_another_run() {
     })
     .await;
 }
+
+/// Whoever takes a run out of the queue, people hear of it, and not that it began.
+#[tokio::test]
+async fn a_run_that_is_cancelled_in_the_queue_tells_people_whoever_cancels_it() {
+    const SOURCE: &str = "
+name: queues
+model: m
+concurrency: { key: one, policy: queue-latest }
+steps: [{ id: ask, uses: approve, with: { message: 'Go on?' } }]
+notify: [{ on: [started, cancelled], console: true }]
+";
+    let told = async |engine: &Arc<Engine>, run: RunId| {
+        let queued = engine.store.outbox_of(run).await.expect("readable");
+        queued.into_iter().map(|entry| entry.notice.moment).collect::<Vec<_>>()
+    };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        let first = world.trigger(&engine, SOURCE).await;
+        assert_eq!(turn(&engine, first).await.status, RunStatus::Waiting);
+        let second = world.trigger(&engine, SOURCE).await;
+        assert_eq!(turn(&engine, second).await.status, RunStatus::Queued);
+        let third = world.trigger(&engine, SOURCE).await;
+        let superseded = turn(&engine, second).await;
+        assert_eq!(
+            (superseded.outcome, superseded.reason),
+            (Some(Outcome::Cancelled), Some(format!("cancelled by tester: run {third} takes its place")))
+        );
+        assert!(engine.store.request_cancel(third, &request(&world)).await.expect("asked"));
+        let cancelled = turn(&engine, third).await;
+        assert_eq!(cancelled.reason.as_deref(), Some("cancelled by ann"));
+        for run in [second, third] {
+            assert_eq!(told(&engine, run).await, [Moment::Cancelled]);
+        }
+        assert_eq!(told(&engine, first).await, [Moment::Started]);
+        assert_eq!(turn(&engine, first).await.status, RunStatus::Waiting, "it runs on");
+    })
+    .await;
+}

@@ -1,6 +1,6 @@
 //! Concurrency keys: one run at a time, in the order they came.
 
-use refit::domain::run::{CancelRequest, Outcome, RunStatus};
+use refit::domain::run::{CancelRequest, RunStatus};
 use refit::domain::workflow::ConcurrencyPolicy;
 use refit::store::{Checkpoint, ClaimResult, RunState, Submitted};
 use serde_json::json;
@@ -86,13 +86,27 @@ async fn queue_latest_cancels_those_that_wait(db: Database) {
     let held = claim(&store, first, worker, db.now()).await;
     let second = made(keyed(&store, "k", latest, db.now()).await);
     let third = made(keyed(&store, "k", latest, db.now()).await);
-    let superseded = store.run(second).await.expect("read").expect("there");
-    assert_eq!((superseded.status, superseded.outcome), (RunStatus::Finished, Some(Outcome::Cancelled)));
+    let wish = async |run| store.run(run).await.expect("read").expect("there").cancel;
+    let why = wish(second).await.expect("its place is taken").reason.expect("why");
+    assert!(why.contains(&third.to_string()), "{why}");
+    assert_eq!((wish(first).await, wish(third).await), (None, None), "what runs runs on");
+    let ends = claim(&store, second, worker, db.now()).await;
+    store.checkpoint(finish(&ends, "a", db.now())).await.expect("written");
     store.checkpoint(finish(&held, "a", db.now())).await.expect("written");
     // The third has the key already; a fourth takes its place.
     let fourth = made(keyed(&store, "k", latest, db.now()).await);
-    assert_eq!(store.run(third).await.expect("read").expect("there").status, RunStatus::Finished);
-    claim(&store, fourth, worker, db.now()).await;
+    assert!(wish(third).await.is_some());
+    let held = claim(&store, fourth, worker, db.now()).await;
+    // Who ends one of those that are to be cancelled frees nothing, and nobody hands the key to one.
+    let fifth = made(keyed(&store, "k", latest, db.now()).await);
+    let sixth = made(keyed(&store, "k", latest, db.now()).await);
+    assert!(wish(fifth).await.is_some());
+    assert_eq!(store.due(db.now()).await.expect("read").runs, [third, fifth], "they need no turn");
+    let ends = claim(&store, third, worker, db.now()).await;
+    store.checkpoint(finish(&ends, "a", db.now())).await.expect("written");
+    assert!(matches!(try_claim(&store, sixth, worker, db.now()).await, ClaimResult::KeyTaken));
+    store.checkpoint(finish(&held, "a", db.now())).await.expect("written");
+    claim(&store, sixth, worker, db.now()).await;
 }
 
 async fn cancel_running_asks_the_one_that_runs(db: Database) {
