@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::release::{DuringFreeze, ReleaseError, frozen};
+use super::release::{Change, DuringFreeze, ReleaseError, frozen};
 use crate::domain::id::{Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::{RunStatus, SignalKind};
@@ -118,9 +118,9 @@ impl Engine {
             // To drop the canary beside the version that serves is a way back.
             let is_back = current.desired.champion == assignment.champion;
             let during_freeze = if is_back { DuringFreeze::Made } else { during_freeze };
-            if let Some(release) =
-                self.replace(&current, assignment, during_freeze, &actor, &why, None).await?
-            {
+            let change =
+                Change { assignment, during_freeze, actor: &actor, reason: &why, bad: None, by_run: None };
+            if let Some(release) = self.replace(&current, change).await? {
                 self.show(&release).await?;
                 return Ok(PromotedByHand::Done(Box::new(release)));
             }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::because::configuration;
 use super::body::Input;
-use super::release::Back;
+use super::release::{Back, ReleaseError};
 use super::reread::Choice;
 use super::retention::Deletion;
 use super::{Engine, notices};
@@ -349,10 +349,23 @@ impl Ledger for RunLedger {
     }
 
     async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError> {
+        let by = ReleaseWriteByRun {
+            run: self.run.id,
+            epoch: self.epoch,
+            intent: self.intent("rollback", Value::Null, None),
+            promotes: false,
+        };
+        let (engine, model) = (&self.engine, &self.run.model);
         let actor = ReleaseActor::Run { run: self.run.id };
-        let (engine, model, back) = (&self.engine, &self.run.model, to.map(Back::to));
         let reason = format!("step `{}` of workflow {} rolls back", self.step, self.run.workflow);
-        let done = engine.decide_rollback(model, target, back, actor.clone(), &reason).await?;
+        let decided = through_outage!(self, async {
+            let (back, actor) = (to.map(Back::to), actor.clone());
+            match engine.decide_rollback(model, target, back, actor, &reason, Some(&by)).await {
+                Err(ReleaseError::Store(error)) => Err(error),
+                decided => Ok(decided),
+            }
+        });
+        let done = decided??;
         // With only a canary dropped, nobody gets what was not served before.
         if done.changes_champion {
             let choice = if to.is_some() { Choice::Named } else { Choice::Free };

@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::Engine;
-use super::release::{DuringFreeze, ReleaseError};
+use super::release::{Change, DuringFreeze, ReleaseError};
 use crate::adapter::{Attention, Observed, Target};
 use crate::domain::id::{ModelName, RunId, TargetName};
 use crate::domain::release::{Assignment, CanaryServed, Release, ReleaseActor, ReleaseDocument, Served};
@@ -146,7 +146,10 @@ impl Engine {
                 Some(run) => ReleaseActor::Controller { run },
                 None => ReleaseActor::Human { name: "somebody at the host".to_owned() },
             };
-            match self.replace(&current, assignment, DuringFreeze::Made, &actor, &reason, None).await? {
+            let during_freeze = DuringFreeze::Made;
+            let change =
+                Change { assignment, during_freeze, actor: &actor, reason: &reason, bad: None, by_run: None };
+            match self.replace(&current, change).await? {
                 Some(release) => current = release,
                 // Somebody was faster: the next look compares with what they wrote.
                 None => return Ok(false),

@@ -15,9 +15,10 @@ use crate::domain::canary::CanaryRecord;
 use crate::domain::freeze::Freeze;
 use crate::domain::id::{ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
+use crate::domain::run::Intent;
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::steps::context::StepError;
-use crate::store::{ReleaseWrite, ReleaseWritten, StoreError};
+use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
 
 /// Why a release was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +170,18 @@ pub(super) enum DuringFreeze {
     Refused,
 }
 
+/// A change of a release, to be made by compare-and-set.
+pub(super) struct Change<'a> {
+    pub assignment: Assignment,
+    pub during_freeze: DuringFreeze,
+    pub actor: &'a ReleaseActor,
+    pub reason: &'a str,
+    /// A version that is bad from now on.
+    pub bad: Option<VersionName>,
+    /// When a step of a run makes it.
+    pub by_run: Option<ReleaseWriteByRun>,
+}
+
 impl Engine {
     /// Rolls back and shows it; `check_rollback` is to be called next.
     pub async fn roll_back(
@@ -179,7 +192,7 @@ impl Engine {
         actor: ReleaseActor,
         reason: &str,
     ) -> Result<RolledBack, ReleaseError> {
-        let done = self.decide_rollback(model, target, to, actor, reason).await?;
+        let done = self.decide_rollback(model, target, to, actor, reason, None).await?;
         self.show(&done.release).await?;
         Ok(done)
     }
@@ -187,7 +200,8 @@ impl Engine {
     /// With a canary out and no version named, drops the canary; else goes to the version named, to the
     /// previous one, or to the newest good one. Only versions whose manifest and files are there are taken;
     /// where there is none, people are alerted. A named one that never served is refused while the model is
-    /// frozen. `check_rollback` is to be called once it is shown.
+    /// frozen. `check_rollback` is to be called once it is shown. A step of a run says `by_run`: whoever took the run
+    /// over fences it, and an attempt after it finds what it made in the intent.
     pub async fn decide_rollback(
         self: &Arc<Self>,
         model: &ModelName,
@@ -195,6 +209,7 @@ impl Engine {
         to: Option<Back<'_>>,
         actor: ReleaseActor,
         reason: &str,
+        by_run: Option<&ReleaseWriteByRun>,
     ) -> Result<RolledBack, ReleaseError> {
         loop {
             let current = self
@@ -202,6 +217,11 @@ impl Engine {
                 .release(model, target)
                 .await?
                 .ok_or_else(|| ReleaseError::NoRelease { model: model.clone(), target: target.clone() })?;
+            if let Some(by) = by_run
+                && let Some(done) = self.rolled_back_before(by, &current).await?
+            {
+                return Ok(done);
+            }
             let way = match (&current.desired.canary, to) {
                 (Some(canary), None) => WayBack {
                     assignment: Assignment { canary: None, ..current.desired.clone() },
@@ -223,13 +243,38 @@ impl Engine {
                 Some(to) => self.way_to(&current, to.version).await,
                 None => DuringFreeze::Made,
             };
-            if let Some(release) =
-                self.replace(&current, assignment, during_freeze, &actor, &reason, bad).await?
-            {
-                let changes_champion = release.desired.champion != current.desired.champion;
+            let changes_champion = assignment.champion != current.desired.champion;
+            let by_run = by_run.map(|by| {
+                let detail = json!({
+                    "target": target, "generation": current.generation.next(), "changes_champion": changes_champion,
+                });
+                ReleaseWriteByRun { intent: Intent { detail, ..by.intent.clone() }, ..by.clone() }
+            });
+            let change = Change { assignment, during_freeze, actor: &actor, reason: &reason, bad, by_run };
+            if let Some(release) = self.replace(&current, change).await? {
                 return Ok(RolledBack { release, changes_champion, passed_over });
             }
         }
+    }
+
+    /// What is to be served now, if an earlier attempt of the same step rolled back: that is decided once.
+    async fn rolled_back_before(
+        &self,
+        by: &ReleaseWriteByRun,
+        current: &Release,
+    ) -> Result<Option<RolledBack>, StoreError> {
+        let intents = self.store.intents(by.run).await?;
+        let Some(made) = intents.into_iter().find(|intent| intent.key == by.intent.key) else {
+            return Ok(None);
+        };
+        // What somebody changed since is theirs to check.
+        let is_current = made.detail.get("generation") == Some(&json!(current.generation));
+        let changed = made.detail.get("changes_champion") == Some(&json!(true));
+        Ok(Some(RolledBack {
+            release: current.clone(),
+            changes_champion: changed && is_current,
+            passed_over: vec![],
+        }))
     }
 
     /// To go to a version that never served everybody is a promotion; a history that cannot be read bars no way back.
@@ -352,11 +397,7 @@ impl Engine {
     pub(super) async fn replace(
         &self,
         current: &Release,
-        assignment: Assignment,
-        during_freeze: DuringFreeze,
-        actor: &ReleaseActor,
-        reason: &str,
-        bad: Option<VersionName>,
+        Change { assignment, during_freeze, actor, reason, bad, by_run }: Change<'_>,
     ) -> Result<Option<Release>, ReleaseError> {
         let ended = match (current.owner, &assignment.canary) {
             (Some(run), None) => self.live_canary(run).await,
@@ -389,7 +430,7 @@ impl Engine {
                 actor: actor.clone(),
                 because,
                 at: self.clock.now(),
-                by_run: None,
+                by_run,
                 ends_canary: ended.map(|canary| (canary.id, reason.to_owned())),
                 marks_bad: bad,
                 heeds_freeze: during_freeze == DuringFreeze::Refused,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Engine;
-use super::release::{DuringFreeze, ReleaseError};
+use super::release::{Change, DuringFreeze, ReleaseError};
 use crate::artifacts::sealed::SealedError;
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::version::VersionRecord;
@@ -66,8 +66,11 @@ impl Engine {
                 Choice::Free => match self.back_to(&release, None).await {
                     Ok(way) => {
                         let reason = way.reason(&reason);
-                        self.replace(&release, way.assignment, DuringFreeze::Made, actor, &reason, way.bad)
-                            .await?
+                        let (assignment, bad) = (way.assignment, way.bad);
+                        let during_freeze = DuringFreeze::Made;
+                        let change =
+                            Change { assignment, during_freeze, actor, reason: &reason, bad, by_run: None };
+                        self.replace(&release, change).await?
                     }
                     Err(error @ ReleaseError::NothingLeft { .. }) => {
                         self.alert_nothing_left(&release, &error, &reason).await?;

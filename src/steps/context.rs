@@ -376,7 +376,8 @@ pub trait Ledger: Send + Sync {
     async fn release_applied(&self, target: &TargetName, generation: Generation) -> Result<(), StepError>;
 
     /// Rolls `target` back: drops the canary that is out, else goes to `to` or the newest good version.
-    /// Returns the release once it is decided; the caller applies it.
+    /// Returns the release once it is decided; the caller applies it. When an earlier attempt of this step
+    /// decided it, nothing is decided again, and the release is returned as it is now.
     async fn roll_back(&self, target: &TargetName, to: Option<&VersionName>) -> Result<Release, StepError>;
 
     /// What such a canary could show if it went out now; none when too little is known of the traffic.

@@ -1,4 +1,7 @@
 //! `uses: rollback`: back to the version before, or to a named one.
+//!
+//! It is decided once, with its intent; any attempt after that only makes the
+//! host show what is to be served by then.
 
 use serde::{Deserialize, Serialize};
 

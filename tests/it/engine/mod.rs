@@ -16,6 +16,7 @@ mod pruning;
 mod receipts;
 mod releases;
 mod retention;
+mod rollback;
 mod rollout;
 mod secrets;
 mod shadow;

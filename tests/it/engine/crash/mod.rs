@@ -35,6 +35,8 @@ pub enum Story {
     Cancelled,
     /// Somebody cancels it when it is promoted.
     CancelledTooLate,
+    /// It does nothing but roll back.
+    GoesBack,
 }
 
 impl Story {
@@ -46,13 +48,14 @@ impl Story {
             Story::StepFails => Outcome::Failed,
             Story::Cancelled => Outcome::Cancelled,
             Story::CancelledTooLate => Outcome::CancelledAfterPromotion,
+            Story::GoesBack => Outcome::Succeeded,
         }
     }
 
     /// The first write that differs from those of `Promoted`; absent when that is the trainer's.
     fn departs_at(self) -> Option<&'static str> {
         match self {
-            Story::Promoted | Story::Frozen | Story::Refused => None,
+            Story::Promoted | Story::Frozen | Story::Refused | Story::GoesBack => None,
             Story::RolledBack | Story::StepFails => Some("observe"),
             Story::Cancelled | Story::CancelledTooLate => Some("request_cancel"),
         }
@@ -63,6 +66,21 @@ impl Story {
         match self {
             Story::Promoted | Story::Frozen | Story::CancelledTooLate => &["1", "2"],
             Story::RolledBack | Story::Refused | Story::StepFails | Story::Cancelled => &["1"],
+            Story::GoesBack => &["1", "2", "1"],
+        }
+    }
+
+    /// The workflow of the run that dies.
+    fn source(self) -> &'static str {
+        match self {
+            Story::GoesBack => GOES_BACK,
+            Story::Promoted
+            | Story::Frozen
+            | Story::RolledBack
+            | Story::Refused
+            | Story::StepFails
+            | Story::Cancelled
+            | Story::CancelledTooLate => RETRAIN,
         }
     }
 }
@@ -111,13 +129,24 @@ notify:
   - { on: [canary_started, promoted, frozen, rolled_back, rejected, failed, cancelled], slack: team }
 "#;
 
+const GOES_BACK: &str = r"
+name: retrain
+model: race-times
+mode: act
+defaults: { retry: { attempts: 1 } }
+steps:
+  - { id: back, uses: rollback, with: { target: production } }
+notify:
+  - { on: [succeeded, failed], slack: team }
+";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Database {
     Sqlite,
     Postgres,
 }
 
-/// A world where version 1 serves everybody, and where a run will go as in `story`.
+/// A world where version 1, or 2 where it is rolled back, serves everybody, and where a run will go as in `story`.
 fn prepared(database: Database, story: Story, inbox: &Inbox) -> World {
     let world = on_a_runtime(async {
         match database {
@@ -132,6 +161,12 @@ fn prepared(database: Database, story: Story, inbox: &Inbox) -> World {
     match story {
         Story::Refused => world.write("mae", "50.0"),
         Story::StepFails => world.write("broken", ""),
+        Story::GoesBack => {
+            let second = RETRAIN.replace("name: retrain", "name: second");
+            assert_eq!(live(&world, Story::Promoted, &second, inbox, &Crash::never()), Fate::Ended);
+            // Of what follows no step trains.
+            world.write("began", "");
+        }
         Story::Promoted | Story::Frozen | Story::RolledBack | Story::Cancelled | Story::CancelledTooLate => {}
     }
     world
@@ -143,13 +178,13 @@ fn tell(prepared: &World, story: Story, crashes: &[&Crash], inbox: &Inbox) -> (F
     let world = on_a_runtime(prepared.copy());
     let mut fate = Fate::Died;
     for crash in crashes {
-        fate = live(&world, story, RETRAIN, inbox, crash);
+        fate = live(&world, story, story.source(), inbox, crash);
         if fate == Fate::Ended {
             break;
         }
     }
     if fate == Fate::Died {
-        assert_eq!(live(&world, story, RETRAIN, inbox, &Crash::never()), Fate::Ended);
+        assert_eq!(live(&world, story, story.source(), inbox, &Crash::never()), Fate::Ended);
     }
     let proof = on_a_runtime(prove(&world, inbox));
     if world.database.starts_with("postgres") {
@@ -237,4 +272,5 @@ stories! {
     a_failed_run_takes_its_canary_back_whatever_write_it_dies_at: StepFails,
     a_cancelled_run_takes_its_canary_back_whatever_write_it_dies_at: Cancelled,
     a_cancel_after_the_promotion_changes_nothing_whatever_write_it_dies_at: CancelledTooLate,
+    a_rollback_goes_back_once_whatever_write_it_dies_at: GoesBack,
 }

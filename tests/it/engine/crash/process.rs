@@ -100,7 +100,7 @@ async fn report(world: &World, engine: &Engine, story: Story) {
     let Some(shown) = world.host.current() else { return };
     let Some(champion) = shown.champion else { return };
     let share = shown.canary.as_ref().map_or(0, |canary| u64::from(canary.basis_points.0));
-    if share == 0 && champion.version.as_str() == "1" {
+    if story == Story::GoesBack || share == 0 && champion.version.as_str() == "1" {
         return;
     }
     let now = world.clock.now();
@@ -127,7 +127,12 @@ async fn cancel(world: &World, engine: &Engine, story: Story, run: RunId) {
     let when = match story {
         Story::Cancelled => CanaryState::Watching,
         Story::CancelledTooLate => CanaryState::Baking,
-        Story::Promoted | Story::Frozen | Story::RolledBack | Story::Refused | Story::StepFails => return,
+        Story::Promoted
+        | Story::Frozen
+        | Story::RolledBack
+        | Story::Refused
+        | Story::StepFails
+        | Story::GoesBack => return,
     };
     let seen = engine.store.run(run).await.expect("readable").expect("a run");
     let canary = engine.store.canary_of(run).await.expect("readable");
