@@ -290,19 +290,17 @@ impl Engine {
         }
         let finished = self.store.run(canary.run).await?.is_none_or(|run| run.status == RunStatus::Finished);
         let serves = release.desired.champion.as_ref().map(|served| &served.version);
-        if canary.state == CanaryState::Watching && !finished {
-            let newest = self.store.release_history(&canary.model, &canary.target, 1).await?;
-            let by_its_run = newest.first().is_some_and(|change| match &change.actor {
-                ReleaseActor::Run { run } | ReleaseActor::Undo { run } => *run == canary.run,
-                ReleaseActor::Controller { .. } | ReleaseActor::Human { .. } => false,
-            });
-            if by_its_run {
-                return Ok(());
-            }
+        let newest = self.store.release_history(&canary.model, &canary.target, 1).await?;
+        let by_its_run = newest.first().is_some_and(|change| match &change.actor {
+            ReleaseActor::Run { run } | ReleaseActor::Undo { run } => *run == canary.run,
+            ReleaseActor::Controller { .. } | ReleaseActor::Human { .. } => false,
+        });
+        if canary.state == CanaryState::Watching && !finished && by_its_run {
+            return Ok(());
         }
         if canary.state == CanaryState::Watching && serves == Some(&canary.version) {
             let now = self.clock.now();
-            let reason = "promoted by hand";
+            let reason = if by_its_run { "promoted by its run" } else { "promoted by hand" };
             self.store.set_canary_state(canary.id, CanaryState::Promoted, None, reason, now).await?;
             self.store.signal(canary.run, &SignalKind::Look, ACTOR, Some(reason), now).await?;
             return Ok(());

@@ -14,7 +14,7 @@ use super::body::{Bodies, Ended};
 use super::known::Known;
 use super::live::Nudge;
 use super::outage::{answered, write};
-use super::{Engine, boards, body, notices, undo};
+use super::{Engine, boards, body, notices, promotion, undo};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::id::{NotifierName, StepId};
@@ -97,6 +97,7 @@ impl<'a> Driver<'a> {
         if let Some((outcome, reason)) = self.known.first_ending(self.engine.settings.crash_limit) {
             self.known.end(outcome, reason);
         }
+        promotion::alert_of_crashes(self.engine, &self.known).await?;
         let (tell, mut told) = mpsc::channel(4);
         let done = CancellationToken::new();
         let _until_given_back = done.clone().drop_guard();
@@ -299,12 +300,21 @@ impl<'a> Driver<'a> {
                 if error == StepError::Cancelled {
                     self.refresh().await?;
                 }
+                self.reread_promotion(&record.step).await?;
                 record.state = AttemptState::Cancelled;
             }
             Err(StepError::Failed { failure, retry_after }) => {
+                self.reread_promotion(&record.step).await?;
                 record.state = AttemptState::Failed;
                 record.resume = self.known.left_by(&record.step);
                 record.wake_at = self.known.retry_at(&record.step, &failure, retry_after, now);
+                if record.wake_at.is_none() {
+                    record.wake_at = self.known.completes_at(&record.step, retry_after, now);
+                    if record.wake_at.is_some() {
+                        notices =
+                            promotion::alert(self.engine, &self.known, &record.step, &failure.message).await;
+                    }
+                }
                 record.error = Some(failure);
             }
         }
@@ -326,6 +336,18 @@ impl<'a> Driver<'a> {
         self.proceed(News { ended: Some(record), notices, ..News::default() }).await
     }
 
+    /// Whether a promotion that did not succeed made its first write is the database's to say.
+    async fn reread_promotion(&mut self, step: &StepId) -> Result<(), StoreError> {
+        if self.known.promotes(step) { self.read_intents().await } else { Ok(()) }
+    }
+
+    /// Steps recorded intents since the claim.
+    async fn read_intents(&mut self) -> Result<(), StoreError> {
+        let (store, run) = (&self.engine.store, self.known.run.id);
+        self.known.intents = answered(run, || store.intents(run)).await?;
+        Ok(())
+    }
+
     /// What others may have written to the run's row: a cancel, and whether it came too late.
     async fn refresh(&mut self) -> Result<(), StoreError> {
         let (store, run) = (&self.engine.store, self.known.run.id);
@@ -342,9 +364,7 @@ impl<'a> Driver<'a> {
         loop {
             let now = self.engine.clock.now();
             if self.known.ends() && self.bodies.is_empty() {
-                // Steps recorded intents since the claim.
-                let (store, run) = (&self.engine.store, self.known.run.id);
-                self.known.intents = answered(run, || store.intents(run)).await?;
+                self.read_intents().await?;
                 if self.known.promotion_recorded() {
                     self.known.kill_undos();
                 }
@@ -372,8 +392,8 @@ impl<'a> Driver<'a> {
                     }
                     let state = self.known.kept();
                     self.save(std::mem::take(&mut news), (&start, &skip), state).await?;
-                    if self.known.ends() && self.bodies.is_empty() {
-                        // `on_failure` steps are not stopped by what stopped the others.
+                    if self.bodies.is_empty() && (self.known.ends() || self.known.promoting().is_some()) {
+                        // `on_failure` steps and a promotion to be completed are not stopped by what stopped the others.
                         self.stop_bodies = CancellationToken::new();
                         self.stopped = None;
                     }

@@ -13,12 +13,22 @@ use crate::domain::Timestamp;
 use crate::domain::expr::Scope;
 use crate::domain::id::StepId;
 use crate::domain::pipeline::{self, Next, View};
+use crate::domain::retry::RetryPolicy;
 use crate::domain::run::{
     Attempt, AttemptState, CancelRequest, FailureKind, Intent, IntentState, Outcome, Run, RunStatus, Signal,
     StepFailure,
 };
-use crate::domain::workflow::Workflow;
+use crate::domain::workflow::{StepKind, Workflow};
+use crate::steps::promote;
 use crate::store::{Checkpoint, Claim, EndedAttempt, NewAttempt, RunState};
+
+/// How a promotion is tried again that must not stay half done.
+const COMPLETES: RetryPolicy = RetryPolicy {
+    attempts: u32::MAX,
+    backoff: Duration::from_secs(15),
+    factor: 2.0,
+    max: Duration::from_secs(300),
+};
 
 /// A run, as its holder knows it. What bodies read is shared with them.
 pub(super) struct Known {
@@ -84,7 +94,15 @@ impl Known {
             ending,
             scope: &self.scope,
         };
-        pipeline::next(view, now)
+        match pipeline::next(view, now) {
+            next @ (Next::Go { .. } | Next::Wait { .. }) => next,
+            ends @ (Next::End { .. } | Next::Interrupt | Next::Undo { .. } | Next::Finish { .. }) => {
+                match self.promoting() {
+                    Some(step) => pipeline::complete(&self.attempts, step, now),
+                    None => ends,
+                }
+            }
+        }
     }
 
     /// Attempts whose bodies should run.
@@ -180,6 +198,9 @@ impl Known {
         if self.run.cancel.is_some() {
             return self.cancelled(false);
         }
+        if self.promoting().is_some() {
+            return None;
+        }
         (self.run.crashes >= crash_limit).then(|| {
             (Outcome::Failed, format!("refit stopped {crash_limit} times in a row while working on this run"))
         })
@@ -205,6 +226,32 @@ impl Known {
         ends_now.then(|| (Outcome::Cancelled, format!("cancelled by {actor}{why}")))
     }
 
+    /// A promotion whose first write is made and that no checkpoint has recorded: everybody gets its version, so that it
+    /// is completed before the run may end. As of the intents that are known.
+    pub(super) fn promoting(&self) -> Option<&StepId> {
+        let recorded =
+            |attempt: &Attempt| attempt.state == AttemptState::Succeeded || promote::bakes(attempt);
+        // Most runs have no intents, and this is asked at each step.
+        self.intents.iter().map(|intent| &intent.step).find(|step| {
+            let mut attempts = self.attempts.iter().filter(|attempt| attempt.step == **step);
+            self.wrote_promotion(step) && !attempts.any(recorded)
+        })
+    }
+
+    /// Whether `step` made the first write of its promotion, as of the intents that are known.
+    fn wrote_promotion(&self, step: &StepId) -> bool {
+        self.promotes(step)
+            && self.intents.iter().any(|intent| {
+                let (run, operation) = (self.run.id, promote::OPERATION);
+                &intent.step == step && intent.key == format!("{run}/{step}/{operation}")
+            })
+    }
+
+    /// Whether `step` is a promotion.
+    pub(super) fn promotes(&self, step: &StepId) -> bool {
+        self.workflow.step(step).is_some_and(|step| matches!(step.kind, StepKind::Promote(_)))
+    }
+
     /// Whether the promotion is in a checkpoint: no undo stands any more.
     pub(super) fn promotion_recorded(&self) -> bool {
         match self.run.outcome {
@@ -223,10 +270,9 @@ impl Known {
 
     /// A promote step runs that may have made its first write.
     pub(super) fn in_promotion(&self) -> bool {
-        self.attempts.iter().any(|attempt| {
-            attempt.state == AttemptState::Started
-                && self.workflow.step(&attempt.step).is_some_and(|step| step.kind.word() == "promote")
-        })
+        self.attempts
+            .iter()
+            .any(|attempt| attempt.state == AttemptState::Started && self.promotes(&attempt.step))
     }
 
     // What a checkpoint makes of it.
@@ -285,7 +331,9 @@ impl Known {
             | AttemptState::Skipped
             | AttemptState::Cancelled => false,
         };
-        let left = self.attempts.iter().filter(in_main).filter(waits);
+        let promoting = self.promoting();
+        let is_left = |attempt: &&Attempt| Some(&attempt.step) != promoting;
+        let left = self.attempts.iter().filter(in_main).filter(waits).filter(is_left);
         left.map(|attempt| (attempt.step.clone(), attempt.attempt)).collect()
     }
 
@@ -370,5 +418,21 @@ impl Known {
                 policy.next_attempt(failures, now, retry_after, rand::random())
             }
         }
+    }
+
+    /// When a promotion whose first write is made is tried again, for which there is no last attempt; `None` of any
+    /// other step. The first attempts go by the step's own `retry`.
+    pub(super) fn completes_at(
+        &self,
+        step: &StepId,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        if !self.wrote_promotion(step) {
+            return None;
+        }
+        let failed = |attempt: &&Attempt| &attempt.step == step && attempt.state == AttemptState::Failed;
+        let failures = u32::try_from(self.attempts.iter().filter(failed).count()).unwrap_or(u32::MAX);
+        COMPLETES.next_attempt(failures.saturating_add(1), now, retry_after, rand::random())
     }
 }

@@ -29,7 +29,7 @@ use crate::domain::version::{Manifest, VersionRecord, VersionState, next_name};
 use crate::domain::workflow::step::Naming;
 use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::steps::context::{
-    CanaryOpening, Ledger, ReleaseChange, ReleaseChangeKind, ReleaseRefused, StepError,
+    CanaryOpening, Ledger, Promotion, ReleaseChange, ReleaseChangeKind, ReleaseRefused, StepError,
 };
 use crate::steps::promote;
 use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, StoreError};
@@ -83,10 +83,14 @@ impl RunLedger {
         }
     }
 
+    fn key(&self, operation: &str) -> String {
+        format!("{}/{}/{operation}", self.run.id, self.step)
+    }
+
     fn intent(&self, operation: &str, detail: Value, undo: Option<Undo>) -> Intent {
         Intent {
             step: self.step.clone(),
-            key: format!("{}/{}/{operation}", self.run.id, self.step),
+            key: self.key(operation),
             detail,
             undo,
             result: None,
@@ -200,7 +204,7 @@ impl Ledger for RunLedger {
     }
 
     async fn settle(&self, operation: &str, result: Value) -> Result<(), StepError> {
-        let key = format!("{}/{}/{operation}", self.run.id, self.step);
+        let key = self.key(operation);
         let result = self.engine.services.secrets.mask_json(result);
         let store = &self.engine.store;
         through_outage!(self, store.settle(self.run.id, self.epoch, &key, &result))
@@ -341,6 +345,11 @@ impl Ledger for RunLedger {
                 Err(ReleaseRefused::Step(StepError::permanent(format!("version {version} was deleted"))))
             }
         }
+    }
+
+    async fn promotion(&self, target: &TargetName) -> Result<Option<Promotion>, StepError> {
+        let key = self.key(promote::OPERATION);
+        through_outage!(self, self.engine.promotion_of((self.run.id, &key), &self.run.model, target))
     }
 
     async fn release_applied(&self, target: &TargetName, generation: Generation) -> Result<(), StepError> {

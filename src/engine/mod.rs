@@ -32,6 +32,7 @@ mod news;
 pub mod notices;
 mod outage;
 pub mod pause;
+mod promotion;
 pub mod pruning;
 mod pull;
 pub mod reconcile;

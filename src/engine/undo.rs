@@ -7,7 +7,7 @@ use super::Engine;
 use super::because::configuration;
 use crate::domain::because::{Because, Evidence};
 use crate::domain::canary::CanaryState;
-use crate::domain::release::{Assignment, ReleaseActor};
+use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::{Intent, IntentState, Outcome, Run, Undo};
 use crate::steps::canary::unknown_target;
 use crate::steps::context::StepError;
@@ -80,7 +80,7 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                 } else {
                     release
                 };
-                if !release.is_applied() {
+                if !release.is_applied() && is_of(engine, run, &release).await? {
                     host.apply(&release, engine.services.instance).await?;
                     engine.store.release_applied(model, target, release.generation).await?;
                 }
@@ -88,6 +88,18 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
             }
         }
     }
+}
+
+/// Whether the newest change of a release is about `run`. Any other is for its maker, or the reconciler, to show: a host
+/// that does not take it keeps no run that has nothing to do with it.
+async fn is_of(engine: &Engine, run: &Run, release: &Release) -> Result<bool, StoreError> {
+    let history = engine.store.release_history(&release.model, &release.target, 1).await?;
+    Ok(history.first().is_none_or(|change| match &change.actor {
+        ReleaseActor::Run { run: maker }
+        | ReleaseActor::Undo { run: maker }
+        | ReleaseActor::Controller { run: maker } => *maker == run.id,
+        ReleaseActor::Human { .. } => false,
+    }))
 }
 
 /// Why the run's effects are taken back.

@@ -16,7 +16,9 @@ use crate::domain::run::{Intent, Undo};
 use crate::domain::version::{Manifest, VersionRecord};
 use crate::domain::workflow::step::Naming;
 use crate::domain::workflow::{Moment, Recipient};
-use crate::steps::context::{CanaryOpening, Ledger, ReleaseChange, ReleaseRefused, StepError, StepLog};
+use crate::steps::context::{
+    CanaryOpening, Ledger, Promotion, ReleaseChange, ReleaseRefused, StepError, StepLog,
+};
 
 /// A world in which `champion` serves.
 pub(super) struct PastLedger {
@@ -109,6 +111,9 @@ impl Ledger for PastLedger {
     }
     async fn change_release(&self, _: ReleaseChange) -> Result<Release, ReleaseRefused> {
         Ok(refused()?)
+    }
+    async fn promotion(&self, _: &TargetName) -> Result<Option<Promotion>, StepError> {
+        Ok(None)
     }
     async fn release_applied(&self, _: &TargetName, _: Generation) -> Result<(), StepError> {
         refused()

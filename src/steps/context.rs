@@ -318,6 +318,17 @@ pub enum ReleaseRefused {
     Step(#[from] StepError),
 }
 
+/// A promotion whose first write is made: it is completed, unless somebody took it back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Promotion {
+    /// Why it was made.
+    pub reason: String,
+    /// The release as it is now.
+    pub release: Release,
+    /// Who made another version serve since, and why: a sentence.
+    pub replaced: Option<String>,
+}
+
 /// A canary to be watched.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CanaryOpening {
@@ -366,6 +377,8 @@ pub trait Ledger: Send + Sync {
     /// Compare-and-set of a release, with its intent and undo in the same transaction. When an earlier
     /// attempt of this step made the same operation, its release is returned.
     async fn change_release(&self, change: ReleaseChange) -> Result<Release, ReleaseRefused>;
+    /// The promotion on `target` that this attempt of this step made, or one before it.
+    async fn promotion(&self, target: &TargetName) -> Result<Option<Promotion>, StepError>;
     /// The freeze in force over this run's model.
     async fn freeze(&self) -> Result<Option<Freeze>, StepError>;
     /// Who looks at canaries.

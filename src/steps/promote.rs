@@ -6,8 +6,10 @@
 //!
 //! Prefixes of this step are all safe: the compare-and-set of the release is
 //! its first write and refuses once a cancel was asked for; what follows
-//! (host, record, canary) is repeated by any attempt until it is done.
+//! (host, record, canary) is repeated by any attempt until it is done. From the
+//! first write on the engine tries it again whatever fails.
 
+mod complete;
 mod frozen;
 mod held;
 
@@ -21,7 +23,6 @@ use super::context::{
     ReleaseChange, ReleaseChangeKind, ReleaseRefused, Sleep, StepContext, StepError, StepResult, to_json,
 };
 use super::publish::PublishOutput;
-use super::wait::span;
 use crate::adapter::AdapterError;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState};
@@ -30,10 +31,13 @@ use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::run::{Attempt, Outcome, Signal, SignalKind};
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::step::{OnInconclusive, Promote};
-use crate::domain::workflow::{Moment, Step, StepKind};
+use crate::domain::workflow::{Step, StepKind};
 
 /// How long a run waits beyond its bake for the controller, which wakes it when it is done.
 const TAKING_BACK: TimeDelta = TimeDelta::minutes(1);
+
+/// What the first write of a promotion is called in its intent.
+pub const OPERATION: &str = "promote";
 
 /// Why a canary without rules is promoted.
 const NOTHING_COMPARED: &str = "the workflow compares nothing";
@@ -70,6 +74,11 @@ pub fn frozen(attempt: &Attempt) -> Option<String> {
     }
 }
 
+/// Whether an attempt of a promotion saw its bake begin: a checkpoint has recorded the promotion.
+pub fn bakes(attempt: &Attempt) -> bool {
+    matches!(attempt.resume.as_ref().map(Resume::deserialize), Some(Ok(Resume::Baking { .. })))
+}
+
 /// A promotion by hand of `canary`, if there is one. In a workflow of several canaries one that was meant for an earlier
 /// canary says nothing of a later one.
 pub fn by_hand<'s>(ctx: &StepContext<'s>, canary: Option<&CanaryRecord>) -> Option<&'s Signal> {
@@ -95,8 +104,16 @@ pub async fn run(spec: &Promote, ctx: &StepContext<'_>) -> Result<StepResult, St
     if let Some(Resume::Baking { until, output }) = resume {
         return bake(ctx, canary, until, output).await;
     }
+    let made = ctx.ledger.promotion(&started.target).await?;
+    if let Some(why) = made.as_ref().and_then(|made| made.replaced.clone()) {
+        return complete::taken_off(ctx, &started, why).await;
+    }
     if let Some(canary) = canary.as_ref().filter(|canary| canary.state == CanaryState::RolledBack) {
         return rolled_back(ctx, &started, canary.reason.clone()).await;
+    }
+    if let Some(made) = made {
+        // Decided and written by an earlier attempt: nothing is decided again, what is left is done.
+        return complete::complete(spec, ctx, &started, made).await;
     }
     match started.rollout {
         Rollout::Advised => advised(ctx, &started),
@@ -122,7 +139,7 @@ async fn decide(
     }
     let release = ctx.ledger.release(&started.target).await?;
     if champion(release.as_ref()).is_some_and(|served| served.version == started.version) {
-        // Decided and written by an attempt that died: nothing is decided again, what is left is done.
+        // It serves everybody already: there is nothing to decide.
         let passed = canary.filter(|canary| canary.verdict == Verdict::Pass).map(|canary| canary.reason);
         let compared = || ctx.latest_output::<CompareOutput>().map(|(_, compared)| compared.reason);
         let reason = passed.or_else(compared).unwrap_or_else(|| NOTHING_COMPARED.to_owned());
@@ -198,7 +215,6 @@ async fn promote(
     started: &CanaryOutput,
     grounds: Grounds<'_>,
 ) -> Result<StepResult, StepError> {
-    let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
     let Some((_, published)) = ctx.latest_output::<PublishOutput>() else {
         return Err(StepError::permanent("no version was published before this step"));
     };
@@ -229,51 +245,25 @@ async fn promote(
     }
     let change = ReleaseChange {
         target: started.target.clone(),
-        operation: "promote".into(),
+        operation: OPERATION.into(),
         expected: current.as_ref().map_or(Generation(0), |release| release.generation),
         assignment: Assignment { champion: Some(mine), canary: None, previous: champion },
         kind: ReleaseChangeKind::Promote,
         reason: grounds.reason.clone(),
         heeds_freeze: grounds.heeds_freeze && !already,
     };
-    let release = match ctx.ledger.change_release(change).await {
-        Ok(release) => release,
+    match ctx.ledger.change_release(change).await {
+        Ok(_) => {}
         Err(ReleaseRefused::Frozen(freeze)) => {
             return frozen::wait_out(&freeze, ctx, started, grounds.resume);
         }
         Err(refused @ (ReleaseRefused::Moved { .. } | ReleaseRefused::Step(_))) => {
             return Err(moved(refused));
         }
-    };
-    show(ctx, host.as_ref(), &release).await?;
-    let bake = spec.bake.filter(|_| started.rollout == Rollout::OnCanary);
-    let bake_until = bake.map(|bake| ctx.clock.now() + span(bake));
-    ctx.ledger.canary_promoted(bake_until).await?;
-    let output = PromoteOutput {
-        promoted: Some(started.version.clone()),
-        previous: started.champion.clone(),
-        target: started.target.clone(),
-        generation: Some(release.generation),
-        reason: grounds.reason,
-    };
-    match bake_until {
-        None => Ok(StepResult::Promoted { output: to_json(output)? }),
-        Some(until) => {
-            let watched = humantime::format_duration(spec.bake.unwrap_or_default());
-            let facts = json!({
-                "reason": output.reason,
-                "version": output.promoted,
-                "outcome": Outcome::Promoted,
-                "next": format!("it is watched for {watched} more; should it harm, it is rolled back at once"),
-            });
-            Ok(StepResult::Sleep(Sleep {
-                until: Some(until),
-                resume: to_json(Resume::Baking { until, output })?,
-                held: false,
-                promoted: true,
-                tell: Some((Moment::Promoted, facts)),
-            }))
-        }
+    }
+    match ctx.ledger.promotion(&started.target).await? {
+        Some(made) => complete::complete(spec, ctx, started, made).await,
+        None => Err(StepError::transient("the promotion is not recorded yet")),
     }
 }
 

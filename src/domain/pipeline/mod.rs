@@ -154,6 +154,22 @@ pub fn next(view: View<'_>, now: Timestamp) -> Next {
     Next::Finish { outcome, reason: reason.to_owned() }
 }
 
+/// What happens next to a run that would end while `step` must not be left half done: nothing but that step begins.
+pub fn complete(attempts: &[Attempt], step: &StepId, now: Timestamp) -> Next {
+    let running = attempts.iter().any(|attempt| attempt.state == AttemptState::Started);
+    let go = |start, until| Next::Go { start, skip: vec![], until };
+    let wait = |until| if running { go(vec![], until) } else { Next::Wait { until } };
+    let Some(newest) = latest(attempts, step) else { return wait(None) };
+    match (newest.state, newest.wake_at) {
+        (AttemptState::Failed, Some(at)) if at > now => wait(Some(at)),
+        (AttemptState::Failed | AttemptState::Lost | AttemptState::Cancelled, _) => {
+            go(vec![(step.clone(), newest.attempt + 1)], None)
+        }
+        (AttemptState::Started, _) => go(vec![], None),
+        (AttemptState::Sleeping | AttemptState::Succeeded | AttemptState::Skipped, until) => wait(until),
+    }
+}
+
 /// Where the step called `id` stands in `steps`. It is sought from `near` on, where it nearly always is: to hash
 /// hundreds of names takes longer than the rest of a decision.
 fn place(steps: &[Step], id: &StepId, near: usize) -> Option<usize> {

@@ -251,3 +251,22 @@ fn what_a_dead_process_started_is_lost_and_sleepers_wake_when_due_or_signalled()
     assert_eq!(adopt(&found, true, at(100)), Adoption { lost: lost.clone(), woken: woken.clone() });
     assert_eq!(adopt(&found, false, at(200)), Adoption { lost, woken });
 }
+
+#[test]
+fn a_step_that_must_not_stay_half_done_is_tried_again_beside_one_that_failed_for_good() {
+    let found = |attempts: &[(&str, u32, AttemptState)], retry_at| {
+        let mut found = case(FLOW, attempts).attempts;
+        found[1].wake_at = retry_at;
+        found
+    };
+    let next = |attempts: &[Attempt]| complete(attempts, &id("left"), at(100));
+    let failed = [("right", 3, Failed), ("left", 1, Failed)];
+    assert_eq!(next(&found(&failed, Some(at(100)))), go(&[("left", 2)]));
+    assert_eq!(next(&found(&failed, Some(at(200)))), Next::Wait { until: Some(at(200)) });
+    let beside = [("right", 3, Started), ("left", 1, Failed)];
+    assert_eq!(next(&found(&beside, Some(at(200)))), go_until(&[], Some(200)), "what runs is not left alone");
+    for state in [Lost, AttemptState::Cancelled] {
+        assert_eq!(next(&found(&[("right", 3, Failed), ("left", 1, state)], None)), go(&[("left", 2)]));
+    }
+    assert_eq!(next(&found(&[("right", 3, Failed), ("left", 1, Started)], None)), go(&[]));
+}

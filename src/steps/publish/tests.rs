@@ -104,6 +104,9 @@ impl Ledger for Names {
     async fn change_release(&self, _: ReleaseChange) -> Result<Release, ReleaseRefused> {
         Err(ReleaseRefused::Step(StepError::Fenced))
     }
+    async fn promotion(&self, _: &TargetName) -> Result<Option<crate::steps::context::Promotion>, StepError> {
+        unused()
+    }
     async fn release_applied(&self, _: &TargetName, _: Generation) -> Result<(), StepError> {
         unused()
     }

@@ -12,6 +12,7 @@ mod fencing;
 mod freeze;
 mod hold;
 mod outage;
+mod promotion;
 mod pruning;
 mod receipts;
 mod releases;

@@ -16,7 +16,9 @@ use refit::domain::run::{Intent, IntentState, Undo};
 use refit::domain::version::{Manifest, VersionRecord};
 use refit::domain::workflow::step::Naming;
 use refit::domain::workflow::{Moment, Recipient};
-use refit::steps::context::{CanaryOpening, Ledger, ReleaseChange, ReleaseRefused, StepError, StepLog};
+use refit::steps::context::{
+    CanaryOpening, Ledger, Promotion, ReleaseChange, ReleaseRefused, StepError, StepLog,
+};
 use serde_json::Value;
 
 use super::steps::now;
@@ -157,6 +159,10 @@ impl Ledger for FakeLedger {
 
     async fn change_release(&self, _: ReleaseChange) -> Result<Release, ReleaseRefused> {
         Err(ReleaseRefused::Step(StepError::permanent("the fake ledger does not keep this")))
+    }
+
+    async fn promotion(&self, _: &TargetName) -> Result<Option<Promotion>, StepError> {
+        not_here()
     }
 
     async fn roll_back(&self, _: &TargetName, _: Option<&VersionName>) -> Result<Release, StepError> {

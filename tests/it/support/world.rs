@@ -41,6 +41,7 @@ pub struct World {
 pub struct Host {
     shown: Mutex<Vec<ReleaseDocument>>,
     broken: Mutex<bool>,
+    strict: Mutex<bool>,
     forgetful: Mutex<bool>,
     silent: Mutex<bool>,
     attention: Mutex<Option<Attention>>,
@@ -77,6 +78,11 @@ impl Host {
 
     pub fn break_down(&self, broken: bool) {
         *self.broken.lock().unwrap() = broken;
+    }
+
+    /// Rejects whatever it is told: trying again does not help.
+    pub fn reject(&self, strict: bool) {
+        *self.strict.lock().unwrap() = strict;
     }
 
     /// Does not say what it shows.
@@ -122,6 +128,13 @@ impl Target for Host {
                 service: "host".to_owned(),
                 cause: "is broken".to_owned(),
                 retry_after: None,
+            });
+        }
+        if *self.strict.lock().unwrap() {
+            return Err(AdapterError::Rejected {
+                service: "host".to_owned(),
+                action: "show a release".to_owned(),
+                cause: "it is not wanted here".to_owned(),
             });
         }
         let mut shown = self.shown.lock().unwrap();
