@@ -26,7 +26,7 @@ use crate::domain::verdict::Verdict;
 use crate::domain::workflow::units::BasisPoints;
 use crate::domain::workflow::{Moment, Recipient};
 use crate::steps::canary::CANARY_VALIDITY;
-use crate::store::{Notice, ReleaseWrite, ReleaseWritten, StoreError};
+use crate::store::{CanaryChange, Notice, ReleaseWrite, ReleaseWritten, StoreError};
 
 /// How often a change that others were faster with is tried again within one look.
 const TRIES: usize = 5;
@@ -140,7 +140,28 @@ impl Engine {
 
     /// Nothing spoke against the version until the end of its bake. Its run says the same, unless it ended before.
     async fn end_bake(&self, canary: &CanaryRecord, now: Timestamp) -> Result<(), StoreError> {
-        self.store.set_canary_state(canary.id, CanaryState::Promoted, None, &canary.reason, now).await
+        self.set_state(canary, CanaryState::Promoted, &canary.reason, now).await
+    }
+
+    /// Changes the state of a canary, unless it was changed since it was read.
+    async fn set_state(
+        &self,
+        canary: &CanaryRecord,
+        to: CanaryState,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let change = CanaryChange {
+            canary: canary.id,
+            model: canary.model.clone(),
+            from: canary.state,
+            to,
+            bake_until: None,
+            reason: Some(reason.to_owned()),
+            by_run: None,
+            at,
+        };
+        self.store.set_canary_state(&change).await.map(drop)
     }
 
     /// Saves a look with what it says and tells the run of a new verdict; false when it comes too late: the canary
@@ -301,7 +322,7 @@ impl Engine {
         if canary.state == CanaryState::Watching && serves == Some(&canary.version) {
             let now = self.clock.now();
             let reason = if by_its_run { "promoted by its run" } else { "promoted by hand" };
-            self.store.set_canary_state(canary.id, CanaryState::Promoted, None, reason, now).await?;
+            self.set_state(canary, CanaryState::Promoted, reason, now).await?;
             self.store.signal(canary.run, &SignalKind::Look, ACTOR, Some(reason), now).await?;
             return Ok(());
         }
@@ -314,7 +335,7 @@ impl Engine {
         let failed = canary.verdict == Verdict::Fail;
         let reason = if failed { &canary.reason } else { reason };
         self.tell_rolled_back(canary, reason).await?;
-        self.store.set_canary_state(canary.id, CanaryState::RolledBack, None, reason, now).await?;
+        self.set_state(canary, CanaryState::RolledBack, reason, now).await?;
         self.store.signal(canary.run, &SignalKind::Look, ACTOR, Some(reason), now).await?;
         Ok(())
     }

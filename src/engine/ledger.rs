@@ -32,7 +32,7 @@ use crate::steps::context::{
     CanaryOpening, Ledger, Promotion, ReleaseChange, ReleaseChangeKind, ReleaseRefused, StepError,
 };
 use crate::steps::promote;
-use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, StoreError};
+use crate::store::{CanaryChange, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, StoreError};
 
 /// Rows that are read at once.
 const PAGE: u32 = 2000;
@@ -179,6 +179,20 @@ impl RunLedger {
             evidence: self.own_canary().await?.as_ref().map(Evidence::of),
             configuration: Some(configuration(&self.run.definition)),
         })
+    }
+
+    /// A change of a canary of this run that is watched.
+    fn canary_change(&self, canary: CanaryId, to: CanaryState) -> CanaryChange {
+        CanaryChange {
+            canary,
+            model: self.run.model.clone(),
+            from: CanaryState::Watching,
+            to,
+            bake_until: None,
+            reason: None,
+            by_run: Some((self.run.id, self.epoch)),
+            at: self.engine.clock.now(),
+        }
     }
 
     async fn own_canary(&self) -> Result<Option<CanaryRecord>, StepError> {
@@ -444,26 +458,30 @@ impl Ledger for RunLedger {
         through_outage!(self, store.add_scored(self.run.id, self.epoch, &self.run.model, scored))
     }
 
-    async fn canary_promoted(&self, bake_until: Option<crate::domain::Timestamp>) -> Result<(), StepError> {
-        let Some(canary) = self.own_canary().await? else { return Ok(()) };
-        let state = if bake_until.is_some() { CanaryState::Baking } else { CanaryState::Promoted };
+    async fn canary_promoted(
+        &self,
+        canary: CanaryId,
+        bake_until: Option<crate::domain::Timestamp>,
+    ) -> Result<CanaryRecord, StepError> {
+        let to = if bake_until.is_some() { CanaryState::Baking } else { CanaryState::Promoted };
+        let change = CanaryChange { bake_until, ..self.canary_change(canary, to) };
         let store = &self.engine.store;
-        let now = self.engine.clock.now();
-        through_outage!(self, store.set_canary_state(canary.id, state, bake_until, &canary.reason, now))
+        through_outage!(self, store.set_canary_state(&change))
     }
 
-    async fn end_bake(&self) -> Result<Option<CanaryRecord>, StepError> {
-        let Some(canary) = self.own_canary().await? else { return Ok(None) };
-        let store = &self.engine.store;
+    async fn end_bake(&self, canary: CanaryId) -> Result<CanaryRecord, StepError> {
+        let (store, by) = (&self.engine.store, (self.run.id, self.epoch));
         let now = self.engine.clock.now();
-        through_outage!(self, store.end_bake(canary.id, now)).map(Some)
+        through_outage!(self, store.end_bake(canary, &self.run.model, by, now))
     }
 
-    async fn close_canary(&self, reason: &str) -> Result<(), StepError> {
-        let Some(canary) = self.own_canary().await? else { return Ok(()) };
+    async fn close_canary(&self, canary: CanaryId, reason: &str) -> Result<(), StepError> {
+        let change = CanaryChange {
+            reason: Some(reason.to_owned()),
+            ..self.canary_change(canary, CanaryState::RolledBack)
+        };
         let store = &self.engine.store;
-        let now = self.engine.clock.now();
-        through_outage!(self, store.set_canary_state(canary.id, CanaryState::RolledBack, None, reason, now))
+        through_outage!(self, store.set_canary_state(&change)).map(drop)
     }
 
     async fn tell(

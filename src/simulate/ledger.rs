@@ -134,13 +134,13 @@ impl Ledger for PastLedger {
     async fn canary(&self) -> Result<Option<CanaryRecord>, StepError> {
         Ok(None)
     }
-    async fn canary_promoted(&self, _: Option<Timestamp>) -> Result<(), StepError> {
+    async fn canary_promoted(&self, _: CanaryId, _: Option<Timestamp>) -> Result<CanaryRecord, StepError> {
         refused()
     }
-    async fn end_bake(&self) -> Result<Option<CanaryRecord>, StepError> {
+    async fn end_bake(&self, _: CanaryId) -> Result<CanaryRecord, StepError> {
         refused()
     }
-    async fn close_canary(&self, _: &str) -> Result<(), StepError> {
+    async fn close_canary(&self, _: CanaryId, _: &str) -> Result<(), StepError> {
         refused()
     }
     async fn tell(&self, _: &str, _: &[Recipient], _: Moment, _: Value) -> Result<(), StepError> {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapter::{AdapterError, ArtifactStore, Target};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::domain::canary::{Foreseen, Looks, Ripening};
+use crate::domain::canary::{CanaryRecord, Foreseen, Looks, Ripening};
 use crate::domain::evidence::{PairedError, ScoredRows};
 use crate::domain::expr::{Scope, Template};
 use crate::domain::freeze::Freeze;
@@ -398,7 +398,7 @@ pub trait Ledger: Send + Sync {
     /// Begins to watch; the same canary on every attempt of this step.
     async fn open_canary(&self, opening: CanaryOpening) -> Result<CanaryId, StepError>;
     /// What is known of this run's canary.
-    async fn canary(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError>;
+    async fn canary(&self) -> Result<Option<CanaryRecord>, StepError>;
     /// The pairs of errors of these versions that the evidence has after the number `after`, oldest first.
     async fn scored(
         &self,
@@ -415,12 +415,17 @@ pub trait Ledger: Send + Sync {
     ) -> Result<Vec<PairedError>, StepError>;
     /// Adds pairs of errors to the evidence, each row once; returns how many were new.
     async fn add_scored(&self, scored: &ScoredRows) -> Result<u64, StepError>;
-    /// The watching goes on after promotion until `until`, or ends.
-    async fn canary_promoted(&self, bake_until: Option<Timestamp>) -> Result<(), StepError>;
-    /// Ends the bake of this run's canary as promoted, unless the controller takes it back or is about to.
-    async fn end_bake(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError>;
-    /// The canary ends: withdrawn, or its bake is over.
-    async fn close_canary(&self, reason: &str) -> Result<(), StepError>;
+    /// The watching of a canary of this run goes on after promotion until `bake_until`, or ends. Returns the canary as it
+    /// is now: an earlier attempt may have begun its bake.
+    async fn canary_promoted(
+        &self,
+        canary: CanaryId,
+        bake_until: Option<Timestamp>,
+    ) -> Result<CanaryRecord, StepError>;
+    /// Ends the bake of a canary of this run as promoted, unless the controller takes it back or is about to.
+    async fn end_bake(&self, canary: CanaryId) -> Result<CanaryRecord, StepError>;
+    /// A canary of this run that is watched ends: withdrawn, or taken off.
+    async fn close_canary(&self, canary: CanaryId, reason: &str) -> Result<(), StepError>;
 
     /// Queues a message, once per step and operation.
     async fn tell(

@@ -102,7 +102,7 @@ pub async fn run(spec: &Promote, ctx: &StepContext<'_>) -> Result<StepResult, St
         })?;
     let canary = ctx.ledger.canary().await?;
     if let Some(Resume::Baking { until, output }) = resume {
-        return bake(ctx, canary, until, output).await;
+        return bake(ctx, &started, canary, until, output).await;
     }
     let made = ctx.ledger.promotion(&started.target).await?;
     if let Some(why) = made.as_ref().and_then(|made| made.replaced.clone()) {
@@ -294,6 +294,7 @@ async fn show(
 
 async fn bake(
     ctx: &StepContext<'_>,
+    started: &CanaryOutput,
     canary: Option<CanaryRecord>,
     until: Timestamp,
     output: PromoteOutput,
@@ -304,7 +305,11 @@ async fn bake(
     let now = ctx.clock.now();
     let mut next = until;
     if now >= until {
-        match ctx.ledger.end_bake().await?.map(|canary| (canary.state, canary.reason)) {
+        let ended = match started.canary {
+            Some(canary) => Some(ctx.ledger.end_bake(canary).await?),
+            None => None,
+        };
+        match ended.map(|canary| (canary.state, canary.reason)) {
             // A look found that it fails; the controller takes it back at this moment.
             Some((CanaryState::Baking, _)) => next = now + TAKING_BACK,
             Some((CanaryState::RolledBack, reason)) => return Ok(rolled_back_in_bake(&output, &reason)),
@@ -352,7 +357,9 @@ async fn withdraw(
         let release = if ours { ctx.ledger.change_release(change).await.map_err(moved)? } else { current };
         show(ctx, host.as_ref(), &release).await?;
     }
-    ctx.ledger.close_canary(&reason).await?;
+    if let Some(canary) = started.canary {
+        ctx.ledger.close_canary(canary, &reason).await?;
+    }
     rolled_back(ctx, started, reason).await
 }
 

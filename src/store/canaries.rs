@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{Notice, StoreError};
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState, MoreTime, NotExtended};
-use crate::domain::id::{CanaryId, Epoch, RunId};
+use crate::domain::id::{CanaryId, Epoch, ModelName, RunId};
 
 /// What came of a wish to give a canary more time.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,27 @@ pub enum Extended {
     Refused(NotExtended),
     /// The run had no canary.
     Unknown,
+}
+
+/// A change of the state of a canary: promoted with or without bake, ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CanaryChange {
+    /// It.
+    pub canary: CanaryId,
+    /// Its model.
+    pub model: ModelName,
+    /// The state that was read.
+    pub from: CanaryState,
+    /// The new one.
+    pub to: CanaryState,
+    /// The end of the bake that begins.
+    pub bake_until: Option<Timestamp>,
+    /// Why; when absent, what the last look said stays.
+    pub reason: Option<String>,
+    /// For a run: its fence.
+    pub by_run: Option<(RunId, Epoch)>,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// Keeps canaries, each look by one process.
@@ -45,16 +66,15 @@ pub trait Canaries: Send + Sync + 'static {
         asked: &MoreTime,
         at: Timestamp,
     ) -> Result<Extended, StoreError>;
-    /// Ends a bake as promoted, unless a look has found that the version fails: then the controller takes it back.
-    /// Returns the canary as it is now.
-    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError>;
-    /// Changes the state of a canary: promoted with or without bake, ended.
-    async fn set_canary_state(
+    /// Ends a bake of a run as promoted, unless a look has found that the version fails: then the controller takes it
+    /// back. Returns the canary as it is now.
+    async fn end_bake(
         &self,
-        id: CanaryId,
-        state: CanaryState,
-        bake_until: Option<Timestamp>,
-        reason: &str,
+        canary: CanaryId,
+        model: &ModelName,
+        by: (RunId, Epoch),
         at: Timestamp,
-    ) -> Result<(), StoreError>;
+    ) -> Result<CanaryRecord, StoreError>;
+    /// Changes the state of a canary, if it still is in the one it is changed from. Returns it as it is now.
+    async fn set_canary_state(&self, change: &CanaryChange) -> Result<CanaryRecord, StoreError>;
 }

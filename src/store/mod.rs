@@ -27,7 +27,7 @@ mod versions;
 mod wakeups;
 
 pub use boards::{BoardEntry, Boards};
-pub use canaries::{Canaries, Extended};
+pub use canaries::{Canaries, CanaryChange, Extended};
 pub use error::StoreError;
 pub use evidence::{BatchReceipt, Evidence, EvidenceAge, OldEvidence, Pruning, Pulled};
 pub use freezes::{FreezeAnswer, Freezes, PromotionAsked};

@@ -7,6 +7,7 @@ use super::super::canary::{CanaryOutput, Rollout, unknown_target};
 use super::super::context::{Promotion, Sleep, StepContext, StepError, StepResult, to_json};
 use super::super::wait::span;
 use super::{PromoteOutput, Resume, rolled_back, show};
+use crate::domain::canary::CanaryState;
 use crate::domain::run::Outcome;
 use crate::domain::workflow::Moment;
 use crate::domain::workflow::step::Promote;
@@ -26,8 +27,18 @@ pub(super) async fn complete(
         return taken_off(ctx, started, why).await;
     }
     let bake = spec.bake.filter(|_| started.rollout == Rollout::OnCanary);
-    let bake_until = bake.map(|bake| ctx.clock.now() + span(bake));
-    ctx.ledger.canary_promoted(bake_until).await?;
+    let bake_until = match started.canary {
+        // A bake that an earlier attempt began goes on.
+        Some(canary) => {
+            let until = bake.map(|bake| ctx.clock.now() + span(bake));
+            let canary = ctx.ledger.canary_promoted(canary, until).await?;
+            if canary.state == CanaryState::RolledBack {
+                return rolled_back(ctx, started, canary.reason).await;
+            }
+            canary.bake_until
+        }
+        None => None,
+    };
     let output = PromoteOutput {
         promoted: Some(started.version.clone()),
         previous: started.champion.clone(),
@@ -63,6 +74,8 @@ pub(super) async fn taken_off(
     started: &CanaryOutput,
     why: String,
 ) -> Result<StepResult, StepError> {
-    ctx.ledger.close_canary(&why).await?;
+    if let Some(canary) = started.canary {
+        ctx.ledger.close_canary(canary, &why).await?;
+    }
     rolled_back(ctx, started, why).await
 }

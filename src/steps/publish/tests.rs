@@ -141,13 +141,17 @@ impl Ledger for Names {
     async fn add_scored(&self, _: &crate::domain::evidence::ScoredRows) -> Result<u64, StepError> {
         unused()
     }
-    async fn canary_promoted(&self, _: Option<Timestamp>) -> Result<(), StepError> {
+    async fn canary_promoted(
+        &self,
+        _: CanaryId,
+        _: Option<Timestamp>,
+    ) -> Result<crate::domain::canary::CanaryRecord, StepError> {
         unused()
     }
-    async fn end_bake(&self) -> Result<Option<crate::domain::canary::CanaryRecord>, StepError> {
+    async fn end_bake(&self, _: CanaryId) -> Result<crate::domain::canary::CanaryRecord, StepError> {
         unused()
     }
-    async fn close_canary(&self, _: &str) -> Result<(), StepError> {
+    async fn close_canary(&self, _: CanaryId, _: &str) -> Result<(), StepError> {
         unused()
     }
     async fn tell(&self, _: &str, _: &[Recipient], _: Moment, _: Value) -> Result<(), StepError> {

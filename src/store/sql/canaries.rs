@@ -12,11 +12,11 @@ use super::signals::{NewSignal, Told, fence, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState, Extension, MoreTime, NotExtended};
-use crate::domain::id::{CanaryId, Epoch, RunId};
+use crate::domain::id::{CanaryId, Epoch, ModelName, RunId};
 use crate::domain::run::SignalKind;
 use crate::domain::verdict::Verdict;
 use crate::store::error::unreadable;
-use crate::store::{Canaries, Extended, Notice, StoreError};
+use crate::store::{Canaries, CanaryChange, Extended, Notice, StoreError};
 
 fn state_word(state: CanaryState) -> &'static str {
     match state {
@@ -89,19 +89,18 @@ impl Canaries for SqlStore {
         self.seen(self.give_more_time(run, asked, at).await)
     }
 
-    async fn end_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
-        self.seen(self.finish_bake(id, at).await)
+    async fn end_bake(
+        &self,
+        canary: CanaryId,
+        model: &ModelName,
+        by: (RunId, Epoch),
+        at: Timestamp,
+    ) -> Result<CanaryRecord, StoreError> {
+        self.seen(self.finish_bake(canary, model, by, at).await)
     }
 
-    async fn set_canary_state(
-        &self,
-        id: CanaryId,
-        state: CanaryState,
-        bake_until: Option<Timestamp>,
-        reason: &str,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.seen(self.change_canary(id, state, bake_until, reason, at).await)
+    async fn set_canary_state(&self, change: &CanaryChange) -> Result<CanaryRecord, StoreError> {
+        self.seen(self.change_canary(change).await)
     }
 }
 
@@ -233,8 +232,15 @@ impl SqlStore {
         Ok(Extended::Made(Box::new(record)))
     }
 
-    async fn finish_bake(&self, id: CanaryId, at: Timestamp) -> Result<CanaryRecord, StoreError> {
+    async fn finish_bake(
+        &self,
+        id: CanaryId,
+        model: &ModelName,
+        by: (RunId, Epoch),
+        at: Timestamp,
+    ) -> Result<CanaryRecord, StoreError> {
         let mut tx = self.begin().await?;
+        fence_canary(&mut tx, model, by).await?;
         let before = locked(&mut tx, id).await?;
         // Of the look that found a failure and the end of the bake one comes first.
         if before.state == CanaryState::Baking && before.verdict != Verdict::Fail {
@@ -245,18 +251,32 @@ impl SqlStore {
         Ok(after)
     }
 
-    async fn change_canary(
-        &self,
-        id: CanaryId,
-        state: CanaryState,
-        bake_until: Option<Timestamp>,
-        reason: &str,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
+    async fn change_canary(&self, change: &CanaryChange) -> Result<CanaryRecord, StoreError> {
+        let CanaryChange { canary: id, model, from, to, bake_until, reason, by_run, at } = change;
         let mut tx = self.begin().await?;
-        end_in(&mut tx, id, state, bake_until, reason, at).await?;
-        Ok(tx.commit().await?)
+        if let Some(by) = by_run {
+            fence_canary(&mut tx, model, *by).await?;
+        }
+        let before = locked(&mut tx, *id).await?;
+        if before.state == *from {
+            let reason = reason.as_ref().unwrap_or(&before.reason);
+            end_in(&mut tx, *id, *to, *bake_until, reason, *at).await?;
+        }
+        let after = locked(&mut tx, *id).await?;
+        tx.commit().await?;
+        Ok(after)
     }
+}
+
+/// Fences a run that is about to change its canary.
+async fn fence_canary(
+    connection: &mut Connection,
+    model: &ModelName,
+    (run, epoch): (RunId, Epoch),
+) -> Result<(), StoreError> {
+    // Whoever gives a canary more time locks it and its run in the other order, and holds this.
+    lock_versions(connection, model).await?;
+    fence(connection, run, epoch).await
 }
 
 async fn locked(connection: &mut Connection, id: CanaryId) -> Result<CanaryRecord, StoreError> {

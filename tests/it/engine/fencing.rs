@@ -119,6 +119,83 @@ async fn a_process_frozen_at_any_write_of_a_promotion_wakes_up_and_changes_nothi
     }
 }
 
+/// A process that stands still in the first promotion of `run`, in a task.
+async fn frozen_in_promotion(
+    world: &World,
+    run: RunId,
+    (write, when): (&str, When),
+) -> (Crash, Arc<Engine>, tokio::task::JoinHandle<refit::domain::run::Run>) {
+    let crash = Crash::freeze_at(Write { name: write.to_owned(), nth: 0 }, when);
+    let frozen = world.process(&crash).await;
+    let working = tokio::spawn({
+        let frozen = frozen.clone();
+        async move { turn(&frozen, run).await }
+    });
+    crash.is_frozen().await;
+    world.pass(TimeDelta::seconds(11));
+    (crash, frozen, working)
+}
+
+#[tokio::test]
+async fn a_process_frozen_in_a_promotion_wakes_up_in_the_bake_and_changes_nothing() {
+    let world = World::postgres().await;
+    let next = world.process(&Crash::never()).await;
+    serving(&world, &next).await;
+    for place in [("release_applied", When::After), ("set_canary_state", When::Before)] {
+        let run = about_to_promote(&world, Flow { promote: "{ bake: 1h }", ..FLOW }).await;
+        let (crash, frozen, working) = frozen_in_promotion(&world, run, place).await;
+        let minute = TimeDelta::minutes(1);
+        reach(&world, &next, run, minute, |run| run.outcome == Some(Outcome::Promoted)).await;
+        world.pass(TimeDelta::minutes(10));
+        next.look_at_canaries().await.expect("looks");
+        let before = seen(&world, &next, run).await;
+        assert!(before.contains("state: Baking"), "{before}");
+        crash.thaw();
+        working.await.expect("no panic");
+        let after = seen(&world, &next, run).await;
+        assert!(after == before, "{place:?}: {}", difference(&before, &after));
+        leave(&frozen).await;
+        assert_eq!(ended(&world, &next, run).await.outcome, Some(Outcome::Promoted), "{place:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_process_frozen_in_the_first_of_two_promotions_leaves_the_second_canary_alone() {
+    let again = r#"
+  - id: train2
+    run: 'mkdir -p out2 && rm -f out2/* && echo "$REFIT_RUN 2" > out2/model.json && echo "MAE: 9"'
+    metrics: { stdout: { mae: { pattern: 'MAE: (\d+)' } } }
+    outputs: { from: out2, files: "*.json" }
+  - { id: gate2, uses: gate, with: { first_version: accept, rules: [{ metric: mae, max: 600 }] } }
+  - { id: publish2, uses: publish, with: { store: models, version: counter } }
+  - { id: canary2, uses: canary, with: { target: production, stages: [10%], compare: compare2 } }
+  - { id: watch2, uses: wait, with: { for: 24h } }
+  - { id: compare2, uses: compare, with: { rules: [{ metric: error_rate }], on_inconclusive: roll_back } }
+  - { id: promote2, uses: promote }
+"#;
+    let world = World::postgres().await;
+    let next = world.process(&Crash::never()).await;
+    serving(&world, &next).await;
+    let before = world.process(&Crash::never()).await;
+    let run = world.trigger(&before, &(FLOW.source().trim_end().to_owned() + again)).await;
+    reach(&world, &before, run, TimeDelta::minutes(1), |run| run.status == RunStatus::Waiting).await;
+    leave(&before).await;
+    world.pass(TimeDelta::hours(1));
+    let place = ("release_applied", When::After);
+    let (crash, frozen, working) = frozen_in_promotion(&world, run, place).await;
+    reach(&world, &next, run, TimeDelta::minutes(1), |run| run.status == RunStatus::Waiting).await;
+    assert_eq!(shown(&world), (Some("2".to_owned()), Some("3".to_owned())), "the second is out");
+    let before = seen(&world, &next, run).await;
+    crash.thaw();
+    working.await.expect("no panic");
+    let after = seen(&world, &next, run).await;
+    assert!(after == before, "{}", difference(&before, &after));
+    leave(&frozen).await;
+    world.pass(TimeDelta::hours(24));
+    assert_eq!(ended(&world, &next, run).await.outcome, Some(Outcome::RolledBack), "nothing speaks for it");
+    assert_eq!(shown(&world), serves("2"));
+}
+
 #[tokio::test]
 async fn what_a_process_frozen_in_a_look_has_to_say_is_not_said_late() {
     let world = World::postgres().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use refit::domain::Timestamp;
 use refit::domain::because::Because;
 use refit::domain::canary::{CanaryRecord, CanaryState, MoreTime, NotExtended};
-use refit::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
+use refit::domain::id::{CanaryId, Epoch, Generation, ModelName, RunId, TargetName, VersionName};
 use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::run::{CancelRequest, Intent, IntentState, Undo};
 use refit::domain::verdict::Verdict;
@@ -13,7 +13,8 @@ use refit::domain::version::{Manifest, VersionState};
 use refit::domain::workflow::step::{Compare, HoldTraffic, OnInconclusive, Stage, WhenUnderpowered};
 use refit::domain::workflow::units::BasisPoints;
 use refit::store::{
-    Claim, Extended, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, Store, StoreError,
+    CanaryChange, Claim, Extended, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, Store,
+    StoreError,
 };
 use serde_json::json;
 
@@ -30,6 +31,7 @@ on_both! {
     two_runs_of_a_day_get_two_versions
     a_sealed_version_is_listed
     a_look_is_taken_once
+    a_late_process_changes_no_canary
     a_look_and_an_extension_at_the_same_time_are_both_kept
 }
 
@@ -227,6 +229,59 @@ fn canary(run: RunId, at: Timestamp) -> CanaryRecord {
     }
 }
 
+fn by(held: &Claim) -> (RunId, Epoch) {
+    (held.run.id, held.run.epoch)
+}
+
+fn to_baking(canary: &CanaryRecord, held: &Claim, at: Timestamp) -> CanaryChange {
+    CanaryChange {
+        canary: canary.id,
+        model: canary.model.clone(),
+        from: CanaryState::Watching,
+        to: CanaryState::Baking,
+        bake_until: Some(at + chrono::TimeDelta::hours(1)),
+        reason: None,
+        by_run: Some(by(held)),
+        at,
+    }
+}
+
+async fn a_late_process_changes_no_canary(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let late = claim(&store, run, worker, db.now()).await;
+    let out = store.open_canary(late.run.epoch, &canary(run, db.now())).await.expect("opened");
+    store.release_lease(run, late.run.epoch).await.expect("given back");
+    let held = claim(&store, run, worker, db.now()).await;
+    let changed = store.set_canary_state(&to_baking(&out, &late, db.now())).await;
+    assert!(matches!(changed, Err(StoreError::Fenced)), "{changed:?}");
+    assert_eq!(store.canary_of(run).await.expect("read").expect("there"), out);
+
+    let baking = store.set_canary_state(&to_baking(&out, &held, db.now())).await.expect("written");
+    let until = db.now() + chrono::TimeDelta::hours(1);
+    assert_eq!((baking.state, baking.bake_until), (CanaryState::Baking, Some(until)));
+    assert_eq!(baking.reason, out.reason, "what the last look said");
+    // A second time, later: the bake that began goes on.
+    let again = store.set_canary_state(&to_baking(&out, &held, db.pass(60))).await.expect("asked");
+    assert_eq!(again, baking);
+    let ended = store.end_bake(out.id, &model(), by(&late), until).await;
+    assert!(matches!(ended, Err(StoreError::Fenced)), "{ended:?}");
+    let withdrawn = CanaryChange {
+        to: CanaryState::RolledBack,
+        reason: Some("withdrawn".to_owned()),
+        by_run: None,
+        ..to_baking(&out, &held, db.now())
+    };
+    let kept = store.set_canary_state(&withdrawn).await.expect("asked");
+    assert_eq!(kept, baking, "it was watched when that was decided");
+    let withdrawn = CanaryChange { from: CanaryState::Baking, bake_until: None, ..withdrawn };
+    let gone = store.set_canary_state(&withdrawn).await.expect("written");
+    assert_eq!((gone.state, gone.reason.as_str()), (CanaryState::RolledBack, "withdrawn"));
+    let ended = store.end_bake(out.id, &model(), by(&held), until).await.expect("asked");
+    assert_eq!(ended, gone, "one that ended stays as it is");
+}
+
 async fn reserve(store: &std::sync::Arc<dyn Store>, held: &Claim, at: Timestamp) -> VersionName {
     let by = Reservation {
         run: held.run.id,
@@ -338,9 +393,8 @@ async fn a_look_is_taken_once(db: Database) {
     assert!(one.save_look(&out, &after, &[told("in time")]).await.expect("asked"));
     let saved = one.canary_of(run).await.expect("read").expect("there");
     assert_eq!((saved.analysis, saved.next_look_at), (json!({"rows": 7}), next), "the next look stands");
-    one.set_canary_state(out.id, CanaryState::Baking, Some(next), "promoted", db.now())
-        .await
-        .expect("written");
+    let bakes = CanaryChange { bake_until: Some(next), ..to_baking(&out, &held, db.now()) };
+    one.set_canary_state(&bakes).await.expect("written");
     let saved = one.save_look(&out, &after, &[told("too late")]).await.expect("asked");
     assert!(!saved, "it moved on meanwhile");
     let keys: Vec<String> =
@@ -351,9 +405,15 @@ async fn a_look_is_taken_once(db: Database) {
     let baking = one.canary_of(run).await.expect("read").expect("there");
     let failing = CanaryRecord { verdict: Verdict::Fail, ..baking.clone() };
     assert!(one.save_look(&baking, &failing, &[]).await.expect("asked"));
-    assert_eq!(one.end_bake(out.id, next).await.expect("asked").state, CanaryState::Baking);
+    assert_eq!(
+        one.end_bake(out.id, &model(), by(&held), next).await.expect("asked").state,
+        CanaryState::Baking
+    );
     assert!(one.save_look(&failing, &baking, &[]).await.expect("asked"));
-    assert_eq!(one.end_bake(out.id, next).await.expect("asked").state, CanaryState::Promoted);
+    assert_eq!(
+        one.end_bake(out.id, &model(), by(&held), next).await.expect("asked").state,
+        CanaryState::Promoted
+    );
     assert!(!one.save_look(&baking, &failing, &[]).await.expect("asked"));
 }
 
@@ -385,11 +445,11 @@ async fn a_look_and_an_extension_at_the_same_time_are_both_kept(db: Database) {
     assert_eq!(one.live_canaries(None).await.expect("listed")[0].extensions.len(), 2);
     // The run hears of each.
     one.release_lease(run, held.run.epoch).await.expect("given back");
-    assert_eq!(claim(&one, run, worker, db.now()).await.signals.len(), 2);
+    let held = claim(&one, run, worker, db.now()).await;
+    assert_eq!(held.signals.len(), 2);
 
-    one.set_canary_state(read.id, CanaryState::Baking, Some(deadline), "promoted", db.now())
-        .await
-        .expect("written");
+    let bakes = CanaryChange { bake_until: Some(deadline), ..to_baking(&read, &held, db.now()) };
+    one.set_canary_state(&bakes).await.expect("written");
     assert_eq!(ask(hours(1)).await, Extended::Refused(NotExtended::Bakes));
     assert_eq!(one.canary_of(run).await.expect("read").expect("there").extensions.len(), 2);
     let other = make::run(&one, db.now()).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use refit::adapter::Posted;
 use refit::domain::Timestamp;
-use refit::domain::canary::{CanaryRecord, CanaryState, MoreTime, Ripe, Ripening};
+use refit::domain::canary::{CanaryRecord, MoreTime, Ripe, Ripening};
 use refit::domain::event::Event;
 use refit::domain::evidence::LabelCounts;
 use refit::domain::freeze::{Freeze, FreezeScope, FreezeWish};
@@ -155,8 +155,8 @@ passes! { Canaries:
     write take_look(id: CanaryId, read: Timestamp, next: Timestamp) -> bool;
     write save_look(before: &CanaryRecord, after: &CanaryRecord, notices: &[Notice]) -> bool;
     write extend_canary(run: RunId, asked: &MoreTime, at: Timestamp) -> Extended;
-    write end_bake(id: CanaryId, at: Timestamp) -> CanaryRecord;
-    write set_canary_state(id: CanaryId, state: CanaryState, bake_until: Option<Timestamp>, reason: &str, at: Timestamp) -> ();
+    write end_bake(canary: CanaryId, model: &ModelName, by: (RunId, Epoch), at: Timestamp) -> CanaryRecord;
+    write set_canary_state(change: &CanaryChange) -> CanaryRecord;
 }
 
 passes! { Evidence:

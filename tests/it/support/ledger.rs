@@ -220,15 +220,15 @@ impl Ledger for FakeLedger {
         Ok(scored.rows.len() as u64)
     }
 
-    async fn canary_promoted(&self, _: Option<Timestamp>) -> Result<(), StepError> {
+    async fn canary_promoted(&self, _: CanaryId, _: Option<Timestamp>) -> Result<CanaryRecord, StepError> {
         not_here()
     }
 
-    async fn end_bake(&self) -> Result<Option<CanaryRecord>, StepError> {
+    async fn end_bake(&self, _: CanaryId) -> Result<CanaryRecord, StepError> {
         not_here()
     }
 
-    async fn close_canary(&self, _: &str) -> Result<(), StepError> {
+    async fn close_canary(&self, _: CanaryId, _: &str) -> Result<(), StepError> {
         not_here()
     }
 
