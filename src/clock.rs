@@ -24,6 +24,18 @@ pub trait Clock: Send + Sync + 'static {
     fn is_real(&self) -> bool;
 }
 
+/// Returns when it is `at`; never when that is absent.
+pub async fn comes(clock: &dyn Clock, at: Option<Timestamp>) {
+    match at {
+        Some(at) => {
+            while clock.now() < at {
+                clock.wait_until(at).await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// The world's time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;

@@ -2,6 +2,8 @@
 //! return, one commit a step. When the lease is lost everything stops, and
 //! nothing more is written.
 
+mod ended;
+
 use std::sync::Arc;
 
 use chrono::TimeDelta;
@@ -10,18 +12,18 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::activation::{Lease, Told, renew};
-use super::body::{Bodies, Ended};
+use super::body::Bodies;
 use super::known::Known;
 use super::live::Nudge;
 use super::outage::{answered, write};
 use super::{Engine, boards, body, notices, promotion, undo};
-use crate::clock::Clock;
+use crate::clock::comes;
 use crate::domain::Timestamp;
 use crate::domain::id::{NotifierName, StepId};
 use crate::domain::pipeline::Next;
-use crate::domain::run::{AttemptState, CancelRequest, IntentState, Outcome, RunStatus};
+use crate::domain::run::{CancelRequest, IntentState, RunStatus};
 use crate::domain::workflow::Moment;
-use crate::steps::context::{Sleep, StepError, StepResult};
+use crate::steps::context::StepError;
 use crate::store::{Checkpoint, Claim, EndedAttempt, NewAttempt, Notice, RunState, StoreError, UndoChange};
 
 /// How long a failed undo waits before it is tried again.
@@ -123,7 +125,7 @@ impl<'a> Driver<'a> {
                     }
                 }
                 () = self.shutdown.cancelled(), if self.stopped.is_none() => self.begin_shutdown(),
-                () = comes(&*self.engine.clock, self.due), if self.stopped.is_none() => {
+                () = comes(self.engine.clock.as_ref(), self.due), if self.stopped.is_none() => {
                     if self.wake().await? == Hand::Empty {
                         return Ok(());
                     }
@@ -240,105 +242,6 @@ impl<'a> Driver<'a> {
 
     fn masked(&self, output: Value) -> Value {
         self.engine.services.secrets.mask_json(output)
-    }
-
-    /// Takes in how a body ended.
-    async fn take(&mut self, ended: Ended) -> Result<Hand, StoreError> {
-        if self.stopped == Some(Stopped::Fenced) {
-            return Ok(Hand::Keeps);
-        }
-        let now = self.engine.clock.now();
-        let mut notices = vec![];
-        let mut promoted = None;
-        let mut record = EndedAttempt {
-            begun_in: self.known.begun_in(&ended.step, ended.attempt),
-            step: ended.step,
-            attempt: ended.attempt,
-            state: AttemptState::Succeeded,
-            output: None,
-            error: None,
-            resume: None,
-            wake_at: None,
-        };
-        match ended.result {
-            Ok(StepResult::Done { output }) => {
-                let output = self.masked(output);
-                if output.get("rollout").and_then(Value::as_str) == Some("on_canary") {
-                    notices =
-                        self.about(Moment::CanaryStarted, &record.step, json!({"canary": output})).await;
-                }
-                record.output = Some(output);
-            }
-            Ok(StepResult::Promoted { output }) => {
-                let output = self.masked(output);
-                promoted = Some(reason_in(&output));
-                record.output = Some(output);
-            }
-            Ok(StepResult::End { outcome, reason, output }) => {
-                record.output = Some(self.masked(output));
-                self.known.end(outcome, self.engine.services.secrets.mask(&reason));
-            }
-            Ok(StepResult::Sleep(Sleep { until, resume, held: _, promoted: in_bake, tell })) => {
-                record.state = AttemptState::Sleeping;
-                record.wake_at = until;
-                let resume = self.masked(resume);
-                promoted = in_bake.then(|| resume.get("output").map_or_else(String::new, reason_in));
-                record.resume = Some(resume);
-                if let Some((moment, facts)) = tell {
-                    notices = self.about(moment, &record.step, self.masked(facts)).await;
-                }
-            }
-            Err(StepError::Fenced) => {
-                self.stop(Stopped::Fenced);
-                return Ok(Hand::Keeps);
-            }
-            Err(error @ (StepError::Interrupted | StepError::Cancelled)) => {
-                // A shutdown hands the attempt over: it is left `started`, and the next epoch counts it as lost.
-                if self.stopped == Some(Stopped::Shutdown) {
-                    return Ok(Hand::Keeps);
-                }
-                if error == StepError::Cancelled {
-                    self.refresh().await?;
-                }
-                self.reread_promotion(&record.step).await?;
-                record.state = AttemptState::Cancelled;
-            }
-            Err(StepError::Failed { failure, retry_after }) => {
-                self.reread_promotion(&record.step).await?;
-                record.state = AttemptState::Failed;
-                record.resume = self.known.left_by(&record.step);
-                record.wake_at = self.known.retry_at(&record.step, &failure, retry_after, now);
-                if record.wake_at.is_none() {
-                    record.wake_at = self.known.completes_at(&record.step, retry_after, now);
-                    if record.wake_at.is_some() {
-                        notices =
-                            promotion::alert(self.engine, &self.known, &record.step, &failure.message).await;
-                    }
-                }
-                record.error = Some(failure);
-            }
-        }
-        if self.known.run.cancel.is_some() || promoted.is_some() {
-            self.refresh().await?;
-        }
-        if let Some((outcome, reason)) = self.known.cancelled(promoted.is_some()) {
-            self.known.end(outcome, reason);
-        } else if let Some(reason) = promoted.filter(|_| !self.known.promotion_recorded()) {
-            self.known.end(Outcome::Promoted, reason);
-        }
-        if self.known.ends() && record.state == AttemptState::Sleeping {
-            record.state = AttemptState::Cancelled;
-            record.wake_at = None;
-            // The end of the run is what people hear of.
-            notices.clear();
-        }
-        self.known.apply(&record, ended.heard, now);
-        self.proceed(News { ended: Some(record), notices, ..News::default() }).await
-    }
-
-    /// Whether a promotion that did not succeed made its first write is the database's to say.
-    async fn reread_promotion(&mut self, step: &StepId) -> Result<(), StoreError> {
-        if self.known.promotes(step) { self.read_intents().await } else { Ok(()) }
     }
 
     /// Steps recorded intents since the claim.
@@ -504,22 +407,5 @@ impl<'a> Driver<'a> {
         write(self.engine, &checkpoint).await?;
         self.known.begin(checkpoint);
         Ok(())
-    }
-}
-
-/// Why a promotion was made, as its step says.
-fn reason_in(output: &Value) -> String {
-    output.get("reason").and_then(Value::as_str).unwrap_or("promoted").to_owned()
-}
-
-/// Returns when it is `at`; never when that is absent.
-async fn comes(clock: &dyn Clock, at: Option<Timestamp>) {
-    match at {
-        Some(at) => {
-            while clock.now() < at {
-                clock.wait_until(at).await;
-            }
-        }
-        None => std::future::pending().await,
     }
 }
