@@ -305,10 +305,11 @@ fn triggers(root: &Node, checker: &mut Checker) -> Triggers {
         if let Some(required) = node.get("required").filter(|_| input.required && input.default.is_none())
             && let Some(other) = ["schedule", "event"].into_iter().find(|other| on.get(other).is_some())
         {
+            // A warning: runs that a person started read the same text again, at any time.
             let message =
-                format!("input `{name}` is required, and a run that `on: {other}` starts is given none");
+                format!("`on: {other}` cannot start a run: input `{name}` is required, and it gives none");
             checker.diagnostics.push(
-                Diagnostic::error(required.at, message)
+                Diagnostic::warning(required.at, message)
                     .hint(format!("give `{name}` a `default`, or leave `required` out")),
             );
         }
