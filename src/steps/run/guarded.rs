@@ -134,11 +134,11 @@ impl Paths {
 
     /// Removes what the command left, which is of no use and in the way: the database may be on the same disk, and the next
     /// attempt wants it.
-    fn give_back(&self, log: &dyn StepLog) {
+    fn give_back(&self, log: &dyn StepLog, why: &str) {
         if let Err(error) = std::fs::remove_dir_all(&self.attempt) {
             log.note(&format!("what it left in {} could not be removed: {error}", self.attempt.display()));
         } else {
-            log.note("what it left in $REFIT_OUT was removed: it took too much of the disk");
+            log.note(&format!("what it left in $REFIT_OUT was removed: {why}"));
         }
     }
 }
@@ -239,8 +239,10 @@ fn check_ending(
         .hint("raise `limits: memory`, or train on less at once"));
     }
     let disk_full = finished.disk_full || is_disk_full(&paths.attempt);
-    if disk_full || finished.files_over.is_some() {
-        paths.give_back(&*ctx.log);
+    if finished.files_over.is_some() {
+        paths.give_back(&*ctx.log, "it went over `limits: output`");
+    } else if disk_full {
+        paths.give_back(&*ctx.log, "the disk is full");
     }
     if let Some(used) = finished.files_over {
         return Err(StepError::permanent(format!(

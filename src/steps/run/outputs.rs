@@ -1,7 +1,7 @@
 //! Collects the files a command leaves: only regular files that resolve inside
 //! their directory and were written while it ran, whole or not at all.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -14,8 +14,10 @@ use crate::domain::workflow::step::Outputs;
 
 /// More files than this are no model.
 const MOST_FILES: usize = 10_000;
-/// Files that are remembered of before a command: some 40 bytes each.
+/// Files that are remembered of before a command: some 40 bytes each. A directory with more is no model's own.
 const MOST_BEFORE: usize = 250_000;
+/// Where refit's own files are.
+const OWN: &str = ".refit";
 /// Deeper directories than this are a loop.
 const DEEPEST: usize = 32;
 /// Names that a store keeps for itself.
@@ -48,22 +50,27 @@ pub(super) struct Before(HashSet<Identity>);
 impl Before {
     pub(super) fn look(outputs: &Outputs, project: &Path) -> Result<Self, String> {
         let from = project.join(&outputs.from);
+        if !from.exists() {
+            return Ok(Self(HashSet::new()));
+        }
+        fs::read_dir(&from).map_err(|error| format!("cannot list {}: {error}", from.display()))?;
         let mut files = HashSet::new();
-        if from.exists() {
-            walk(&from, DEEPEST, |path| {
-                // What is gone again by now is no file of before.
-                let Ok(found) = fs::symlink_metadata(from.join(path)) else { return Ok(()) };
+        // The nearest first, where the command's own are.
+        let mut dirs = VecDeque::from([(from, 0)]);
+        while let Some((dir, depth)) = dirs.pop_front() {
+            // What cannot be looked at, or is gone by now, may be somebody else's business.
+            let Ok(entries) = fs::read_dir(&dir) else { continue };
+            for entry in entries.flatten() {
+                let Ok(found) = entry.metadata() else { continue };
                 if files.len() == MOST_BEFORE {
-                    return Err(format!(
-                        "there are more than {MOST_BEFORE} files below {}: name a directory that has the model alone",
-                        outputs.from
-                    ));
+                    return Ok(Self(files));
                 }
                 if found.is_file() {
                     files.insert(Identity::of(&found));
+                } else if found.is_dir() && depth < DEEPEST && entry.file_name() != OWN {
+                    dirs.push_back((entry.path(), depth + 1));
                 }
-                Ok(())
-            })?;
+            }
         }
         Ok(Self(files))
     }
@@ -152,21 +159,6 @@ fn matching(dir: &Path, pattern: Option<&glob::Pattern>) -> Result<Vec<PathBuf>,
         None => DEEPEST,
     };
     let mut found = Vec::new();
-    walk(dir, deepest, |path| {
-        if pattern.is_none_or(|pattern| pattern.matches_path_with(path, options)) {
-            if found.len() == MOST_FILES {
-                return Err(format!("there are more than {MOST_FILES} files in {}", dir.display()));
-            }
-            found.push(path.to_owned());
-        }
-        Ok(())
-    })?;
-    found.sort();
-    Ok(found)
-}
-
-/// Shows `see` all below `dir` that is no directory, by its relative path; directories that are links are not entered.
-fn walk(dir: &Path, deepest: usize, mut see: impl FnMut(&Path) -> Result<(), String>) -> Result<(), String> {
     let mut dirs = vec![(PathBuf::new(), 0)];
     while let Some((below, depth)) = dirs.pop() {
         let path = dir.join(&below);
@@ -178,14 +170,20 @@ fn walk(dir: &Path, deepest: usize, mut see: impl FnMut(&Path) -> Result<(), Str
             let kind = entry
                 .file_type()
                 .map_err(|error| format!("cannot look at {}: {error}", entry.path().display()))?;
-            if !kind.is_dir() {
-                see(&name)?;
-            } else if depth < deepest {
-                dirs.push((name, depth + 1));
+            if kind.is_dir() {
+                if depth < deepest {
+                    dirs.push((name, depth + 1));
+                }
+            } else if pattern.is_none_or(|pattern| pattern.matches_path_with(&name, options)) {
+                if found.len() == MOST_FILES {
+                    return Err(format!("there are more than {MOST_FILES} files in {}", dir.display()));
+                }
+                found.push(name);
             }
         }
     }
-    Ok(())
+    found.sort();
+    Ok(found)
 }
 
 /// Looks through links, and refuses what is no regular file inside `dir`.
