@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
@@ -64,10 +64,17 @@ impl Engine {
         }
         let may_end =
             run.outcome.is_some() || run.cancel.is_some() || run.crashes >= self.settings.crash_limit;
-        if may_end && Known::new(self, claim.clone()).ends_before_any_body(self.settings.crash_limit) {
+        let known = may_end.then(|| Known::new(self, claim.clone()));
+        if let Some(known) =
+            known.as_ref().filter(|known| known.ends_before_any_body(self.settings.crash_limit))
+        {
             // But none of a sequence that ends: whether its body came to its end would be chance.
             let in_main = |(step, _): &(StepId, u32)| workflow.steps.iter().any(|main| &main.id == step);
             (opening.cancelled, opening.woken) = opening.woken.into_iter().partition(in_main);
+            if known.promoting().is_some() {
+                // Nothing of the end begins before that is completed.
+                return Some(opening);
+            }
         }
         if run.cancel.is_some() || run.crashes >= self.settings.crash_limit {
             return Some(opening);
@@ -127,7 +134,7 @@ pub(super) struct Told {
 }
 
 /// Renews the lease until `done`, and tells what the run is told beyond what it has `heard`. The database being away is no
-/// reason to stop: only a moved epoch is.
+/// reason to stop: only a moved epoch is. Nor is a holder that has no time to hear: it is told with a later renewal.
 pub(super) async fn renew(
     engine: Arc<Engine>,
     (run, epoch, mut heard): (RunId, Epoch, i64),
@@ -141,20 +148,24 @@ pub(super) async fn renew(
             () = tokio::time::sleep(engine.settings.renew) => {}
             () = nudge.look.notified() => {}
         }
-        let news = match look(&engine, (run, epoch), heard).await {
+        match look(&engine, (run, epoch), heard).await {
             Ok(Some(told)) => {
-                heard = told.count;
-                Lease::Told(told)
+                let count = told.count;
+                match tell.try_send(Lease::Told(told)) {
+                    Ok(()) => heard = count,
+                    Err(TrySendError::Full(_)) => {}
+                    Err(TrySendError::Closed(_)) => return,
+                }
             }
-            Ok(None) => continue,
-            Err(StoreError::Fenced) => Lease::Lost,
+            Ok(None) => {}
+            Err(StoreError::Fenced) => {
+                // Nobody hears it where the run was given back.
+                let _ = tell.send(Lease::Lost).await;
+                return;
+            }
             Err(error) => {
                 tracing::warn!(run.id = %run, "Lease could not be renewed, trying again: {error}");
-                continue;
             }
-        };
-        if tell.send(news).await.is_err() {
-            return;
         }
     }
 }

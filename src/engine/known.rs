@@ -86,6 +86,11 @@ impl Known {
 
     /// What happens next.
     pub(super) fn next(&self, now: Timestamp) -> Next {
+        if self.ends()
+            && let Some(step) = self.promoting()
+        {
+            return pipeline::complete(&self.attempts, step, now);
+        }
         let ending = self.run.outcome.map(|outcome| (outcome, self.run.reason.as_deref().unwrap_or("")));
         let view = View {
             workflow: &self.workflow,
@@ -165,6 +170,18 @@ impl Known {
         let run = Arc::make_mut(&mut self.run);
         run.outcome = Some(outcome);
         run.reason = Some(reason);
+    }
+
+    /// It was promoted, just now. What a step beside the promotion ended it with stands: nothing that waits for that step
+    /// begins. A failure is found again in its attempt.
+    pub(super) fn promoted(&mut self, reason: String) {
+        match self.ending().filter(|(outcome, _)| self.ends() && *outcome != Outcome::Failed) {
+            Some((_, why)) => {
+                let why = format!("promoted ({reason}), and ended by another step: {why}");
+                self.end(Outcome::CancelledAfterPromotion, why);
+            }
+            None => self.end(Outcome::Promoted, reason),
+        }
     }
 
     /// How it will end, once that is known.

@@ -11,7 +11,7 @@ use crate::store::{Notice, ReleaseAudit, StoreError};
 
 /// What a person can do about it.
 const TODO: &str = "See to what the error names; then it is completed by itself. To take the promotion back instead: \
-    `refit rollback`, which ends the run. `refit run cancel` waits for the promotion.";
+    `refit rollback`, which ends the run. `refit run cancel` waits for the promotion, but for that of a first version.";
 
 /// Says, once for each promotion, why it is not completed yet.
 pub(super) async fn alert(engine: &Engine, known: &Known, step: &StepId, why: &str) -> Vec<Notice> {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Driver, Hand, News, Stopped};
 use crate::domain::id::StepId;
-use crate::domain::run::{AttemptState, Outcome};
+use crate::domain::run::AttemptState;
 use crate::domain::workflow::Moment;
 use crate::engine::body::Ended;
 use crate::engine::promotion;
@@ -94,7 +94,7 @@ impl Driver<'_> {
         if let Some((outcome, reason)) = self.known.cancelled(promoted.is_some()) {
             self.known.end(outcome, reason);
         } else if let Some(reason) = promoted.filter(|_| !self.known.promotion_recorded()) {
-            self.known.end(Outcome::Promoted, reason);
+            self.known.promoted(reason);
         }
         if self.known.ends() && record.state == AttemptState::Sleeping {
             record.state = AttemptState::Cancelled;

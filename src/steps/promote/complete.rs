@@ -19,8 +19,22 @@ pub(super) async fn complete(
     started: &CanaryOutput,
     made: Promotion,
 ) -> Result<StepResult, StepError> {
-    let host = ctx.services.targets.get(&started.target).ok_or_else(|| unknown_target(&started.target))?;
-    show(ctx, host.as_ref(), &made.release).await?;
+    let shown = match ctx.services.targets.get(&started.target) {
+        Some(host) => show(ctx, host.as_ref(), &made.release).await,
+        None => Err(unknown_target(&started.target)),
+    };
+    match shown {
+        // There is nothing to roll a first version back to: whoever cancels its run leaves it to the reconciler to show it.
+        Err(StepError::Failed { failure, .. })
+            if started.rollout == Rollout::FirstVersion && ctx.run.cancel.is_some() =>
+        {
+            ctx.log.note(&format!(
+                "the host does not show it yet, and is shown it as soon as it answers: {}",
+                failure.message
+            ));
+        }
+        shown => shown?,
+    }
     // Some hosts take minutes.
     let since = ctx.ledger.promotion(&started.target).await?;
     if let Some(why) = since.and_then(|made| made.replaced) {

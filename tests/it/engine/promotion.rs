@@ -229,6 +229,90 @@ async fn a_branch_that_fails_beside_a_promotion_waits_until_it_is_completed() {
 }
 
 #[tokio::test]
+async fn what_was_rejected_beside_a_promotion_does_not_begin_once_it_is_completed() {
+    let flow = Flow {
+        before_promote: "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
+  - { id: refused, run: 'true', needs: [ask] }",
+        promote: "{ bake: 1h }, needs: [compare]",
+        ..FLOW
+    };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = not_shown(&world, &engine, flow, TROUBLES[0]).await;
+        let kind = SignalKind::Reject { step: "ask".parse().expect("a step") };
+        engine.store.signal(run, &kind, "ann", Some("too risky"), world.clock.now()).await.expect("sent");
+        for _ in 0..24 {
+            assert_ne!(turn(&engine, run).await.status, RunStatus::Finished, "the promotion comes first");
+            world.pass(TimeDelta::hours(2));
+        }
+        world.host.reject(false);
+        let ended = ended(&world, &engine, run).await;
+        assert_eq!(ended.outcome, Some(Outcome::CancelledAfterPromotion), "{ended:?}");
+        let why = ended.reason.unwrap_or_default();
+        assert!(why.starts_with("promoted (") && why.contains("too risky"), "{why}");
+        assert_eq!(shown(&world), serves("2"));
+        assert_eq!(canary(&engine, run).await.state, CanaryState::Baking, "it is watched");
+        let attempts = engine.store.attempts(run).await.expect("readable");
+        assert!(attempts.iter().all(|attempt| attempt.step.as_str() != "refused"), "{attempts:#?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn steps_after_a_failure_wait_for_a_first_version_to_be_shown() {
+    let flow = Flow {
+        before_promote: "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
+  - { id: breaks, run: 'exit 1', needs: [ask], retry: { attempts: 1 } }",
+        promote: "{}, needs: [compare]",
+        ..FLOW
+    };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        world.host.reject(true);
+        let source = format!("{}on_failure: [ {{ id: sorry, run: 'true' }} ]\n", flow.source());
+        let run = world.trigger(&engine, &source).await;
+        reach(&world, &engine, run, TimeDelta::minutes(10), |run| run.committed).await;
+        let kind = SignalKind::Approve { step: "ask".parse().expect("a step") };
+        engine.store.signal(run, &kind, "ann", None, world.clock.now()).await.expect("sent");
+        let sorry = async || {
+            let attempts = engine.store.attempts(run).await.expect("readable");
+            attempts.iter().any(|attempt| attempt.step.as_str() == "sorry")
+        };
+        for _ in 0..12 {
+            assert_ne!(turn(&engine, run).await.status, RunStatus::Finished, "the promotion comes first");
+            assert!(!sorry().await, "nothing of the end begins before");
+            world.pass(TimeDelta::hours(2));
+        }
+        world.host.reject(false);
+        assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::Failed));
+        assert!(sorry().await);
+        assert_eq!(shown(&world), serves("1"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_first_version_that_no_host_takes_can_be_left_to_the_reconciler() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        world.host.reject(true);
+        let run = world.trigger(&engine, &FLOW.source()).await;
+        reach(&world, &engine, run, TimeDelta::minutes(10), |run| run.committed).await;
+        two_days(&world, &engine, run).await;
+        let request = CancelRequest { actor: "ann".to_owned(), reason: None, at: world.clock.now() };
+        assert!(engine.store.request_cancel(run, &request).await.expect("asked"));
+        let left = ended(&world, &engine, run).await;
+        assert_eq!(left.outcome, Some(Outcome::CancelledAfterPromotion), "{left:?}");
+        assert_eq!(shown(&world), (None, None));
+        world.host.reject(false);
+        engine.reconcile_releases().await.expect("reconciles");
+        assert_eq!(shown(&world), serves("1"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_run_whose_promotion_was_rolled_back_before_it_went_on_ends_as_rolled_back() {
     on_both(async |world| {
         let engine = world.process(&Crash::never()).await;
