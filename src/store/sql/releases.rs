@@ -14,7 +14,7 @@ use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
-use crate::domain::release::Release;
+use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::SignalKind;
 use crate::store::{ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Releases, StoreError};
 
@@ -165,9 +165,15 @@ impl SqlStore {
         let mut woken = vec![];
         if let Some((canary, reason)) = &write.ends_canary {
             end_in(&mut tx, *canary, CanaryState::RolledBack, None, reason, write.at).await?;
-            // Its run hears of it with the change or not at all: it may sleep for days otherwise.
-            let own = write.by_run.as_ref().map(|by| by.run);
-            if let Some(run) = run_of(&mut tx, *canary).await?.filter(|run| Some(*run) != own) {
+            // Its run hears of it with the change or not at all: it may sleep for days otherwise, also beside the step that
+            // made the change. A run that takes its own effects back is over.
+            let over = match &write.actor {
+                ReleaseActor::Undo { run } => Some(*run),
+                ReleaseActor::Run { .. } | ReleaseActor::Controller { .. } | ReleaseActor::Human { .. } => {
+                    None
+                }
+            };
+            if let Some(run) = run_of(&mut tx, *canary).await?.filter(|run| Some(*run) != over) {
                 let kind = SignalKind::RolledBack { why: reason.clone() };
                 let actor = write.actor.to_string();
                 let signal = NewSignal { kind: &kind, actor: &actor, reason: Some(reason), at: write.at };

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use refit::domain::run::{AttemptState, Outcome, RunStatus};
+use refit::clock::Clock;
+use refit::domain::run::{AttemptState, Outcome, RunStatus, SignalKind};
 use refit::domain::version::VersionState;
 use refit::engine::Engine;
 use refit::engine::by_hand::PromotedByHand;
@@ -71,6 +72,32 @@ async fn a_rollback_that_is_tried_again_goes_back_once() {
         assert_eq!(states(&engine).await, known(&expected));
         let release = release(&engine).await;
         assert_eq!((release.generation, release.is_applied()), (before.next(), true));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_sleeps_beside_a_rollback_of_its_own_canary_hears_of_it() {
+    let flow = Flow {
+        before_promote: "  - { id: ask, uses: approve, needs: [canary], with: { message: 'Back?' } }
+  - { id: back, uses: rollback, needs: [ask], with: { target: production } }",
+        promote: "{}, needs: [compare]",
+        ..DAY
+    };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = on_canary(&world, &engine, flow).await;
+        let kind = SignalKind::Approve { step: "ask".parse().expect("a step") };
+        engine.store.signal(run, &kind, "ann", None, world.clock.now()).await.expect("sent");
+        // No time passes: nobody looks at the canary.
+        for _ in 0..3 {
+            turn(&engine, run).await;
+        }
+        let attempts = engine.store.attempts(run).await.expect("readable");
+        let watch = attempts.iter().find(|attempt| attempt.step.as_str() == "watch").expect("it began");
+        assert_eq!(watch.state, AttemptState::Succeeded, "{attempts:#?}");
+        assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::RolledBack));
     })
     .await;
 }
