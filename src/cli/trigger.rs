@@ -149,6 +149,11 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
     for (name, why) in &failed {
         opened.out.complain(&format!("error: {name} was not started by it: {}", plain(why)));
     }
+    if let Some((name, _)) = failed.first() {
+        opened.out.complain(&format!(
+            "hint: correct the event or the workflow; `has(event.data.FIELD)` asks whether a field is there, and `refit trigger {name}` starts it by hand"
+        ));
+    }
     let exit = if failed.is_empty() { Exit::Ok } else { Exit::Usage };
     if runs.is_empty() && (!paused.is_empty() || !failed.is_empty()) {
         return Ok(exit);

@@ -32,6 +32,7 @@ fn a_workflow_that_an_event_cannot_start_keeps_no_other_from_it() {
         run [run]: queued
         --- stderr
         error: careful was not started by it: its `if` cannot be decided: `event.data.rows >= 500`: `event.data.rows` is not defined
+        hint: correct the event or the workflow; `has(event.data.FIELD)` asks whether a field is there, and `refit trigger careful` starts it by hand
         no server is running, so it waits: start one with `refit serve`, or do it here with `refit run resume [run] --follow`
         ");
     });
