@@ -10,8 +10,9 @@ use crate::steps::context::Promotion;
 use crate::store::{Notice, ReleaseAudit, StoreError};
 
 /// What a person can do about it.
-const TODO: &str = "See to what the error names; then it is completed by itself. To take the promotion back instead: \
-    `refit rollback`, which ends the run. `refit run cancel` waits for the promotion, but for that of a first version.";
+const WAYS_OUT: &str = "See to what the error names; then it is completed by itself. To take the promotion back instead: \
+    `refit rollback`, which ends the run. `refit run cancel` waits for the promotion; a first version has nothing to go \
+    back to, so that its run then ends at the next try.";
 
 /// Says, once for each promotion, why it is not completed yet.
 pub(super) async fn alert(engine: &Engine, known: &Known, step: &StepId, why: &str) -> Vec<Notice> {
@@ -21,7 +22,7 @@ pub(super) async fn alert(engine: &Engine, known: &Known, step: &StepId, why: &s
     let facts = json!({
         "reason": format!("the promotion is decided, and step `{step}` cannot complete it: {why}"),
         "next": "refit goes on trying every few minutes; the run does not end before.",
-        "todo": TODO,
+        "todo": WAYS_OUT,
     });
     notices::alert(engine, &known.run, &known.workflow, &format!("promotion/{step}"), facts).await
 }
