@@ -331,6 +331,13 @@ pub struct Intent {
     pub state: IntentState,
 }
 
+impl Intent {
+    /// The key of an operation of a step.
+    pub fn key_of(run: RunId, step: &StepId, operation: &str) -> String {
+        format!("{run}/{step}/{operation}")
+    }
+}
+
 /// Whether an intent's undo still stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

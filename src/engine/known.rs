@@ -259,8 +259,7 @@ impl Known {
     fn wrote_promotion(&self, step: &StepId) -> bool {
         self.promotes(step)
             && self.intents.iter().any(|intent| {
-                let (run, operation) = (self.run.id, promote::OPERATION);
-                &intent.step == step && intent.key == format!("{run}/{step}/{operation}")
+                &intent.step == step && intent.key == Intent::key_of(self.run.id, step, promote::OPERATION)
             })
     }
 

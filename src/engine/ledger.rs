@@ -50,7 +50,7 @@ pub struct RunLedger {
 /// Calls `$call` until the database answers or the step is told to stop.
 macro_rules! through_outage {
     ($self:ident, $call:expr) => {{
-        let mut delay = Duration::from_millis(100);
+        let mut delay = super::outage::FIRST_PAUSE;
         loop {
             match $call.await {
                 Ok(value) => break Ok(value),
@@ -59,7 +59,7 @@ macro_rules! through_outage {
                     tracing::warn!(run.id = %$self.run.id, step.name = %$self.step, "Step waits for the database: {why}");
                     tokio::select! {
                         () = $self.cancel.cancelled() => break Err(StepError::Interrupted),
-                        () = tokio::time::sleep(delay) => delay = (delay * 2).min(Duration::from_secs(3)),
+                        () = tokio::time::sleep(delay) => delay = (delay * 2).min(super::outage::LONGEST_PAUSE),
                     }
                 }
                 Err(error @ (StoreError::Unusable { .. } | StoreError::Broken(_))) => {
@@ -84,7 +84,7 @@ impl RunLedger {
     }
 
     fn key(&self, operation: &str) -> String {
-        format!("{}/{}/{operation}", self.run.id, self.step)
+        Intent::key_of(self.run.id, &self.step, operation)
     }
 
     fn intent(&self, operation: &str, detail: Value, undo: Option<Undo>) -> Intent {

@@ -9,8 +9,8 @@ use crate::domain::id::RunId;
 use crate::domain::run::RunStatus;
 use crate::store::{Checkpoint, RunState, StoreError};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// Asks until the database answers: what `run` did meanwhile would be lost with an error. A process that is to end gives
 /// its runs up by itself when their time is over.

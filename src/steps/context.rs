@@ -190,7 +190,7 @@ impl StepContext<'_> {
 
     /// `run/step/operation`: the key of an outside effect, the same on every attempt.
     pub fn key(&self, operation: &str) -> String {
-        format!("{}/{}/{operation}", self.run.id, self.step)
+        Intent::key_of(self.run.id, self.step, operation)
     }
 
     /// `template` over this step's scope, its secrets resolved.
