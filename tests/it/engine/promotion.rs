@@ -37,6 +37,20 @@ async fn run_of(engine: &Arc<Engine>, run: RunId) -> Run {
     engine.store.run(run).await.expect("readable").expect("a run")
 }
 
+/// Somebody tells the run.
+async fn tell(world: &World, engine: &Arc<Engine>, run: RunId, kind: &SignalKind, why: Option<&str>) {
+    engine.store.signal(run, kind, "ann", why, world.clock.now()).await.expect("sent");
+}
+
+async fn cancel(world: &World, engine: &Arc<Engine>, run: RunId, who: &str) {
+    let request = CancelRequest { actor: who.to_owned(), reason: None, at: world.clock.now() };
+    assert!(engine.store.request_cancel(run, &request).await.expect("asked"));
+}
+
+fn approval() -> SignalKind {
+    SignalKind::Approve { step: "ask".parse().expect("a step") }
+}
+
 /// What people hear of a promotion that is not completed yet.
 async fn alerts(engine: &Arc<Engine>, run: RunId) -> Vec<OutboxEntry> {
     let queued = engine.store.outbox_of(run).await.expect("readable");
@@ -144,8 +158,7 @@ async fn a_cancel_waits_for_a_promotion_that_its_host_does_not_show() {
         let engine = world.process(&Crash::never()).await;
         serving(&world, &engine).await;
         let run = not_shown(&world, &engine, BAKES, TROUBLES[0]).await;
-        let request = CancelRequest { actor: "ann".to_owned(), reason: None, at: world.clock.now() };
-        assert!(engine.store.request_cancel(run, &request).await.expect("asked"));
+        cancel(&world, &engine, run, "ann").await;
         two_days(&world, &engine, run).await;
         world.host.reject(false);
         let ended = ended(&world, &engine, run).await;
@@ -162,8 +175,7 @@ async fn a_person_who_rolls_back_ends_a_promotion_that_its_host_does_not_show() 
         let engine = world.process(&Crash::never()).await;
         serving(&world, &engine).await;
         let run = not_shown(&world, &engine, BAKES, TROUBLES[0]).await;
-        let request = CancelRequest { actor: "bob".to_owned(), reason: None, at: world.clock.now() };
-        assert!(engine.store.request_cancel(run, &request).await.expect("asked"));
+        cancel(&world, &engine, run, "bob").await;
         let decided = engine.roll_back(&model(), &target(), None, ann(), "bad times").await;
         assert!(decided.is_err(), "the host rejects that, too");
         world.pass(TimeDelta::minutes(10));
@@ -214,8 +226,7 @@ async fn a_branch_that_fails_beside_a_promotion_waits_until_it_is_completed() {
         let engine = world.process(&Crash::never()).await;
         serving(&world, &engine).await;
         let run = not_shown(&world, &engine, flow, TROUBLES[0]).await;
-        let kind = SignalKind::Approve { step: "ask".parse().expect("a step") };
-        engine.store.signal(run, &kind, "ann", None, world.clock.now()).await.expect("sent");
+        tell(&world, &engine, run, &approval(), None).await;
         two_days(&world, &engine, run).await;
         assert_eq!(shown(&world), (Some("1".to_owned()), Some("2".to_owned())), "nothing is shown yet");
         world.host.reject(false);
@@ -241,7 +252,7 @@ async fn what_was_rejected_beside_a_promotion_does_not_begin_once_it_is_complete
         serving(&world, &engine).await;
         let run = not_shown(&world, &engine, flow, TROUBLES[0]).await;
         let kind = SignalKind::Reject { step: "ask".parse().expect("a step") };
-        engine.store.signal(run, &kind, "ann", Some("too risky"), world.clock.now()).await.expect("sent");
+        tell(&world, &engine, run, &kind, Some("too risky")).await;
         for _ in 0..24 {
             assert_ne!(turn(&engine, run).await.status, RunStatus::Finished, "the promotion comes first");
             world.pass(TimeDelta::hours(2));
@@ -273,8 +284,7 @@ async fn steps_after_a_failure_wait_for_a_first_version_to_be_shown() {
         let source = format!("{}on_failure: [ {{ id: sorry, run: 'true' }} ]\n", flow.source());
         let run = world.trigger(&engine, &source).await;
         reach(&world, &engine, run, TimeDelta::minutes(10), |run| run.committed).await;
-        let kind = SignalKind::Approve { step: "ask".parse().expect("a step") };
-        engine.store.signal(run, &kind, "ann", None, world.clock.now()).await.expect("sent");
+        tell(&world, &engine, run, &approval(), None).await;
         let sorry = async || {
             let attempts = engine.store.attempts(run).await.expect("readable");
             attempts.iter().any(|attempt| attempt.step.as_str() == "sorry")
@@ -300,8 +310,7 @@ async fn a_first_version_that_no_host_takes_can_be_left_to_the_reconciler() {
         let run = world.trigger(&engine, &FLOW.source()).await;
         reach(&world, &engine, run, TimeDelta::minutes(10), |run| run.committed).await;
         two_days(&world, &engine, run).await;
-        let request = CancelRequest { actor: "ann".to_owned(), reason: None, at: world.clock.now() };
-        assert!(engine.store.request_cancel(run, &request).await.expect("asked"));
+        cancel(&world, &engine, run, "ann").await;
         let left = ended(&world, &engine, run).await;
         assert_eq!(left.outcome, Some(Outcome::CancelledAfterPromotion), "{left:?}");
         assert_eq!(shown(&world), (None, None));

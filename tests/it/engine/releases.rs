@@ -22,18 +22,8 @@ use super::rollout::*;
 use crate::support::crash::{Crash, Files};
 use crate::support::world::{World, turn};
 
-const DAY: Flow = Flow { wait: "{ for: 24h }", ..FLOW };
 const OTHER: Flow = Flow { name: "other", ..DAY };
 const HELD: Flow = Flow { compare: "rules: [{ metric: error_rate }], on_inconclusive: hold", ..FLOW };
-
-const ROLLS_BACK: &str = r"
-name: back
-model: m
-mode: act
-concurrency: { key: back }
-steps:
-  - { id: back, uses: rollback, with: { target: production } }
-";
 
 /// Returns once the process reads nothing that was rolled back to.
 async fn read_to_the_end(engine: &Engine) {

@@ -14,17 +14,6 @@ use super::rollout::*;
 use crate::support::crash::{Crash, When, Write};
 use crate::support::world::{World, turn};
 
-const DAY: Flow = Flow { wait: "{ for: 24h }", ..FLOW };
-
-const ROLLS_BACK: &str = r"
-name: back
-model: m
-mode: act
-concurrency: { key: back }
-steps:
-  - { id: back, uses: rollback, with: { target: production } }
-";
-
 /// Versions 1 to 3 served everybody, one after the other.
 async fn serving_the_third(world: &World, engine: &Arc<Engine>) {
     serving(world, engine).await;

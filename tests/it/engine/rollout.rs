@@ -39,6 +39,19 @@ pub const FLOW: Flow = Flow {
     promote: "{}",
 };
 
+/// A day on canary.
+pub const DAY: Flow = Flow { wait: "{ for: 24h }", ..FLOW };
+
+/// Goes back.
+pub const ROLLS_BACK: &str = r"
+name: back
+model: m
+mode: act
+concurrency: { key: back }
+steps:
+  - { id: back, uses: rollback, with: { target: production } }
+";
+
 impl Flow {
     pub fn source(self) -> String {
         let Self { name, before_canary, wait, compare, before_promote, promote } = self;

@@ -1,6 +1,7 @@
 //! A trainer that knows no limits, in a real run.
 
 use super::project::{Project, each_once, mark};
+use crate::support::small_disk::SmallDisk;
 use crate::support::steps::is_running;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,31 +36,11 @@ steps:
     assert!(log.contains("that the command had left running were ended"), "{}", &log[log.len() - 1000..]);
 }
 
-/// A small disk at `path`, where this test may mount one.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(path: std::path::PathBuf) -> Option<Self> {
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
-            .arg(&path)
-            .stderr(std::process::Stdio::null())
-            .status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self(path))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_trainer_that_fills_the_disk_of_the_database_fails_and_the_next_run_goes_well() {
     let project = Project::sqlite();
     // Without the right to mount, the connection's and the attempt's own tests stand for this one.
-    let Some(_disk) = SmallDisk::mount(project.dir.path().to_owned()) else { return };
+    let Some(_disk) = SmallDisk::mount(project.dir.path().to_owned(), 16) else { return };
     project.write("refit.toml", "");
     let workflow = |name: &str, line: &str| {
         let text = format!(

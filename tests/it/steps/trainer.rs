@@ -11,6 +11,7 @@ use refit::steps::context::{StepError, StepResult};
 use refit::steps::run::RunOutput;
 use sha2::{Digest, Sha256};
 
+use crate::support::small_disk::SmallDisk;
 use crate::support::steps::{Bench, command, done, failure, now};
 
 /// A trainer as today's users have it: it prints its metrics.
@@ -254,32 +255,11 @@ async fn what_took_too_much_of_the_disk_is_removed_with_the_attempt() {
     assert_eq!(bench.log.notes().matches("was removed").count(), 2, "the log tells: {}", bench.log.notes());
 }
 
-/// A small disk at `path`, where this test may mount one.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(path: std::path::PathBuf) -> Option<Self> {
-        fs::create_dir_all(&path).expect("writable");
-        let mount = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
-            .arg(&path)
-            .stderr(std::process::Stdio::null())
-            .status();
-        mount.is_ok_and(|status| status.success()).then_some(Self(path))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[tokio::test]
 async fn a_trainer_that_fills_the_disk_publishes_nothing() {
     let bench = Bench::new("train");
     // Without the right to mount, `/dev/full` in the test above stands for the disk.
-    let Some(_disk) = SmallDisk::mount(bench.root.path().join("run")) else { return };
+    let Some(_disk) = SmallDisk::mount(bench.root.path().join("run"), 3) else { return };
     let greedy = python("import os\nopen(os.environ['REFIT_OUT'] + '/model', 'wb').write(bytes(9_000_000))");
     let message = failure(bench.run_command(&command(&greedy)).await);
     assert!(message.contains("No space left on device"), "{message}");

@@ -13,6 +13,7 @@ pub mod python;
 pub mod resend;
 pub mod s3_line;
 pub mod slack;
+pub mod small_disk;
 pub mod steps;
 pub mod vercel;
 pub mod vercel_blob;
