@@ -56,19 +56,35 @@ pub struct Ended {
 #[derive(Default)]
 pub struct Bodies {
     running: JoinSet<Ended>,
+    /// Of those that run: what tells each to stop.
+    stops: Vec<(StepId, CancellationToken)>,
     /// Those that were over as soon as they began.
     over: VecDeque<Ended>,
 }
 
 impl Bodies {
-    /// Starts one. A step that has nothing to wait for is over at once: a task of its own would cost more than it does.
-    pub fn start(&mut self, body: impl Future<Output = Ended> + Send + 'static) {
+    /// Starts the one of `step`, which `stop` interrupts. A step that has nothing to wait for is over at once: a task of its
+    /// own would cost more than it does.
+    pub fn start(
+        &mut self,
+        step: StepId,
+        stop: CancellationToken,
+        body: impl Future<Output = Ended> + Send + 'static,
+    ) {
         let mut body = Box::pin(body);
         match body.as_mut().now_or_never() {
             Some(ended) => self.over.push_back(ended),
             None => {
                 self.running.spawn(body);
+                self.stops.push((step, stop));
             }
+        }
+    }
+
+    /// Tells all to stop but that of `step`.
+    pub fn stop_all_but(&self, step: &StepId) {
+        for (_, stop) in self.stops.iter().filter(|(other, _)| other != step) {
+            stop.cancel();
         }
     }
 
@@ -83,6 +99,9 @@ impl Bodies {
             return Some(Ok(ended));
         }
         let ended = self.running.join_next().await?;
+        if let Ok(ended) = &ended {
+            self.stops.retain(|(step, _)| step != &ended.step);
+        }
         Some(ended.map_err(|error| StoreError::Broken(format!("a task of refit failed: {error}"))))
     }
 }

@@ -206,7 +206,8 @@ impl<'a> Driver<'a> {
             let stop = self.stop_bodies.child_token();
             let force = self.force_bodies.child_token();
             let (engine, input) = (Arc::clone(self.engine), self.known.input());
-            self.bodies.start(body::run(engine, input, step, attempt, stop, force));
+            let body = body::run(engine, input, step.clone(), attempt, stop.clone(), force);
+            self.bodies.start(step, stop, body);
         }
     }
 
@@ -289,6 +290,10 @@ impl<'a> Driver<'a> {
                     return Ok(Hand::Keeps);
                 }
                 Next::Go { start, skip, until } => {
+                    // A run that is to end goes on for its promotion alone.
+                    if let Some(step) = self.known.promoting().filter(|_| self.known.ends()) {
+                        self.bodies.stop_all_but(step);
+                    }
                     self.due = if self.known.has_news() { Some(now) } else { until };
                     if news.ended.is_none() && start.is_empty() && skip.is_empty() {
                         return Ok(Hand::Keeps);

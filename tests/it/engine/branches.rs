@@ -31,13 +31,13 @@ steps:
     )
 }
 
-fn activated(engine: &Arc<Engine>, run: RunId) -> JoinHandle<Result<(), StoreError>> {
+pub fn activated(engine: &Arc<Engine>, run: RunId) -> JoinHandle<Result<(), StoreError>> {
     let engine = engine.clone();
     tokio::spawn(async move { engine.activate(run, &CancellationToken::new()).await })
 }
 
 /// Waits until the newest attempt of `step` is as `is` wants it.
-async fn newest(engine: &Engine, run: RunId, step: &str, is: impl Fn(&Attempt) -> bool) -> Attempt {
+pub async fn newest(engine: &Engine, run: RunId, step: &str, is: impl Fn(&Attempt) -> bool) -> Attempt {
     let began = Instant::now();
     loop {
         let attempts = engine.store.attempts(run).await.expect("readable");
@@ -65,7 +65,7 @@ async fn ends_beside(world: &World, engine: &Arc<Engine>, run: RunId) -> (Run, V
 }
 
 /// The process that has the run looks what is new, as after a wake-up.
-async fn nudged(engine: &Arc<Engine>, run: RunId) {
+pub async fn nudged(engine: &Arc<Engine>, run: RunId) {
     engine.activate(run, &CancellationToken::new()).await.expect("nudged");
 }
 

@@ -8,7 +8,7 @@ use refit::clock::Clock;
 use refit::domain::canary::CanaryState;
 use refit::domain::id::RunId;
 use refit::domain::release::ReleaseActor;
-use refit::domain::run::{CancelRequest, IntentState, Outcome, Run, RunStatus, SignalKind};
+use refit::domain::run::{AttemptState, CancelRequest, IntentState, Outcome, Run, RunStatus, SignalKind};
 use refit::domain::workflow::Moment;
 use refit::engine::Engine;
 use refit::engine::by_hand::PromotedByHand;
@@ -16,10 +16,11 @@ use refit::engine::release::Back;
 use refit::store::OutboxEntry;
 use tokio_util::sync::CancellationToken;
 
+use super::branches::{activated, newest, nudged};
 use super::on_both;
 use super::rollout::*;
 use crate::support::crash::{Crash, When, Write};
-use crate::support::world::{World, turn};
+use crate::support::world::{World, exists, turn};
 
 const BAKES: Flow = Flow { promote: "{ bake: 1h }", ..FLOW };
 
@@ -266,6 +267,38 @@ async fn what_was_rejected_beside_a_promotion_does_not_begin_once_it_is_complete
         assert_eq!(canary(&engine, run).await.state, CanaryState::Baking, "it is watched");
         let attempts = engine.store.attempts(run).await.expect("readable");
         assert!(attempts.iter().all(|attempt| attempt.step.as_str() != "refused"), "{attempts:#?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_goes_on_beside_a_promotion_is_stopped_when_the_run_is_to_end() {
+    let flow = Flow {
+        before_promote: "  - { id: begin, uses: approve, needs: [publish], with: { message: 'Train more?' } }
+  - { id: long, run: 'touch began; while [ ! -e go ]; do sleep 0.02; done', needs: [begin] }
+  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }",
+        promote: "{ bake: 1h }, needs: [compare]",
+        ..FLOW
+    };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = not_shown(&world, &engine, flow, TROUBLES[0]).await;
+        let step = |id: &str| id.parse().expect("a step");
+        tell(&world, &engine, run, &SignalKind::Approve { step: step("begin") }, None).await;
+        let working = activated(&engine, run);
+        exists(&world, "began").await;
+        tell(&world, &engine, run, &SignalKind::Reject { step: step("ask") }, Some("too risky")).await;
+        nudged(&engine, run).await;
+        let stopped = newest(&engine, run, "long", |attempt| attempt.finished_at.is_some()).await;
+        assert_eq!(stopped.state, AttemptState::Cancelled, "nobody waits for what it would train");
+        working.await.expect("no panic").expect("it went well");
+        let seen = run_of(&engine, run).await;
+        assert_ne!(seen.status, RunStatus::Finished, "the promotion comes first: {seen:?}");
+        world.host.reject(false);
+        let ended = ended(&world, &engine, run).await;
+        assert_eq!(ended.outcome, Some(Outcome::CancelledAfterPromotion), "{ended:?}");
+        assert_eq!(shown(&world), serves("2"));
     })
     .await;
 }
