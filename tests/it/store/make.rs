@@ -1,8 +1,7 @@
 //! Runs, events and checkpoints to test with.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use refit::domain::Timestamp;
@@ -19,8 +18,8 @@ use refit::store::{
 };
 use serde_json::{Value, json};
 
-/// As many as began: one with the claim, and one with each checkpoint.
-static PLACES: AtomicU32 = AtomicU32::new(1);
+/// As many as began in each run beside the one that began with its claim: one with each checkpoint.
+static BEGUN: Mutex<BTreeMap<RunId, u32>> = Mutex::new(BTreeMap::new());
 
 pub const LEASE: Duration = Duration::from_secs(10);
 
@@ -149,13 +148,20 @@ pub fn after(parent: &str, mut checkpoint: Checkpoint) -> Checkpoint {
     checkpoint
 }
 
+fn next_place(run: RunId) -> u32 {
+    let mut begun = BEGUN.lock().expect("no panic");
+    let place = begun.entry(run).or_default();
+    *place += 1;
+    *place
+}
+
 /// Step `from` succeeded with `output`, step `to` begins. `from` began with the claim, or with others.
 pub fn next_step(claim: &Claim, from: &str, to: &str, output: Value, at: Timestamp) -> Checkpoint {
     Checkpoint {
         run: claim.run.id,
         epoch: claim.run.epoch,
         ended: Some(succeeded(from, output)),
-        place: PLACES.fetch_add(1, Ordering::Relaxed),
+        place: next_place(claim.run.id),
         woken: Vec::new(),
         started: vec![NewAttempt { step: step(to), attempt: 1 }],
         skipped: Vec::new(),
