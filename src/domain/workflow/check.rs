@@ -92,16 +92,17 @@ fn duplicate_ids(file: &File<'_>, diagnostics: &mut Vec<Diagnostic>) {
     let mut seen: BTreeMap<&str, Position> = BTreeMap::new();
     for draft in file.steps.iter().chain(file.on_failure) {
         let Some(id) = &draft.id else { continue };
-        let first = *seen.entry(id.as_str()).or_insert(draft.node.at);
-        if first != draft.node.at {
-            let explicit = draft.node.get("id").is_some();
-            let hint = match explicit {
-                true => "give one of them another `id`".to_owned(),
-                false => "a step without `id` is called after its kind; give this one an `id`".to_owned(),
-            };
-            let message = format!("two steps are called `{id}`; the first is at line {}", first.line);
-            diagnostics.push(Diagnostic::error(draft.place("id"), message).hint(hint));
-        }
+        let Some(first) = seen.insert(id.as_str(), draft.node.at) else { continue };
+        seen.insert(id.as_str(), first);
+        let place = draft.place("id");
+        // What an alias stands for is written elsewhere.
+        let (place, hint) = match draft.node.get("id").is_some() {
+            true if place < draft.node.at => (draft.node.at, "write the step out, with an `id` of its own"),
+            true => (place, "give one of them another `id`"),
+            false => (place, "a step without `id` is called after its kind; give this one an `id`"),
+        };
+        let message = format!("two steps are called `{id}`; the first is at line {}", first.line);
+        diagnostics.push(Diagnostic::error(place, message).hint(hint));
     }
 }
 

@@ -47,6 +47,15 @@ pub struct Position {
     pub column: usize,
 }
 
+impl Position {
+    /// Where the text `before` ends.
+    pub fn after(before: &str) -> Self {
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        Self { line, column }
+    }
+}
+
 /// One workflow file, understood.
 #[derive(Debug, Clone)]
 pub struct Workflow {

@@ -130,6 +130,11 @@ pub(super) fn read(source: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<No
         diagnostics.push(Diagnostic::error(start, format!("the file is longer than {MAX_BYTES} bytes")));
         return None;
     }
+    if let Some((before, _)) = source.split_once('\0') {
+        let at = Position::after(before);
+        diagnostics.push(Diagnostic::error(at, "a NUL byte").hint("save the file as text in UTF-8"));
+        return None;
+    }
     let before = diagnostics.len();
     let lines = Lines::of(source);
     let mut documents = 0;
@@ -201,7 +206,7 @@ impl Builder<'_> {
                 let Some((_, node)) = target else {
                     return Err(Diagnostic::error(at, "an alias of a value that is not finished yet"));
                 };
-                let copy = node.clone();
+                let copy = Node { at, ..node.clone() };
                 self.spend(copy.size(), at)?;
                 if self.stack.len() + copy.depth() > MAX_DEPTH {
                     return Err(too_deep(at));

@@ -27,6 +27,20 @@ fn bombs_are_refused() {
 }
 
 #[test]
+fn a_step_that_is_there_twice_by_an_alias_has_its_name_twice() {
+    let said = brief(&with_steps("- &a { id: one, run: x }\n- *a\n"));
+    assert_eq!(
+        said,
+        "5:5 error: two steps are called `one`; the first is at line 4 (write the step out, with an `id` of its own)"
+    );
+}
+
+#[test]
+fn a_byte_that_no_text_holds_is_not_called_a_tab() {
+    assert_eq!(brief("name: w\nmodel: a\0b\n"), "2:9 error: a NUL byte (save the file as text in UTF-8)");
+}
+
+#[test]
 fn a_report_cannot_move_the_cursor() {
     let source = "name: w\nmodel: m\nst\u{1b}[2Jeps: \u{202e}x\n";
     let said = said(source);
