@@ -194,7 +194,10 @@ impl Checker {
             Shape::Text | Shape::Scalar => Ok(()),
             Shape::Name => StepId::from_str(text).map(drop).map_err(|error| error.rule.to_owned()),
             Shape::EventName => match text {
-                _ if text.len() <= 200 && !text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+                _ if !text.is_empty()
+                    && text.len() <= 200
+                    && !text.contains(|c: char| c.is_whitespace() || c.is_control()) =>
+                {
                     Ok(())
                 }
                 _ => Err("a name without blanks, such as `ml/retrain.requested`".to_owned()),

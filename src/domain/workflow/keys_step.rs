@@ -15,7 +15,7 @@ pub(super) const COMMON: &[Key] = &[
         Shape::OneOrManyOrNone(&Shape::Name),
         "Steps that must have ended before; the step before it when absent.",
     ),
-    key("if", Shape::Condition(STEP_ROOTS), "A CEL condition; the step is skipped when it is false."),
+    key("if", Shape::Condition(OPEN_ROOTS), "A CEL condition; the step is skipped when it is false."),
     key("retry", Shape::Object(&RETRY), "When a transient failure is tried again."),
     key("runs_on", Shape::OneOrMany(&Shape::Name), "Labels a worker must have to run it."),
 ];

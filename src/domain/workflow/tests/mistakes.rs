@@ -155,6 +155,12 @@ fn after_a_failure_nothing_goes_out() {
 }
 
 #[test]
+fn an_event_has_a_name() {
+    let source = "name: w\nmodel: m\non: { event: { name: '' } }\nsteps: [{ run: x }]\n";
+    insta::assert_snapshot!(brief(source), @"3:22 error: `name` cannot be `` (a name without blanks, such as `ml/retrain.requested`)");
+}
+
+#[test]
 fn inputs_that_nobody_could_give() {
     let source = "name: w\nmodel: m\non:\n  event: { name: data/ready }\n  manual:\n    inputs:\n      a: { required: true }\n      b: { required: true, default: x }\n      c: {}\nsteps: [{ run: x }]\n";
     insta::assert_snapshot!(brief(source), @"7:22 warning: `on: event` cannot start a run: input `a` is required, and it gives none (give `a` a `default`, or leave `required` out)");

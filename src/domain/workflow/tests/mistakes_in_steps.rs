@@ -31,7 +31,7 @@ fn mistakes_in_steps() {
         ("not-before", "- { id: a, run: x }\n- { id: b, run: x, needs: [] , if: 'steps.a.ok' }"),
         (
             "secret-in-message",
-            "- { id: a, uses: approve, with: { message: '${{ secrets.TOKEN }}' } }\n- { id: b, run: x, env: { A: '${{ secrets }}' } }",
+            "- { id: a, uses: approve, with: { message: '${{ secrets.TOKEN }}' } }\n- { id: b, run: x, env: { A: '${{ secrets }}' } }\n- { id: c, run: x, if: \"secrets.TOKEN == 'x'\" }",
         ),
         (
             "gate-unfed",
@@ -137,7 +137,7 @@ fn mistakes_in_steps() {
     6:26 error: there is no step `b` (write `steps['b-1']`: in CEL `-` is minus)
     6:26 error: `steps.c.ok`: a step cannot look at itself (look at a step that ends before it)
     6:26 error: `steps.d.ok`: `d` has not ended when this step begins (add `d` to its `needs`)
-    7:26 error: `if` cannot use `canary` (here there are: model, inputs, event, secrets, steps)
+    7:26 error: `if` cannot use `canary` (here there are: model, inputs, event, steps)
     [if-syntax]
     4:26 error: `if`: `model = 3`: `=` compares nothing; write `==` (character 7) (expressions are CEL: `steps.data.rows >= 500 && model != 'x'`)
     [not-before]
@@ -145,6 +145,7 @@ fn mistakes_in_steps() {
     [secret-in-message]
     4:46 error: `message` cannot use a secret (its value is stored or shown; secrets go into `env`, `url`, `headers` or `body`)
     5:32 error: `A` uses `secrets` as a whole (name one secret, such as `secrets.DATABASE_URL`)
+    6:26 error: `if` cannot use a secret (its value is stored or shown; secrets go into `env`, `url`, `headers` or `body`)
     [gate-unfed]
     5:42 error: nothing gives the metric `mea` (did you mean `mae`?)
     5:67 error: the rule on `mae` has no limit (add `max`, `min`, or `vs: champion` with `worse_by_at_most`)
