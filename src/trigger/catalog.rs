@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::string::FromUtf8Error;
 use std::sync::Arc;
 
 use crate::domain::run::Definition;
 use crate::domain::workflow::diagnostic::{Diagnostic, Diagnostics};
-use crate::domain::workflow::{Workflow, parse, referenced_files};
+use crate::domain::workflow::{Position, Workflow, parse, referenced_files};
 
 /// One workflow file that can be run.
 #[derive(Debug, Clone)]
@@ -116,10 +117,12 @@ pub fn load_file(project: &Path, path: &Path) -> Result<Loaded, FileError> {
         path: path.to_owned(),
         cause: error.to_string(),
     };
-    let source = std::fs::read_to_string(path).map_err(|error| unreadable(&shown, error))?;
+    let bytes = std::fs::read(path).map_err(|error| unreadable(&shown, error))?;
+    let source = String::from_utf8(bytes).map_err(|error| not_utf8(&shown, error))?;
     let mut files = BTreeMap::new();
     for file in referenced_files(&source) {
-        let text = std::fs::read_to_string(project.join(&file)).map_err(|error| unreadable(&file, error))?;
+        let bytes = std::fs::read(project.join(&file)).map_err(|error| unreadable(&file, error))?;
+        let text = String::from_utf8(bytes).map_err(|error| not_utf8(&file, error))?;
         files.insert(file, text);
     }
     match parse(&shown, &source, &files) {
@@ -128,5 +131,17 @@ pub fn load_file(project: &Path, path: &Path) -> Result<Loaded, FileError> {
             Ok(Loaded { definition, workflow: Arc::new(workflow), warnings })
         }
         Err(diagnostics) => Err(FileError::Mistakes { path: shown, source_text: source, diagnostics }),
+    }
+}
+
+/// The first byte that is no UTF-8, shown where it stands.
+fn not_utf8(path: &str, error: FromUtf8Error) -> FileError {
+    let (valid, bytes) = (error.utf8_error().valid_up_to(), error.into_bytes());
+    let at = Position::after(&String::from_utf8_lossy(&bytes[..valid]));
+    let diagnostic = Diagnostic::error(at, "not UTF-8").hint("save the file as text in UTF-8");
+    FileError::Mistakes {
+        path: path.to_owned(),
+        source_text: String::from_utf8_lossy(&bytes).into_owned(),
+        diagnostics: Diagnostics { path: path.to_owned(), items: vec![diagnostic] },
     }
 }

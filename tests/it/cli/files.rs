@@ -386,3 +386,21 @@ fn the_project_for_vercel_validates_and_brings_what_the_app_needs() {
     let ignored = fs::read_to_string(dir.path().join(".gitignore")).expect("ignored");
     assert_eq!(ignored, "node_modules\n.refit/\n.secrets/\n");
 }
+
+#[test]
+fn a_file_that_is_not_utf8_is_shown_where_it_is_not() {
+    let dir = project();
+    fs::write(dir.path().join("workflows/latin.yaml"), b"name: w\nmodel: caf\xe9\n").expect("written");
+    assert_snapshot!(refit(dir.path(), &["validate", "workflows/latin.yaml"]), @r"
+        exit code: 2
+        --- stdout
+        error: not UTF-8
+         --> workflows/latin.yaml:2:11
+          |
+        2 | model: caf�
+          |           ^
+          = hint: save the file as text in UTF-8
+
+        1 error, 0 warnings in 1 file
+        ");
+}
