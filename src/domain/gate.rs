@@ -262,6 +262,9 @@ impl Draft {
 
     /// Why there are too few rows, if so.
     fn too_few(&self, rule: &GateRule) -> Option<String> {
+        if self.result.n == Some(0) {
+            return Some("it is of 0 rows".to_owned());
+        }
         let min = rule.min_rows?;
         match self.result.n {
             None => Some(format!("nobody said of how many rows it is; at least {min} are needed")),
@@ -284,7 +287,8 @@ impl Draft {
             Bound::AtLeast => (value >= limit, "at least"),
         };
         let verdict = if holds { Verdict::Pass } else { Verdict::Fail };
-        let sentence = format!("{} is {}; {words} {} allowed", self.name(), number(value), number(limit));
+        let (value, limit) = apart(value, limit);
+        let sentence = format!("{} is {value}; {words} {limit} allowed", self.name());
         self.with(verdict, sentence)
     }
 
@@ -461,6 +465,14 @@ impl Draft {
             self.with(Verdict::Inconclusive, sentence)
         }
     }
+}
+
+/// Two numbers as people read them, with as many digits as it takes to tell them apart.
+fn apart(one: f64, other: f64) -> (String, String) {
+    if one != other && number(one) == number(other) {
+        return (one.to_string(), other.to_string());
+    }
+    (number(one), number(other))
 }
 
 /// A metric of all rows, or of a segment.

@@ -93,6 +93,26 @@ fn absolute_rules() {
 }
 
 #[test]
+fn a_value_just_beyond_its_limit_is_not_said_to_be_the_limit() {
+    let candidate = metrics(&[("mae", 600.000_000_1), ("r2", 0.849_999_7)], None);
+    let mae = judged(GateRule { max: Some(600.0), ..rule("mae") }, &candidate, Champion::Absent, None);
+    assert_eq!(
+        (mae.verdict, mae.sentence.as_str()),
+        (Verdict::Fail, "mae is 600.0000001; at most 600 allowed")
+    );
+    let r2 = judged(GateRule { min: Some(0.85), ..rule("r2") }, &candidate, Champion::Absent, None);
+    assert_eq!(r2.sentence, "r2 is 0.8499997; at least 0.85 allowed");
+}
+
+#[test]
+fn a_metric_of_no_rows_never_passes() {
+    let candidate = metrics(&[("mae", 5.0)], Some(0));
+    let result = judged(GateRule { max: Some(600.0), ..rule("mae") }, &candidate, Champion::Absent, None);
+    assert_eq!(result.verdict, Verdict::Inconclusive);
+    assert_eq!(result.sentence, "mae: cannot tell, it is of 0 rows");
+}
+
+#[test]
 fn missing_is_not_zero() {
     let nothing = Metrics::default();
     let result = judged(GateRule { max: Some(600.0), ..rule("mae") }, &nothing, Champion::Absent, None);
