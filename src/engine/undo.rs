@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::because::configuration;
+use super::because::{configuration, left_out};
 use crate::domain::because::{Because, Evidence};
 use crate::domain::canary::CanaryState;
 use crate::domain::release::{Assignment, Release, ReleaseActor};
@@ -32,7 +32,15 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                         .is_some_and(|canary| &canary.served.version == version);
                 let release = if ours {
                     let reason = why(run);
-                    let canary = engine.store.canary_of(run.id).await?;
+                    let canary = match engine.store.canary_of(run.id).await {
+                        Ok(canary) => canary,
+                        Err(away @ StoreError::Away(_)) => return Err(away.into()),
+                        // Not missed for bookkeeping: the next look at it ends it.
+                        Err(unreadable) => {
+                            left_out(&unreadable, &reason);
+                            None
+                        }
+                    };
                     let live = canary.filter(|canary| canary.state == CanaryState::Watching);
                     let because = Because {
                         reason: reason.clone(),

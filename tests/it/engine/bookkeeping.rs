@@ -6,7 +6,7 @@ use refit::domain::freeze::{FreezeEnd, FreezeWish};
 use refit::domain::history::Change;
 use refit::domain::id::{FreezeId, RunId};
 use refit::domain::release::ReleaseActor;
-use refit::domain::run::Outcome;
+use refit::domain::run::{CancelRequest, Outcome};
 use refit::engine::Engine;
 use refit::engine::because::configuration;
 use refit::engine::by_hand::PromotedByHand;
@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, SqliteConnection};
 
 use super::rollout::*;
 use crate::support::crash::Crash;
-use crate::support::world::World;
+use crate::support::world::{World, turn};
 
 const BAKES: Flow = Flow { promote: "{ bake: 6h }", ..FLOW };
 
@@ -57,6 +57,19 @@ async fn a_canary_that_cannot_be_read_is_dropped_all_the_same() {
     engine.roll_back(&model(), &target(), None, ann(), "customers call").await.expect("rolled back");
     assert_eq!(shown(&world), serves("1"));
     assert_eq!(newest(&engine).await, (None, Because::alone("customers call")));
+}
+
+#[tokio::test]
+async fn a_canary_that_cannot_be_read_is_undone_with_its_run() {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    let run = on_canary(&world, &engine, FLOW).await;
+    break_canary(&world, run).await;
+    let wish = CancelRequest { actor: "ann".to_owned(), reason: None, at: world.clock.now() };
+    assert!(engine.store.request_cancel(run, &wish).await.expect("asked"));
+    assert_eq!(turn(&engine, run).await.outcome, Some(Outcome::Cancelled));
+    assert_eq!(shown(&world), serves("1"));
 }
 
 #[tokio::test]
