@@ -12,7 +12,7 @@ use super::output::{plain, table, time};
 use super::pick;
 use super::project::{Opened, actor};
 use crate::domain::Timestamp;
-use crate::domain::freeze::{Freeze, FreezeEnd, FreezeScope, FreezeWish};
+use crate::domain::freeze::{Freeze, FreezeEnd, FreezeError, FreezeScope, FreezeWish};
 use crate::domain::id::{FreezeId, ModelName};
 use crate::store::{FreezeAnswer, Store};
 
@@ -44,8 +44,13 @@ pub async fn freeze(opened: &Opened, args: &FreezeArgs) -> Result<Exit, CliError
         FreezeAnswer::Made(freeze) => (freeze, true),
         FreezeAnswer::Already(freeze) => (freeze, false),
         FreezeAnswer::Refused(error) => {
-            return Err(CliError::usage(format!("cannot freeze: {error}"))
-                .hint("give it an end that is still to come, or none: `refit unfreeze` ends it"));
+            let hint = match error {
+                FreezeError::Over { .. } | FreezeError::Empty { .. } => {
+                    "give it an end that is still to come, or none: `refit unfreeze` ends it"
+                }
+                FreezeError::Begun { .. } => "leave --from out: it begins at once",
+            };
+            return Err(CliError::usage(format!("cannot freeze: {error}")).hint(hint));
         }
     };
     opened.out.result(&json!({"freeze": freeze, "made": made}), || {

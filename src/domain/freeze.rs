@@ -83,6 +83,12 @@ pub enum FreezeError {
         /// Its end.
         until: Timestamp,
     },
+    /// It would say of days that are over that nothing could be promoted then.
+    #[error("its begin, {}, is past", from.format("%F %H:%M UTC"))]
+    Begun {
+        /// Its begin.
+        from: Timestamp,
+    },
 }
 
 /// Which freezes are lifted.
@@ -100,7 +106,7 @@ impl FreezeWish {
     /// The freeze that it becomes when it is asked for at `now`.
     ///
     /// # Errors
-    /// It would be over already, or end before it begins.
+    /// It would be over already, end before it begins, or begin before today.
     pub fn granted(&self, id: FreezeId, now: Timestamp) -> Result<Freeze, FreezeError> {
         let from = self.from.unwrap_or(now);
         let until = self.end_after(from);
@@ -108,6 +114,10 @@ impl FreezeWish {
             Some(until) if until <= from => return Err(FreezeError::Empty { from, until }),
             Some(until) if until <= now => return Err(FreezeError::Over { until }),
             Some(_) | None => {}
+        }
+        // Whoever writes the date of today means it.
+        if from.date_naive() < now.date_naive() {
+            return Err(FreezeError::Begun { from });
         }
         Ok(Freeze {
             id,
@@ -228,7 +238,10 @@ mod tests {
         assert_eq!(refused(None, past), empty);
         let (later, at_once) = (Some(at("21T00:00")), FreezeEnd::After(TimeDelta::zero()));
         assert!(refused(later, at_once).contains("is not after its begin"));
-        assert!(wish(Some(at("18T00:00")), FreezeEnd::Never).granted(FreezeId::generate(), now).is_ok());
+        let begun = refused(Some(at("19T23:59")), FreezeEnd::Never);
+        assert_eq!(begun, "its begin, 2026-11-19 23:59 UTC, is past");
+        let today = wish(Some(at("20T00:00")), FreezeEnd::Never);
+        assert!(today.granted(FreezeId::generate(), at("20T18:00")).is_ok());
     }
 
     #[test]

@@ -40,6 +40,12 @@ fn a_freeze_says_what_it_does_who_made_it_and_how_to_lift_it() {
         error: cannot freeze: its end, [end], is past
         hint: give it an end that is still to come, or none: `refit unfreeze` ends it
         ");
+        assert_snapshot!(refit(at, &["freeze", "--from", "2020-01-01", "--reason", "a fair"]), @r"
+        exit code: 2
+        --- stderr
+        error: cannot freeze: its begin, [end], is past
+        hint: leave --from out: it begins at once
+        ");
         let freeze = ["freeze", "delivery-time", "--for", "3d", "--reason", "Black Friday"];
         assert_snapshot!(refit(at, &freeze), @r"
         exit code: 0
