@@ -15,8 +15,9 @@ use super::signals::Interrupts;
 use crate::clock::{Clock, ManualClock};
 use crate::config::Project;
 use crate::demo::story::{Chapter, rows};
-use crate::demo::{self, Demo, DemoError, project};
+use crate::demo::{self, Demo, DemoError, project, traffic};
 use crate::domain::run::Outcome;
+use crate::domain::words::counted;
 use crate::engine::{Engine, Settings};
 
 /// Where the demo goes when no directory is named.
@@ -28,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
 pub async fn run(args: &Args, out: Output) -> Result<Exit, CliError> {
     let began = Instant::now();
     let root = args.into.clone().unwrap_or_else(|| PathBuf::from(DIRECTORY));
+    // Before anything is written: whoever mends it starts again in the same place.
+    traffic::python()?;
     project::unpack(&root)?;
     let root =
         root.canonicalize().map_err(|error| CliError::usage(format!("{}: {error}", root.display())))?;
@@ -56,6 +59,11 @@ pub async fn run(args: &Args, out: Output) -> Result<Exit, CliError> {
     drop(demo);
     store.close().await;
     conclude(out, &chapters, &root, began.elapsed());
+    let failed = chapters.iter().filter(|chapter| !demo::is_decision(chapter.outcome)).count();
+    if failed > 0 {
+        out.complain(&format!("{} came to no decision", counted(failed as u64, "run")));
+        return Ok(Exit::StepFailed);
+    }
     Ok(Exit::Ok)
 }
 
@@ -85,7 +93,8 @@ fn tell(out: Output, chapter: &Chapter) {
         out.line(&format!("  {step:<8} {what}"));
     }
     let (word, paint) = decision(chapter.outcome);
-    out.line(&format!("  {:<8} {}\n", out.painted(word, paint), chapter.reason));
+    let word = out.painted(&format!("{word:<8}"), paint);
+    out.line(&format!("  {word} {}\n", chapter.reason));
 }
 
 fn decision(outcome: Option<Outcome>) -> (&'static str, Paint) {
@@ -130,16 +139,20 @@ impl From<DemoError> for CliError {
         let text = error.to_string();
         match error {
             DemoError::NotEmpty(_) => {
-                CliError::usage(text).hint("name another directory: `refit demo DIRECTORY`")
+                CliError::usage(text).hint("remove it, or name another directory: `refit demo DIRECTORY`")
             }
-            DemoError::File { .. } | DemoError::Workflow(_) | DemoError::Data(_) => CliError::usage(text),
+            DemoError::File { .. } => CliError::usage(text)
+                .hint("may you write to this directory? Or name another: `refit demo DIRECTORY`"),
+            DemoError::Workflow(_) | DemoError::Data(_) => CliError::usage(text),
             DemoError::Server(_) => {
                 CliError::new(Exit::StepFailed, text).hint("the demo needs python3 on the PATH; nothing else")
             }
             DemoError::Trigger(error) => error.into(),
             DemoError::Store(error) => error.into(),
             DemoError::Evidence(_) => CliError::new(Exit::StepFailed, text),
-            DemoError::Interrupted => CliError::new(Exit::Interrupted, text),
+            DemoError::Interrupted => CliError::new(Exit::Interrupted, text).hint(
+                "its project has what was until then; to see the whole story, start in another directory",
+            ),
         }
     }
 }

@@ -45,6 +45,20 @@ struct Answer {
     shadow: BTreeMap<String, Option<f64>>,
 }
 
+/// Whether the demo's trainers and its server can be started at all.
+///
+/// # Errors
+/// There is no `python3`, or it does not work.
+pub fn python() -> Result<(), DemoError> {
+    let tried = std::process::Command::new("python3").arg("--version").stdin(Stdio::null()).output();
+    let tried = tried.map_err(|error| DemoError::Server(format!("python3 cannot be started: {error}")))?;
+    if tried.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&tried.stderr).trim().to_owned();
+    Err(DemoError::Server(format!("python3 does not work: {}: {said}", tried.status)))
+}
+
 impl Server {
     /// Starts `serve.py` of `project`, which reads the release document at `release`.
     pub async fn start(project: &Path, release: &Path, http: reqwest::Client) -> Result<Self, DemoError> {
