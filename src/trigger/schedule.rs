@@ -61,7 +61,17 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
         // Its file is gone or broken: the tick waits, and catches up once the file is back.
         let Some((loaded, schedule)) = schedule else { continue };
         if row.next_fire_at > now {
-            soonest = Some(soonest.map_or(row.next_fire_at, |at| at.min(row.next_fire_at)));
+            let mut planned = row.next_fire_at;
+            if let Some(next) = planned_too_late(schedule, planned, now) {
+                if engine.store.fire_schedule(&row.id, planned, next, vec![]).await? {
+                    tracing::warn!(
+                        workflow = %loaded.workflow.name,
+                        "The clock went back: the next tick was planned for {planned}, and is {next}"
+                    );
+                }
+                planned = next;
+            }
+            soonest = Some(soonest.map_or(planned, |at| at.min(planned)));
             continue;
         }
         let mut ticks = due_ticks(schedule, row.next_fire_at, now);
@@ -94,6 +104,19 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
         soonest = Some(soonest.map_or(next, |at| at.min(next)));
     }
     Ok(soonest)
+}
+
+/// The next tick, when a much later one is planned: somebody planned it while the clock was far ahead, as of a machine
+/// that starts without one, and until then nothing would be started.
+fn planned_too_late(schedule: &Schedule, planned: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    /// Clocks of several machines do not differ by so much.
+    const FAR: chrono::TimeDelta = chrono::TimeDelta::days(1);
+    if planned - now <= FAR {
+        return None;
+    }
+    let next = next_tick(schedule, now)?;
+    // Fired by a clock that is a little ahead, the one after the next is planned.
+    (planned > next_tick(schedule, next)?).then_some(next)
 }
 
 /// Ticks from `first` to `now` that are to be made up for.
@@ -139,6 +162,22 @@ mod tests {
         let autumn = next_tick(&nightly, at("2026-10-24T12:00:00Z"));
         assert_eq!(autumn, Some(at("2026-10-25T00:30:00Z")));
         assert_eq!(next_tick(&nightly, at("2026-10-25T00:30:00Z")), Some(at("2026-10-26T01:30:00Z")));
+    }
+
+    #[test]
+    fn a_tick_that_was_planned_by_a_clock_far_ahead_is_planned_anew() {
+        let weekly = schedule("0 2 * * 0", Tz::UTC, CatchUp::Latest);
+        let now = at("2026-11-20T12:00:00Z");
+        let anew = |planned| planned_too_late(&weekly, at(planned), now);
+        assert_eq!(anew("2031-01-05T02:00:00Z"), Some(at("2026-11-22T02:00:00Z")));
+        assert_eq!(anew("2026-11-29T02:00:00Z"), None, "fired a little early");
+        assert_eq!(anew("2026-11-22T02:00:00Z"), None);
+        let hourly = schedule("0 * * * *", Tz::UTC, CatchUp::Latest);
+        assert_eq!(
+            planned_too_late(&hourly, at("2026-11-20T20:00:00Z"), now),
+            None,
+            "another machine's clock"
+        );
     }
 
     #[test]

@@ -74,6 +74,26 @@ async fn two_servers_fire_every_tick_once() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_years_ahead_for_a_moment_stops_no_schedule() {
+    on_both(async |world| {
+        let catalog = catalog(&world, "{ cron: '0 3 * * *' }");
+        let engine = world.process(&Crash::never()).await;
+        schedule::sync(&engine, &catalog).await.unwrap();
+        let right = world.clock.now();
+        world.pass(TimeDelta::days(3_650));
+        schedule::fire_due(&engine, &catalog).await.unwrap();
+        assert_eq!(ticks(&engine).await.len(), 1);
+        world.clock.set(right);
+        let next = right.date_naive().and_hms_opt(3, 0, 0).unwrap().and_utc();
+        assert_eq!(schedule::fire_due(&engine, &catalog).await.unwrap(), Some(next));
+        world.clock.set(next);
+        schedule::fire_due(&engine, &catalog).await.unwrap();
+        assert_eq!(ticks(&engine).await.len(), 2);
+    })
+    .await;
+}
+
 /// Nobody was there for three and a half days; another process comes.
 async fn after_downtime(catch_up: &str) -> Vec<String> {
     let world = World::sqlite();
