@@ -233,7 +233,7 @@ pub enum EventCommand {
     /// List events, newest first
     Ls {
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Show one event
@@ -252,7 +252,7 @@ pub enum RunCommand {
         #[arg(long)]
         workflow: Option<String>,
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
         /// Older than this run.
         #[arg(long)]

@@ -90,7 +90,7 @@ pub enum ModelCommand {
         /// Of this model.
         model: Option<ModelName>,
         /// How many changes.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
 }
