@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal};
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -10,11 +11,12 @@ use super::Exit;
 use super::args::Evidence;
 use super::error::{CliError, Doing};
 use super::output::plain;
+use super::pick;
 use super::project::Opened;
-use crate::domain::id::VersionName;
+use crate::domain::id::{ModelName, VersionName};
 use crate::domain::words::counted;
 use crate::evidence::{BatchError, Limits, Reading, read_observations, read_truth};
-use crate::store::BatchReceipt;
+use crate::store::{BatchReceipt, Store};
 
 /// `refit observe`.
 pub async fn observe(opened: &Opened, args: &Evidence) -> Result<Exit, CliError> {
@@ -22,9 +24,9 @@ pub async fn observe(opened: &Opened, args: &Evidence) -> Result<Exit, CliError>
     let read = read_observations(&args.model, args.batch.as_deref(), input(args)?, now, &Limits::default());
     let reading = read.map_err(|error| refused(args, &error))?;
     let store = opened.store().await?;
-    let known = store.models().await.doing(|| "list models".to_owned())?;
-    if !known.contains(&args.model) {
-        opened.out.note(&format!("warning: no run, version or release is of a model `{}` yet", args.model));
+    warn_of_unknown(opened, &store, &args.model).await?;
+    if reading.accepted == 0 {
+        return Ok(nothing(opened, "observation", &reading.batch.batch_id, &reading));
     }
     let there = store.versions(&args.model).await.doing(|| "list versions".to_owned())?;
     let is_known =
@@ -47,9 +49,31 @@ pub async fn truth(opened: &Opened, args: &Evidence) -> Result<Exit, CliError> {
     let read = read_truth(&args.model, args.batch.as_deref(), input(args)?, now, &Limits::default());
     let reading = read.map_err(|error| refused(args, &error))?;
     let store = opened.store().await?;
+    warn_of_unknown(opened, &store, &args.model).await?;
+    if reading.accepted == 0 {
+        return Ok(nothing(opened, "truth", &reading.batch.batch_id, &reading));
+    }
     let receipt = store.add_truth(&reading.batch).await.doing(|| "keep the truths".to_owned())?;
     opened.poke().await;
     Ok(answer(opened, "truth", &reading.batch.batch_id.clone(), &reading, receipt))
+}
+
+/// Evidence may come before the first run; a misspelt name comes just so.
+async fn warn_of_unknown(opened: &Opened, store: &Arc<dyn Store>, model: &ModelName) -> Result<(), CliError> {
+    let known = pick::models(opened, store).await?;
+    if !known.contains(model) {
+        let near = pick::nearest(model.as_str(), known.iter().map(ModelName::as_str));
+        let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        opened
+            .out
+            .note(&format!("warning: no workflow, run, version or release is of a model `{model}`{near}"));
+    }
+    Ok(())
+}
+
+/// What came of a batch without a row that makes sense. Its id is not kept: corrected, it comes again under the same.
+fn nothing<B>(opened: &Opened, what: &str, batch: &str, reading: &Reading<B>) -> Exit {
+    answer(opened, what, batch, reading, BatchReceipt { duplicate: false, accepted: 0, unmatched: 0 })
 }
 
 fn input(args: &Evidence) -> Result<Box<dyn BufRead>, CliError> {

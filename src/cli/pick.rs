@@ -124,11 +124,11 @@ pub async fn release(
         }
     }
     let model = match &which.model {
-        Some(model) => model.clone(),
+        Some(model) => known_model(&models(opened, store).await?, model)?,
         None => only_model(opened, store).await?,
     };
     let target = match &which.target {
-        Some(target) => target.clone(),
+        Some(target) => known_target(opened, target)?,
         None => only_target(opened)?,
     };
     Ok((model, target, None))
@@ -146,6 +146,31 @@ pub async fn models(opened: &Opened, store: &Arc<dyn Store>) -> Result<Vec<Model
     models.sort();
     models.dedup();
     Ok(models)
+}
+
+/// `model`, if the project knows it.
+fn known_model(known: &[ModelName], model: &ModelName) -> Result<ModelName, CliError> {
+    if known.contains(model) {
+        return Ok(model.clone());
+    }
+    let error = CliError::usage(format!("there is no model `{model}`"));
+    Err(match nearest(model.as_str(), known.iter().map(ModelName::as_str)) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint("`refit model ls` lists all versions of all models"),
+    })
+}
+
+/// `target`, if `refit.toml` has it.
+fn known_target(opened: &Opened, target: &TargetName) -> Result<TargetName, CliError> {
+    let known = &opened.project.file.targets;
+    if known.contains_key(target) {
+        return Ok(target.clone());
+    }
+    let error = CliError::usage(format!("there is no target `{target}`"));
+    Err(match nearest(target.as_str(), known.keys().map(TargetName::as_str)) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint(format!("add [targets.{target}] to refit.toml")),
+    })
 }
 
 /// The only target of `refit.toml`.

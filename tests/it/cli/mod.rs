@@ -2,8 +2,10 @@
 
 mod blob;
 mod canary;
+mod demo;
 mod eject;
 mod events;
+mod evidence;
 mod files;
 mod first_steps;
 mod freeze;
