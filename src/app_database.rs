@@ -159,9 +159,17 @@ pub async fn close(connection: impl Connection) {
     let _ = timeout(GOODBYE, connection.close()).await;
 }
 
-/// A query as part of a larger one: the newline ends a comment that it may end with.
+/// A query as part of a larger one: the newline ends a comment that it may end with. Files of queries end in a
+/// semicolon, and comments may come below it.
 pub fn wrapped(query: &str) -> String {
-    format!("{}\n", query.trim().trim_end_matches(';'))
+    let mut whole = query.trim();
+    while let Some((above, last)) = whole.rsplit_once('\n')
+        && last.trim_start().starts_with("--")
+    {
+        whole = above.trim_end();
+    }
+    let ended = if whole.ends_with(';') { whole } else { query.trim() };
+    format!("{}\n", ended.trim_end_matches(';'))
 }
 
 #[cfg(test)]
@@ -174,6 +182,19 @@ mod tests {
         let url = "postgres://app:hunter2@db.example.com:5432/races?sslmode=require&password=x";
         assert_eq!(shown(url), "the database db.example.com:5432/races");
         assert_eq!(shown("host=db password=x"), "Postgres");
+    }
+
+    #[test]
+    fn a_query_may_end_in_a_semicolon_and_comments() {
+        for (query, expected) in [
+            ("SELECT 1", "SELECT 1\n"),
+            (" SELECT 1;;\n", "SELECT 1\n"),
+            ("SELECT 1 -- one", "SELECT 1 -- one\n"),
+            ("SELECT 1;\n\n-- checked by ana\n  -- in May\n", "SELECT 1\n"),
+            ("SELECT '\n-- no comment'", "SELECT '\n-- no comment'\n"),
+        ] {
+            assert_eq!(wrapped(query), expected);
+        }
     }
 
     #[test]
