@@ -137,6 +137,10 @@ impl Opened {
         if let Some(loaded) = catalog.get(name) {
             return Ok(loaded.clone());
         }
+        if let Some(file) = catalog.errors.iter().find_map(|error| error.file_of(name)) {
+            return Err(CliError::usage(format!("workflow `{name}` cannot be used: {file} has mistakes"))
+                .hint(format!("`refit validate {file}` shows them")));
+        }
         let names: Vec<&str> =
             catalog.workflows().iter().map(|loaded| loaded.workflow.name.as_str()).collect();
         let mut error = CliError::usage(format!("there is no workflow `{name}` in {}", self.workflows_dir()));

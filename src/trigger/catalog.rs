@@ -53,6 +53,23 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// The file of a workflow called `name`, as far as a file with mistakes says so.
+    pub fn file_of(&self, name: &str) -> Option<&str> {
+        let (path, text) = match self {
+            Self::Mistakes { path, source_text, .. } => (path, source_text.as_str()),
+            Self::Unreadable { path, .. } => (path, ""),
+            Self::TwoOfOneName { second, .. } => (second, ""),
+        };
+        let named = |line: &str| {
+            let value = line.strip_prefix("name:")?.split(" #").next()?;
+            (value.trim().trim_matches(['\'', '"']) == name).then_some(())
+        };
+        let by_file = Path::new(path).file_stem().is_some_and(|stem| stem == name);
+        (by_file || text.lines().any(|line| named(line).is_some())).then_some(path)
+    }
+}
+
 /// All workflow files of a project.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {

@@ -404,3 +404,18 @@ fn a_file_that_is_not_utf8_is_shown_where_it_is_not() {
         1 error, 0 warnings in 1 file
         ");
 }
+
+#[test]
+fn a_workflow_whose_file_has_mistakes_is_not_said_to_be_missing() {
+    let dir = project();
+    let text = fs::read_to_string(dir.path().join("workflows/retrain.yaml")).expect("the file");
+    fs::write(dir.path().join("workflows/other.yaml"), text.replacen("name: retrain", "name: retain", 1))
+        .expect("written");
+    edit(dir.path(), "workflows/retrain.yaml", "version: date", "version: dat");
+    assert_snapshot!(refit(dir.path(), &["trigger", "retrain"]), @r"
+        exit code: 2
+        --- stderr
+        error: workflow `retrain` cannot be used: workflows/retrain.yaml has mistakes
+        hint: `refit validate workflows/retrain.yaml` shows them
+        ");
+}
