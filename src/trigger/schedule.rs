@@ -123,15 +123,27 @@ fn planned_too_late(schedule: &Schedule, planned: Timestamp, now: Timestamp) -> 
 fn due_ticks(schedule: &Schedule, first: Timestamp, now: Timestamp) -> Vec<Timestamp> {
     /// A tick this late was not missed: the process was merely busy.
     const ON_TIME: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
-    let mut ticks = vec![first];
-    while let Some(tick) =
-        ticks.last().and_then(|last| next_tick(schedule, *last)).filter(|tick| *tick <= now)
-    {
-        ticks.push(tick);
-        if ticks.len() > MOST_CAUGHT_UP {
-            ticks.remove(0);
+    // From now back, further and further: of years there are too many ticks to walk through all.
+    let mut back = chrono::TimeDelta::hours(1);
+    let mut ticks = loop {
+        let from = first.max(now - back);
+        let start = if from == first { Some(first) } else { next_tick(schedule, from) };
+        let ticks: Vec<Timestamp> = std::iter::successors(start, |last| next_tick(schedule, *last))
+            .take_while(|tick| *tick <= now)
+            .collect();
+        if from == first || ticks.len() > MOST_CAUGHT_UP {
+            break ticks;
         }
+        back = back * 4;
+    };
+    let too_many = ticks.len().saturating_sub(MOST_CAUGHT_UP);
+    if too_many > 0 && schedule.catch_up == CatchUp::All {
+        tracing::warn!(
+            "Of the ticks of `{}` that were missed, only the last {MOST_CAUGHT_UP} are made up for",
+            schedule.cron
+        );
     }
+    ticks.drain(..too_many);
     match schedule.catch_up {
         CatchUp::All => ticks,
         CatchUp::Latest => ticks.split_off(ticks.len().saturating_sub(1)),
@@ -188,6 +200,11 @@ mod tests {
         assert_eq!(due(CatchUp::All).len(), 4);
         assert_eq!(due(CatchUp::Latest), [at("2026-11-22T02:00:00Z")]);
         assert!(due(CatchUp::None).is_empty());
+        let from_1970 =
+            |catch_up| due_ticks(&schedule("* * * * *", Tz::UTC, catch_up), at("1970-01-01T00:01:00Z"), now);
+        assert_eq!(from_1970(CatchUp::Latest), [now]);
+        let last = from_1970(CatchUp::All);
+        assert_eq!((last.len(), last[0]), (100, at("2026-11-22T10:21:00Z")));
         let on_time = due_ticks(&schedule("0 2 * * 0", Tz::UTC, CatchUp::None), first, first);
         assert_eq!(on_time, [first]);
     }
