@@ -297,6 +297,11 @@ impl Ledger for RunLedger {
         through_outage!(self, store.release(&self.run.model, target))
     }
 
+    async fn releases(&self) -> Result<Vec<Release>, StepError> {
+        let store = &self.engine.store;
+        through_outage!(self, store.releases(Some(&self.run.model)))
+    }
+
     async fn freeze(&self) -> Result<Option<Freeze>, StepError> {
         let store = &self.engine.store;
         through_outage!(self, store.freeze_over(&self.run.model, self.engine.clock.now()))

@@ -14,6 +14,7 @@ use crate::domain::expect::parse_timestamp;
 use crate::domain::gate::{self, Champion, DataSpan, Evidence, Holdout, RuleResult};
 use crate::domain::id::{Generation, RunId, StepId, VersionName};
 use crate::domain::metric::Metrics;
+use crate::domain::release::Release;
 use crate::domain::run::{Attempt, Outcome, SignalKind};
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::step::{FirstVersion, Gate, OnInconclusiveGate};
@@ -60,7 +61,11 @@ pub async fn run(spec: &Gate, ctx: &StepContext<'_>) -> Result<StepResult, StepE
         }
     }
     let has_target = champion::target(ctx.workflow).is_some();
-    let release = champion::release(ctx).await?;
+    let releases = champion::releases(ctx).await?;
+    if releases.len() > 1 && spec.rules.iter().any(|rule| rule.vs_champion.is_some()) {
+        return Err(which_champion(&releases));
+    }
+    let release = champion::only(releases);
     let generation = has_target.then(|| release.as_ref().map_or(Generation(0), |release| release.generation));
     let champion = release.and_then(|release| release.desired.champion).map(|served| served.version);
     let stored = match &champion {
@@ -237,6 +242,15 @@ fn data_span(ctx: &StepContext<'_>) -> Option<DataSpan> {
     let (first, last) = (column.min.as_deref()?, column.max.as_deref()?);
     let (first, last) = (parse_timestamp(first)?, parse_timestamp(last)?);
     Some(DataSpan { column: column.name.clone(), first, last, rows: data.rows })
+}
+
+fn which_champion(releases: &[Release]) -> StepError {
+    let targets: Vec<String> = releases.iter().map(|release| format!("`{}`", release.target)).collect();
+    StepError::permanent(format!(
+        "which champion is meant is not said: the model has releases on {}",
+        targets.join(" and ")
+    ))
+    .hint("add a `promote` step with `target`, or a `canary` step: it says which champion the rules compare with")
 }
 
 fn champion_changed(evaluated: &EvaluateOutput, serves: Option<&VersionName>) -> StepError {

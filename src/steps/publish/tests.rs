@@ -98,6 +98,10 @@ impl Ledger for Names {
     async fn previous_output(&self, _: &StepId) -> Result<Option<Value>, StepError> {
         unused()
     }
+    async fn releases(&self) -> Result<Vec<Release>, StepError> {
+        unused()
+    }
+
     async fn release(&self, _: &TargetName) -> Result<Option<Release>, StepError> {
         unused()
     }

@@ -24,12 +24,23 @@ pub(crate) fn target(workflow: &Workflow) -> Option<&TargetName> {
     })
 }
 
-/// The release this workflow competes with; `None` when it names no target, or nothing was released there.
-pub(crate) async fn release(ctx: &StepContext<'_>) -> Result<Option<Release>, StepError> {
+/// The releases this workflow may compete with: that on its target, or all of its model where it names none, because its
+/// versions are promoted by hand.
+pub(crate) async fn releases(ctx: &StepContext<'_>) -> Result<Vec<Release>, StepError> {
     match target(ctx.workflow) {
-        Some(target) => ctx.ledger.release(target).await,
-        None => Ok(None),
+        Some(target) => Ok(ctx.ledger.release(target).await?.into_iter().collect()),
+        None => ctx.ledger.releases().await,
     }
+}
+
+/// The release this workflow competes with; `None` when nothing was released, or on several targets of which it names none.
+pub(in crate::steps) async fn release(ctx: &StepContext<'_>) -> Result<Option<Release>, StepError> {
+    Ok(only(releases(ctx).await?))
+}
+
+/// The one of `releases`, if it is one.
+pub(in crate::steps) fn only(releases: Vec<Release>) -> Option<Release> {
+    <[Release; 1]>::try_from(releases).ok().map(|[release]| release)
 }
 
 /// The champion, and the directory with its files; `None` when there is no champion.

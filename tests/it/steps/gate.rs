@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 
 use refit::domain::id::Generation;
 use refit::domain::metric::Metrics;
+use refit::domain::release::Release;
 use refit::domain::run::{Outcome, SignalKind};
 use refit::domain::verdict::Verdict;
 use refit::domain::version::Manifest;
 use refit::domain::workflow::step::{FirstVersion, Gate, GateRule, OnInconclusiveGate, VsChampion};
-use refit::domain::workflow::{Moment, Position};
+use refit::domain::workflow::{Moment, Position, StepKind};
 use refit::steps::context::{Sleep, StepResult};
 use refit::steps::gate::{GateOutput, run};
 use refit::steps::run::{ErrorsFile, RunOutput};
@@ -112,6 +113,23 @@ async fn a_worse_candidate_is_refused_in_plain_words() {
         "the gate refused: mae is 11, the champion's 10 on the same 300 rows: 10 % worse; may be worse than the \
          champion by 2 %; with 95 % confidence at least 10 % worse, over 30 blocks"
     );
+}
+
+#[tokio::test]
+async fn where_versions_are_promoted_by_hand_a_candidate_competes_with_what_serves() {
+    let mut bench = serving(11.0, true);
+    bench.workflow.steps.retain(|step| !matches!(step.kind, StepKind::Canary(_)));
+    let rules = gate(vec![rule(None, Some(0.02))]);
+    let reason = rejected(run(&rules, &bench.ctx()).await);
+    assert!(reason.contains("worse"), "{reason}");
+
+    let production = bench.ledger.release.clone().expect("serves");
+    bench.ledger.elsewhere = Some(Release { target: "staging".parse().expect("a name"), ..production });
+    let failed = failure(run(&rules, &bench.ctx()).await);
+    let said = "which champion is meant is not said: the model has releases on `production` and `staging`";
+    assert!(failed.starts_with(said), "{failed}");
+    let output: GateOutput = done(run(&gate(vec![rule(Some(12.0), None)]), &bench.ctx()).await);
+    assert_eq!((output.verdict, output.champion), (Verdict::Pass, None), "nothing compares");
 }
 
 #[tokio::test]

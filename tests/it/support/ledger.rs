@@ -83,6 +83,8 @@ impl StepLog for Recorded {
 pub struct FakeLedger {
     pub previous: Option<Value>,
     pub release: Option<Release>,
+    /// On another target.
+    pub elsewhere: Option<Release>,
     pub versions: BTreeMap<VersionName, VersionRecord>,
     pub intents: Mutex<BTreeMap<String, Intent>>,
     pub canary: Option<CanaryRecord>,
@@ -151,6 +153,10 @@ impl Ledger for FakeLedger {
 
     async fn previous_output(&self, _: &StepId) -> Result<Option<Value>, StepError> {
         Ok(self.previous.clone())
+    }
+
+    async fn releases(&self) -> Result<Vec<Release>, StepError> {
+        Ok(self.release.iter().chain(&self.elsewhere).cloned().collect())
     }
 
     async fn release(&self, _: &TargetName) -> Result<Option<Release>, StepError> {
