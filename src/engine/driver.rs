@@ -21,7 +21,7 @@ use crate::clock::comes;
 use crate::domain::Timestamp;
 use crate::domain::id::{NotifierName, StepId};
 use crate::domain::pipeline::Next;
-use crate::domain::run::{CancelRequest, IntentState, RunStatus};
+use crate::domain::run::{AttemptState, CancelRequest, IntentState, RunStatus};
 use crate::domain::workflow::Moment;
 use crate::steps::context::StepError;
 use crate::store::{Checkpoint, Claim, EndedAttempt, NewAttempt, Notice, RunState, StoreError, UndoChange};
@@ -213,7 +213,13 @@ impl<'a> Driver<'a> {
 
     /// Who wants to hear of a start hears of it before anything has ended; a second time is dropped by its key.
     async fn tell_started(&self) -> Result<(), StoreError> {
-        let ended = self.known.attempts.iter().any(|attempt| attempt.finished_at.is_some());
+        // One that was lost with its process, or skipped, has done nothing.
+        let ended = self.known.attempts.iter().any(|attempt| match attempt.state {
+            AttemptState::Succeeded | AttemptState::Failed | AttemptState::Cancelled => true,
+            AttemptState::Started | AttemptState::Sleeping | AttemptState::Lost | AttemptState::Skipped => {
+                false
+            }
+        });
         // One that was cancelled in the queue never starts.
         if ended || (self.known.attempts.is_empty() && self.known.ends()) {
             return Ok(());
