@@ -13,9 +13,10 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 
+use super::because::left_out;
 use super::release::ReleaseError;
 use super::reread::Choice;
-use super::{Engine, boards, notices};
+use super::{Engine, boards, notices, situation};
 use crate::domain::Timestamp;
 use crate::domain::because::Because;
 use crate::domain::canary::{CanaryRecord, CanaryState, Decision, Trouble, look};
@@ -26,7 +27,7 @@ use crate::domain::verdict::Verdict;
 use crate::domain::workflow::units::BasisPoints;
 use crate::domain::workflow::{Moment, Recipient};
 use crate::steps::canary::CANARY_VALIDITY;
-use crate::store::{CanaryChange, Notice, ReleaseWrite, ReleaseWritten, StoreError};
+use crate::store::{CanaryChange, CanaryEnd, Notice, ReleaseWrite, ReleaseWritten, StoreError};
 
 /// How often a change that others were faster with is tried again within one look.
 const TRIES: usize = 5;
@@ -95,7 +96,7 @@ impl Engine {
         }
         match looked.decision {
             Decision::Continue => {
-                if self.save(before, &after, &told).await? {
+                if self.store.save_look(before, &after, &told).await? {
                     if bake_is_over(&after, now) && !news.more {
                         self.end_bake(&after, now).await?;
                     }
@@ -115,7 +116,7 @@ impl Engine {
                     after.generation = release.generation;
                     after.reason =
                         format!("{share} of the traffic since {}", release.updated_at.format("%F %R UTC"));
-                    self.save(before, &after, &told).await?;
+                    self.store.save_look(before, &after, &told).await?;
                     self.went_on(before).await?;
                     self.show_or_leave(&release).await;
                 }
@@ -123,14 +124,14 @@ impl Engine {
             Decision::StopTraffic { reason } => {
                 told.extend(self.alerts(before, "traffic-stopped", json!({"reason": reason})).await?);
                 let because = self.because_in_any_case(&after, &reason).await;
-                if self.save(before, &after, &told).await?
+                if self.store.save_look(before, &after, &told).await?
                     && let Some(release) = self.set_share(before, &release, BasisPoints(0), because).await?
                 {
                     self.show_or_leave(&release).await;
                 }
             }
             Decision::RollBack { metric: _, reason } => {
-                if self.save(before, &after, &told).await? {
+                if self.store.save_look(before, &after, &told).await? {
                     self.take_back(&after, release, &reason).await?;
                 }
             }
@@ -143,7 +144,7 @@ impl Engine {
         self.set_state(canary, CanaryState::Promoted, &canary.reason, now).await
     }
 
-    /// Changes the state of a canary, unless it was changed since it was read.
+    /// Changes the state of a canary, and tells its run, unless it was changed since it was read.
     async fn set_state(
         &self,
         canary: &CanaryRecord,
@@ -162,22 +163,6 @@ impl Engine {
             at,
         };
         self.store.set_canary_state(&change).await.map(drop)
-    }
-
-    /// Saves a look with what it says and tells the run of a new verdict; false when it comes too late: the canary
-    /// was changed in between, or another process looks already.
-    async fn save(
-        &self,
-        before: &CanaryRecord,
-        after: &CanaryRecord,
-        told: &[Notice],
-    ) -> Result<bool, StoreError> {
-        let saved = self.store.save_look(before, after, told).await?;
-        if saved && before.verdict != after.verdict {
-            let now = self.clock.now();
-            self.store.signal(after.run, &SignalKind::Look, ACTOR, Some(&after.reason), now).await?;
-        }
-        Ok(saved)
     }
 
     /// Gives the canary another share, same salt; the release that shows it, or `None` when somebody was faster.
@@ -222,7 +207,7 @@ impl Engine {
                         let facts = json!({"reason": reason, "problem": error.to_string()});
                         let told = self.alerts(canary, "cannot-roll-back", facts).await?;
                         let now = self.clock.now();
-                        let saved = self.save(canary, canary, &told).await?;
+                        let saved = self.store.save_look(canary, canary, &told).await?;
                         if saved
                             && matches!(error, ReleaseError::NothingLeft { .. })
                             && bake_is_over(canary, now)
@@ -237,8 +222,9 @@ impl Engine {
                 }
             };
             let because = self.because_in_any_case(canary, &reason).await;
+            let ends = self.end_by(canary, &release, &assignment, reason).await;
             let write = ReleaseWrite {
-                ends_canary: Some((canary.id, reason.clone())),
+                ends_canary: Some(ends),
                 marks_bad: Some(canary.version.clone()),
                 ..self.change(canary, &release, assignment, because)
             };
@@ -248,12 +234,6 @@ impl Engine {
                     if canary.state == CanaryState::Baking {
                         let actor = ReleaseActor::Controller { run: canary.run };
                         self.check_rollback_later(&release, Choice::Free, actor);
-                    }
-                    let run = self.store.run(canary.run).await?;
-                    if run.is_none_or(|run| run.status == RunStatus::Finished) {
-                        // Its run ended before; nobody else says it.
-                        let facts = json!({"reason": reason, "version": canary.version});
-                        self.alert(canary, "rolled-back", facts).await?;
                     }
                     return Ok(());
                 }
@@ -267,6 +247,25 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// The end of a canary by a change of its release to `assignment`, and what is said of it if its run ended before, for
+    /// nobody else says it then.
+    async fn end_by(
+        &self,
+        canary: &CanaryRecord,
+        release: &Release,
+        assignment: &Assignment,
+        reason: String,
+    ) -> CanaryEnd {
+        let then = Release { desired: assignment.clone(), updated_at: self.clock.now(), ..release.clone() };
+        let serving = situation::serving(&then);
+        let facts = json!({"reason": reason, "version": canary.version, "serving": serving});
+        let if_run_is_over = self.alerts(canary, "rolled-back", facts).await.unwrap_or_else(|error| {
+            left_out(&error, &reason);
+            vec![]
+        });
+        CanaryEnd { if_run_is_over, ..CanaryEnd::of(canary, reason) }
     }
 
     fn change(
@@ -322,9 +321,7 @@ impl Engine {
         if canary.state == CanaryState::Watching && serves == Some(&canary.version) {
             let now = self.clock.now();
             let reason = if by_its_run { "promoted by its run" } else { "promoted by hand" };
-            self.set_state(canary, CanaryState::Promoted, reason, now).await?;
-            self.store.signal(canary.run, &SignalKind::Look, ACTOR, Some(reason), now).await?;
-            return Ok(());
+            return self.set_state(canary, CanaryState::Promoted, reason, now).await;
         }
         self.close(canary, &superseded(canary, serves)).await
     }
@@ -335,9 +332,7 @@ impl Engine {
         let failed = canary.verdict == Verdict::Fail;
         let reason = if failed { &canary.reason } else { reason };
         self.tell_rolled_back(canary, reason).await?;
-        self.set_state(canary, CanaryState::RolledBack, reason, now).await?;
-        self.store.signal(canary.run, &SignalKind::Look, ACTOR, Some(reason), now).await?;
-        Ok(())
+        self.set_state(canary, CanaryState::RolledBack, reason, now).await
     }
 
     /// Renews the validity of a canary at half its life: the host first, so that a process that dies in between

@@ -32,7 +32,9 @@ use crate::steps::context::{
     CanaryOpening, Ledger, Promotion, ReleaseChange, ReleaseChangeKind, ReleaseRefused, StepError,
 };
 use crate::steps::promote;
-use crate::store::{CanaryChange, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, StoreError};
+use crate::store::{
+    CanaryChange, CanaryEnd, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, StoreError,
+};
 
 /// Rows that are read at once.
 const PAGE: u32 = 2000;
@@ -346,7 +348,7 @@ impl Ledger for RunLedger {
                 intent: self.intent(&change.operation, detail, undo),
                 promotes: change.kind == ReleaseChangeKind::Promote,
             }),
-            ends_canary: superseded.map(|(canary, why)| (canary.id, why)),
+            ends_canary: superseded.map(|(canary, why)| CanaryEnd::of(&canary, why)),
             marks_bad,
             heeds_freeze: change.heeds_freeze,
         };
@@ -475,9 +477,8 @@ impl Ledger for RunLedger {
     }
 
     async fn end_bake(&self, canary: CanaryId) -> Result<CanaryRecord, StepError> {
-        let (store, by) = (&self.engine.store, (self.run.id, self.epoch));
-        let now = self.engine.clock.now();
-        through_outage!(self, store.end_bake(canary, &self.run.model, by, now))
+        let (store, now) = (&self.engine.store, self.engine.clock.now());
+        through_outage!(self, store.end_bake(canary, &self.run.model, (self.run.id, self.epoch), now))
     }
 
     async fn close_canary(&self, canary: CanaryId, reason: &str) -> Result<(), StepError> {
@@ -498,8 +499,7 @@ impl Ledger for RunLedger {
     ) -> Result<(), StepError> {
         let queued =
             notices::to(&self.run, &self.workflow, to, moment, &format!("{}/{operation}", self.step), facts);
-        let store = &self.engine.store;
-        let now = self.engine.clock.now();
+        let (store, now) = (&self.engine.store, self.engine.clock.now());
         through_outage!(self, store.queue_notices(&queued, now))
     }
 }

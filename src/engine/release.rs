@@ -18,7 +18,7 @@ use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
 use crate::domain::run::Intent;
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::steps::context::StepError;
-use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
+use crate::store::{CanaryEnd, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
 
 /// Why a release was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -431,7 +431,7 @@ impl Engine {
                 because,
                 at: self.clock.now(),
                 by_run,
-                ends_canary: ended.map(|canary| (canary.id, reason.to_owned())),
+                ends_canary: ended.map(|canary| CanaryEnd::of(&canary, reason.to_owned())),
                 marks_bad: bad,
                 heeds_freeze: during_freeze == DuringFreeze::Refused,
             })

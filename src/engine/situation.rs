@@ -127,7 +127,7 @@ async fn release(engine: &Engine, run: &Run, workflow: &Workflow) -> Result<Opti
 }
 
 /// One sentence on who serves which share.
-fn serving(release: &Release) -> String {
+pub(super) fn serving(release: &Release) -> String {
     let champion = release.desired.champion.as_ref().map(|served| &served.version);
     let canary = release.desired.canary.as_ref().filter(|canary| canary.basis_points.0 > 0);
     let since = day_and_time(release.updated_at);

@@ -11,7 +11,7 @@ use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::{Intent, IntentState, Outcome, Run, Undo};
 use crate::steps::canary::unknown_target;
 use crate::steps::context::StepError;
-use crate::store::{ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
+use crate::store::{CanaryEnd, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
 
 /// Takes back the effect whose intent has `key`.
 pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str) -> Result<(), StepError> {
@@ -69,7 +69,7 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                             },
                             promotes: false,
                         }),
-                        ends_canary: live.map(|canary| (canary.id, reason)),
+                        ends_canary: live.map(|canary| CanaryEnd::of(&canary, reason)),
                         marks_bad: None,
                         heeds_freeze: false,
                     };

@@ -33,7 +33,7 @@ pub struct CanaryChange {
     pub bake_until: Option<Timestamp>,
     /// Why; when absent, what the last look said stays.
     pub reason: Option<String>,
-    /// For a run: its fence.
+    /// For a run: its fence. Whatever anybody else changes, the canary's run is told in the same transaction, and woken.
     pub by_run: Option<(RunId, Epoch)>,
     /// When.
     pub at: Timestamp,
@@ -50,8 +50,8 @@ pub trait Canaries: Send + Sync + 'static {
     async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError>;
     /// Takes a look: compare-and-set of `next_look_at`; false when another process was first.
     async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError>;
-    /// Saves what a look found and queues what it says, in one transaction, if the canary still is in the state and
-    /// stage it was read in and nobody took a later look; false when not.
+    /// Saves what a look found, queues what it says and tells the run of a new verdict, in one transaction, if the canary
+    /// still is in the state and stage it was read in and nobody took a later look; false when not.
     async fn save_look(
         &self,
         before: &CanaryRecord,

@@ -39,7 +39,7 @@ pub use logs::{LogChunk, Logs};
 pub use open::{migrate, open};
 pub use outbox::{Notice, Outbox, OutboxEntry};
 pub use registry::{Condemned, Judge, Marked, Registry};
-pub use releases::{ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Releases};
+pub use releases::{CanaryEnd, ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Releases};
 pub use runs::{NewRun, RunFilter, RunSummary, Runs, Submitted};
 pub use schedules::{ScheduleRow, Schedules};
 pub use signals::Signals;

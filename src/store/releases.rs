@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::StoreError;
+use super::{Notice, StoreError};
 use crate::domain::Timestamp;
 use crate::domain::because::Because;
+use crate::domain::canary::CanaryRecord;
 use crate::domain::freeze::Freeze;
 use crate::domain::id::{CanaryId, Epoch, Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor};
@@ -32,13 +33,31 @@ pub struct ReleaseWrite {
     pub at: Timestamp,
     /// For a run: its fence and the intent that is recorded in the same transaction.
     pub by_run: Option<ReleaseWriteByRun>,
-    /// A canary that ends with the change, with its reason. In the same transaction its run, if it is another
-    /// one, is told with a `RolledBack` signal and woken.
-    pub ends_canary: Option<(CanaryId, String)>,
+    /// A canary that ends with the change. In the same transaction its run, if it is another one, is told with a
+    /// `RolledBack` signal and woken.
+    pub ends_canary: Option<CanaryEnd>,
     /// A version that is marked `bad` in the same transaction.
     pub marks_bad: Option<VersionName>,
     /// It is not made while the model is frozen.
     pub heeds_freeze: bool,
+}
+
+/// The end of a canary, with a change of the release that shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CanaryEnd {
+    /// Which.
+    pub canary: CanaryId,
+    /// Why.
+    pub reason: String,
+    /// What is said of it if its run is over, and says nothing any more.
+    pub if_run_is_over: Vec<Notice>,
+}
+
+impl CanaryEnd {
+    /// The end of `canary`, of which nobody hears beside its run.
+    pub fn of(canary: &CanaryRecord, reason: String) -> Self {
+        Self { canary: canary.id, reason, if_run_is_over: vec![] }
+    }
 }
 
 /// What a run adds to a change of a release.

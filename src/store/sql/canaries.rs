@@ -13,6 +13,7 @@ use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState, Extension, MoreTime, NotExtended};
 use crate::domain::id::{CanaryId, Epoch, ModelName, RunId};
+use crate::domain::release::ReleaseActor;
 use crate::domain::run::SignalKind;
 use crate::domain::verdict::Verdict;
 use crate::store::error::unreadable;
@@ -173,6 +174,11 @@ impl SqlStore {
         notices: &[Notice],
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
+        let is_news = before.verdict != after.verdict;
+        if is_news {
+            // As whoever gives it more time: that one locks the canary and its run in this order.
+            lock_versions(&mut tx, &after.model).await?;
+        }
         // The time of the next look was set when this one was taken: another one means that a later look was.
         let saved = sqlx::query(sql!(
             "UPDATE refit.canaries SET state = $4, stage = $5, record = $6,
@@ -192,8 +198,11 @@ impl SqlStore {
         if saved.rows_affected() == 0 {
             return Ok(false);
         }
-        insert_notices(&mut tx, notices, self.parts.clock.now()).await?;
-        tx.commit().await?;
+        let now = self.parts.clock.now();
+        insert_notices(&mut tx, notices, now).await?;
+        // A run that sleeps for days hears of it with the look or not at all.
+        let told = if is_news { self.tell_to_look(&mut tx, after, now).await? } else { Told::Gone };
+        self.commit(tx, woken(&told, &after.run)).await?;
         Ok(true)
     }
 
@@ -227,8 +236,7 @@ impl SqlStore {
         if matches!(told, Told::Gone) {
             return Ok(Extended::Refused(NotExtended::RunEnded));
         }
-        let woken: &[RunId] = if told.is_unclaimed() { &[run] } else { &[] };
-        self.commit(tx, woken).await?;
+        self.commit(tx, woken(&told, &run)).await?;
         Ok(Extended::Made(Box::new(record)))
     }
 
@@ -254,8 +262,9 @@ impl SqlStore {
     async fn change_canary(&self, change: &CanaryChange) -> Result<CanaryRecord, StoreError> {
         let CanaryChange { canary: id, model, from, to, bake_until, reason, by_run, at } = change;
         let mut tx = self.begin().await?;
-        if let Some(by) = by_run {
-            fence_canary(&mut tx, model, *by).await?;
+        match by_run {
+            Some(by) => fence_canary(&mut tx, model, *by).await?,
+            None => lock_versions(&mut tx, model).await?,
         }
         let before = locked(&mut tx, *id).await?;
         if before.state == *from {
@@ -263,9 +272,29 @@ impl SqlStore {
             end_in(&mut tx, *id, *to, *bake_until, reason, *at).await?;
         }
         let after = locked(&mut tx, *id).await?;
-        tx.commit().await?;
+        let is_news = by_run.is_none() && before.state != after.state;
+        let told = if is_news { self.tell_to_look(&mut tx, &after, *at).await? } else { Told::Gone };
+        self.commit(tx, woken(&told, &after.run)).await?;
         Ok(after)
     }
+
+    /// Tells the run of a canary that it changed.
+    async fn tell_to_look(
+        &self,
+        connection: &mut Connection,
+        canary: &CanaryRecord,
+        at: Timestamp,
+    ) -> Result<Told, StoreError> {
+        let actor = ReleaseActor::Controller { run: canary.run }.to_string();
+        let kind = &SignalKind::Look;
+        let signal = NewSignal { kind, actor: &actor, reason: Some(&canary.reason), at };
+        signal_in(connection, canary.run, &signal, self.at(at)).await
+    }
+}
+
+/// The run to wake once it was told.
+fn woken<'r>(told: &Told, run: &'r RunId) -> &'r [RunId] {
+    if told.is_unclaimed() { std::slice::from_ref(run) } else { &[] }
 }
 
 /// Fences a run that is about to change its canary.

@@ -5,10 +5,11 @@ use sqlx::types::Uuid;
 
 use super::super::{Connection, Row};
 use super::canaries::end_in;
+use super::checkpoint::insert_notices;
 use super::freezes::{freeze_in, lock_freezes};
 use super::registry::{lock_versions, mark_in};
 use super::rows::{self, doc, doc_opt, get, json, text, word};
-use super::signals::{NewSignal, insert_intent, signal_in};
+use super::signals::{NewSignal, Told, insert_intent, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
@@ -16,7 +17,9 @@ use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::SignalKind;
-use crate::store::{ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Releases, StoreError};
+use crate::store::{
+    CanaryEnd, ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Releases, StoreError,
+};
 
 pub(super) fn release(row: &Row) -> Result<Release, StoreError> {
     Ok(Release {
@@ -163,7 +166,7 @@ impl SqlStore {
         .execute(&mut *tx)
         .await?;
         let mut woken = vec![];
-        if let Some((canary, reason)) = &write.ends_canary {
+        if let Some(CanaryEnd { canary, reason, if_run_is_over }) = &write.ends_canary {
             end_in(&mut tx, *canary, CanaryState::RolledBack, None, reason, write.at).await?;
             // Its run hears of it with the change or not at all: it may sleep for days otherwise, also beside the step that
             // made the change. A run that takes its own effects back is over.
@@ -177,8 +180,10 @@ impl SqlStore {
                 let kind = SignalKind::RolledBack { why: reason.clone() };
                 let actor = write.actor.to_string();
                 let signal = NewSignal { kind: &kind, actor: &actor, reason: Some(reason), at: write.at };
-                if signal_in(&mut tx, run, &signal, self.at(write.at)).await?.is_unclaimed() {
-                    woken.push(run);
+                match signal_in(&mut tx, run, &signal, self.at(write.at)).await? {
+                    Told::Unclaimed => woken.push(run),
+                    Told::Claimed => {}
+                    Told::Gone => insert_notices(&mut tx, if_run_is_over, self.parts.clock.now()).await?,
                 }
             }
         }

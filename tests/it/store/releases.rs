@@ -7,14 +7,14 @@ use refit::domain::because::Because;
 use refit::domain::canary::{CanaryRecord, CanaryState, MoreTime, NotExtended};
 use refit::domain::id::{CanaryId, Epoch, Generation, ModelName, RunId, TargetName, VersionName};
 use refit::domain::release::{Assignment, ReleaseActor, Served};
-use refit::domain::run::{CancelRequest, Intent, IntentState, Undo};
+use refit::domain::run::{CancelRequest, Intent, IntentState, SignalKind, Undo};
 use refit::domain::verdict::Verdict;
 use refit::domain::version::{Manifest, VersionState};
 use refit::domain::workflow::step::{Compare, HoldTraffic, OnInconclusive, Stage, WhenUnderpowered};
 use refit::domain::workflow::units::BasisPoints;
 use refit::store::{
-    CanaryChange, Claim, Extended, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation, Store,
-    StoreError,
+    CanaryChange, CanaryEnd, Claim, Extended, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Reservation,
+    Store, StoreError,
 };
 use serde_json::json;
 
@@ -355,11 +355,10 @@ async fn a_rollback_ends_the_canary_and_marks_the_version(db: Database) {
     store.set_version_state(&model(), &name, VersionState::Sealed, None, None).await.expect("sealed");
     let out = store.open_canary(held.run.epoch, &canary(run, db.now())).await.expect("opened");
     assert_eq!(store.open_canary(held.run.epoch, &canary(run, db.now())).await.expect("again").id, out.id);
-    let rollback = ReleaseWrite {
-        ends_canary: Some((out.id, "worse by 12 %".to_owned())),
-        marks_bad: Some(name.clone()),
-        ..write(0, "v1", db.pass(60))
-    };
+    let unheard = vec![make::notice("its run is over", Some(run))];
+    let end = CanaryEnd { if_run_is_over: unheard, ..CanaryEnd::of(&out, "worse by 12 %".to_owned()) };
+    let rollback =
+        ReleaseWrite { ends_canary: Some(end), marks_bad: Some(name.clone()), ..write(0, "v1", db.pass(60)) };
     assert!(matches!(store.write_release(rollback).await.expect("asked"), ReleaseWritten::Made(_)));
     let ended = store.canary_of(run).await.expect("read").expect("there");
     assert_eq!(
@@ -367,6 +366,7 @@ async fn a_rollback_ends_the_canary_and_marks_the_version(db: Database) {
         (CanaryState::RolledBack, "worse by 12 %", Some(db.now()))
     );
     assert!(store.live_canaries(None).await.expect("listed").is_empty());
+    assert!(store.outbox_of(run).await.expect("listed").is_empty(), "its run hears of it, and says it");
     assert_eq!(store.version(&model(), &name).await.expect("read").expect("there").state, VersionState::Bad);
 }
 
@@ -405,6 +405,9 @@ async fn a_look_is_taken_once(db: Database) {
     let baking = one.canary_of(run).await.expect("read").expect("there");
     let failing = CanaryRecord { verdict: Verdict::Fail, ..baking.clone() };
     assert!(one.save_look(&baking, &failing, &[]).await.expect("asked"));
+    let signals = one.signals(run).await.expect("read");
+    let kinds: Vec<&SignalKind> = signals.iter().map(|signal| &signal.kind).collect();
+    assert_eq!(kinds, [&SignalKind::Look], "the run hears of a new verdict, and of nothing else");
     assert_eq!(
         one.end_bake(out.id, &model(), by(&held), next).await.expect("asked").state,
         CanaryState::Baking
