@@ -1,7 +1,7 @@
 //! Stops a process at any write: before it or after it, inside the database or
 //! outside. The product has no switch for this; wrappers around its traits do it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -96,6 +96,8 @@ pub enum Files {
 struct Made {
     counts: BTreeMap<String, usize>,
     trace: Vec<Write>,
+    /// The names of those that came back.
+    done: BTreeSet<String>,
     last: Option<(Write, When)>,
 }
 
@@ -228,6 +230,11 @@ impl Crash {
         self.made.lock().unwrap().last.clone()
     }
 
+    /// Whether a write called `name` was made.
+    pub fn made(&self, name: &str) -> bool {
+        self.made.lock().unwrap().done.contains(name)
+    }
+
     /// Returns when the process died.
     pub async fn died(&self) {
         self.died.cancelled().await;
@@ -247,6 +254,7 @@ impl Crash {
         let this = self.number(name);
         self.meet(&this, When::Before).await;
         let written = write.await;
+        self.made.lock().unwrap().done.insert(name.to_owned());
         self.meet(&this, When::After).await;
         self.alive().await;
         written

@@ -2,238 +2,151 @@
 //! makes, in the database, on the host and in the artifact store; the next
 //! process finds what is there, and ends the run as if nothing had happened.
 
+mod app;
+mod inbox;
 pub mod process;
 mod proof;
+mod stories;
+mod story;
 mod twice;
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use refit::domain::run::Outcome;
+use chrono::TimeDelta;
+use refit::clock::Clock;
 
 use crate::store::database::drop_postgres;
 use crate::support::crash::{Crash, When, Write};
+use crate::support::crashing_store::CrashingStore;
 use crate::support::world::World;
-use process::{Fate, Inbox, live, on_a_runtime};
+use inbox::Inbox;
+use process::{Fate, Until, live, on_a_runtime};
 use proof::{Proof, prove};
+use stories::bake::{FailsAfterItsRun, FailsInBake};
+use stories::endings::{Cancelled, Denied, GoesBack, Refused, RolledBack, StepFails};
+use stories::errands::Errands;
+use stories::held::{GivenMoreTime, NobodyDecides, PromotedByHand};
+use stories::others::{Overruled, Superseded};
+use stories::promotion::{CancelledTooLate, Frozen, Promoted};
+use story::{Database, Story};
 
-/// How a run goes when nothing is in its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Story {
-    /// Its canary passes in two stages, and bakes.
-    Promoted,
-    /// The same, and its promotion waits for the end of a freeze.
-    Frozen,
-    /// Its canary fails every request.
-    RolledBack,
-    /// Its metric is worse than its gate allows.
-    Refused,
-    /// A step fails while its canary is out.
-    StepFails,
-    /// Somebody cancels it while its canary is out.
-    Cancelled,
-    /// Somebody cancels it when it is promoted.
-    CancelledTooLate,
-    /// It does nothing but roll back.
-    GoesBack,
+/// A story that was told.
+struct Told {
+    /// Whether the last process that was to die did.
+    fate: Fate,
+    proof: Proof,
+    /// How long its run went on.
+    took: TimeDelta,
 }
 
-impl Story {
-    fn outcome(self) -> Outcome {
-        match self {
-            Story::Promoted | Story::Frozen => Outcome::Promoted,
-            Story::RolledBack => Outcome::RolledBack,
-            Story::Refused => Outcome::Rejected,
-            Story::StepFails => Outcome::Failed,
-            Story::Cancelled => Outcome::Cancelled,
-            Story::CancelledTooLate => Outcome::CancelledAfterPromotion,
-            Story::GoesBack => Outcome::Succeeded,
+impl Told {
+    /// What is wrong with it, when `calm` is the same without a crash and this is with `crashes`.
+    fn problem(&self, story: &dyn Story, calm: &Self, crashes: &[&Write]) -> Option<String> {
+        if self.fate == Fate::Ended && !crashes.iter().any(|write| comes_by_time(&write.name)) {
+            return Some("was never reached".to_owned());
         }
-    }
-
-    /// The first write that differs from those of `Promoted`; absent when that is the trainer's.
-    fn departs_at(self) -> Option<&'static str> {
-        match self {
-            Story::Promoted | Story::Frozen | Story::Refused | Story::GoesBack => None,
-            Story::RolledBack | Story::StepFails => Some("observe"),
-            Story::Cancelled | Story::CancelledTooLate => Some("request_cancel"),
-        }
-    }
-
-    /// The champions that the host shows, one after the other.
-    fn champions(self) -> &'static [&'static str] {
-        match self {
-            Story::Promoted | Story::Frozen | Story::CancelledTooLate => &["1", "2"],
-            Story::RolledBack | Story::Refused | Story::StepFails | Story::Cancelled => &["1"],
-            Story::GoesBack => &["1", "2", "1"],
-        }
-    }
-
-    /// The workflow of the run that dies.
-    fn source(self) -> &'static str {
-        match self {
-            Story::GoesBack => GOES_BACK,
-            Story::Promoted
-            | Story::Frozen
-            | Story::RolledBack
-            | Story::Refused
-            | Story::StepFails
-            | Story::Cancelled
-            | Story::CancelledTooLate => RETRAIN,
-        }
+        // What was lost with a process is found by the next look, and may count from then on.
+        let patience = (AWAY + story.pace() * 2) * i32::try_from(crashes.len()).expect("few");
+        let late = || format!("its run took {} and not {}", self.took, calm.took);
+        calm.proof.difference(&self.proof).or_else(|| (self.took > calm.took + patience).then(late))
     }
 }
 
-/// The whole main job. No step may fail a second time: a crash is no failed attempt.
-const RETRAIN: &str = r#"
-name: retrain
-model: race-times
-mode: act
-defaults: { retry: { attempts: 1 } }
-steps:
-  - id: data
-    uses: fetch
-    with: { from: { file: rows.csv }, to: rows.csv }
-    expect: { columns: { distance: string, finish_s: float }, rows: { min: 2 } }
-  - id: train
-    run: |
-      echo began >> began
-      cp "$REFIT_DATA/rows.csv" "$REFIT_OUT/rows.csv"
-      echo "{\"trained\": \"$$ $(date +%s%N)\"}" > "$REFIT_OUT/model.json"
-      echo "{\"mae\": $(cat mae)}" > "$REFIT_METRICS"
-    metrics: { file: true }
-  - id: gate
-    uses: gate
-    with: { first_version: accept, rules: [{ metric: mae, max: 10 }] }
-  - id: publish
-    uses: publish
-    with: { store: models, version: counter }
-  - id: canary
-    uses: canary
-    with: { target: production, stages: [{ share: 20%, min_time: 1m }, 50%], compare: compare }
-  - id: watch
-    uses: wait
-    with: { for: 1m, until: "canary.verdict != 'inconclusive'", at_most: 30m }
-  - id: check
-    run: 'test ! -e broken'
-  - id: compare
-    uses: compare
-    with: { rules: [{ metric: error_rate, acceptable_below: 5% }], on_inconclusive: hold }
-  - id: promote
-    uses: promote
-    with: { bake: 2m }
-on_failure:
-  - { id: sorry, run: 'echo sorry >> sorry' }
-notify:
-  - { on: [canary_started, promoted, frozen, rolled_back, rejected, failed, cancelled], slack: team }
-"#;
+/// How long it takes until another process takes the place of one that died.
+const AWAY: TimeDelta = TimeDelta::minutes(1);
 
-const GOES_BACK: &str = r"
-name: retrain
-model: race-times
-mode: act
-defaults: { retry: { attempts: 1 } }
-steps:
-  - { id: back, uses: rollback, with: { target: production } }
-notify:
-  - { on: [succeeded, failed], slack: team }
-";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Database {
-    Sqlite,
-    Postgres,
-}
-
-/// A world where version 1, or 2 where it is rolled back, serves everybody, and where a run will go as in `story`.
-fn prepared(database: Database, story: Story, inbox: &Inbox) -> World {
-    let world = on_a_runtime(async {
+/// Where `story` begins.
+fn prepared(database: Database, story: &dyn Story, inbox: &Inbox) -> World {
+    let mut world = on_a_runtime(async {
         match database {
             Database::Sqlite => World::sqlite(),
             Database::Postgres => World::postgres().await,
         }
     });
+    inbox.connect(&mut world);
     world.write("rows.csv", "distance,finish_s\nsprint,4000.5\nolympic,8000.25\n");
     world.write("mae", "5.0");
-    let first = RETRAIN.replace("name: retrain", "name: first");
-    assert_eq!(live(&world, Story::Promoted, &first, inbox, &Crash::never()), Fate::Ended);
-    match story {
-        Story::Refused => world.write("mae", "50.0"),
-        Story::StepFails => world.write("broken", ""),
-        Story::GoesBack => {
-            let second = RETRAIN.replace("name: retrain", "name: second");
-            assert_eq!(live(&world, Story::Promoted, &second, inbox, &Crash::never()), Fate::Ended);
-            // Of what follows no step trains.
-            world.write("began", "");
-        }
-        Story::Promoted | Story::Frozen | Story::RolledBack | Story::Cancelled | Story::CancelledTooLate => {}
+    story.prepare(&world, inbox);
+    inbox.forget(&world);
+    if let Some(step) = story.begins_at() {
+        assert_eq!(live(&world, story, Until::At(step), inbox, &Crash::never()), Fate::Ended);
     }
     world
 }
 
-/// What there is when `story` was told, by processes that die at a write, one after the other, and then, unless one
-/// of them lived, by one that does not. Whether the last of `crashes` died.
-fn tell(prepared: &World, story: Story, crashes: &[&Crash], inbox: &Inbox) -> (Fate, Proof) {
-    let world = on_a_runtime(prepared.copy());
+/// Another version is trained, and serves everybody at the end of the run called `name`.
+fn serve(world: &World, name: &'static str, inbox: &Inbox) {
+    assert_eq!(live(world, &Promoted(name), Until::Over, inbox, &Crash::never()), Fate::Ended);
+}
+
+/// Tells `story` by processes that die at a write, one after the other, and then, unless one of them lived, by one that
+/// does not.
+fn tell(prepared: &World, story: &dyn Story, crashes: &[&Crash], inbox: &Inbox) -> Told {
+    let mut world = on_a_runtime(prepared.copy());
+    inbox.connect_copy(&mut world, prepared);
     let mut fate = Fate::Died;
     for crash in crashes {
-        fate = live(&world, story, story.source(), inbox, crash);
+        fate = live(&world, story, Until::Over, inbox, crash);
         if fate == Fate::Ended {
             break;
         }
+        world.pass(AWAY);
     }
     if fate == Fate::Died {
-        assert_eq!(live(&world, story, story.source(), inbox, &Crash::never()), Fate::Ended);
+        assert_eq!(live(&world, story, Until::Over, inbox, &Crash::never()), Fate::Ended);
     }
-    let proof = on_a_runtime(prove(&world, inbox));
+    let (proof, ended) = on_a_runtime(prove(&world, story, inbox));
+    // What was answered and written down is not asked again.
+    let settled = crashes.iter().position(|crash| crash.made("settle"));
+    let lives = settled.unwrap_or(crashes.len()) + 1;
+    let asked = inbox.requests(&world);
+    assert!(asked.len() <= lives, "in {lives} lives: {asked:?}");
     if world.database.starts_with("postgres") {
         on_a_runtime(drop_postgres(&world.database));
     }
-    (fate, proof)
+    Told { fate, proof, took: ended - prepared.clock.now() }
+}
+
+/// Tells `story` with nothing in its way, and counts the writes.
+fn tell_calmly(prepared: &World, story: &dyn Story, inbox: &Inbox) -> (Told, Vec<Write>) {
+    let counted = Crash::never();
+    let calm = tell(prepared, story, &[&counted], inbox);
+    assert_eq!(calm.proof.run.outcome, Some(story.outcome()), "{:#?}", calm.proof);
+    assert_eq!(calm.proof.champions, story.champions(), "{:#?}", calm.proof);
+    (calm, counted.trace())
 }
 
 /// A write that happens by the time it takes, and so not in every run.
-fn comes_by_time(write: &Write) -> bool {
-    write.name == "renew" || write.name == "append_log"
+fn comes_by_time(name: &str) -> bool {
+    name == "renew" || name == "append_log"
 }
 
-fn every_crash(database: Database, story: Story) {
+fn every_crash(database: Database, story: &dyn Story) {
     let inbox = Inbox::open();
     let prepared = prepared(database, story, &inbox);
-    let counted = Crash::never();
-    let (_, calm) = tell(&prepared, story, &[&counted], &inbox);
-    assert_eq!(calm.outcome, Some(story.outcome()), "{calm:#?}");
-    assert_eq!(calm.champions, story.champions(), "{calm:#?}");
-    let mut writes = counted.trace();
-    if story == Story::Frozen {
-        // What comes before and after is the same as in `Promoted`.
-        let (before, after) = if database == Database::Sqlite { (2, 1) } else { (0, 0) };
-        let lifted = writes.iter().position(|write| write.name == "unfreeze").expect("there");
-        let freeze = writes.iter().position(|write| write.name == "freeze").expect("there");
-        let promotes =
-            lifted + writes[lifted..].iter().position(|write| write.name == "write_release").expect("there");
-        let of_freeze = |at: usize| at == freeze || (lifted - before..=promotes + after).contains(&at);
-        writes = writes.into_iter().enumerate().filter(|(at, _)| of_freeze(*at)).map(|(_, it)| it).collect();
-    } else if let (Database::Postgres, Some(name)) = (database, story.departs_at()) {
-        // What comes before is the same as in `Promoted`, which is told on Postgres too; SQLite tells all of it.
-        writes.drain(..writes.iter().position(|write| write.name == name).expect("there"));
+    let (calm, writes) = tell_calmly(&prepared, story, &inbox);
+    let writes = story.dies_at(database, writes);
+    for name in story.tells() {
+        assert!(writes.iter().any(|write| write.name == *name), "{name} is not among {writes:?}");
     }
-    let crashes: Vec<(Write, When)> = writes
-        .iter()
-        .flat_map(|write| [(write.clone(), When::Before), (write.clone(), When::After)])
-        .collect();
+    // A death before a write is one after the write before it. What begins later relies on that.
+    let whens: &[When] =
+        if story.begins_at().is_some() { &[When::After] } else { &[When::Before, When::After] };
+    let crashes: Vec<(&Write, When)> =
+        writes.iter().flat_map(|write| whens.iter().map(move |when| (write, *when))).collect();
 
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(vec![]));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some((write, when)) = crashes.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let crash = Crash::at(write.clone(), *when);
+                    let crash = Crash::at((*write).clone(), *when);
                     let told = catch_unwind(AssertUnwindSafe(|| tell(&prepared, story, &[&crash], &inbox)));
                     let problem = match told {
-                        Ok((Fate::Ended, _)) if !comes_by_time(write) => Some("was never reached".to_owned()),
-                        Ok((_, proof)) => calm.difference(&proof),
+                        Ok(told) => told.problem(story, &calm, &[write]),
                         Err(panic) => Some(process::words_of(panic.as_ref())),
                     };
                     let problem = problem.map(|problem| format!("died {when:?} {write}: {problem}"));
@@ -246,31 +159,86 @@ fn every_crash(database: Database, story: Story) {
     assert!(wrong.is_empty(), "{} of {} crashes:\n{}", wrong.len(), crashes.len(), wrong.join("\n"));
 }
 
+/// Writes that no story makes, by what they are for.
+const IN_NO_STORY: &[(&str, &[&str])] = &[
+    ("a process that stops in good order, as `engine::shutdown` tells", &["release_lease"]),
+    ("the end of a version; `engine::retention` dies at each", &["condemn_version", "version_deleted"]),
+    ("the end of old evidence; `engine::pruning` dies at it", &["forget_evidence", "move_pruning"]),
+    ("evidence that refit asks for; `evidence::suite` dies at it", &["keep_pulled"]),
+    (
+        "one write of a request or a command, and nothing after it",
+        &["add_truth", "pin_version", "mark_version"],
+    ),
+    ("what `refit adopt` begins with, and makes again", &["adopt_version"]),
+    (
+        "a service that is slow or takes no more now, as `notify::paced` tells",
+        &["hold_outbox", "outbox_waits"],
+    ),
+    (
+        "the message that follows a run, as `notify::follow` tells: it shows what is",
+        &["touch_boards", "take_boards", "board_shown", "board_failed", "hold_board", "board_waits"],
+    ),
+];
+
 macro_rules! stories {
-    ($($name:ident: $story:ident,)*) => {
+    (both { $($both:ident: $on_both:expr,)* } sqlite { $($one:ident: $on_one:expr,)* }) => {
         mod sqlite {
+            use super::*;
+
             $(#[test]
-            fn $name() {
-                super::every_crash(super::Database::Sqlite, super::Story::$story);
+            fn $both() {
+                every_crash(Database::Sqlite, &$on_both);
+            })*
+
+            $(#[test]
+            fn $one() {
+                every_crash(Database::Sqlite, &$on_one);
             })*
         }
 
         mod postgres {
+            use super::*;
+
             $(#[test]
-            fn $name() {
-                super::every_crash(super::Database::Postgres, super::Story::$story);
+            fn $both() {
+                every_crash(Database::Postgres, &$on_both);
             })*
         }
+
+        const STORIES: &[&dyn Story] = &[$(&$on_both,)* $(&$on_one),*];
     };
 }
 
+// What those on SQLite alone write is told of other runs on Postgres.
 stories! {
-    a_promotion_is_made_once_whatever_write_it_dies_at: Promoted,
-    a_promotion_is_made_once_after_a_freeze_whatever_write_it_dies_at: Frozen,
-    a_failing_canary_is_taken_back_whatever_write_it_dies_at: RolledBack,
-    a_refused_model_never_serves_whatever_write_it_dies_at: Refused,
-    a_failed_run_takes_its_canary_back_whatever_write_it_dies_at: StepFails,
-    a_cancelled_run_takes_its_canary_back_whatever_write_it_dies_at: Cancelled,
-    a_cancel_after_the_promotion_changes_nothing_whatever_write_it_dies_at: CancelledTooLate,
-    a_rollback_goes_back_once_whatever_write_it_dies_at: GoesBack,
+    both {
+        a_promotion_is_made_once_whatever_write_it_dies_at: Promoted("retrain"),
+        a_promotion_is_made_once_after_a_freeze_whatever_write_it_dies_at: Frozen,
+        a_failing_canary_is_taken_back_whatever_write_it_dies_at: RolledBack,
+        a_refused_model_never_serves_whatever_write_it_dies_at: Refused,
+        a_failed_run_takes_its_canary_back_whatever_write_it_dies_at: StepFails,
+        a_cancelled_run_takes_its_canary_back_whatever_write_it_dies_at: Cancelled,
+        a_cancel_after_the_promotion_changes_nothing_whatever_write_it_dies_at: CancelledTooLate,
+        a_rollback_goes_back_once_whatever_write_it_dies_at: GoesBack,
+        branches_ask_the_app_the_team_and_a_person_once_whatever_write_they_die_at: Errands,
+        a_held_canary_is_promoted_by_hand_once_whatever_write_it_dies_at: PromotedByHand,
+        a_held_canary_with_more_time_is_promoted_once_whatever_write_it_dies_at: GivenMoreTime,
+        a_held_canary_gives_way_to_a_newer_version_whatever_write_it_dies_at: Superseded,
+        a_version_that_fails_after_its_run_is_taken_back_whatever_write_it_dies_at: FailsAfterItsRun,
+    }
+    sqlite {
+        a_canary_that_a_person_denies_is_taken_back_whatever_write_it_dies_at: Denied,
+        a_held_canary_that_nobody_decides_about_is_taken_back_whatever_write_it_dies_at: NobodyDecides,
+        a_canary_gives_way_to_a_promotion_by_hand_whatever_write_it_dies_at: Overruled,
+        a_version_that_fails_in_its_bake_is_taken_back_whatever_write_it_dies_at: FailsInBake,
+    }
+}
+
+#[test]
+fn every_write_of_the_store_is_in_a_story_or_it_is_said_why_not() {
+    let in_stories = STORIES.iter().flat_map(|story| story.tells());
+    let known: BTreeSet<&str> =
+        in_stories.chain(IN_NO_STORY.iter().flat_map(|(_, writes)| *writes)).copied().collect();
+    let made: BTreeSet<&str> = CrashingStore::writes().filter(|name| !comes_by_time(name)).collect();
+    assert_eq!(known, made);
 }

@@ -1,36 +1,38 @@
-//! One process's life, from its start to the end of the run, or to its death.
+//! One process's life, from its start to the end of the story, or to its death.
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DurationRound, TimeDelta};
-use refit::adapter::Deps;
 use refit::clock::Clock;
-use refit::domain::canary::CanaryState;
-use refit::domain::evidence::{EvidenceMinute, MinuteCounts, ObservationBatch};
-use refit::domain::freeze::{FreezeEnd, FreezeScope, FreezeWish};
-use refit::domain::id::{FreezeId, RunId, VersionName, WorkflowName};
-use refit::domain::run::{CancelRequest, RunStatus};
+use refit::domain::id::{RunId, WorkflowName};
+use refit::domain::run::RunStatus;
 use refit::engine::Engine;
-use refit::notify::{Notifiers, outbox};
-use refit::secret::{Secret, Secrets};
+use refit::notify::outbox;
 use refit::store::RunFilter;
-use serde_json::json;
-use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
+use tokio_util::sync::CancellationToken;
 
-use super::Story;
+use super::inbox::Inbox;
+use super::story::{Scene, Story, workflow_of};
 use crate::support::crash::Crash;
-use crate::support::world::{World, http, loaded, turn};
+use crate::support::world::{World, turn};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// At its write.
     Died,
-    /// The run ended, and everybody was told.
+    /// The story was over.
     Ended,
+}
+
+/// How far a story is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// This step sleeps.
+    At(&'static str),
+    /// All runs ended, and everybody was told.
+    Over,
 }
 
 /// Runs `work` on a runtime of its own.
@@ -42,40 +44,51 @@ pub fn on_a_runtime<T>(work: impl Future<Output = T>) -> T {
     done
 }
 
-/// Works on the run of `source` until it ended, or until `crash`.
-pub fn live(world: &World, story: Story, source: &str, inbox: &Inbox, crash: &Crash) -> Fate {
+/// Works on the run of `story` as far as `until`, or until `crash`.
+pub fn live(world: &World, story: &dyn Story, until: Until, inbox: &Inbox, crash: &Crash) -> Fate {
     on_a_runtime(async {
         tokio::select! {
             biased;
             () = crash.died() => Fate::Died,
-            () = work(world, story, source, inbox, crash) => Fate::Ended,
+            () = work(world, story, until, inbox, crash) => Fate::Ended,
         }
     })
 }
 
-async fn work(world: &World, story: Story, source: &str, inbox: &Inbox, crash: &Crash) {
+async fn work(world: &World, story: &dyn Story, until: Until, inbox: &Inbox, crash: &Crash) {
     let engine = world.process(crash).await;
     let notifiers = inbox.notifiers(world);
     engine.store.reap(world.clock.now()).await.expect("reaps");
-    let run = match run_of(&engine, &loaded(source).workflow.name).await {
+    let name = workflow_of(&story.workflow());
+    let run = match run_of(&engine, &name).await {
         Some(run) => run,
-        None => world.trigger(&engine, source).await,
+        None => {
+            story.start(world, &engine).await;
+            run_of(&engine, &name).await.expect("started")
+        }
     };
+    let scene = Scene { world, engine: &engine, run };
     for _ in 0..60 {
-        report(world, &engine, story).await;
-        cancel(world, &engine, story, run).await;
-        freeze(world, &engine, story, run).await;
+        story.meanwhile(&scene).await;
         let seen = turn(&engine, run).await;
+        let others = runs_beside(&engine, story).await;
+        for other in &others {
+            engine.activate(*other, &CancellationToken::new()).await.expect("activates");
+        }
         outbox::drain_once(engine.store.as_ref(), &notifiers, world.clock.as_ref()).await.expect("drains");
-        if seen.status == RunStatus::Finished && is_settled(&engine, run).await {
+        let enough = match until {
+            Until::At(step) => scene.sleeps_at(step).await,
+            Until::Over => seen.status == RunStatus::Finished && is_settled(&engine, run, &others).await,
+        };
+        if enough {
             engine.store.retire_worker(engine.worker).await.expect("retires");
             engine.store.close().await;
             return;
         }
-        world.pass(TimeDelta::minutes(1));
+        world.pass(story.pace());
     }
     let run = engine.store.run(run).await.expect("readable").expect("a run");
-    panic!("it never ended: {:?} {:?} {:?}", run.status, run.outcome, run.reason);
+    panic!("it never came to that: {:?} {:?} {:?}", run.status, run.outcome, run.reason);
 }
 
 /// The run of a workflow, if it was made.
@@ -86,149 +99,27 @@ pub async fn run_of(engine: &Engine, workflow: &WorkflowName) -> Option<RunId> {
     runs.first().map(|run| run.id)
 }
 
-/// Whether everybody was told, the host shows what it should, and nobody watches a canary any more.
-async fn is_settled(engine: &Engine, run: RunId) -> bool {
-    let told = engine.store.outbox_of(run).await.expect("readable");
+async fn runs_beside(engine: &Arc<Engine>, story: &dyn Story) -> Vec<RunId> {
+    let mut runs = vec![];
+    for workflow in story.beside() {
+        runs.extend(run_of(engine, &workflow.parse().expect("a name")).await);
+    }
+    runs
+}
+
+/// Whether all ended, everybody was told, the host shows what it should, and nobody watches a canary any more.
+async fn is_settled(engine: &Engine, run: RunId, others: &[RunId]) -> bool {
+    for run in others.iter().chain([&run]) {
+        let seen = engine.store.run(*run).await.expect("readable").expect("a run");
+        let told = engine.store.outbox_of(*run).await.expect("readable");
+        let is_told = told.iter().all(|entry| entry.sent_at.is_some() || entry.dead);
+        if seen.status != RunStatus::Finished || !is_told {
+            return false;
+        }
+    }
     let releases = engine.store.releases(None).await.expect("readable");
     engine.store.live_canaries(None).await.expect("readable").is_empty()
-        && told.iter().all(|entry| entry.sent_at.is_some() || entry.dead)
         && releases.iter().all(|release| release.is_applied())
-}
-
-/// The app reports its last minute, once or twice.
-async fn report(world: &World, engine: &Engine, story: Story) {
-    let Some(shown) = world.host.current() else { return };
-    let Some(champion) = shown.champion else { return };
-    let share = shown.canary.as_ref().map_or(0, |canary| u64::from(canary.basis_points.0));
-    if story == Story::GoesBack || share == 0 && champion.version.as_str() == "1" {
-        return;
-    }
-    let now = world.clock.now();
-    let minute = |version: &VersionName, n: u64| {
-        let fails = story == Story::RolledBack && version.as_str() == "2";
-        let counts = MinuteCounts { n, errors: if fails { n } else { n / 100 }, timed: 0 };
-        let minute = now.duration_trunc(TimeDelta::minutes(1)).expect("in range");
-        EvidenceMinute { version: version.clone(), minute, seq: 0, counts, latency: vec![] }
-    };
-    let canary = shown.canary.iter().map(|canary| minute(&canary.served.version, share / 10));
-    let stable = minute(&champion.version, 1000 - share / 10);
-    let batch = ObservationBatch {
-        model: shown.model,
-        batch_id: format!("app/{now}"),
-        minutes: canary.chain([stable]).collect(),
-        predictions: vec![],
-        at: now,
-    };
-    engine.store.observe(&batch).await.expect("kept");
-}
-
-/// Somebody asks to cancel the run, when the story says so.
-async fn cancel(world: &World, engine: &Engine, story: Story, run: RunId) {
-    let when = match story {
-        Story::Cancelled => CanaryState::Watching,
-        Story::CancelledTooLate => CanaryState::Baking,
-        Story::Promoted
-        | Story::Frozen
-        | Story::RolledBack
-        | Story::Refused
-        | Story::StepFails
-        | Story::GoesBack => return,
-    };
-    let seen = engine.store.run(run).await.expect("readable").expect("a run");
-    let canary = engine.store.canary_of(run).await.expect("readable");
-    let asks = seen.status == RunStatus::Waiting && canary.is_some_and(|canary| canary.state == when);
-    if asks && seen.cancel.is_none() {
-        let request = CancelRequest { actor: "ann".to_owned(), reason: None, at: world.clock.now() };
-        engine.store.request_cancel(run, &request).await.expect("asked");
-    }
-}
-
-/// Somebody freezes promotions while the canary is out, and lifts it once the run waits, when the story says so.
-async fn freeze(world: &World, engine: &Engine, story: Story, run: RunId) {
-    if story != Story::Frozen {
-        return;
-    }
-    let store = &engine.store;
-    match store.freezes(None, 1).await.expect("readable").first() {
-        None => {
-            let canary = store.canary_of(run).await.expect("readable");
-            if canary.is_some_and(|canary| canary.state == CanaryState::Watching && canary.stage > 0) {
-                let wish = FreezeWish {
-                    model: None,
-                    from: None,
-                    end: FreezeEnd::Never,
-                    reason: "an incident".to_owned(),
-                    by: "ann".to_owned(),
-                };
-                store.freeze(FreezeId::generate(), &wish, world.clock.now()).await.expect("asked");
-            }
-        }
-        Some(freeze) if freeze.lifted.is_none() => {
-            let attempts = store.attempts(run).await.expect("readable");
-            if attempts.iter().any(|attempt| refit::steps::promote::frozen(attempt).is_some()) {
-                store.unfreeze(&FreezeScope::EveryModel, "ann", world.clock.now()).await.expect("asked");
-            }
-        }
-        Some(_) => {}
-    }
-}
-
-/// A Slack that remembers what it was sent, by world.
-pub struct Inbox {
-    server: MockServer,
-    received: Received,
-}
-
-#[derive(Clone, Default)]
-struct Received(Arc<Mutex<BTreeMap<String, Vec<String>>>>);
-
-impl Respond for Received {
-    fn respond(&self, request: &Request) -> ResponseTemplate {
-        let body = String::from_utf8_lossy(&request.body).into_owned();
-        self.0.lock().unwrap().entry(request.url.path().to_owned()).or_default().push(body);
-        ResponseTemplate::new(200).set_body_string("ok")
-    }
-}
-
-impl Inbox {
-    pub fn open() -> Self {
-        let received = Received::default();
-        let server = on_a_runtime(async {
-            let server = MockServer::start().await;
-            Mock::given(wiremock::matchers::method("POST"))
-                .respond_with(received.clone())
-                .mount(&server)
-                .await;
-            server
-        });
-        Self { server, received }
-    }
-
-    fn place(world: &World) -> String {
-        let name = world.root.path().file_name().expect("a name").to_string_lossy();
-        format!("/{}", name.trim_start_matches('.'))
-    }
-
-    fn notifiers(&self, world: &World) -> Notifiers {
-        let url = Secret::new(format!("{}{}", self.server.uri(), Self::place(world)));
-        let deps = Deps {
-            project: world.root.path().to_owned(),
-            secrets: Secrets::fixed([("URL".parse().expect("a name"), url)].into()),
-            http: http(),
-            stores: Arc::new(BTreeMap::new()),
-        };
-        let team = ("team".parse().expect("a name"), json!({"kind": "slack", "url": "URL"}));
-        Notifiers::build([team].into(), None, &deps).expect("built")
-    }
-
-    /// What was sent from `world`, each message once.
-    pub fn messages(&self, world: &World) -> Vec<String> {
-        let mut messages =
-            self.received.0.lock().unwrap().get(&Self::place(world)).cloned().unwrap_or_default();
-        messages.sort();
-        messages.dedup();
-        messages
-    }
 }
 
 /// What a panic said.

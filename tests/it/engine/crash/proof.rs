@@ -3,24 +3,28 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use refit::domain::Timestamp;
 use refit::domain::canary::CanaryState;
+use refit::domain::id::RunId;
 use refit::domain::release::ReleaseActor;
 use refit::domain::run::{Attempt, AttemptState, IntentState, Outcome};
 use refit::domain::verdict::Verdict;
 use refit::domain::version::VersionState;
+use refit::store::Store;
 
-use super::process::{Inbox, run_of};
+use super::inbox::Inbox;
+use super::process::run_of;
+use super::story::{Story, workflow_of};
 use crate::support::crash::Crash;
 use crate::support::world::World;
 
 /// The end of a story, without what differs from run to run: ids, times, hashes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proof {
-    pub outcome: Option<Outcome>,
-    /// Whether the promotion was past its first write.
-    committed: bool,
-    /// How each step ended.
-    steps: BTreeMap<String, AttemptState>,
+    /// The end of the story's run.
+    pub run: End,
+    /// Those of the runs beside it.
+    beside: BTreeMap<&'static str, End>,
     /// The champions that the host showed, in order.
     pub champions: Vec<String>,
     /// Champion and canary that it shows.
@@ -30,11 +34,23 @@ pub struct Proof {
     versions: Vec<(String, VersionState)>,
     /// All objects in the artifact store.
     objects: Vec<String>,
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct End {
+    pub outcome: Option<Outcome>,
+    /// Whether the promotion was past its first write.
+    committed: bool,
+    /// How each step ended.
+    steps: BTreeMap<String, AttemptState>,
     canary: Option<(CanaryState, Verdict)>,
     /// What became of each undo.
     undos: BTreeMap<String, IntentState>,
     /// Keys of the messages.
     told: Vec<String>,
+    /// Keys of what the app was asked.
+    asked: Vec<String>,
 }
 
 impl Proof {
@@ -52,38 +68,66 @@ impl Proof {
     }
 }
 
-/// Reads what there is, and checks what holds of any end.
-pub async fn prove(world: &World, inbox: &Inbox) -> Proof {
+/// Reads what there is and when the story's run ended, and checks what holds of any end.
+pub async fn prove(world: &World, story: &dyn Story, inbox: &Inbox) -> (Proof, Timestamp) {
     let engine = world.process(&Crash::never()).await;
-    let store = &engine.store;
-    let id = run_of(&engine, &"retrain".parse().expect("a name")).await.expect("a run");
-    let run = store.run(id).await.expect("readable").expect("a run");
+    let store = engine.store.as_ref();
+    let id = run_of(&engine, &workflow_of(&story.workflow())).await.expect("a run");
+    let run = end_of(id, store, world, inbox).await;
+    let ended = store.run(id).await.expect("readable").and_then(|run| run.finished_at).expect("it ended");
+    let mut beside = BTreeMap::new();
+    for workflow in story.beside() {
+        let other = run_of(&engine, &workflow.parse().expect("a name")).await.expect("a run");
+        beside.insert(*workflow, end_of(other, store, world, inbox).await);
+    }
+
     let attempts = store.attempts(id).await.expect("readable");
-    succeed_once(&attempts);
-    let began = std::fs::read_to_string(world.path("began")).expect("written").lines().count();
+    let began = std::fs::read_to_string(world.path("began")).unwrap_or_default().lines().count();
     let trainings = attempts.iter().filter(|attempt| attempt.step.as_str() == "train").count();
     // One more: the first version's.
     assert!(began <= trainings + 1, "trained {began} times for {trainings} attempts");
 
-    let releases = store.releases(None).await.expect("readable");
-    let [release] = releases.as_slice() else { panic!("{releases:#?}") };
-    assert_eq!((release.is_applied(), release.owner), (true, None), "{release:#?}");
-    assert_eq!(release.desired.canary, None);
-    let shown = world.host.current().expect("shown");
-    assert_eq!(shown, release.document(store.instance()), "the host shows something else");
-
-    let history = store.release_history(&run.model, &release.target, 100).await.expect("readable");
-    let generations: Vec<i64> = history.iter().rev().map(|change| change.generation.0).collect();
-    assert!(generations.iter().zip(1..).all(|(made, n)| *made == n), "{generations:?}");
-
+    let (mut releases, mut versions) = (vec![], vec![]);
+    let shown = world.host.current();
+    for release in store.releases(None).await.expect("readable") {
+        assert_eq!((release.is_applied(), release.owner), (true, None), "{release:#?}");
+        assert_eq!(release.desired.canary, None);
+        let document = release.document(store.instance());
+        assert_eq!(shown, Some(document), "the host shows something else");
+        let history = store.release_history(&release.model, &release.target, 100).await.expect("readable");
+        let generations: Vec<i64> = history.iter().rev().map(|change| change.generation.0).collect();
+        assert!(generations.iter().zip(1..).all(|(made, n)| *made == n), "{generations:?}");
+        releases.extend(history.iter().rev().map(change));
+        versions.extend(store.versions(&release.model).await.expect("readable"));
+    }
     let artifacts = &engine.services.stores[&"models".parse().expect("a name")];
-    let versions = store.versions(&run.model).await.expect("readable");
     for version in &versions {
-        refit::artifacts::verify(artifacts, &run.model, &version.name, &version.manifest_sha256)
+        refit::artifacts::verify(artifacts, &version.model, &version.name, &version.manifest_sha256)
             .await
             .unwrap_or_else(|error| panic!("{}: {error}", version.name));
     }
+    store.retire_worker(engine.worker).await.expect("retires");
+    let (champion, canary) = shown.map(|shown| (shown.champion, shown.canary)).unwrap_or_default();
+    let proof = Proof {
+        run,
+        beside,
+        champions: world.host.champions(),
+        host: (
+            champion.map(|served| served.version.to_string()),
+            canary.map(|canary| canary.served.version.to_string()),
+        ),
+        releases,
+        versions: versions.into_iter().map(|version| (version.name.to_string(), version.state)).collect(),
+        objects: objects(&world.path("models")),
+    };
+    (proof, ended)
+}
 
+/// How a run ended, and that everything it said arrived.
+async fn end_of(id: RunId, store: &dyn Store, world: &World, inbox: &Inbox) -> End {
+    let run = store.run(id).await.expect("readable").expect("a run");
+    let attempts = store.attempts(id).await.expect("readable");
+    succeed_once(&attempts);
     let told = store.outbox_of(id).await.expect("readable");
     let unsent: Vec<_> = told.iter().filter(|entry| entry.sent_at.is_none()).collect();
     assert!(unsent.is_empty(), "{unsent:#?}");
@@ -94,27 +138,21 @@ pub async fn prove(world: &World, inbox: &Inbox) -> Proof {
         messages.len(),
         told.len()
     );
-
     let canary = store.canary_of(id).await.expect("readable");
     let intents = store.intents(id).await.expect("readable");
     let undos = intents.iter().filter(|intent| intent.undo.is_some());
-    let unprefixed = |key: &str| key.replace(&id.to_string(), "run");
-    store.retire_worker(engine.worker).await.expect("retires");
-    Proof {
+    let canary_id = canary.as_ref().map_or_else(|| "-".repeat(36), |canary| canary.id.to_string());
+    let unprefixed = |key: &str| key.replace(&id.to_string(), "run").replace(&canary_id, "its");
+    let mut asked = sorted(inbox.requests(world).iter().map(|key| unprefixed(key)));
+    asked.dedup();
+    End {
         outcome: run.outcome,
         committed: run.committed,
         steps: attempts.iter().map(|attempt| (attempt.step.to_string(), attempt.state)).collect(),
-        champions: world.host.champions(),
-        host: (
-            shown.champion.map(|served| served.version.to_string()),
-            shown.canary.map(|canary| canary.served.version.to_string()),
-        ),
-        releases: history.iter().rev().map(change).collect(),
-        versions: versions.into_iter().map(|version| (version.name.to_string(), version.state)).collect(),
-        objects: objects(&world.path("models")),
         canary: canary.map(|canary| (canary.state, canary.verdict)),
         undos: undos.map(|intent| (unprefixed(&intent.key), intent.state)).collect(),
         told: sorted(told.iter().map(|entry| unprefixed(&entry.notice.key))),
+        asked,
     }
 }
 
