@@ -1,6 +1,6 @@
 //! A project, a database, a host and a clock that outlive any process working on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -226,6 +226,14 @@ impl World {
     /// A process that works on this world.
     pub async fn process(&self, crash: &Crash) -> Arc<Engine> {
         self.process_with(crash, self.clock.clone()).await
+    }
+
+    /// A process that keeps messages about runs up to date.
+    pub async fn process_that_follows(&self, boards: BTreeSet<NotifierName>, crash: &Crash) -> Arc<Engine> {
+        let settings = Settings { grace: Duration::from_secs(2), boards, ..Settings::default() };
+        let engine = self.unregistered(crash, self.clock.clone(), settings).await;
+        engine.store.register_worker(engine.worker, &[], self.clock.now()).await.expect("registers");
+        engine
     }
 
     pub async fn process_with(&self, crash: &Crash, clock: Arc<dyn Clock>) -> Arc<Engine> {

@@ -7,15 +7,25 @@ use refit::adapter::Deps;
 use refit::notify::Notifiers;
 use refit::secret::{Secret, Secrets};
 use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
 use super::process::on_a_runtime;
+use crate::support::slack::{Slack, TOKEN};
 use crate::support::world::{World, http};
 
 /// A Slack and an app that remember what they were sent, by world.
 pub struct Inbox {
     server: MockServer,
     received: Received,
+    /// Where runs are followed, each world has a whole Slack.
+    workspaces: Mutex<Option<Workspaces>>,
+}
+
+struct Workspaces {
+    serving: Runtime,
+    /// By the place of their world.
+    of: BTreeMap<String, Slack>,
 }
 
 #[derive(Clone, Default)]
@@ -61,7 +71,13 @@ impl Inbox {
                 .await;
             server
         });
-        Self { server, received }
+        Self { server, received, workspaces: Mutex::default() }
+    }
+
+    /// From now on, the team of each new world follows runs.
+    pub fn follows_runs(&self) {
+        let serving = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        *self.workspaces.lock().unwrap() = Some(Workspaces { serving, of: BTreeMap::new() });
     }
 
     /// From now on, Slack is away when a world first says something.
@@ -81,6 +97,9 @@ impl Inbox {
     /// Tells the steps of `world` where its app is.
     pub fn connect(&self, world: &mut World) {
         world.secrets.insert("APP".parse().expect("a name"), self.address(world, "app"));
+        if let Some(Workspaces { serving, of }) = self.workspaces.lock().unwrap().as_mut() {
+            of.insert(Self::place(world, "slack"), serving.block_on(Slack::start()));
+        }
     }
 
     /// The same of a world that is a copy of another one: what that one said was said.
@@ -98,14 +117,37 @@ impl Inbox {
     }
 
     pub fn notifiers(&self, world: &World) -> Notifiers {
+        let (team, secret) = match self.workspace(world) {
+            None => (json!({"kind": "slack", "url": "SECRET"}), self.address(world, "slack")),
+            Some(Slack { address, .. }) => {
+                let api = format!("{address}/api");
+                let team =
+                    json!({"kind": "slack-api", "token": "SECRET", "channel": "#models", "base_url": api});
+                (team, Secret::new(TOKEN))
+            }
+        };
         let deps = Deps {
             project: world.root.path().to_owned(),
-            secrets: Secrets::fixed([("URL".parse().expect("a name"), self.address(world, "slack"))].into()),
+            secrets: Secrets::fixed([("SECRET".parse().expect("a name"), secret)].into()),
             http: http(),
             stores: Arc::new(BTreeMap::new()),
         };
-        let team = ("team".parse().expect("a name"), json!({"kind": "slack", "url": "URL"}));
-        Notifiers::build([team].into(), None, &deps).expect("built")
+        Notifiers::build([("team".parse().expect("a name"), team)].into(), None, &deps).expect("built")
+    }
+
+    fn workspace(&self, world: &World) -> Option<Slack> {
+        let workspaces = self.workspaces.lock().unwrap();
+        workspaces.as_ref().and_then(|them| them.of.get(&Self::place(world, "slack")).cloned())
+    }
+
+    /// What the messages that follow runs of `world` say.
+    pub fn boards(&self, world: &World) -> Vec<String> {
+        let messages = self.workspace(world).map(|slack| slack.messages()).unwrap_or_default();
+        messages
+            .into_iter()
+            .filter(|message| message.thread_ts.is_none())
+            .map(|message| message.text)
+            .collect()
     }
 
     /// What was sent from `world`, each message once.

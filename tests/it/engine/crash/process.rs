@@ -56,8 +56,8 @@ pub fn live(world: &World, story: &dyn Story, until: Until, inbox: &Inbox, crash
 }
 
 async fn work(world: &World, story: &dyn Story, until: Until, inbox: &Inbox, crash: &Crash) {
-    let engine = world.process(crash).await;
     let notifiers = inbox.notifiers(world);
+    let engine = world.process_that_follows(notifiers.boards(), crash).await;
     engine.store.reap(world.clock.now()).await.expect("reaps");
     let name = workflow_of(&story.workflow());
     let run = match run_of(&engine, &name).await {
@@ -75,10 +75,11 @@ async fn work(world: &World, story: &dyn Story, until: Until, inbox: &Inbox, cra
         for other in &others {
             engine.activate(*other, &CancellationToken::new()).await.expect("activates");
         }
+        engine.show_boards(&notifiers).await.expect("shown");
         outbox::drain_once(engine.store.as_ref(), &notifiers, world.clock.as_ref()).await.expect("drains");
         let enough = match until {
             Until::At(step) => scene.sleeps_at(step).await,
-            Until::Over => seen.status == RunStatus::Finished && is_settled(&engine, run, &others).await,
+            Until::Over => seen.status == RunStatus::Finished && is_settled(&engine, &others).await,
         };
         if enough {
             engine.store.retire_worker(engine.worker).await.expect("retires");
@@ -107,19 +108,17 @@ async fn runs_beside(engine: &Arc<Engine>, story: &dyn Story) -> Vec<RunId> {
     runs
 }
 
-/// Whether all ended, everybody was told, the host shows what it should, and nobody watches a canary any more.
-async fn is_settled(engine: &Engine, run: RunId, others: &[RunId]) -> bool {
-    for run in others.iter().chain([&run]) {
+/// Whether all ended, the host shows what it should, and nothing waits any more: no message, and no canary for a look.
+async fn is_settled(engine: &Engine, runs: &[RunId]) -> bool {
+    for run in runs {
         let seen = engine.store.run(*run).await.expect("readable").expect("a run");
-        let told = engine.store.outbox_of(*run).await.expect("readable");
-        let is_told = told.iter().all(|entry| entry.sent_at.is_some() || entry.dead);
-        if seen.status != RunStatus::Finished || !is_told {
+        if seen.status != RunStatus::Finished {
             return false;
         }
     }
     let releases = engine.store.releases(None).await.expect("readable");
-    engine.store.live_canaries(None).await.expect("readable").is_empty()
-        && releases.iter().all(|release| release.is_applied())
+    let due = engine.store.due(engine.clock.now()).await.expect("readable");
+    due.soonest.is_empty() && releases.iter().all(|release| release.is_applied())
 }
 
 /// What a panic said.

@@ -34,6 +34,8 @@ pub struct Proof {
     versions: Vec<(String, VersionState)>,
     /// All objects in the artifact store.
     objects: Vec<String>,
+    /// What the messages say that follow runs.
+    boards: Vec<String>,
 }
 
 /// The end of a run.
@@ -119,6 +121,7 @@ pub async fn prove(world: &World, story: &dyn Story, inbox: &Inbox) -> (Proof, T
         releases,
         versions: versions.into_iter().map(|version| (version.name.to_string(), version.state)).collect(),
         objects: objects(&world.path("models")),
+        boards: inbox.boards(world),
     };
     (proof, ended)
 }

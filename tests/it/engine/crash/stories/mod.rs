@@ -3,6 +3,7 @@
 pub mod bake;
 pub mod endings;
 pub mod errands;
+pub mod followed;
 pub mod held;
 pub mod others;
 pub mod promotion;
