@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use anstream::adapter::strip_str;
 use serde::Deserialize;
 
 use super::Finished;
@@ -18,7 +19,7 @@ const TAIL_WIDTH: usize = 8 * 1024;
 pub trait Listener: Send {
     /// Bytes for the log, as they come.
     fn log(&mut self, bytes: &[u8]);
-    /// A line of standard output, cut at `LONGEST_LINE`, without its end.
+    /// A line of standard output, cut at `LONGEST_LINE`, without its end and its colours.
     fn line(&mut self, line: &str);
     /// A progress line.
     fn progress(&mut self, percent: Option<f64>, message: &str);
@@ -104,7 +105,8 @@ impl<'l> Following<'l> {
                 self.line.logged = self.line.text.len();
             }
             None if line.is_empty() => {}
-            None => self.listener.line(line),
+            // Colours are for people: no pattern of a metric has them.
+            None => self.listener.line(&strip_str(line).to_string()),
         }
         self.log_line();
         self.line.text.clear();
@@ -189,7 +191,10 @@ impl Tail {
     }
 
     fn lines(&self) -> Vec<String> {
-        let texts = self.lines.iter().map(|line| String::from_utf8_lossy(line).trim_end().to_owned());
+        let texts = self.lines.iter().map(|line| {
+            let text = String::from_utf8_lossy(line);
+            strip_str(&text).to_string().trim_end().to_owned()
+        });
         texts.filter(|line| !line.is_empty()).collect()
     }
 }
@@ -288,5 +293,15 @@ mod tests {
         tail.push(b"no end");
         assert_eq!(tail.lines().len(), TAIL_LINES);
         assert_eq!(tail.lines().last().map(String::as_str), Some("no end"));
+    }
+
+    #[test]
+    fn colours_are_in_the_log_and_nowhere_else() {
+        let (heard, _) = hear(&[b"\x1b[1mMAE:\x1b[0m \x1b[32m12.5\x1b[0m\n"], 1000);
+        assert_eq!(heard.lines, ["MAE: 12.5"]);
+        assert_eq!(heard.log, b"\x1b[1mMAE:\x1b[0m \x1b[32m12.5\x1b[0m\n");
+        let mut tail = Tail::default();
+        tail.push("\x1b[31mValueError\x1b[0m: Größe 3\n".as_bytes());
+        assert_eq!(tail.lines(), ["ValueError: Größe 3"]);
     }
 }
