@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, RETRY_AFTER};
 use tokio::time::timeout;
 
@@ -38,6 +39,11 @@ pub(super) async fn send(
     let status = response.status();
     if !status.is_success() {
         return Err(refused(&shown, status, response.headers(), ctx.clock.now()).into());
+    }
+    if status == StatusCode::PARTIAL_CONTENT {
+        // Nothing less than all of it was asked for.
+        let cause = format!("it answered {status} where the whole file was asked for");
+        return Err(AdapterError::Rejected { service: shown, action: "answer".to_owned(), cause }.into());
     }
     let announced = response
         .headers()
@@ -108,7 +114,7 @@ fn causes(error: &reqwest::Error) -> String {
 /// An answer that is no success.
 pub(in crate::steps) fn refused(
     shown: &str,
-    status: reqwest::StatusCode,
+    status: StatusCode,
     headers: &HeaderMap,
     now: Timestamp,
 ) -> AdapterError {

@@ -173,6 +173,19 @@ async fn a_body_that_is_cut_is_not_taken_for_whole() {
 }
 
 #[tokio::test]
+async fn a_part_is_not_taken_for_the_whole() {
+    let server = MockServer::start().await;
+    let part = ResponseTemplate::new(206)
+        .insert_header("content-range", "bytes 0-5/1000")
+        .set_body_string("a\n1\n2\n");
+    Mock::given(path("/rows")).respond_with(part).mount(&server).await;
+    let bench = Bench::new("data");
+    let message = failure(run(&of_url(&format!("{}/rows", server.uri())), &bench.ctx()).await);
+    assert!(message.contains("206 Partial Content where the whole file was asked for"), "{message}");
+    assert!(left(&bench).is_empty());
+}
+
+#[tokio::test]
 async fn a_cancelled_fetch_leaves_nothing() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/rows", listener.local_addr().expect("bound"));
