@@ -75,7 +75,13 @@ impl Opened {
         if self.global.database.is_none() && self.project.file.database.url.is_none() {
             make_state_dir(&self.project.state())?;
         }
-        registry::open_store(&url, Arc::clone(&self.clock)).await.doing(|| "open the database".to_owned())
+        let is_new = self.global.database.is_some() && registry::makes_file(&url);
+        let store = registry::open_store(&url, Arc::clone(&self.clock)).await;
+        let store = store.doing(|| "open the database".to_owned())?;
+        if is_new {
+            self.out.note(&format!("note: there was no database at {url}; an empty one was made"));
+        }
+        Ok(store)
     }
 
     /// An engine that can write to the database and to nothing else: enough to make runs.

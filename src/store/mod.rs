@@ -36,7 +36,7 @@ pub use leases::{
     RunState, UndoChange,
 };
 pub use logs::{LogChunk, Logs};
-pub use open::{migrate, open};
+pub use open::{is_missing, migrate, open};
 pub use outbox::{Notice, Outbox, OutboxEntry};
 pub use registry::{Condemned, Judge, Marked, Registry};
 pub use releases::{CanaryEnd, ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Releases};

@@ -45,6 +45,11 @@ pub async fn open(database: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store
     }
 }
 
+/// Whether `database` names a file that is not there, and that opening it makes.
+pub fn is_missing(database: &str) -> bool {
+    matches!(place(database), Ok(Place::Sqlite(path)) if !path.exists())
+}
+
 /// Makes the schema, or brings it up to date. `shared`: on Postgres, also in a database with others' tables.
 pub async fn migrate(database: &str, shared: bool) -> Result<(), StoreError> {
     match place(database)? {

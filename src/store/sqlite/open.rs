@@ -170,6 +170,12 @@ fn prepare_directory(path: &Path) -> Result<(), StoreError> {
             hint: format!("name a file with `--db`, such as `{}`", path.join("refit.db").display()),
         });
     }
+    if path.exists() && !path.is_file() {
+        return Err(StoreError::Unusable {
+            problem: format!("`{}` is no plain file", path.display()),
+            hint: "name a file with `--db`; one that is not there yet is made".to_owned(),
+        });
+    }
     refuse_network(&directory)
 }
 

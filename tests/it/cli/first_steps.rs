@@ -201,3 +201,15 @@ fn what_refit_published_is_not_adopted_as_a_version_of_before() {
         reading v2: 1 file
         ");
 }
+
+#[test]
+fn a_database_that_was_not_there_is_said_to_be_new() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    let wrote = refit(dir, &["init"]);
+    assert!(wrote.starts_with("exit code: 0\n"), "{wrote}");
+    let first = refit(dir, &["status", "--db", "typo.db"]);
+    assert!(first.contains("note: there was no database at typo.db; an empty one was made"), "{first}");
+    let second = refit(dir, &["status", "--db", "typo.db"]);
+    assert!(!second.contains("note: there was no database"), "{second}");
+}

@@ -48,6 +48,8 @@ async fn a_file_that_is_not_a_database_is_refused() {
     assert!(problem.contains("not a SQLite database"), "{problem}");
     let (problem, _) = why_not(&dir.path().display().to_string()).await;
     assert!(problem.contains("is a directory"), "{problem}");
+    let (problem, hint) = why_not("/dev/null").await;
+    assert!(problem.contains("no plain file") && hint.contains("--db"), "{problem} {hint}");
 }
 
 #[tokio::test]
