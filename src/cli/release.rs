@@ -18,7 +18,7 @@ use crate::domain::id::{ModelName, TargetName, WorkflowName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
-use crate::domain::version::VersionState;
+use crate::domain::version::{VersionRecord, VersionState};
 use crate::domain::words::counted;
 use crate::engine::by_hand::PromotedByHand;
 use crate::engine::pause;
@@ -343,7 +343,19 @@ async fn what_a_rollback_does(
                 None => None,
             };
             let good = previous.filter(|record| record.state == VersionState::Sealed);
-            let to = good.map_or("the newest good version".to_owned(), |record| record.name.to_string());
+            let to = match good {
+                Some(record) => record.name.to_string(),
+                None => {
+                    let known = store.versions(model).await.doing(|| "read the versions".to_owned())?;
+                    let is_good = |record: &VersionRecord| {
+                        record.state == VersionState::Sealed && Some(&record.name) != champion
+                    };
+                    if !known.iter().any(is_good) {
+                        return Ok(format!("{serves} serves everybody of {model} on {target}"));
+                    }
+                    "the newest good version".to_owned()
+                }
+            };
             Ok(format!("{serves} of {model} on {target} is marked bad; {to} will serve everybody"))
         }
     }

@@ -93,6 +93,7 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
             delivery-time 2  219 B  pinned by sam: the audit; no workflow says `keep` of it
             delivery-time 1  219 B  serves on production; no workflow says `keep` of it
             5 folders kept: of runs that ended less than 14d ago
+            1 folder kept: copies of versions that serve, are new, or that a run may use
             ");
     });
     for file in ["retrain", "publishes"] {
@@ -114,6 +115,7 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
             delivery-time 2  219 B  pinned by sam: the audit
             delivery-time 1  219 B  serves on production
             5 folders kept: of runs that ended less than 14d ago
+            1 folder kept: copies of versions that serve, are new, or that a run may use
             ");
         assert_snapshot!(refit(at, &["gc"]), @r"
             exit code: 2
@@ -129,6 +131,7 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
             delivery-time 2  219 B  pinned by sam: the audit
             delivery-time 1  219 B  serves on production
             5 folders kept: of runs that ended less than 14d ago
+            1 folder kept: copies of versions that serve, are new, or that a run may use
             error: this deletes files for good, and nobody can be asked here
             hint: say so with --yes
             ");
@@ -238,7 +241,7 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
         assert_snapshot!(refit(at, &["rollback"]), @r"
             exit code: 2
             --- stderr
-            2 of delivery-time on production is marked bad; the newest good version will serve everybody
+            2 serves everybody of delivery-time on production
             error: this changes what is served, and nobody can be asked here
             hint: say so with --yes
             ");
@@ -259,7 +262,7 @@ fn with_nothing_good_left_a_rollback_ends_with_2() {
         assert_snapshot!(refit(dir.path(), &["rollback", "--yes"]), @r"
             exit code: 2
             --- stderr
-            1 of delivery-time on production is marked bad; the newest good version will serve everybody
+            1 serves everybody of delivery-time on production
             error: cannot roll back `delivery-time` on production: there is no good version of `delivery-time` to go back to
             hint: name one that was marked bad if it must be: `refit rollback VERSION --model delivery-time`
             ");
