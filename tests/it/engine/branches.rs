@@ -50,13 +50,19 @@ pub async fn newest(engine: &Engine, run: RunId, step: &str, is: impl Fn(&Attemp
 }
 
 /// The step after the branch has run while the body beside it goes on; then that one ends, and the run with it.
-async fn ends_beside(world: &World, engine: &Arc<Engine>, run: RunId) -> (Run, Vec<Attempt>) {
+async fn ends_beside(
+    world: &World,
+    engine: &Arc<Engine>,
+    run: RunId,
+    working: JoinHandle<Result<(), StoreError>>,
+) -> (Run, Vec<Attempt>) {
     exists(world, "after").await;
     newest(engine, run, "after", |attempt| attempt.state == AttemptState::Succeeded).await;
     let long = newest(engine, run, "long", |_| true).await;
     assert_eq!((long.state, long.attempt), (AttemptState::Started, 1));
     world.write("go", "");
-    let ended = finish(world, engine, run).await;
+    working.await.expect("no panic").expect("it went well");
+    let ended = engine.store.run(run).await.expect("readable").expect("a run");
     let attempts = engine.store.attempts(run).await.expect("readable");
     assert_eq!(ended.outcome, Some(Outcome::Succeeded), "{ended:#?}\n{attempts:#?}");
     let once: Vec<_> = successes(&attempts).into_iter().collect();
@@ -87,8 +93,7 @@ async fn a_retry_in_one_branch_does_not_wait_for_the_body_in_another() {
         world.write("fixed", "");
         exists(&world, "long").await;
         world.clock.set(failed.wake_at.expect("tried again"));
-        ends_beside(&world, &engine, run).await;
-        working.await.expect("no panic").expect("it went well");
+        ends_beside(&world, &engine, run, working).await;
         assert_eq!(std::fs::read_to_string(world.path("tries")).expect("written").lines().count(), 2);
     })
     .await;
@@ -104,8 +109,7 @@ async fn a_wait_in_one_branch_does_not_wait_for_the_body_in_another() {
         let asleep = newest(&engine, run, "side", |attempt| attempt.state == AttemptState::Sleeping).await;
         exists(&world, "long").await;
         world.clock.set(asleep.wake_at.expect("a time"));
-        let (ended, attempts) = ends_beside(&world, &engine, run).await;
-        working.await.expect("no panic").expect("it went well");
+        let (ended, attempts) = ends_beside(&world, &engine, run, working).await;
         assert_eq!((ended.epoch.0, attempts.len()), (1, 4), "one process, one attempt each: {attempts:#?}");
     })
     .await;
@@ -128,10 +132,11 @@ async fn an_answer_in_one_branch_does_not_wait_for_the_body_in_another() {
             assert!(sent.expect("sent"));
             nudged(&engine, run).await;
             if approve {
-                let (ended, attempts) = ends_beside(&world, &engine, run).await;
+                let (ended, attempts) = ends_beside(&world, &engine, run, working).await;
                 assert_eq!((ended.epoch.0, attempts.len()), (1, 4), "nothing looks twice: {attempts:#?}");
+            } else {
+                working.await.expect("no panic").expect("it went well");
             }
-            working.await.expect("no panic").expect("it went well");
             let ended = engine.store.run(run).await.expect("readable").expect("a run");
             let outcome = if approve { Outcome::Succeeded } else { Outcome::Rejected };
             assert_eq!((ended.status, ended.outcome), (RunStatus::Finished, Some(outcome)), "{ended:#?}");
@@ -170,8 +175,7 @@ async fn an_answer_that_comes_while_the_question_is_put_is_heard() {
         let run = world.trigger(&engine, &source).await;
         assert!(place.set((crash, engine.clone(), run)).is_ok());
         let working = activated(&engine, run);
-        ends_beside(&world, &engine, run).await;
-        working.await.expect("no panic").expect("it went well");
+        ends_beside(&world, &engine, run, working).await;
     })
     .await;
 }
