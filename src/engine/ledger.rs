@@ -23,7 +23,7 @@ use crate::domain::history::ChangedBy;
 use crate::domain::id::{CanaryId, Epoch, Generation, StepId, StoreName, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::retention::Policy;
-use crate::domain::run::{Intent, IntentState, Run, RunStatus, Undo};
+use crate::domain::run::{Intent, IntentState, Run, Undo};
 use crate::domain::verdict::Verdict;
 use crate::domain::version::{Manifest, VersionRecord, VersionState, next_name};
 use crate::domain::workflow::step::Naming;
@@ -52,7 +52,7 @@ pub struct RunLedger {
 /// Calls `$call` until the database answers or the step is told to stop.
 macro_rules! through_outage {
     ($self:ident, $call:expr) => {{
-        let mut delay = super::outage::FIRST_PAUSE;
+        let mut delay = $crate::engine::outage::FIRST_PAUSE;
         loop {
             match $call.await {
                 Ok(value) => break Ok(value),
@@ -61,7 +61,7 @@ macro_rules! through_outage {
                     tracing::warn!(run.id = %$self.run.id, step.name = %$self.step, "Step waits for the database: {why}");
                     tokio::select! {
                         () = $self.cancel.cancelled() => break Err(StepError::Interrupted),
-                        () = tokio::time::sleep(delay) => delay = (delay * 2).min(super::outage::LONGEST_PAUSE),
+                        () = tokio::time::sleep(delay) => delay = (delay * 2).min($crate::engine::outage::LONGEST_PAUSE),
                     }
                 }
                 Err(error @ (StoreError::Unusable { .. } | StoreError::Broken(_))) => {
@@ -71,6 +71,9 @@ macro_rules! through_outage {
         }
     }};
 }
+
+// After the macro, which it uses.
+mod gives_way;
 
 impl RunLedger {
     /// The ledger of `step` of the run of `input`.
@@ -98,42 +101,6 @@ impl RunLedger {
             result: None,
             state: IntentState::Armed,
         }
-    }
-
-    /// Somebody else's canary is out: one that is held gives way to a newer version, any other is respected.
-    async fn superseded(&self, change: &ReleaseChange) -> Result<Option<(CanaryRecord, String)>, StepError> {
-        let store = &self.engine.store;
-        let model = &self.run.model;
-        let current = through_outage!(self, store.release(model, &change.target))?;
-        let Some(owner) =
-            current.as_ref().and_then(|release| release.owner).filter(|owner| *owner != self.run.id)
-        else {
-            return Ok(None);
-        };
-        let holder = through_outage!(self, store.run(owner))?;
-        let canary = through_outage!(self, store.canary_of(owner))?;
-        match (holder, canary) {
-            (Some(holder), Some(canary)) if self.gives_way(&holder).await? => {
-                Ok(Some((canary, format!("superseded by a newer version of run {}", self.run.id))))
-            }
-            (Some(holder), _) if holder.status != RunStatus::Finished => Err(StepError::permanent(format!(
-                "another canary of `{model}` is out on `{}`: run {owner}",
-                change.target
-            ))
-            .hint(format!("wait for it, or end it with `refit run cancel {owner}`"))),
-            // Its run is gone; what it left is taken over.
-            (_, canary) => Ok(canary.map(|canary| (canary, "its run is gone".to_owned()))),
-        }
-    }
-
-    /// Whether a run makes room for a newer version: people, or a freeze, keep its own from being promoted.
-    async fn gives_way(&self, holder: &Run) -> Result<bool, StepError> {
-        if holder.status != RunStatus::Waiting {
-            return Ok(holder.status == RunStatus::Held);
-        }
-        let store = &self.engine.store;
-        let attempts = through_outage!(self, store.attempts(holder.id))?;
-        Ok(attempts.last().is_some_and(|attempt| promote::frozen(attempt).is_some()))
     }
 
     /// A canary of this run that goes out now.
@@ -300,8 +267,10 @@ impl Ledger for RunLedger {
     }
 
     async fn releases(&self) -> Result<Vec<Release>, StepError> {
-        let store = &self.engine.store;
-        through_outage!(self, store.releases(Some(&self.run.model)))
+        let (store, targets) = (&self.engine.store, &self.engine.services.targets);
+        let mut releases = through_outage!(self, store.releases(Some(&self.run.model)))?;
+        releases.retain(|it| targets.contains_key(&it.target) && it.desired.champion.is_some());
+        Ok(releases)
     }
 
     async fn freeze(&self) -> Result<Option<Freeze>, StepError> {

@@ -374,7 +374,7 @@ pub trait Ledger: Send + Sync {
 
     /// The release of this run's model on `target`.
     async fn release(&self, target: &TargetName) -> Result<Option<Release>, StepError>;
-    /// The releases of this run's model on all targets.
+    /// The releases of this run's model on all targets that `refit.toml` names and where something serves.
     async fn releases(&self) -> Result<Vec<Release>, StepError>;
     /// Compare-and-set of a release, with its intent and undo in the same transaction. When an earlier
     /// attempt of this step made the same operation, its release is returned.

@@ -25,12 +25,33 @@ pub(crate) fn target(workflow: &Workflow) -> Option<&TargetName> {
 }
 
 /// The releases this workflow may compete with: that on its target, or all of its model where it names none, because its
-/// versions are promoted by hand.
-pub(crate) async fn releases(ctx: &StepContext<'_>) -> Result<Vec<Release>, StepError> {
+/// versions are promoted by hand, but compares.
+pub(in crate::steps) async fn releases(ctx: &StepContext<'_>) -> Result<Vec<Release>, StepError> {
     match target(ctx.workflow) {
         Some(target) => Ok(ctx.ledger.release(target).await?.into_iter().collect()),
-        None => ctx.ledger.releases().await,
+        None if compares(ctx.workflow) => ctx.ledger.releases().await,
+        None => Ok(vec![]),
     }
+}
+
+/// Whether some step compares a candidate with what serves.
+fn compares(workflow: &Workflow) -> bool {
+    workflow.steps.iter().any(|step| match &step.kind {
+        StepKind::Evaluate(_) => true,
+        StepKind::Gate(gate) => gate.rules.iter().any(|rule| rule.vs_champion.is_some()),
+        StepKind::Fetch(_)
+        | StepKind::Run(_)
+        | StepKind::Publish(_)
+        | StepKind::Canary(_)
+        | StepKind::Wait(_)
+        | StepKind::Shadow(_)
+        | StepKind::Compare(_)
+        | StepKind::Promote(_)
+        | StepKind::Rollback(_)
+        | StepKind::Approve(_)
+        | StepKind::Notify(_)
+        | StepKind::Http(_) => false,
+    })
 }
 
 /// The release this workflow competes with; `None` when nothing was released, or on several targets of which it names none.

@@ -93,7 +93,6 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
             delivery-time 2  219 B  pinned by sam: the audit; no workflow says `keep` of it
             delivery-time 1  219 B  serves on production; no workflow says `keep` of it
             5 folders kept: of runs that ended less than 14d ago
-            1 folder kept: copies of versions that serve, are new, or that a run may use
             ");
     });
     for file in ["retrain", "publishes"] {
@@ -115,7 +114,6 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
             delivery-time 2  219 B  pinned by sam: the audit
             delivery-time 1  219 B  serves on production
             5 folders kept: of runs that ended less than 14d ago
-            1 folder kept: copies of versions that serve, are new, or that a run may use
             ");
         assert_snapshot!(refit(at, &["gc"]), @r"
             exit code: 2
@@ -131,7 +129,6 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
             delivery-time 2  219 B  pinned by sam: the audit
             delivery-time 1  219 B  serves on production
             5 folders kept: of runs that ended less than 14d ago
-            1 folder kept: copies of versions that serve, are new, or that a run may use
             error: this deletes files for good, and nobody can be asked here
             hint: say so with --yes
             ");

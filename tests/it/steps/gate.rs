@@ -16,7 +16,7 @@ use refit::steps::gate::{GateOutput, run};
 use refit::steps::run::{ErrorsFile, RunOutput};
 use sha2::{Digest, Sha256};
 
-use crate::support::steps::{Bench, done, failure, now};
+use crate::support::steps::{Bench, a_step, done, failure, now};
 
 fn rule(max: Option<f64>, vs: Option<f64>) -> GateRule {
     let compare =
@@ -120,6 +120,7 @@ async fn where_versions_are_promoted_by_hand_a_candidate_competes_with_what_serv
     let mut bench = serving(11.0, true);
     bench.workflow.steps.retain(|step| !matches!(step.kind, StepKind::Canary(_)));
     let rules = gate(vec![rule(None, Some(0.02))]);
+    bench.workflow.steps.push(a_step("gate", StepKind::Gate(rules.clone())));
     let reason = rejected(run(&rules, &bench.ctx()).await);
     assert!(reason.contains("worse"), "{reason}");
 

@@ -275,7 +275,7 @@ fn a_workflow() -> Workflow {
     }
 }
 
-fn a_step(id: &str, kind: StepKind) -> Step {
+pub fn a_step(id: &str, kind: StepKind) -> Step {
     Step {
         id: id.parse().expect("a step id"),
         name: None,
