@@ -31,8 +31,8 @@ impl Story for RolledBack {
         app::fails_at("2", scene).await;
     }
 
-    fn dies_at(&self, database: Database, writes: Vec<Write>) -> Vec<Write> {
-        once_on_canary(database, writes)
+    fn dies_at(&self, _: Database, writes: Vec<Write>) -> Vec<Write> {
+        once_on_canary(writes)
     }
 }
 
@@ -81,8 +81,8 @@ impl Story for StepFails {
         world.write("broken", "");
     }
 
-    fn dies_at(&self, database: Database, writes: Vec<Write>) -> Vec<Write> {
-        once_on_canary(database, writes)
+    fn dies_at(&self, _: Database, writes: Vec<Write>) -> Vec<Write> {
+        once_on_canary(writes)
     }
 }
 
@@ -112,11 +112,8 @@ impl Story for Cancelled {
         &["request_cancel"]
     }
 
-    fn dies_at(&self, database: Database, writes: Vec<Write>) -> Vec<Write> {
-        match database {
-            Database::Sqlite => writes,
-            Database::Postgres => from("request_cancel", writes),
-        }
+    fn dies_at(&self, _: Database, writes: Vec<Write>) -> Vec<Write> {
+        from("request_cancel", writes)
     }
 }
 
@@ -188,12 +185,9 @@ notify:
   - { on: [succeeded, failed], slack: team }
 ";
 
-/// What comes before the canary is the same as in `Promoted`, which is told on Postgres too; SQLite tells all of it.
-fn once_on_canary(database: Database, writes: Vec<Write>) -> Vec<Write> {
-    match database {
-        Database::Sqlite => writes,
-        Database::Postgres => from("observe", writes),
-    }
+/// What comes before is the same as in `Promoted`.
+fn once_on_canary(writes: Vec<Write>) -> Vec<Write> {
+    from("observe", writes)
 }
 
 /// Somebody asks to cancel the run once its canary is in `state`.

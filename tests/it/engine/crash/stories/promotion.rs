@@ -135,11 +135,8 @@ impl Story for CancelledTooLate {
         cancel_when(CanaryState::Baking, scene).await;
     }
 
-    /// What comes before is the same as in `Promoted`, which is told on Postgres too; SQLite tells all of it.
-    fn dies_at(&self, database: Database, writes: Vec<Write>) -> Vec<Write> {
-        match database {
-            Database::Sqlite => writes,
-            Database::Postgres => from("request_cancel", writes),
-        }
+    /// What comes before is the same as in `Promoted`.
+    fn dies_at(&self, _: Database, writes: Vec<Write>) -> Vec<Write> {
+        from("request_cancel", writes)
     }
 }
