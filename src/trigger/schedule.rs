@@ -25,6 +25,11 @@ pub fn next_tick(schedule: &Schedule, after: Timestamp) -> Option<Timestamp> {
     cron.find_next_occurrence(&local, false).ok().map(|tick| tick.to_utc())
 }
 
+/// What a row is kept for.
+fn expression(schedule: &Schedule) -> String {
+    format!("{} {}", schedule.cron, schedule.timezone)
+}
+
 /// Makes the schedules of the database those of the workflow files. A schedule that did not change keeps its next tick.
 pub async fn sync(engine: &Arc<Engine>, catalog: &Catalog) -> Result<(), StoreError> {
     let now = engine.clock.now();
@@ -39,7 +44,7 @@ pub async fn sync(engine: &Arc<Engine>, catalog: &Catalog) -> Result<(), StoreEr
                 Some(ScheduleRow {
                     id: format!("{}/{index}", loaded.workflow.name),
                     workflow: loaded.workflow.name.clone(),
-                    expression: format!("{} {}", schedule.cron, schedule.timezone),
+                    expression: expression(schedule),
                     next_fire_at: next_tick(schedule, now)?,
                 })
             })
@@ -62,11 +67,14 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
         let Some((loaded, schedule)) = schedule else { continue };
         if row.next_fire_at > now {
             let mut planned = row.next_fire_at;
-            if let Some(next) = planned_too_late(schedule, planned, now) {
+            // A row of another expression was planned by a process that has a newer file, or is not up to date yet.
+            if row.expression == expression(schedule)
+                && let Some(next) = planned_too_late(schedule, planned, now)
+            {
                 if engine.store.fire_schedule(&row.id, planned, next, vec![]).await? {
                     tracing::warn!(
                         workflow = %loaded.workflow.name,
-                        "The clock went back: the next tick was planned for {planned}, and is {next}"
+                        "The next tick was planned for {planned}, far too late; now it is {next}"
                     );
                 }
                 planned = next;
@@ -74,10 +82,11 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
             soonest = Some(soonest.map_or(planned, |at| at.min(planned)));
             continue;
         }
-        let mut ticks = due_ticks(schedule, row.next_fire_at, now);
+        let (mut ticks, mut are_left_out) = due_ticks(schedule, row.next_fire_at, now);
         if let Some(pause) = pause::paused(&*engine.store, &loaded.workflow.name, None).await? {
             tell_paused(loaded, &pause, "its schedule");
             ticks.clear();
+            are_left_out = false;
         }
         let Some(next) = next_tick(schedule, now) else { continue };
         let mut submissions: Vec<(Event, Vec<NewRun>)> = vec![];
@@ -100,6 +109,13 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
         }
         if engine.store.fire_schedule(&row.id, row.next_fire_at, next, submissions).await? {
             tracing::info!(workflow = %loaded.workflow.name, tick = %row.next_fire_at, "Schedule fired");
+            if are_left_out {
+                tracing::warn!(
+                    workflow = %loaded.workflow.name,
+                    "Of the ticks of `{}` that were missed, only the last {MOST_CAUGHT_UP} are made up for",
+                    schedule.cron
+                );
+            }
         }
         soonest = Some(soonest.map_or(next, |at| at.min(next)));
     }
@@ -119,8 +135,8 @@ fn planned_too_late(schedule: &Schedule, planned: Timestamp, now: Timestamp) -> 
     (planned > next_tick(schedule, next)?).then_some(next)
 }
 
-/// Ticks from `first` to `now` that are to be made up for.
-fn due_ticks(schedule: &Schedule, first: Timestamp, now: Timestamp) -> Vec<Timestamp> {
+/// Ticks from `first` to `now` that are to be made up for, and whether some that were to be are left out.
+fn due_ticks(schedule: &Schedule, first: Timestamp, now: Timestamp) -> (Vec<Timestamp>, bool) {
     /// A tick this late was not missed: the process was merely busy.
     const ON_TIME: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
     // From now back, further and further: of years there are too many ticks to walk through all.
@@ -137,17 +153,11 @@ fn due_ticks(schedule: &Schedule, first: Timestamp, now: Timestamp) -> Vec<Times
         back = back * 4;
     };
     let too_many = ticks.len().saturating_sub(MOST_CAUGHT_UP);
-    if too_many > 0 && schedule.catch_up == CatchUp::All {
-        tracing::warn!(
-            "Of the ticks of `{}` that were missed, only the last {MOST_CAUGHT_UP} are made up for",
-            schedule.cron
-        );
-    }
     ticks.drain(..too_many);
     match schedule.catch_up {
-        CatchUp::All => ticks,
-        CatchUp::Latest => ticks.split_off(ticks.len().saturating_sub(1)),
-        CatchUp::None => ticks.into_iter().filter(|tick| now - *tick <= ON_TIME).collect(),
+        CatchUp::All => (ticks, too_many > 0),
+        CatchUp::Latest => (ticks.split_off(ticks.len().saturating_sub(1)), false),
+        CatchUp::None => (ticks.into_iter().filter(|tick| now - *tick <= ON_TIME).collect(), false),
     }
 }
 
@@ -196,16 +206,16 @@ mod tests {
     fn missed_ticks_follow_the_policy() {
         let first = at("2026-11-01T02:00:00Z");
         let now = at("2026-11-22T12:00:00Z");
-        let due = |catch_up| due_ticks(&schedule("0 2 * * 0", Tz::UTC, catch_up), first, now);
+        let due = |catch_up| due_ticks(&schedule("0 2 * * 0", Tz::UTC, catch_up), first, now).0;
         assert_eq!(due(CatchUp::All).len(), 4);
         assert_eq!(due(CatchUp::Latest), [at("2026-11-22T02:00:00Z")]);
         assert!(due(CatchUp::None).is_empty());
         let from_1970 =
             |catch_up| due_ticks(&schedule("* * * * *", Tz::UTC, catch_up), at("1970-01-01T00:01:00Z"), now);
-        assert_eq!(from_1970(CatchUp::Latest), [now]);
-        let last = from_1970(CatchUp::All);
-        assert_eq!((last.len(), last[0]), (100, at("2026-11-22T10:21:00Z")));
+        assert_eq!(from_1970(CatchUp::Latest), (vec![now], false));
+        let (last, are_left_out) = from_1970(CatchUp::All);
+        assert_eq!((last.len(), last[0], are_left_out), (100, at("2026-11-22T10:21:00Z"), true));
         let on_time = due_ticks(&schedule("0 2 * * 0", Tz::UTC, CatchUp::None), first, first);
-        assert_eq!(on_time, [first]);
+        assert_eq!(on_time, (vec![first], false));
     }
 }

@@ -94,6 +94,25 @@ async fn a_clock_that_was_years_ahead_for_a_moment_stops_no_schedule() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_still_has_the_old_file_plans_no_tick_of_the_new_one() {
+    on_both(async |world| {
+        let old = catalog(&world, "{ cron: '0 * * * *' }");
+        let new = catalog(&world, "{ cron: '0 2 1 * *' }");
+        let (one, two) = (world.process(&Crash::never()).await, world.process(&Crash::never()).await);
+        schedule::sync(&one, &old).await.unwrap();
+        schedule::sync(&two, &new).await.unwrap();
+        let december = Some("2026-12-01T02:00:00Z".parse::<Timestamp>().unwrap());
+        for _ in 0..3 {
+            assert_eq!(schedule::fire_due(&one, &old).await.unwrap(), december);
+            assert_eq!(schedule::fire_due(&two, &new).await.unwrap(), december);
+            world.pass(TimeDelta::hours(1));
+        }
+        assert!(ticks(&one).await.is_empty());
+    })
+    .await;
+}
+
 /// Nobody was there for three and a half days; another process comes.
 async fn after_downtime(catch_up: &str) -> Vec<String> {
     let world = World::sqlite();
