@@ -79,7 +79,7 @@ static SCHEDULE: Object = Object {
         key(
             "catch_up",
             words(&["latest", "all", "none"]),
-            "What happens to ticks missed while nothing ran; `latest` when absent.",
+            "What happens to ticks missed while nothing ran; `latest` when absent. `all` starts a run for each of the last 100.",
         ),
     ]],
 };
