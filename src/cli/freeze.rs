@@ -48,7 +48,9 @@ pub async fn freeze(opened: &Opened, args: &FreezeArgs) -> Result<Exit, CliError
                 FreezeError::Over { .. } | FreezeError::Empty { .. } => {
                     "give it an end that is still to come, or none: `refit unfreeze` ends it"
                 }
-                FreezeError::Begun { .. } => "leave --from out: it begins at once",
+                FreezeError::Begun { .. } => {
+                    "leave --from out: it begins at once; to extend a freeze, give its own begin"
+                }
             };
             return Err(CliError::usage(format!("cannot freeze: {error}")).hint(hint));
         }

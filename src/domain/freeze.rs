@@ -55,6 +55,9 @@ pub struct FreezeWish {
 /// Ends that are at most so far apart are one: nobody who asks twice in a minute asks for a minute more.
 const SAME_END: TimeDelta = TimeDelta::minutes(1);
 
+/// A begin is at most so far past: the date of today is, wherever it is written and however late.
+const LONGEST_PAST: TimeDelta = TimeDelta::hours(48);
+
 /// How a freeze ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FreezeEnd {
@@ -84,7 +87,7 @@ pub enum FreezeError {
         until: Timestamp,
     },
     /// It would say of days that are over that nothing could be promoted then.
-    #[error("its begin, {}, is past", from.format("%F %H:%M UTC"))]
+    #[error("its begin, {}, is more than {} hours past", from.format("%F %H:%M UTC"), LONGEST_PAST.num_hours())]
     Begun {
         /// Its begin.
         from: Timestamp,
@@ -103,11 +106,11 @@ pub enum FreezeScope {
 }
 
 impl FreezeWish {
-    /// The freeze that it becomes when it is asked for at `now`.
+    /// The freeze that it becomes when it is asked for at `now`, while those in `open` are not over.
     ///
     /// # Errors
-    /// It would be over already, end before it begins, or begin before today.
-    pub fn granted(&self, id: FreezeId, now: Timestamp) -> Result<Freeze, FreezeError> {
+    /// It would be over already, end before it begins, or begin long ago though no open freeze of its scope began then.
+    pub fn granted(&self, id: FreezeId, now: Timestamp, open: &[Freeze]) -> Result<Freeze, FreezeError> {
         let from = self.from.unwrap_or(now);
         let until = self.end_after(from);
         match until {
@@ -115,8 +118,8 @@ impl FreezeWish {
             Some(until) if until <= now => return Err(FreezeError::Over { until }),
             Some(_) | None => {}
         }
-        // Whoever writes the date of today means it.
-        if from.date_naive() < now.date_naive() {
+        let extends = |freeze: &Freeze| freeze.model == self.model && freeze.from == from;
+        if now.signed_duration_since(from) > LONGEST_PAST && !open.iter().any(extends) {
             return Err(FreezeError::Begun { from });
         }
         Ok(Freeze {
@@ -209,7 +212,7 @@ mod tests {
     }
 
     fn granted(wish: &FreezeWish, now: Timestamp) -> Freeze {
-        wish.granted(FreezeId::generate(), now).expect("granted")
+        wish.granted(FreezeId::generate(), now, &[]).expect("granted")
     }
 
     #[test]
@@ -230,7 +233,7 @@ mod tests {
     fn a_freeze_that_would_never_be_in_force_is_refused() {
         let now = at("20T00:00");
         let refused = |from: Option<Timestamp>, end| {
-            wish(from, end).granted(FreezeId::generate(), now).expect_err("refused").to_string()
+            wish(from, end).granted(FreezeId::generate(), now, &[]).expect_err("refused").to_string()
         };
         let past = FreezeEnd::At(at("19T00:00"));
         assert_eq!(refused(Some(at("18T00:00")), past), "its end, 2026-11-19 00:00 UTC, is past");
@@ -238,10 +241,31 @@ mod tests {
         assert_eq!(refused(None, past), empty);
         let (later, at_once) = (Some(at("21T00:00")), FreezeEnd::After(TimeDelta::zero()));
         assert!(refused(later, at_once).contains("is not after its begin"));
-        let begun = refused(Some(at("19T23:59")), FreezeEnd::Never);
-        assert_eq!(begun, "its begin, 2026-11-19 23:59 UTC, is past");
-        let today = wish(Some(at("20T00:00")), FreezeEnd::Never);
-        assert!(today.granted(FreezeId::generate(), at("20T18:00")).is_ok());
+        let begun = refused(Some(at("17T23:59")), FreezeEnd::Never);
+        assert_eq!(begun, "its begin, 2026-11-17 23:59 UTC, is more than 48 hours past");
+    }
+
+    #[test]
+    fn a_freeze_that_begins_today_may_be_asked_for_wherever_it_is_today() {
+        // The date of today just before midnight, twelve hours west of UTC.
+        granted(&wish(Some(at("20T00:00")), FreezeEnd::Never), at("21T11:59"));
+        // "Now", written a minute before midnight and read after it.
+        granted(&wish(Some(at("20T23:59")), FreezeEnd::Never), at("21T00:00"));
+    }
+
+    #[test]
+    fn a_freeze_may_be_extended_however_long_it_is_in_force() {
+        let friday = Some(at("20T00:00"));
+        let first = granted(&wish(friday, FreezeEnd::At(at("28T00:00"))), at("19T00:00"));
+        let longer = wish(friday, FreezeEnd::At(at("30T00:00")));
+        let at_end = |wish: &FreezeWish, open: &[Freeze]| {
+            wish.granted(FreezeId::generate(), at("27T00:00"), open).map(|freeze| freeze.from)
+        };
+        assert_eq!(at_end(&longer, std::slice::from_ref(&first)), Ok(at("20T00:00")));
+        let begun = Err(FreezeError::Begun { from: at("20T00:00") });
+        assert_eq!(at_end(&longer, &[]), begun);
+        let of_all = FreezeWish { model: None, ..longer };
+        assert_eq!(at_end(&of_all, &[first]), begun, "it froze one model");
     }
 
     #[test]

@@ -47,7 +47,9 @@ and by hand, withdrawn and undone canaries, cancelled runs.
 Freezes may overlap; nothing is promoted until the last is over. The same freeze again
 (model, begin, end and reason) changes nothing; --for again, later, freezes for so long
 from then on.
-A date is its beginning; a time without a zone is UTC."#;
+A date is its beginning; a time without a zone is UTC. A begin may be up to 48 hours past,
+or that of a freeze of the same model (or of every model) that is not over: so that one is
+extended."#;
 
 const WHAT_UNFREEZE_DOES: &str = r#"`refit unfreeze` lifts the freezes of every model, `refit unfreeze MODEL` those that name
 the model, each also those to come; the other kind stays. Where nothing is left to lift,

@@ -92,7 +92,7 @@ mod tests {
         let freeze = |end| {
             let (reason, by) = ("Black Friday".to_owned(), "ana".to_owned());
             let wish = FreezeWish { model: None, from: None, end, reason, by };
-            wish.granted(FreezeId::generate(), now).expect("granted")
+            wish.granted(FreezeId::generate(), now, &[]).expect("granted")
         };
         let endless = freeze(FreezeEnd::Never);
         let looks = |freeze: &Freeze, rollout| next_look(freeze, rollout, now) - now;

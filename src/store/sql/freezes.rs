@@ -115,10 +115,10 @@ impl SqlStore {
         let now: Timestamp = get(&row, "now")?;
         let wish = FreezeWish { reason: text(&wish.reason), by: text(&wish.by), ..wish.clone() };
         let open = open_in(&mut tx, Some(now)).await?;
-        if let Some(same) = open.into_iter().find(|freeze| wish.is_granted_by(freeze, now)) {
-            return Ok(FreezeAnswer::Already(same));
+        if let Some(same) = open.iter().find(|freeze| wish.is_granted_by(freeze, now)) {
+            return Ok(FreezeAnswer::Already(same.clone()));
         }
-        let made = match wish.granted(id, now) {
+        let made = match wish.granted(id, now, &open) {
             Ok(made) => made,
             Err(error) => return Ok(FreezeAnswer::Refused(error)),
         };

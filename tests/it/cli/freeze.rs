@@ -43,8 +43,8 @@ fn a_freeze_says_what_it_does_who_made_it_and_how_to_lift_it() {
         assert_snapshot!(refit(at, &["freeze", "--from", "2020-01-01", "--reason", "a fair"]), @r"
         exit code: 2
         --- stderr
-        error: cannot freeze: its begin, [end], is past
-        hint: leave --from out: it begins at once
+        error: cannot freeze: its begin, [end], is more than 48 hours past
+        hint: leave --from out: it begins at once; to extend a freeze, give its own begin
         ");
         let freeze = ["freeze", "delivery-time", "--for", "3d", "--reason", "Black Friday"];
         assert_snapshot!(refit(at, &freeze), @r"

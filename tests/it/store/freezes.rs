@@ -16,6 +16,7 @@ use super::releases::{model, promotion, target, write};
 on_both! {
     a_freeze_is_kept_with_who_made_it_and_who_lifted_it
     the_same_freeze_again_changes_nothing
+    a_freeze_begins_at_the_earliest_two_days_ago_or_with_the_one_that_it_extends
     a_freeze_keeps_promotions_of_its_model_back_and_nothing_else
     a_promotion_that_was_made_before_the_freeze_is_finished
     a_run_is_told_to_promote_unless_its_model_is_frozen
@@ -88,6 +89,30 @@ async fn the_same_freeze_again_changes_nothing(db: Database) {
     let now = db.pass(2 * 3600);
     let after = make(&*one, &wanted, now).await;
     assert_ne!(after.id, first.id, "the first is over");
+}
+
+async fn a_freeze_begins_at_the_earliest_two_days_ago_or_with_the_one_that_it_extends(db: Database) {
+    let store = db.open().await;
+    let began = db.now();
+    let since = |model, from, end| FreezeWish { from: Some(from), ..wish(model, end) };
+    let refused = async |wish: FreezeWish, now| {
+        let answer = store.freeze(FreezeId::generate(), &wish, now).await.expect("asked");
+        let from = wish.from.expect("a begin");
+        assert_eq!(answer, FreezeAnswer::Refused(FreezeError::Begun { from }));
+    };
+    let yesterday = began - TimeDelta::hours(47);
+    make(&*store, &since(None, yesterday, FreezeEnd::Never), began).await;
+    refused(since(None, began - TimeDelta::hours(49), FreezeEnd::Never), began).await;
+
+    let (friday, monday) = (began + TimeDelta::hours(1), began + TimeDelta::days(4));
+    make(&*store, &since(Some(model()), friday, FreezeEnd::At(monday)), began).await;
+    let now = db.pass(3 * 86_400);
+    let longer = since(Some(model()), friday, FreezeEnd::At(monday + TimeDelta::days(4)));
+    assert_eq!(make(&*store, &longer, now).await.from, friday);
+    let of_all = since(None, friday, FreezeEnd::Never);
+    refused(of_all, now).await;
+    let now = db.pass(10 * 86_400);
+    refused(since(Some(model()), friday, FreezeEnd::Never), now).await;
 }
 
 fn heeding(write: ReleaseWrite) -> ReleaseWrite {
