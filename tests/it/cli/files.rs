@@ -406,6 +406,23 @@ fn a_file_that_is_not_utf8_is_shown_where_it_is_not() {
 }
 
 #[test]
+fn a_query_that_is_not_utf8_is_not_taken_for_the_workflow() {
+    let dir = project();
+    fs::create_dir(dir.path().join("sql")).expect("a directory");
+    fs::write(dir.path().join("sql/x.sql"), b"SELECT\n  'caf\xe9'\n").expect("written");
+    let fetch = "{ uses: fetch, with: { from: { sqlite: { path: app.db, query_file: sql/x.sql } } } }";
+    let text = format!("name: q\nmodel: m\nsteps: [{fetch}]\n");
+    fs::write(dir.path().join("workflows/q.yaml"), text).expect("written");
+    assert_snapshot!(refit(dir.path(), &["validate", "workflows/q.yaml"]), @r"
+        exit code: 2
+        --- stdout
+        error: cannot read sql/x.sql: line 2, column 7 is not UTF-8; save the file as text in UTF-8
+
+        1 error, 0 warnings in 1 file
+        ");
+}
+
+#[test]
 fn a_workflow_whose_file_has_mistakes_is_not_said_to_be_missing() {
     let dir = project();
     let text = fs::read_to_string(dir.path().join("workflows/retrain.yaml")).expect("the file");
