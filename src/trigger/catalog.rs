@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::domain::run::Definition;
 use crate::domain::workflow::diagnostic::{Diagnostic, Diagnostics};
-use crate::domain::workflow::{Position, Workflow, parse, referenced_files};
+use crate::domain::workflow::{Position, Workflow, parse_file, referenced_files};
 
 /// One workflow file that can be run.
 #[derive(Debug, Clone)]
@@ -146,7 +146,7 @@ pub fn load_file(project: &Path, path: &Path) -> Result<Loaded, FileError> {
         })?;
         files.insert(file, text);
     }
-    match parse(&shown, &source, &files) {
+    match parse_file(&shown, &source, &files) {
         Ok((workflow, warnings)) => {
             let definition = Definition { path: shown, source, files };
             Ok(Loaded { definition, workflow: Arc::new(workflow), warnings })

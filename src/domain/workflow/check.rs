@@ -89,21 +89,39 @@ pub(super) fn whole_file(file: &File<'_>, uses: &[Use], diagnostics: &mut Vec<Di
 }
 
 fn duplicate_ids(file: &File<'_>, diagnostics: &mut Vec<Diagnostic>) {
-    let mut seen: BTreeMap<&str, Position> = BTreeMap::new();
-    for draft in file.steps.iter().chain(file.on_failure) {
+    let mut seen: BTreeMap<&str, (List, &Draft<'_>)> = BTreeMap::new();
+    let steps = file.steps.iter().map(|draft| (List::Steps, draft));
+    for (list, draft) in steps.chain(file.on_failure.iter().map(|draft| (List::OnFailure, draft))) {
         let Some(id) = &draft.id else { continue };
-        let Some(first) = seen.insert(id.as_str(), draft.node.at) else { continue };
-        seen.insert(id.as_str(), first);
-        let place = draft.place("id");
+        let Some(&(first_list, first)) = seen.get(id.as_str()) else {
+            seen.insert(id.as_str(), (list, draft));
+            continue;
+        };
         // What an alias stands for is written elsewhere.
+        let written = |draft: &Draft<'_>| draft.node.entries().first().map(|entry| entry.key_at);
+        let one_by_alias = written(draft) == written(first);
+        // One step in both lists: what did not come to be done before the failure is done after it.
+        if one_by_alias && list != first_list {
+            continue;
+        }
+        let place = draft.place("id");
         let (place, hint) = match draft.node.get("id").is_some() {
-            true if place < draft.node.at => (draft.node.at, "write the step out, with an `id` of its own"),
+            _ if one_by_alias || place < draft.node.at => {
+                (draft.node.at, "write the step out, with an `id` of its own")
+            }
             true => (place, "give one of them another `id`"),
             false => (place, "a step without `id` is called after its kind; give this one an `id`"),
         };
-        let message = format!("two steps are called `{id}`; the first is at line {}", first.line);
+        let message = format!("two steps are called `{id}`; the first is at line {}", first.node.at.line);
         diagnostics.push(Diagnostic::error(place, message).hint(hint));
     }
+}
+
+/// The list of the file that a step is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    Steps,
+    OnFailure,
 }
 
 /// The numbers of the steps that `drafts[index]` needs, with the place of each explicit one.

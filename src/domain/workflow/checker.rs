@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::Position;
 use super::diagnostic::Diagnostic;
-use super::keys::ALL_ROOTS;
+use super::keys::{ALL_ROOTS, OPEN_ROOTS, STEP_ROOTS};
 use super::keys_step::{LATER_KINDS, STEPS};
 use super::node::{Content, Node};
 use super::shape::{Object, Shape, cron, pattern, relative, timezone};
@@ -24,9 +24,21 @@ pub(super) struct Use {
     pub(super) expr: Expr,
 }
 
+/// Where a text comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Origin {
+    /// A file that is loaded, so that runs can begin by it.
+    #[default]
+    File,
+    /// A run that is in flight perhaps, begun by a refit that knew fewer mistakes: those that do not keep it from going
+    /// on are none.
+    Run,
+}
+
 /// Finds everything a file says that its shapes do not allow.
 #[derive(Default)]
 pub(super) struct Checker {
+    pub(super) origin: Origin,
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Every expression that was seen.
     pub(super) uses: Vec<Use>,
@@ -194,7 +206,7 @@ impl Checker {
             Shape::Text | Shape::Scalar => Ok(()),
             Shape::Name => StepId::from_str(text).map(drop).map_err(|error| error.rule.to_owned()),
             Shape::EventName => match text {
-                _ if !text.is_empty()
+                _ if (!text.is_empty() || self.origin == Origin::Run)
                     && text.len() <= 200
                     && !text.contains(|c: char| c.is_whitespace() || c.is_control()) =>
                 {
@@ -213,6 +225,9 @@ impl Checker {
                 _ => Err("write a mail address, such as `team@example.com`".to_owned()),
             },
             Shape::Template(roots) => return self.template(node, text, roots, what),
+            Shape::Condition(roots) if *roots == OPEN_ROOTS && self.origin == Origin::Run => {
+                return self.condition(node, text, STEP_ROOTS, what);
+            }
             Shape::Condition(roots) => return self.condition(node, text, roots, what),
             Shape::Command | Shape::Sql if text.contains("${{") => {
                 let (message, hint) = if matches!(shape, Shape::Command) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::checker::{Checker, MAX_REPORTED, Use};
+use super::checker::{Checker, MAX_REPORTED, Origin, Use};
 use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::node::{self, Node};
 use super::shape::Shape;
@@ -49,16 +49,44 @@ impl Draft<'_> {
     }
 }
 
-/// Reads a workflow file; `path` is only for messages. `files` holds the texts of its `query_file`s.
+/// Reads a workflow file by which runs are to begin; `path` is only for messages. `files` holds the texts of its
+/// `query_file`s.
 ///
 /// # Errors
 /// Everything that is wrong with the file, in its order; else the warnings come with the workflow.
+pub fn parse_file(
+    path: &str,
+    source: &str,
+    files: &BTreeMap<String, String>,
+) -> Result<(Workflow, Vec<Diagnostic>), Diagnostics> {
+    if let Some((before, _)) = source.split_once('\0') {
+        let nul = Diagnostic::error(Position::after(before), "a NUL byte");
+        let items = vec![nul.hint("save the file as text in UTF-8")];
+        return Err(Diagnostics { path: path.to_owned(), items });
+    }
+    parse_of(Origin::File, path, source, files)
+}
+
+/// Reads the workflow that a run began by. What was no mistake then and keeps no run from going on is none, whatever
+/// [`parse_file`] says by now.
+///
+/// # Errors
+/// As those of [`parse_file`].
 pub fn parse(
     path: &str,
     source: &str,
     files: &BTreeMap<String, String>,
 ) -> Result<(Workflow, Vec<Diagnostic>), Diagnostics> {
-    let mut checker = Checker::default();
+    parse_of(Origin::Run, path, source, files)
+}
+
+fn parse_of(
+    origin: Origin,
+    path: &str,
+    source: &str,
+    files: &BTreeMap<String, String>,
+) -> Result<(Workflow, Vec<Diagnostic>), Diagnostics> {
+    let mut checker = Checker { origin, ..Checker::default() };
     let root = node::read(source, &mut checker.diagnostics);
     let workflow = root.as_ref().and_then(|root| decode(root, files, &mut checker));
     let mut items = checker.diagnostics;
@@ -246,7 +274,7 @@ fn drafts<'a>(
     let mut drafts: Vec<Draft<'a>> = Vec::with_capacity(nodes.len());
     for node in nodes {
         // Shapes were checked with the whole file; this pass only keeps the expressions apart.
-        let mut seen = Checker::default();
+        let mut seen = Checker { origin: checker.origin, ..Checker::default() };
         seen.check(node, &Shape::Step, "");
         let kind = decode_step::kind_word(node);
         let id = match node.get("id") {

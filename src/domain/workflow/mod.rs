@@ -33,7 +33,7 @@ use super::id::{MetricName, ModelName, NotifierName, SecretName, StepId, Workflo
 use super::retry::RetryPolicy;
 use super::run::Outcome;
 pub use check::{CANARY_FIELDS, EVENT_FIELDS};
-pub use decode::{parse, referenced_files};
+pub use decode::{parse, parse_file, referenced_files};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use step::StepKind;
 pub use trigger::Triggers;

@@ -130,11 +130,6 @@ pub(super) fn read(source: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<No
         diagnostics.push(Diagnostic::error(start, format!("the file is longer than {MAX_BYTES} bytes")));
         return None;
     }
-    if let Some((before, _)) = source.split_once('\0') {
-        let at = Position::after(before);
-        diagnostics.push(Diagnostic::error(at, "a NUL byte").hint("save the file as text in UTF-8"));
-        return None;
-    }
     let before = diagnostics.len();
     let lines = Lines::of(source);
     let mut documents = 0;

@@ -35,6 +35,26 @@ async fn steps_run_in_order_and_each_once() {
 }
 
 #[tokio::test]
+async fn a_step_that_on_failure_repeats_by_an_alias_is_done_once() {
+    let source = |first: &str, second: &str| {
+        format!("name: tells\nmodel: m\nsteps:\n  - {first}\n  - {second}\non_failure: [*tell]\n")
+    };
+    let tell = "&tell { id: tell, run: 'echo told >> told' }";
+    let bad = "{ id: bad, run: 'exit 3', retry: { attempts: 1 } }";
+    for source in [source(tell, bad), source(bad, tell)] {
+        on_both(async |world| {
+            let engine = world.process(&Crash::never()).await;
+            let run = world.trigger(&engine, &source).await;
+            let ended = finish(&world, &engine, run).await;
+            assert_eq!(ended.outcome, Some(Outcome::Failed), "{ended:#?}");
+            let told = std::fs::read_to_string(world.path("told")).unwrap_or_default();
+            assert_eq!(told.lines().count(), 1, "{source}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_failing_step_is_tried_again_then_fails_the_run_and_on_failure_runs() {
     let source = "
 name: fails

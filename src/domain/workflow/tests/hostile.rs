@@ -36,6 +36,14 @@ fn a_step_that_is_there_twice_by_an_alias_has_its_name_twice() {
 }
 
 #[test]
+fn an_alias_of_a_step_may_tell_of_the_failure_too() {
+    let one = "- &tell { id: tell, run: x }\non_failure:\n- *tell\n";
+    assert_eq!(brief(&with_steps(one).replace("  on_failure", "on_failure")), "");
+    let all = with_steps("- { id: tell, run: x }\n").replace("steps:", "steps: &all");
+    assert_eq!(brief(&format!("{all}on_failure: *all\n")), "");
+}
+
+#[test]
 fn a_byte_that_no_text_holds_is_not_called_a_tab() {
     assert_eq!(brief("name: w\nmodel: a\0b\n"), "2:9 error: a NUL byte (save the file as text in UTF-8)");
 }

@@ -174,3 +174,15 @@ fn inputs_that_a_scheduled_run_does_not_have() {
     6:42 error: there is no input `reson` (did you mean `inputs.reason`?)
     "#);
 }
+
+#[test]
+fn a_run_in_flight_goes_on_by_what_was_no_mistake_when_it_began() {
+    for (snapshot, mistake) in [
+        ("name: w\nmodel: m\nsteps: [{ run: x, if: \"secrets.TOKEN != ''\" }]\n", "`if` cannot use a secret"),
+        ("name: w\nmodel: m\non: { event: { name: '' } }\nsteps: [{ run: x }]\n", "`name` cannot be ``"),
+    ] {
+        let said = parse("w.yaml", snapshot, &BTreeMap::new()).map(|_| ()).map_err(|it| it.items);
+        assert_eq!(said, Ok(()), "of the run");
+        assert!(brief(snapshot).contains(mistake), "of the file: {}", brief(snapshot));
+    }
+}

@@ -11,7 +11,7 @@ use super::*;
 
 /// What parsing `source` says, rendered as people read it.
 fn said(source: &str) -> String {
-    match parse("w.yaml", source, &BTreeMap::new()) {
+    match parse_file("w.yaml", source, &BTreeMap::new()) {
         Ok((_, warnings)) => {
             let shown: Vec<String> =
                 warnings.iter().map(|warning| warning.render("w.yaml", source)).collect();
@@ -23,7 +23,7 @@ fn said(source: &str) -> String {
 
 /// One line a diagnostic: `line:column severity: message (hint)`.
 fn brief(source: &str) -> String {
-    let items = match parse("w.yaml", source, &BTreeMap::new()) {
+    let items = match parse_file("w.yaml", source, &BTreeMap::new()) {
         Ok((_, warnings)) => warnings,
         Err(diagnostics) => diagnostics.items,
     };
