@@ -162,14 +162,87 @@ pub async fn close(connection: impl Connection) {
 /// A query as part of a larger one: the newline ends a comment that it may end with. Files of queries end in a
 /// semicolon, and comments may come below it.
 pub fn wrapped(query: &str) -> String {
-    let mut whole = query.trim();
-    while let Some((above, last)) = whole.rsplit_once('\n')
-        && last.trim_start().starts_with("--")
-    {
-        whole = above.trim_end();
+    let query = query.trim();
+    let ended = end_of_statement(query).and_then(|end| query.get(..end)).unwrap_or(query);
+    format!("{ended}\n")
+}
+
+/// Where the semicolon is that only blanks, comments and more of them follow. None too where something has no end: what
+/// that is, the database says.
+/// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html>
+fn end_of_statement(query: &str) -> Option<usize> {
+    let (mut end, mut at) = (None, 0);
+    while let Some(rest) = query.get(at..).filter(|rest| !rest.is_empty()) {
+        let first = rest.chars().next()?;
+        let before = query.get(..at)?.chars().next_back();
+        let part = match first {
+            ';' => 1,
+            _ if first.is_whitespace() => first.len_utf8(),
+            _ if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+            _ if rest.starts_with("/*") => block_comment(rest)?,
+            '\'' => quoted(rest, '\'', matches!(before, Some('e' | 'E')))?,
+            '"' => quoted(rest, '"', false)?,
+            '$' if !before.is_some_and(is_of_word) => dollar_quoted(rest)?,
+            _ => first.len_utf8(),
+        };
+        match first {
+            ';' => end = end.or(Some(at)),
+            _ if first.is_whitespace() || rest.starts_with("--") || rest.starts_with("/*") => {}
+            _ => end = None,
+        }
+        at += part;
     }
-    let ended = if whole.ends_with(';') { whole } else { query.trim() };
-    format!("{}\n", ended.trim_end_matches(';'))
+    end
+}
+
+fn is_of_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
+}
+
+/// The length of what is in quotes at the begin of `text`. A doubled quote ends one text and begins the next.
+fn quoted(text: &str, quote: char, escapes: bool) -> Option<usize> {
+    let mut chars = text.char_indices().skip(1);
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' if escapes => drop(chars.next()),
+            _ if c == quote => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The length of `$tag$ … $tag$`, or of the dollar of a parameter.
+fn dollar_quoted(text: &str) -> Option<usize> {
+    let tag = text[1..].find('$').and_then(|end| text.get(..end + 2)).filter(|tag| {
+        let word = tag.trim_matches('$');
+        word.chars().all(is_of_word) && !word.starts_with(|c: char| c.is_ascii_digit())
+    });
+    let Some(tag) = tag else { return Some(1) };
+    let body = text.get(tag.len()..)?;
+    Some(tag.len() + body.find(tag)? + tag.len())
+}
+
+/// The length of a comment, which may hold others.
+fn block_comment(text: &str) -> Option<usize> {
+    let (mut depth, mut at) = (0_usize, 0);
+    loop {
+        let rest = text.get(at..).filter(|rest| !rest.is_empty())?;
+        at += match rest {
+            _ if rest.starts_with("/*") => {
+                depth += 1;
+                2
+            }
+            _ if rest.starts_with("*/") => {
+                depth -= 1;
+                2
+            }
+            _ => rest.chars().next()?.len_utf8(),
+        };
+        if depth == 0 {
+            return Some(at);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +265,25 @@ mod tests {
             ("SELECT 1 -- one", "SELECT 1 -- one\n"),
             ("SELECT 1;\n\n-- checked by ana\n  -- in May\n", "SELECT 1\n"),
             ("SELECT '\n-- no comment'", "SELECT '\n-- no comment'\n"),
+            ("SELECT 1; -- one", "SELECT 1\n"),
+            ("SELECT 1;\n/* a /* note */ of ana */", "SELECT 1\n"),
+            ("SELECT 1; ;", "SELECT 1\n"),
+            ("SELECT ';' -- ;\n;", "SELECT ';' -- ;\n\n"),
+            (
+                "SELECT 1\n/* old: SELECT x FROM y;\n-- slow */",
+                "SELECT 1\n/* old: SELECT x FROM y;\n-- slow */\n",
+            ),
+            ("SELECT ';\n-- x'", "SELECT ';\n-- x'\n"),
+            ("SELECT 'it''s;\n-- x'", "SELECT 'it''s;\n-- x'\n"),
+            ("SELECT E'it\\'s;\n-- x'", "SELECT E'it\\'s;\n-- x'\n"),
+            ("SELECT 'C:\\';", "SELECT 'C:\\'\n"),
+            ("SELECT a AS \"b;\n-- x\"", "SELECT a AS \"b;\n-- x\"\n"),
+            ("SELECT $$ it's;\n-- x$$;", "SELECT $$ it's;\n-- x$$\n"),
+            ("SELECT $t$ $$;\n-- x$t$", "SELECT $t$ $$;\n-- x$t$\n"),
+            ("SELECT $1; -- $2", "SELECT $1\n"),
+            ("SELECT 1; SELECT 2;", "SELECT 1; SELECT 2\n"),
+            ("SELECT 1; /* without an end;", "SELECT 1; /* without an end;\n"),
+            ("SELECT 'ä'; -- ö", "SELECT 'ä'\n"),
         ] {
             assert_eq!(wrapped(query), expected);
         }
