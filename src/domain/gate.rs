@@ -17,7 +17,7 @@ use holdout::{Arm, Score};
 pub use holdout::{Holdout, RowError};
 pub use time_order::{DataSpan, random_split};
 pub use warnings::{contradictions, optimism, warnings};
-use words::{at_least, at_most, in_words, percent, tolerance};
+use words::{apart, at_least, at_most, compared, in_words, percent, tolerance};
 
 use super::id::MetricName;
 use super::metric::Metrics;
@@ -223,6 +223,9 @@ impl Draft {
     }
 
     fn with(mut self, verdict: Verdict, sentence: impl Into<String>) -> RuleResult {
+        if verdict == Verdict::Pass && self.result.n == Some(0) {
+            return self.inconclusive("it is of 0 rows");
+        }
         self.result.verdict = verdict;
         self.result.sentence = sentence.into();
         self.result
@@ -262,9 +265,6 @@ impl Draft {
 
     /// Why there are too few rows, if so.
     fn too_few(&self, rule: &GateRule) -> Option<String> {
-        if self.result.n == Some(0) {
-            return Some("it is of 0 rows".to_owned());
-        }
         let min = rule.min_rows?;
         match self.result.n {
             None => Some(format!("nobody said of how many rows it is; at least {min} are needed")),
@@ -334,12 +334,11 @@ impl Draft {
             Pair::Stored => " on its own holdout".to_owned(),
         };
         let sentence = format!(
-            "{} is {}, the champion's {}{on}: {}; {}",
+            "{} is {}, the champion's {}{on}: {}",
             self.name(),
             number(value),
             number(champion),
-            in_words(worse),
-            tolerance(vs)
+            compared(worse, vs)
         );
         match (vs.confidence, pair) {
             (None, _) => {
@@ -465,14 +464,6 @@ impl Draft {
             self.with(Verdict::Inconclusive, sentence)
         }
     }
-}
-
-/// Two numbers as people read them, with as many digits as it takes to tell them apart.
-fn apart(one: f64, other: f64) -> (String, String) {
-    if one != other && number(one) == number(other) {
-        return (one.to_string(), other.to_string());
-    }
-    (number(one), number(other))
 }
 
 /// A metric of all rows, or of a segment.

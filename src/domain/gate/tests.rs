@@ -102,6 +102,9 @@ fn a_value_just_beyond_its_limit_is_not_said_to_be_the_limit() {
     );
     let r2 = judged(GateRule { min: Some(0.85), ..rule("r2") }, &candidate, Champion::Absent, None);
     assert_eq!(r2.sentence, "r2 is 0.8499997; at least 0.85 allowed");
+    let huge = metrics(&[("mae", 1.000_000_1e300)], None);
+    let huge = judged(GateRule { max: Some(1e300), ..rule("mae") }, &huge, Champion::Absent, None);
+    assert_eq!(huge.sentence, "mae is 1.0000001e300; at most 1e300 allowed");
 }
 
 #[test]
@@ -110,6 +113,27 @@ fn a_metric_of_no_rows_never_passes() {
     let result = judged(GateRule { max: Some(600.0), ..rule("mae") }, &candidate, Champion::Absent, None);
     assert_eq!(result.verdict, Verdict::Inconclusive);
     assert_eq!(result.sentence, "mae: cannot tell, it is of 0 rows");
+    let beyond = GateRule { max: Some(4.0), ..rule("mae") };
+    assert_eq!(judged(beyond, &candidate, Champion::Absent, None).verdict, Verdict::Fail);
+    let many = GateRule { max: Some(600.0), min_rows: Some(500), ..rule("mae") };
+    let few = judged(many, &candidate, Champion::Absent, None);
+    assert_eq!(few.sentence, "mae: cannot tell, it is of 0 rows; at least 500 are needed");
+}
+
+#[test]
+fn a_value_just_beyond_its_margin_is_not_said_to_be_at_it() {
+    let champion = metrics(&[("mae", 100.0)], None);
+    let champion = Champion::Serves { stored: Some(&champion), evaluated: None };
+    let said = |mae: f64, allowed: f64| {
+        let rule = GateRule { vs_champion: vs(allowed, None, true), ..rule("mae") };
+        let result = judged(rule, &metrics(&[("mae", mae)], None), champion, None);
+        assert_eq!(result.verdict, Verdict::Fail);
+        result.sentence.split_once("holdout: ").expect("a comparison").1.to_owned()
+    };
+    assert_eq!(said(102.0001, 0.02), "2.0001 % worse; may be worse than the champion by 2 %");
+    assert_eq!(said(98.0001, -0.02), "1.9999 % better; must be better than the champion by 2 %");
+    assert_eq!(said(100.0001, 0.0), "0.0001 % worse; may be worse than the champion by 0 %");
+    assert_eq!(said(1e300, 0.02), "1.0000e300 % worse; may be worse than the champion by 2 %");
 }
 
 #[test]
