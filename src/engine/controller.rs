@@ -13,7 +13,6 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 
-use super::because::left_out;
 use super::release::ReleaseError;
 use super::reread::Choice;
 use super::{Engine, boards, notices, situation};
@@ -222,7 +221,7 @@ impl Engine {
                 }
             };
             let because = self.because_in_any_case(canary, &reason).await;
-            let ends = self.end_by(canary, &release, &assignment, reason).await;
+            let ends = self.end_by(canary, &release, &assignment, reason).await?;
             let write = ReleaseWrite {
                 ends_canary: Some(ends),
                 marks_bad: Some(canary.version.clone()),
@@ -257,15 +256,18 @@ impl Engine {
         release: &Release,
         assignment: &Assignment,
         reason: String,
-    ) -> CanaryEnd {
-        let then = Release { desired: assignment.clone(), updated_at: self.clock.now(), ..release.clone() };
+    ) -> Result<CanaryEnd, StoreError> {
+        let then = Release {
+            desired: assignment.clone(),
+            // What no host has shown yet.
+            generation: release.generation.next(),
+            updated_at: self.clock.now(),
+            ..release.clone()
+        };
         let serving = situation::serving(&then);
         let facts = json!({"reason": reason, "version": canary.version, "serving": serving});
-        let if_run_is_over = self.alerts(canary, "rolled-back", facts).await.unwrap_or_else(|error| {
-            left_out(&error, &reason);
-            vec![]
-        });
-        CanaryEnd { if_run_is_over, ..CanaryEnd::of(canary, reason) }
+        let if_run_is_over = self.alerts(canary, "rolled-back", facts).await?;
+        Ok(CanaryEnd { if_run_is_over, ..CanaryEnd::of(canary, reason) })
     }
 
     fn change(
@@ -408,11 +410,19 @@ impl Engine {
         key: &str,
         facts: Value,
     ) -> Result<Vec<Notice>, StoreError> {
-        let run = match run {
-            Some(run) => self.store.run(run).await?,
-            None => None,
+        let (run, about) = match run {
+            Some(id) => match self.store.run(id).await {
+                Ok(run) => (run.as_ref().map(|run| run.id), run),
+                Err(away @ StoreError::Away(_)) => return Err(away),
+                // Said without what the run would add: nobody may say it again.
+                Err(error) => {
+                    tracing::error!(run.id = %id, "Run {id} cannot be read for an alert about it: {error}");
+                    (Some(id), None)
+                }
+            },
+            None => (None, None),
         };
-        let mut queued = match &run {
+        let mut queued = match &about {
             Some(run) => match self.workflow(&run.definition) {
                 Ok(workflow) => notices::alert(self, run, &workflow, key, facts.clone()).await,
                 Err(_) => vec![],
@@ -422,7 +432,7 @@ impl Engine {
         if queued.is_empty() {
             queued.push(Notice {
                 key: format!("{model}/{key}"),
-                run: run.map(|run| run.id),
+                run,
                 model: model.clone(),
                 moment: Moment::Alert,
                 to: Recipient::Console,

@@ -34,7 +34,17 @@ const AHEAD: TimeDelta = TimeDelta::minutes(1);
 impl Engine {
     /// Fetches what is new since the last look; whether there is more, so that nothing can be concluded yet.
     pub(super) async fn pull(&self, canary: &CanaryRecord, now: Timestamp) -> Result<bool, StoreError> {
-        let Some(run) = self.store.run(canary.run).await? else { return Ok(false) };
+        let run = match self.store.run(canary.run).await {
+            Ok(Some(run)) => run,
+            Ok(None) => return Ok(false),
+            Err(away @ StoreError::Away(_)) => return Err(away),
+            // What the app sent by itself is judged all the same.
+            Err(error) => {
+                tracing::error!(canary.id = %canary.id, run.id = %canary.run,
+                    "Nothing is fetched for the canary of run {}, which cannot be read: {error}", canary.run);
+                return Ok(false);
+            }
+        };
         let Ok(workflow) = self.workflow(&run.definition) else { return Ok(false) };
         let Some(pull) = &workflow.evidence else { return Ok(false) };
         let known = self.store.pulls(Some(&canary.model)).await?;

@@ -22,6 +22,7 @@ mod rollout;
 mod secrets;
 mod shadow;
 mod shutdown;
+mod unheard;
 
 use crate::support::world::World;
 

@@ -1,0 +1,91 @@
+//! A version that is taken back when its run hears of nothing any more: people hear of it, and what is so.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use refit::clock::Clock;
+use refit::domain::canary::CanaryState;
+use refit::domain::id::RunId;
+use refit::domain::run::{CancelRequest, Outcome};
+use refit::domain::workflow::Moment;
+use refit::engine::Engine;
+use refit::store::{Notice, OutboxEntry};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, SqliteConnection};
+
+use super::on_both;
+use super::rollout::*;
+use crate::support::crash::Crash;
+use crate::support::world::World;
+
+/// It is taken back if it fails too often, whatever the other version does.
+const BAKES: Flow = Flow {
+    compare: "rules: [{ metric: error_rate, never_above: 5% }], on_inconclusive: promote",
+    promote: "{ bake: 6h }",
+    ..FLOW
+};
+
+/// A run that was cancelled after its promotion, and ended; its version bakes.
+async fn over_while_baking(world: &World, engine: &Arc<Engine>) -> RunId {
+    serving(world, engine).await;
+    let run = on_canary(world, engine, BAKES).await;
+    world.pass(TimeDelta::hours(1));
+    reach(world, engine, run, TimeDelta::minutes(1), |run| run.outcome == Some(Outcome::Promoted)).await;
+    let wish = CancelRequest { actor: "ann".to_owned(), reason: None, at: world.clock.now() };
+    assert!(engine.store.request_cancel(run, &wish).await.expect("asked"));
+    assert_eq!(ended(world, engine, run).await.outcome, Some(Outcome::CancelledAfterPromotion));
+    assert_eq!(canary(engine, run).await.state, CanaryState::Baking);
+    run
+}
+
+async fn fails(world: &World, engine: &Arc<Engine>) {
+    for _ in 0..10 {
+        a_minute(world, engine, ("1", "2"), (0, 90)).await;
+        // Another process would go on, too.
+        let looked = engine.look_at_canaries().await;
+        looked.expect("looks");
+    }
+}
+
+/// What people hear of a version that was taken back.
+async fn alerts(engine: &Arc<Engine>, run: RunId) -> Vec<Notice> {
+    let queued = engine.store.outbox_of(run).await.expect("readable").into_iter();
+    let about = |entry: &OutboxEntry| {
+        entry.notice.moment == Moment::Alert && entry.notice.key.contains("/rolled-back")
+    };
+    queued.filter(about).map(|entry| entry.notice).collect()
+}
+
+#[tokio::test]
+async fn nobody_is_told_that_a_host_shows_a_rollback_that_it_does_not_show() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        let run = over_while_baking(&world, &engine).await;
+        world.host.reject(true);
+        fails(&world, &engine).await;
+        assert_eq!(canary(&engine, run).await.state, CanaryState::RolledBack);
+        assert_eq!(shown(&world), serves("2"), "the host takes nothing");
+        let told = alerts(&engine, run).await;
+        assert_eq!(told.len(), 1, "{told:#?}");
+        let serving = told[0].facts["serving"].as_str().expect("a sentence");
+        assert!(serving.starts_with("1 serves all traffic since "), "{serving}");
+        assert!(serving.contains("`production` did not confirm it yet"), "{serving}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_taken_back_is_told_though_its_run_cannot_be_read() {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    let run = over_while_baking(&world, &engine).await;
+    let options = SqliteConnectOptions::new().filename(&world.database);
+    let mut database: SqliteConnection = options.connect().await.expect("opens");
+    let broken = sqlx::query("UPDATE run_docs SET cause = '{}' WHERE run = $1").bind(run.0);
+    assert_eq!(broken.execute(&mut database).await.expect("written").rows_affected(), 1);
+    fails(&world, &engine).await;
+    assert_eq!(shown(&world), serves("1"));
+    let told = alerts(&engine, run).await;
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(told[0].facts["version"], "2", "{told:#?}");
+}
