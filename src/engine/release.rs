@@ -404,13 +404,14 @@ impl Engine {
             (None, None) => self.bake_ended_by(current, &assignment).await,
             (_, Some(_)) => Ok(None),
         };
+        let ended = ended.map(|canary| canary.map(|canary| CanaryEnd::of(&canary, reason.to_owned())));
         let because = self.because(current, reason).await;
         let (ended, because) = match during_freeze {
-            // Not missed for bookkeeping: a canary that is not ended with it is ended by the next look at it.
+            // Not missed for bookkeeping.
             DuringFreeze::Made => (
                 ended.unwrap_or_else(|error| {
                     left_out(&error, reason);
-                    None
+                    current.owner.map(|run| CanaryEnd::of_unreadable(run, reason.to_owned()))
                 }),
                 because.unwrap_or_else(|error| {
                     left_out(&error, reason);
@@ -431,7 +432,7 @@ impl Engine {
                 because,
                 at: self.clock.now(),
                 by_run,
-                ends_canary: ended.map(|canary| CanaryEnd::of(&canary, reason.to_owned())),
+                ends_canary: ended,
                 marks_bad: bad,
                 heeds_freeze: during_freeze == DuringFreeze::Refused,
             })

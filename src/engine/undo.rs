@@ -32,18 +32,21 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                         .is_some_and(|canary| &canary.served.version == version);
                 let release = if ours {
                     let reason = why(run);
-                    let canary = match engine.store.canary_of(run.id).await {
-                        Ok(canary) => canary,
+                    let (live, ends_canary) = match engine.store.canary_of(run.id).await {
+                        Ok(canary) => {
+                            let live = canary.filter(|canary| canary.state == CanaryState::Watching);
+                            let ends = live.as_ref().map(|canary| CanaryEnd::of(canary, reason.clone()));
+                            (live, ends)
+                        }
                         Err(away @ StoreError::Away(_)) => return Err(away.into()),
-                        // Not missed for bookkeeping: the next look at it ends it.
+                        // Not missed for bookkeeping.
                         Err(unreadable) => {
                             left_out(&unreadable, &reason);
-                            None
+                            (None, Some(CanaryEnd::of_unreadable(run.id, reason.clone())))
                         }
                     };
-                    let live = canary.filter(|canary| canary.state == CanaryState::Watching);
                     let because = Because {
-                        reason: reason.clone(),
+                        reason,
                         evidence: live.as_ref().map(Evidence::of),
                         configuration: Some(configuration(&run.definition)),
                     };
@@ -69,7 +72,7 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                             },
                             promotes: false,
                         }),
-                        ends_canary: live.map(|canary| CanaryEnd::of(&canary, reason)),
+                        ends_canary,
                         marks_bad: None,
                         heeds_freeze: false,
                     };

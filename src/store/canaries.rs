@@ -46,7 +46,8 @@ pub trait Canaries: Send + Sync + 'static {
     async fn open_canary(&self, epoch: Epoch, canary: &CanaryRecord) -> Result<CanaryRecord, StoreError>;
     /// The newest canary of a run.
     async fn canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError>;
-    /// Canaries that are watched or bake; those due for a look when `due_at` is given.
+    /// Canaries that are watched or bake; those due for a look when `due_at` is given. One that cannot be read is left out,
+    /// the log says so, and its look is put off.
     async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError>;
     /// Takes a look: compare-and-set of `next_look_at`; false when another process was first.
     async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError>;

@@ -45,8 +45,10 @@ pub struct ReleaseWrite {
 /// The end of a canary, with a change of the release that shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CanaryEnd {
-    /// Which.
-    pub canary: CanaryId,
+    /// Whose.
+    pub run: RunId,
+    /// Which; `None`: the one that is watched, whose record cannot be read.
+    pub canary: Option<CanaryId>,
     /// Why.
     pub reason: String,
     /// What is said of it if its run is over, and says nothing any more.
@@ -56,7 +58,12 @@ pub struct CanaryEnd {
 impl CanaryEnd {
     /// The end of `canary`, of which nobody hears beside its run.
     pub fn of(canary: &CanaryRecord, reason: String) -> Self {
-        Self { canary: canary.id, reason, if_run_is_over: vec![] }
+        Self { canary: Some(canary.id), ..Self::of_unreadable(canary.run, reason) }
+    }
+
+    /// The end of what `run` has out, whatever is in its record.
+    pub fn of_unreadable(run: RunId, reason: String) -> Self {
+        Self { run, canary: None, reason, if_run_is_over: vec![] }
     }
 }
 

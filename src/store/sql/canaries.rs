@@ -2,12 +2,13 @@
 //! compared and searched, or written by others than looks, and win over it.
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
 use sqlx::types::Json;
 
 use super::super::{Connection, Row};
 use super::checkpoint::insert_notices;
 use super::registry::lock_versions;
-use super::rows::{self, doc, get, json, text, word};
+use super::rows::{doc, get, json, text, word};
 use super::signals::{NewSignal, Told, fence, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
@@ -18,6 +19,9 @@ use crate::domain::run::SignalKind;
 use crate::domain::verdict::Verdict;
 use crate::store::error::unreadable;
 use crate::store::{Canaries, CanaryChange, Extended, Notice, StoreError};
+
+/// When somebody asks again for a look at a canary that cannot be read.
+const UNREADABLE_AGAIN: TimeDelta = TimeDelta::hours(1);
 
 fn state_word(state: CanaryState) -> &'static str {
     match state {
@@ -151,7 +155,33 @@ impl SqlStore {
         .bind(due_at)
         .fetch_all(&self.parts.reader)
         .await?;
-        rows::all(&found, canary)
+        let mut live = vec![];
+        for row in &found {
+            match canary(row) {
+                Ok(record) => live.push(record),
+                Err(error) => self.pass_over(row, due_at, &error).await?,
+            }
+        }
+        Ok(live)
+    }
+
+    /// A live canary whose record cannot be read bars no other. Its look is put off: who waits until nothing is due would
+    /// wait for ever.
+    async fn pass_over(
+        &self,
+        row: &Row,
+        due_at: Option<Timestamp>,
+        error: &StoreError,
+    ) -> Result<(), StoreError> {
+        let (id, run) = (CanaryId(get(row, "id")?), RunId(get(row, "run")?));
+        let Some(now) = due_at else {
+            tracing::warn!(canary.id = %id, run.id = %run, "Canary {id} of run {run} cannot be read: {error}");
+            return Ok(());
+        };
+        tracing::error!(canary.id = %id, run.id = %run,
+            "Nobody looks at canary {id} of run {run}, for its record cannot be read ({error}): \
+             what it shows is taken back by `refit rollback`");
+        self.claim_look(id, get(row, "next_look_at")?, now + UNREADABLE_AGAIN).await.map(drop)
     }
 
     async fn claim_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError> {
@@ -315,6 +345,16 @@ async fn locked(connection: &mut Connection, id: CanaryId) -> Result<CanaryRecor
         .await?;
     let Some(row) = row else { return Err(StoreError::Broken(format!("canary {id} is not known"))) };
     canary(&row)
+}
+
+/// Ends what a run has out and whose record cannot be read, so that why and when is not kept in it.
+pub(super) async fn end_unread_in(connection: &mut Connection, run: RunId) -> Result<(), StoreError> {
+    sqlx::query(sql!("UPDATE refit.canaries SET state = $2 WHERE run = $1 AND state = 'watching'"))
+        .bind(run.0)
+        .bind(state_word(CanaryState::RolledBack))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Changes the state of a canary; one that ended stays as it is.

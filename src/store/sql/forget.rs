@@ -133,18 +133,16 @@ impl SqlStore {
     /// What came before this is read by no run of the model that has not ended and by no canary of it that is out. The
     /// history of a canary that goes out later is younger than anything that is deleted.
     async fn needed_since(&self, model: &str) -> Result<Option<Timestamp>, StoreError> {
+        // A bake may outlast its run; that it cannot be read does not matter.
         let row = sqlx::query(sql!(
             "SELECT min(created_at) AS oldest FROM refit.runs
-             WHERE model = $1 AND status IN ('queued', 'running', 'waiting', 'held', 'undoing')"
+             WHERE model = $1 AND (status IN ('queued', 'running', 'waiting', 'held', 'undoing')
+                 OR id IN (SELECT run FROM refit.canaries WHERE state IN ('watching', 'baking')))"
         ))
         .bind(model)
         .fetch_one(&self.parts.reader)
         .await?;
-        let runs = get::<Option<Timestamp>>(&row, "oldest")?;
-        // A bake may outlast its run.
-        let live = self.list_live(None).await?;
-        let canaries = live.into_iter().filter(|canary| canary.model.as_str() == model);
-        let oldest = runs.into_iter().chain(canaries.map(|canary| canary.started_at)).min();
+        let oldest = get::<Option<Timestamp>>(&row, "oldest")?;
         Ok(oldest.map(|oldest| oldest - ERROR_HISTORY))
     }
 

@@ -11,7 +11,6 @@ use super::releases::release;
 use super::rows::{self, get, json};
 use super::versions::version;
 use crate::domain::Timestamp;
-use crate::domain::canary::CanaryRecord;
 use crate::domain::id::{Generation, ModelName, RunId, VersionName};
 use crate::domain::release::Release;
 use crate::domain::retention::{Holdings, PastAssignment};
@@ -110,6 +109,11 @@ async fn named_in(
             "SELECT d.run, d.cause AS one, NULL AS other FROM refit.run_docs d
              JOIN refit.runs r ON r.id = d.run WHERE r.model = $1 AND r.status <> 'finished'"
         ),
+        // As documents, too: one that is no canary any more holds what it names, and bars no other model.
+        sql!(
+            "SELECT c.run, c.record AS one, NULL AS other FROM refit.canaries c
+             JOIN refit.runs r ON r.id = c.run WHERE r.model = $1 AND c.state IN ('watching', 'baking')"
+        ),
     ];
     let mut named = BTreeMap::new();
     for query in documents {
@@ -121,15 +125,6 @@ async fn named_in(
                     collect(&value, run, known, &mut named);
                 }
             }
-        }
-    }
-    let found = sqlx::query(sql!("SELECT record FROM refit.canaries WHERE state IN ('watching', 'baking')"))
-        .fetch_all(connection)
-        .await?;
-    for record in rows::all(&found, |row| json::<CanaryRecord>(row, "record"))? {
-        if &record.model == model {
-            named.insert(record.version, record.run);
-            named.insert(record.champion, record.run);
         }
     }
     Ok(named)

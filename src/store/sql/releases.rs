@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::types::Uuid;
 
 use super::super::{Connection, Row};
-use super::canaries::end_in;
+use super::canaries::{end_in, end_unread_in};
 use super::checkpoint::insert_notices;
 use super::freezes::{freeze_in, lock_freezes};
 use super::registry::{lock_versions, mark_in};
@@ -14,7 +14,7 @@ use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
 use crate::domain::history::ChangedBy;
-use crate::domain::id::{CanaryId, Generation, ModelName, RunId, TargetName, VersionName};
+use crate::domain::id::{Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::SignalKind;
 use crate::store::{
@@ -166,8 +166,13 @@ impl SqlStore {
         .execute(&mut *tx)
         .await?;
         let mut woken = vec![];
-        if let Some(CanaryEnd { canary, reason, if_run_is_over }) = &write.ends_canary {
-            end_in(&mut tx, *canary, CanaryState::RolledBack, None, reason, write.at).await?;
+        if let Some(CanaryEnd { run, canary, reason, if_run_is_over }) = &write.ends_canary {
+            match canary {
+                Some(canary) => {
+                    end_in(&mut tx, *canary, CanaryState::RolledBack, None, reason, write.at).await?;
+                }
+                None => end_unread_in(&mut tx, *run).await?,
+            }
             // Its run hears of it with the change or not at all: it may sleep for days otherwise, also beside the step that
             // made the change. A run that takes its own effects back is over.
             let over = match &write.actor {
@@ -176,14 +181,16 @@ impl SqlStore {
                     None
                 }
             };
-            if let Some(run) = run_of(&mut tx, *canary).await?.filter(|run| Some(*run) != over) {
+            if Some(*run) != over {
                 let kind = SignalKind::RolledBack { why: reason.clone() };
                 let actor = write.actor.to_string();
                 let signal = NewSignal { kind: &kind, actor: &actor, reason: Some(reason), at: write.at };
-                match signal_in(&mut tx, run, &signal, self.at(write.at)).await? {
-                    Told::Unclaimed => woken.push(run),
-                    Told::Claimed => {}
-                    Told::Gone => insert_notices(&mut tx, if_run_is_over, self.parts.clock.now()).await?,
+                let told = signal_in(&mut tx, *run, &signal, self.at(write.at)).await?;
+                if told.is_unclaimed() {
+                    woken.push(*run);
+                }
+                if matches!(told, Told::Gone) {
+                    insert_notices(&mut tx, if_run_is_over, self.parts.clock.now()).await?;
                 }
             }
         }
@@ -259,14 +266,6 @@ impl SqlStore {
         .await?;
         rows::all(&found, audit)
     }
-}
-
-async fn run_of(connection: &mut Connection, canary: CanaryId) -> Result<Option<RunId>, StoreError> {
-    let row = sqlx::query(sql!("SELECT run FROM refit.canaries WHERE id = $1"))
-        .bind(canary.0)
-        .fetch_optional(connection)
-        .await?;
-    row.map(|row| Ok(RunId(get::<Uuid>(&row, "run")?))).transpose()
 }
 
 async fn release_in(

@@ -11,7 +11,7 @@ use refit::engine::Engine;
 use refit::engine::because::configuration;
 use refit::engine::by_hand::PromotedByHand;
 use refit::engine::release::Back;
-use refit::store::FreezeAnswer;
+use refit::store::{Awaited, FreezeAnswer};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
 
@@ -28,6 +28,11 @@ async fn database(world: &World) -> SqliteConnection {
 async fn break_canary(world: &World, run: RunId) {
     let broken = sqlx::query("UPDATE canaries SET record = '{}' WHERE run = $1").bind(run.0);
     assert_eq!(broken.execute(&mut database(world).await).await.expect("written").rows_affected(), 1);
+}
+
+async fn state_in(world: &World, run: RunId) -> String {
+    let state = sqlx::query_scalar("SELECT state FROM canaries WHERE run = $1").bind(run.0);
+    state.fetch_one(&mut database(world).await).await.expect("readable")
 }
 
 /// Why the release is as it is, with whose canary is kept with it.
@@ -57,6 +62,7 @@ async fn a_canary_that_cannot_be_read_is_dropped_all_the_same() {
     engine.roll_back(&model(), &target(), None, ann(), "customers call").await.expect("rolled back");
     assert_eq!(shown(&world), serves("1"));
     assert_eq!(newest(&engine).await, (None, Because::alone("customers call")));
+    assert_eq!(state_in(&world, run).await, "rolled_back");
 }
 
 #[tokio::test]
@@ -70,6 +76,24 @@ async fn a_canary_that_cannot_be_read_is_undone_with_its_run() {
     assert!(engine.store.request_cancel(run, &wish).await.expect("asked"));
     assert_eq!(turn(&engine, run).await.outcome, Some(Outcome::Cancelled));
     assert_eq!(shown(&world), serves("1"));
+    assert_eq!(state_in(&world, run).await, "rolled_back");
+}
+
+#[tokio::test]
+async fn a_canary_that_cannot_be_read_bars_no_other_from_being_looked_at() {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    let bakes = on_canary(&world, &engine, BAKES).await;
+    world.pass(chrono::TimeDelta::hours(1));
+    assert_eq!(ended(&world, &engine, bakes).await.outcome, Some(Outcome::Promoted));
+    let run = on_canary(&world, &engine, FLOW).await;
+    break_canary(&world, bakes).await;
+    world.pass(chrono::TimeDelta::minutes(30));
+    assert_eq!(engine.look_at_canaries().await.expect("looks"), 1, "at that of {run}");
+    let due = engine.store.due(world.clock.now()).await.expect("readable").soonest;
+    let look = due.iter().find(|(what, _)| *what == Awaited::Look).expect("another look");
+    assert!(look.1 > world.clock.now(), "nobody waits for a look at the other: {due:?}");
 }
 
 #[tokio::test]
