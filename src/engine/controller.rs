@@ -248,8 +248,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The end of a canary by a change of its release to `assignment`, and what is said of it if its run ended before, for
-    /// nobody else says it then.
+    /// The end of a canary by a change of its release to `assignment`, and what is said of it if its run ended before, or
+    /// is about to end, for nobody else says it then.
     async fn end_by(
         &self,
         canary: &CanaryRecord,

@@ -51,7 +51,7 @@ pub struct CanaryEnd {
     pub canary: Option<CanaryId>,
     /// Why.
     pub reason: String,
-    /// What is said of it if its run is over, and says nothing any more.
+    /// What is said of it if its run is over, or ends for another reason, and says nothing of it any more.
     pub if_run_is_over: Vec<Notice>,
 }
 

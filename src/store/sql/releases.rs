@@ -8,7 +8,7 @@ use super::canaries::{end_in, end_unread_in};
 use super::checkpoint::insert_notices;
 use super::freezes::{freeze_in, lock_freezes};
 use super::registry::{lock_versions, mark_in};
-use super::rows::{self, doc, doc_opt, get, json, text, word};
+use super::rows::{self, doc, doc_opt, get, json, text, word, word_opt};
 use super::signals::{NewSignal, Told, insert_intent, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
@@ -16,7 +16,7 @@ use crate::domain::canary::CanaryState;
 use crate::domain::history::ChangedBy;
 use crate::domain::id::{Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Release, ReleaseActor};
-use crate::domain::run::SignalKind;
+use crate::domain::run::{Outcome, SignalKind};
 use crate::store::{
     CanaryEnd, ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, Releases, StoreError,
 };
@@ -189,7 +189,9 @@ impl SqlStore {
                 if told.is_unclaimed() {
                     woken.push(*run);
                 }
-                if matches!(told, Told::Gone) {
+                if !if_run_is_over.is_empty()
+                    && (matches!(told, Told::Gone) || ends_otherwise(&mut tx, *run).await?)
+                {
                     insert_notices(&mut tx, if_run_is_over, self.parts.clock.now()).await?;
                 }
             }
@@ -266,6 +268,26 @@ impl SqlStore {
         .await?;
         rows::all(&found, audit)
     }
+}
+
+/// Whether a run that is told of a rollback ends already, and says another reason at its end.
+async fn ends_otherwise(connection: &mut Connection, run: RunId) -> Result<bool, StoreError> {
+    let row = sqlx::query(sql!("SELECT outcome FROM refit.runs WHERE id = $1"))
+        .bind(run.0)
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = row else { return Ok(true) };
+    Ok(match word_opt::<Outcome>(&row, "outcome")? {
+        // It hears of it, and ends as rolled back; or it was about to.
+        None | Some(Outcome::Promoted | Outcome::Succeeded | Outcome::RolledBack) => false,
+        Some(
+            Outcome::Rejected
+            | Outcome::Skipped
+            | Outcome::Failed
+            | Outcome::Cancelled
+            | Outcome::CancelledAfterPromotion,
+        ) => true,
+    })
 }
 
 async fn release_in(

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use refit::clock::Clock;
 use refit::domain::canary::CanaryState;
 use refit::domain::id::RunId;
-use refit::domain::run::{CancelRequest, Outcome};
+use refit::domain::run::{CancelRequest, Outcome, RunStatus, SignalKind};
 use refit::domain::workflow::Moment;
 use refit::engine::Engine;
 use refit::store::{Notice, OutboxEntry};
@@ -70,6 +70,40 @@ async fn nobody_is_told_that_a_host_shows_a_rollback_that_it_does_not_show() {
         let serving = told[0].facts["serving"].as_str().expect("a sentence");
         assert!(serving.starts_with("1 serves all traffic since "), "{serving}");
         assert!(serving.contains("`production` did not confirm it yet"), "{serving}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_taken_back_while_its_run_ends_is_told_once() {
+    let flow = Flow {
+        before_promote: "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
+  - { id: breaks, run: 'exit 1', needs: [ask], retry: { attempts: 1 } }",
+        promote: "{ bake: 6h }, needs: [compare]",
+        ..BAKES
+    };
+    let source = format!(
+        "{}on_failure: [ {{ id: sorry, run: 'exit 1', retry: {{ attempts: 2, backoff: 1h, max: 1h }} }} ]\n",
+        flow.source()
+    );
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = world.trigger(&engine, &source).await;
+        let promoted =
+            |run: &_| matches!(run, refit::domain::run::Run { outcome: Some(Outcome::Promoted), .. });
+        reach(&world, &engine, run, TimeDelta::minutes(10), promoted).await;
+        let approval = SignalKind::Approve { step: "ask".parse().expect("a step") };
+        engine.store.signal(run, &approval, "ann", None, world.clock.now()).await.expect("sent");
+        let ends =
+            reach(&world, &engine, run, TimeDelta::seconds(1), |run| run.status == RunStatus::Undoing).await;
+        assert_eq!(ends.outcome, Some(Outcome::Failed), "{ends:?}");
+        fails(&world, &engine).await;
+        assert_eq!(canary(&engine, run).await.state, CanaryState::RolledBack);
+        assert_eq!(shown(&world), serves("1"));
+        assert_eq!(alerts(&engine, run).await.len(), 1, "it is told at once");
+        assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::Failed));
+        assert_eq!(alerts(&engine, run).await.len(), 1, "and once");
     })
     .await;
 }
