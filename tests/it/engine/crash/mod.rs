@@ -11,6 +11,7 @@ mod story;
 mod twice;
 
 use std::collections::BTreeSet;
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,17 +57,44 @@ impl Told {
     }
 }
 
+/// A world whose database is deleted with it, however its story ends.
+struct Own(World);
+
+impl Deref for Own {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.0
+    }
+}
+
+impl DerefMut for Own {
+    fn deref_mut(&mut self) -> &mut World {
+        &mut self.0
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if self.database.starts_with("postgres") {
+            let dropped = catch_unwind(AssertUnwindSafe(|| on_a_runtime(drop_postgres(&self.database))));
+            // A second panic would hide what the first one says.
+            assert!(dropped.is_ok() || std::thread::panicking(), "{} is left", self.database);
+        }
+    }
+}
+
 /// How long it takes until another process takes the place of one that died.
 const AWAY: TimeDelta = TimeDelta::minutes(1);
 
 /// Where `story` begins.
-fn prepared(database: Database, story: &dyn Story, inbox: &Inbox) -> World {
-    let mut world = on_a_runtime(async {
+fn prepared(database: Database, story: &dyn Story, inbox: &Inbox) -> Own {
+    let mut world = Own(on_a_runtime(async {
         match database {
             Database::Sqlite => World::sqlite(),
             Database::Postgres => World::postgres().await,
         }
-    });
+    }));
     inbox.connect(&mut world);
     world.write("rows.csv", "distance,finish_s\nsprint,4000.5\nolympic,8000.25\n");
     world.write("mae", "5.0");
@@ -86,7 +114,7 @@ fn serve(world: &World, name: &'static str, inbox: &Inbox) {
 /// Tells `story` by processes that die at a write, one after the other, and then, unless one of them lived, by one that
 /// does not.
 fn tell(prepared: &World, story: &dyn Story, crashes: &[&Crash], inbox: &Inbox) -> Told {
-    let mut world = on_a_runtime(prepared.copy());
+    let mut world = Own(on_a_runtime(prepared.copy()));
     inbox.connect_copy(&mut world, prepared);
     let mut fate = Fate::Died;
     for crash in crashes {
@@ -105,9 +133,6 @@ fn tell(prepared: &World, story: &dyn Story, crashes: &[&Crash], inbox: &Inbox) 
     let lives = settled.unwrap_or(crashes.len()) + 1;
     let asked = inbox.requests(&world);
     assert!(asked.len() <= lives, "in {lives} lives: {asked:?}");
-    if world.database.starts_with("postgres") {
-        on_a_runtime(drop_postgres(&world.database));
-    }
     Told { fate, proof, took: ended - prepared.clock.now() }
 }
 
@@ -128,36 +153,58 @@ fn comes_by_time(name: &str) -> bool {
 fn every_crash(database: Database, story: &dyn Story) {
     let inbox = Inbox::open();
     let prepared = prepared(database, story, &inbox);
-    let (calm, writes) = tell_calmly(&prepared, story, &inbox);
-    let writes = story.dies_at(database, writes);
+    let (calm, all) = tell_calmly(&prepared, story, &inbox);
+    let writes = story.dies_at(database, all.clone());
     for name in story.tells() {
         assert!(writes.iter().any(|write| write.name == *name), "{name} is not among {writes:?}");
     }
-    // A death before a write is one after the write before it. What begins later relies on that.
-    let whens: &[When] =
-        if story.begins_at().is_some() { &[When::After] } else { &[When::Before, When::After] };
-    let crashes: Vec<(&Write, When)> =
-        writes.iter().flat_map(|write| whens.iter().map(move |when| (write, *when))).collect();
+    let dies: Vec<_> = deaths(story, &all, writes).into_iter().map(|death| vec![death]).collect();
+    every_death(&prepared, story, &calm, &inbox, &dies);
+}
 
+/// Before and after each of `writes`. What begins later leaves out what comes before a write where it dies after the
+/// write before it, of `all`: that is the same.
+fn deaths(story: &dyn Story, all: &[Write], writes: Vec<Write>) -> Vec<Death> {
+    let dies_before = |write: &Write| {
+        let place = all.iter().position(|other| other == write).expect("one of all");
+        story.begins_at().is_none() || place == 0 || !writes.contains(&all[place - 1])
+    };
+    let before = |write: &Write| dies_before(write).then(|| (write.clone(), When::Before));
+    writes.iter().flat_map(|write| before(write).into_iter().chain([(write.clone(), When::After)])).collect()
+}
+
+/// Where a process dies.
+type Death = (Write, When);
+
+/// Tells `story` with each of `plans`, which are the deaths of its processes, one after the other; each must end as `calm`.
+fn every_death(prepared: &World, story: &dyn Story, calm: &Told, inbox: &Inbox, plans: &[Vec<Death>]) {
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(vec![]));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                while let Some((write, when)) = crashes.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let crash = Crash::at((*write).clone(), *when);
-                    let told = catch_unwind(AssertUnwindSafe(|| tell(&prepared, story, &[&crash], &inbox)));
+                while let Some(plan) = plans.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let crashes: Vec<_> =
+                        plan.iter().map(|(write, when)| Crash::at(write.clone(), *when)).collect();
+                    let crashes: Vec<&Crash> = crashes.iter().collect();
+                    let told = catch_unwind(AssertUnwindSafe(|| tell(prepared, story, &crashes, inbox)));
                     let problem = match told {
-                        Ok(told) => told.problem(story, &calm, &[write]),
+                        Ok(told) => {
+                            let writes: Vec<&Write> = plan.iter().map(|(write, _)| write).collect();
+                            told.problem(story, calm, &writes)
+                        }
                         Err(panic) => Some(process::words_of(panic.as_ref())),
                     };
-                    let problem = problem.map(|problem| format!("died {when:?} {write}: {problem}"));
+                    let deaths: Vec<_> =
+                        plan.iter().map(|(write, when)| format!("{when:?} {write}")).collect();
+                    let problem =
+                        problem.map(|problem| format!("died {}: {problem}", deaths.join(", then ")));
                     wrong.lock().unwrap().extend(problem);
                 }
             });
         }
     });
     let wrong = wrong.into_inner().unwrap();
-    assert!(wrong.is_empty(), "{} of {} crashes:\n{}", wrong.len(), crashes.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), plans.len(), wrong.join("\n"));
 }
 
 /// Writes that no story makes, by what they are for.

@@ -3,15 +3,10 @@
 //!
 //! Only after: a death before a write is a death after the one that was made before it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::inbox::Inbox;
-use super::process;
 use super::stories::endings::{Cancelled, Refused};
 use super::story::{Database, Story, from};
-use super::{prepared, tell, tell_calmly};
+use super::{every_death, prepared, tell, tell_calmly};
 use crate::support::crash::{Crash, When, Write};
 
 /// Every pair whose first crash is at `begin` or later; at any write when that is absent.
@@ -28,30 +23,12 @@ fn every_pair(story: &dyn Story, begin: Option<&str>) {
         let recovery = Crash::never();
         let told = tell(&prepared, story, &[&dies(&first), &recovery], &inbox);
         assert_eq!(calm.proof.difference(&told.proof), None, "died after {first}");
-        pairs.extend(recovery.trace().into_iter().map(|second| (first.clone(), second)));
+        let after = |write: Write| (write, When::After);
+        pairs.extend(recovery.trace().into_iter().map(|second| vec![after(first.clone()), after(second)]));
     }
     assert!(pairs.len() > 40, "only {} pairs", pairs.len());
 
-    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(vec![]));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some((first, second)) = pairs.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let crashes = [&dies(first), &dies(second)];
-                    let told = catch_unwind(AssertUnwindSafe(|| tell(&prepared, story, &crashes, &inbox)));
-                    let problem = match told {
-                        Ok(told) => told.problem(story, &calm, &[first, second]),
-                        Err(panic) => Some(process::words_of(panic.as_ref())),
-                    };
-                    let problem =
-                        problem.map(|problem| format!("died after {first}, then after {second}: {problem}"));
-                    wrong.lock().unwrap().extend(problem);
-                }
-            });
-        }
-    });
-    let wrong = wrong.into_inner().unwrap();
-    assert!(wrong.is_empty(), "{} of {} pairs:\n{}", wrong.len(), pairs.len(), wrong.join("\n"));
+    every_death(&prepared, story, &calm, &inbox, &pairs);
 }
 
 #[test]
