@@ -26,7 +26,7 @@ use crate::support::world::World;
 use inbox::Inbox;
 use process::{Fate, Until, live, on_a_runtime};
 use proof::{Proof, prove};
-use stories::bake::{FailsAfterItsRun, FailsInBake};
+use stories::bake::{FailsAfterItsRun, FailsAsItsRunEnds, FailsInBake};
 use stories::endings::{Cancelled, Denied, GoesBack, Refused, RolledBack, StepFails};
 use stories::errands::Errands;
 use stories::followed::Followed;
@@ -277,6 +277,7 @@ stories! {
         a_held_canary_that_nobody_decides_about_is_taken_back_whatever_write_it_dies_at: NobodyDecides,
         a_canary_gives_way_to_a_promotion_by_hand_whatever_write_it_dies_at: Overruled,
         a_version_that_fails_in_its_bake_is_taken_back_whatever_write_it_dies_at: FailsInBake,
+        a_version_that_fails_as_its_run_ends_is_taken_back_whatever_write_it_dies_at: FailsAsItsRunEnds,
     }
 }
 

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use refit::domain::canary::CanaryState;
-use refit::domain::run::{Outcome, RunStatus};
+use refit::domain::run::{Outcome, RunStatus, SignalKind};
 
 use super::RETRAIN;
 use super::endings::cancel_when;
 use crate::engine::crash::app;
-use crate::engine::crash::story::{Database, Scene, Story, from_look_before, only};
+use crate::engine::crash::story::{Database, Scene, Story, from_look_before, only, position};
 use crate::support::crash::Write;
 
 /// While its run watches.
@@ -79,6 +79,52 @@ impl Story for FailsAfterItsRun {
             Database::Sqlite => from_look_before("write_release", writes),
             Database::Postgres => only(&["write_release"], writes),
         }
+    }
+}
+
+/// While its run ends, for a step beside the bake failed.
+pub struct FailsAsItsRunEnds;
+
+#[async_trait]
+impl Story for FailsAsItsRunEnds {
+    fn workflow(&self) -> String {
+        let beside = "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
+  - { id: breaks, run: 'exit 1', needs: [ask] }
+  - id: promote
+    needs: [compare]";
+        let sorry = "run: 'exit 1', retry: { attempts: 2, backoff: 10m, max: 10m }";
+        bakes().replace("  - id: promote", beside).replace("run: 'echo sorry >> sorry'", sorry)
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome::Failed
+    }
+
+    fn champions(&self) -> &'static [&'static str] {
+        &["1", "2", "1"]
+    }
+
+    fn begins_at(&self) -> Option<&'static str> {
+        Some("promote")
+    }
+
+    async fn meanwhile(&self, scene: &Scene<'_>) {
+        let approval = SignalKind::Approve { step: "ask".parse().expect("a step") };
+        if scene.canary_is(CanaryState::Baking).await && !scene.was_told(&approval).await {
+            scene.store().signal(scene.run, &approval, "ann", None, scene.now()).await.expect("sent");
+        }
+        if scene.seen().await.status == RunStatus::Undoing {
+            app::fails_at("2", scene).await;
+        } else {
+            app::serves(scene).await;
+        }
+    }
+
+    fn dies_at(&self, _: Database, writes: Vec<Write>) -> Vec<Write> {
+        // In that turn: how long it goes on until `sorry` is tried again is left to chance.
+        let mut writes = from_look_before("write_release", writes);
+        writes.truncate(position("take_outbox", &writes) + 1);
+        writes
     }
 }
 
