@@ -5,6 +5,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
@@ -163,86 +165,27 @@ pub async fn close(connection: impl Connection) {
 /// semicolon, and comments may come below it.
 pub fn wrapped(query: &str) -> String {
     let query = query.trim();
-    let ended = end_of_statement(query).and_then(|end| query.get(..end)).unwrap_or(query);
-    format!("{ended}\n")
+    let ended = end_of_statement(query).and_then(|end| query.get(..end));
+    // Of what the tokenizer does not know, the database says what is wrong with it, if anything is.
+    format!("{}\n", ended.unwrap_or_else(|| query.trim_end_matches(';')))
 }
 
-/// Where the semicolon is that only blanks, comments and more of them follow. None too where something has no end: what
-/// that is, the database says.
-/// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html>
+/// Where the semicolon is that only blanks, comments and more of them follow.
 fn end_of_statement(query: &str) -> Option<usize> {
-    let (mut end, mut at) = (None, 0);
-    while let Some(rest) = query.get(at..).filter(|rest| !rest.is_empty()) {
-        let first = rest.chars().next()?;
-        let before = query.get(..at)?.chars().next_back();
-        let part = match first {
-            ';' => 1,
-            _ if first.is_whitespace() => first.len_utf8(),
-            _ if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-            _ if rest.starts_with("/*") => block_comment(rest)?,
-            '\'' => quoted(rest, '\'', matches!(before, Some('e' | 'E')))?,
-            '"' => quoted(rest, '"', false)?,
-            '$' if !before.is_some_and(is_of_word) => dollar_quoted(rest)?,
-            _ => first.len_utf8(),
-        };
-        match first {
-            ';' => end = end.or(Some(at)),
-            _ if first.is_whitespace() || rest.starts_with("--") || rest.starts_with("/*") => {}
-            _ => end = None,
-        }
-        at += part;
-    }
-    end
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, query).tokenize_with_location().ok()?;
+    let says = |it: &TokenWithSpan| !matches!(it.token, Token::SemiColon | Token::Whitespace(_) | Token::EOF);
+    let after = tokens.iter().rposition(says)? + 1;
+    let end = tokens[after..].iter().find(|it| it.token == Token::SemiColon)?;
+    Some(offset(query, end.span.start))
 }
 
-fn is_of_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_' || c == '$'
-}
-
-/// The length of what is in quotes at the begin of `text`. A doubled quote ends one text and begins the next.
-fn quoted(text: &str, quote: char, escapes: bool) -> Option<usize> {
-    let mut chars = text.char_indices().skip(1);
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '\\' if escapes => drop(chars.next()),
-            _ if c == quote => return Some(at + 1),
-            _ => {}
-        }
-    }
-    None
-}
-
-/// The length of `$tag$ … $tag$`, or of the dollar of a parameter.
-fn dollar_quoted(text: &str) -> Option<usize> {
-    let tag = text[1..].find('$').and_then(|end| text.get(..end + 2)).filter(|tag| {
-        let word = tag.trim_matches('$');
-        word.chars().all(is_of_word) && !word.starts_with(|c: char| c.is_ascii_digit())
-    });
-    let Some(tag) = tag else { return Some(1) };
-    let body = text.get(tag.len()..)?;
-    Some(tag.len() + body.find(tag)? + tag.len())
-}
-
-/// The length of a comment, which may hold others.
-fn block_comment(text: &str) -> Option<usize> {
-    let (mut depth, mut at) = (0_usize, 0);
-    loop {
-        let rest = text.get(at..).filter(|rest| !rest.is_empty())?;
-        at += match rest {
-            _ if rest.starts_with("/*") => {
-                depth += 1;
-                2
-            }
-            _ if rest.starts_with("*/") => {
-                depth -= 1;
-                2
-            }
-            _ => rest.chars().next()?.len_utf8(),
-        };
-        if depth == 0 {
-            return Some(at);
-        }
-    }
+/// The bytes before `at`, whose lines and columns, in characters, begin at 1.
+fn offset(text: &str, at: Location) -> usize {
+    let (line, column) = (at.line.saturating_sub(1), at.column.saturating_sub(1));
+    let lines = text.split_inclusive('\n').map(str::len);
+    let before = usize::try_from(line).map_or(text.len(), |line| lines.take(line).sum());
+    let here = text[before..].chars().take(usize::try_from(column).unwrap_or(usize::MAX));
+    before + here.map(char::len_utf8).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -282,7 +225,7 @@ mod tests {
             ("SELECT $t$ $$;\n-- x$t$", "SELECT $t$ $$;\n-- x$t$\n"),
             ("SELECT $1; -- $2", "SELECT $1\n"),
             ("SELECT 1; SELECT 2;", "SELECT 1; SELECT 2\n"),
-            ("SELECT 1; /* without an end;", "SELECT 1; /* without an end;\n"),
+            ("SELECT 1; /* without an end;", "SELECT 1; /* without an end\n"),
             ("SELECT 'ä'; -- ö", "SELECT 'ä'\n"),
         ] {
             assert_eq!(wrapped(query), expected);
