@@ -75,7 +75,7 @@ impl Opened {
         if self.global.database.is_none() && self.project.file.database.url.is_none() {
             make_state_dir(&self.project.state())?;
         }
-        let is_new = self.global.database.is_some() && registry::makes_file(&url);
+        let is_new = self.global.database.is_some() && crate::store::is_missing(&url);
         let store = registry::open_store(&url, Arc::clone(&self.clock)).await;
         let store = store.doing(|| "open the database".to_owned())?;
         if is_new {

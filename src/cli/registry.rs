@@ -22,11 +22,6 @@ pub async fn open_store(url: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Stor
     crate::store::open(url, clock).await
 }
 
-/// Whether to open the database at `url` makes a file that is not there.
-pub fn makes_file(url: &str) -> bool {
-    crate::store::is_missing(url)
-}
-
 /// Makes or updates the tables of the database at `url`.
 pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
     crate::store::migrate(url, shared).await

@@ -28,8 +28,10 @@ pub enum Database {
 /// How a run goes when nothing is in its way.
 #[async_trait]
 pub trait Story: Sync {
-    /// The workflow of the run that dies.
-    fn workflow(&self) -> String;
+    /// The workflow of the run that dies: the whole main job, if nothing else is said.
+    fn workflow(&self) -> String {
+        super::stories::RETRAIN.to_owned()
+    }
 
     fn outcome(&self) -> Outcome;
 

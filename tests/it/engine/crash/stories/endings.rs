@@ -15,10 +15,6 @@ pub struct RolledBack;
 
 #[async_trait]
 impl Story for RolledBack {
-    fn workflow(&self) -> String {
-        RETRAIN.to_owned()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome::RolledBack
     }
@@ -41,10 +37,6 @@ pub struct Refused;
 
 #[async_trait]
 impl Story for Refused {
-    fn workflow(&self) -> String {
-        RETRAIN.to_owned()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome::Rejected
     }
@@ -64,10 +56,6 @@ pub struct StepFails;
 
 #[async_trait]
 impl Story for StepFails {
-    fn workflow(&self) -> String {
-        RETRAIN.to_owned()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome::Failed
     }
@@ -91,10 +79,6 @@ pub struct Cancelled;
 
 #[async_trait]
 impl Story for Cancelled {
-    fn workflow(&self) -> String {
-        RETRAIN.to_owned()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome::Cancelled
     }

@@ -5,7 +5,6 @@ use chrono::TimeDelta;
 use refit::domain::canary::CanaryState;
 use refit::domain::run::{Outcome, RunStatus};
 
-use super::RETRAIN;
 use super::held::{self, HELD};
 use crate::engine::crash::process::run_of;
 use crate::engine::crash::story::{Database, Scene, Story, model, only, position, target, version};
@@ -18,10 +17,6 @@ pub struct Overruled;
 
 #[async_trait]
 impl Story for Overruled {
-    fn workflow(&self) -> String {
-        RETRAIN.to_owned()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome::RolledBack
     }

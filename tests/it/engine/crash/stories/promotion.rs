@@ -59,10 +59,6 @@ pub struct Frozen;
 
 #[async_trait]
 impl Story for Frozen {
-    fn workflow(&self) -> String {
-        RETRAIN.to_owned()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome::Promoted
     }
@@ -118,10 +114,6 @@ pub struct CancelledTooLate;
 
 #[async_trait]
 impl Story for CancelledTooLate {
-    fn workflow(&self) -> String {
-        RETRAIN.to_owned()
-    }
-
     fn outcome(&self) -> Outcome {
         Outcome::CancelledAfterPromotion
     }
