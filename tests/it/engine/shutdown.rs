@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use refit::clock::SystemClock;
 use refit::domain::run::AttemptState;
@@ -41,10 +41,8 @@ async fn a_trainer_deaf_to_sigterm_is_dead_before_its_run_is_given_back() {
         let worker = Worker::start(engine.clone(), Arc::new(no_notifiers())).await.expect("starts");
         let run = world.trigger(&engine, &stubborn(&mark)).await;
         exists(&world, "began").await;
-        let began = Instant::now();
         worker.shut_down().await.expect("in good order");
         let running = is_running(&mark);
-        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
         assert!(!running, "the run is anybody's, and its trainer runs");
 
         world.write("go", "");

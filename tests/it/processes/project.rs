@@ -27,7 +27,7 @@ path = "release.json"
 "#;
 
 /// Nothing that is waited for takes longer, on a busy machine either.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(100);
 const POLL: Duration = Duration::from_millis(5);
 
 /// Waits for what another process does, which nobody announces.

@@ -51,7 +51,8 @@ impl Told {
             return Some("was never reached".to_owned());
         }
         // What was lost with a process is found by the next look, and may count from then on.
-        let patience = (AWAY + story.pace() * 2) * i32::try_from(crashes.len()).expect("few");
+        let found_again = (AWAY + story.pace() * 2) * i32::try_from(crashes.len()).expect("few");
+        let patience = found_again + story.left_to_chance();
         let late = || format!("its run took {} and not {}", self.took, calm.took);
         calm.proof.difference(&self.proof).or_else(|| (self.took > calm.took + patience).then(late))
     }

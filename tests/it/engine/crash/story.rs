@@ -59,6 +59,11 @@ pub trait Story: Sync {
         TimeDelta::minutes(1)
     }
 
+    /// How much longer one telling may take than another.
+    fn left_to_chance(&self) -> TimeDelta {
+        TimeDelta::zero()
+    }
+
     /// The step that sleeps when what is told here begins, for what comes before is the same in another story. `None`: from
     /// the start.
     fn begins_at(&self) -> Option<&'static str> {

@@ -1,6 +1,7 @@
 //! A version that turns out bad once it serves everybody.
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
 use refit::domain::canary::CanaryState;
 use refit::domain::run::{Outcome, RunStatus, SignalKind};
 
@@ -104,6 +105,11 @@ impl Story for FailsAsItsRunEnds {
         &["1", "2", "1"]
     }
 
+    fn left_to_chance(&self) -> TimeDelta {
+        // The delay until `sorry` is tried again.
+        TimeDelta::minutes(10)
+    }
+
     fn begins_at(&self) -> Option<&'static str> {
         Some("promote")
     }
@@ -121,7 +127,7 @@ impl Story for FailsAsItsRunEnds {
     }
 
     fn dies_at(&self, _: Database, writes: Vec<Write>) -> Vec<Write> {
-        // In that turn: how long it goes on until `sorry` is tried again is left to chance.
+        // In that turn: how many more come until `sorry` is tried again is left to chance.
         let mut writes = from_look_before("write_release", writes);
         writes.truncate(position("take_outbox", &writes) + 1);
         writes

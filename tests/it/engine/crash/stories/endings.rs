@@ -23,12 +23,12 @@ impl Story for RolledBack {
         &["1"]
     }
 
-    async fn meanwhile(&self, scene: &Scene<'_>) {
-        app::fails_at("2", scene).await;
+    fn begins_at(&self) -> Option<&'static str> {
+        Some("watch")
     }
 
-    fn dies_at(&self, _: Database, writes: Vec<Write>) -> Vec<Write> {
-        once_on_canary(writes)
+    async fn meanwhile(&self, scene: &Scene<'_>) {
+        app::fails_at("2", scene).await;
     }
 }
 
@@ -69,8 +69,8 @@ impl Story for StepFails {
         world.write("broken", "");
     }
 
-    fn dies_at(&self, _: Database, writes: Vec<Write>) -> Vec<Write> {
-        once_on_canary(writes)
+    fn begins_at(&self) -> Option<&'static str> {
+        Some("watch")
     }
 }
 
@@ -85,6 +85,10 @@ impl Story for Cancelled {
 
     fn champions(&self) -> &'static [&'static str] {
         &["1"]
+    }
+
+    fn begins_at(&self) -> Option<&'static str> {
+        Some("watch")
     }
 
     async fn meanwhile(&self, scene: &Scene<'_>) {
@@ -168,11 +172,6 @@ steps:
 notify:
   - { on: [succeeded, failed], slack: team }
 ";
-
-/// What comes before is the same as in `Promoted`.
-fn once_on_canary(writes: Vec<Write>) -> Vec<Write> {
-    from("observe", writes)
-}
 
 /// Somebody asks to cancel the run once its canary is in `state`.
 pub async fn cancel_when(state: CanaryState, scene: &Scene<'_>) {

@@ -10,7 +10,7 @@ use refit::steps::promote;
 use super::RETRAIN;
 use super::endings::cancel_when;
 use crate::engine::crash::app;
-use crate::engine::crash::story::{Database, Scene, Story, from, position};
+use crate::engine::crash::story::{Database, Scene, Story, position};
 use crate::support::crash::Write;
 
 /// It passes in two stages, and bakes. The workflow has this name.
@@ -71,6 +71,10 @@ impl Story for Frozen {
         &["freeze", "unfreeze"]
     }
 
+    fn begins_at(&self) -> Option<&'static str> {
+        Some("watch")
+    }
+
     /// Somebody freezes promotions while the canary is out, and lifts it once the run waits.
     async fn meanwhile(&self, scene: &Scene<'_>) {
         app::serves(scene).await;
@@ -122,13 +126,12 @@ impl Story for CancelledTooLate {
         &["1", "2"]
     }
 
+    fn begins_at(&self) -> Option<&'static str> {
+        Some("promote")
+    }
+
     async fn meanwhile(&self, scene: &Scene<'_>) {
         app::serves(scene).await;
         cancel_when(CanaryState::Baking, scene).await;
-    }
-
-    /// What comes before is the same as in `Promoted`.
-    fn dies_at(&self, _: Database, writes: Vec<Write>) -> Vec<Write> {
-        from("request_cancel", writes)
     }
 }
