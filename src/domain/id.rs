@@ -78,7 +78,8 @@ uuid_id! {
     FreezeId
 }
 
-const NAME_RULE: &str =
+/// What names look like.
+pub const NAME_RULE: &str =
     "letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 100 characters";
 
 fn is_name(text: &str) -> bool {

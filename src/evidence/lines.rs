@@ -2,14 +2,16 @@
 
 use std::io::{BufRead, Read};
 
-use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use super::fields::{LineOf, parsed};
 use super::{BatchError, Limits, RowError};
 use crate::domain::words;
 
 /// An id of a request or a block that is longer is refused.
 const LONGEST_ID: usize = 200;
+/// What some editors put before the first line; it says nothing.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// A message about a line is cut here.
 const LONGEST_ANSWER: usize = 200;
 
@@ -25,7 +27,7 @@ pub(super) struct Lines {
 }
 
 /// Gives each line, parsed, to `take`, which may refuse it.
-pub(super) fn read<T: DeserializeOwned>(
+pub(super) fn read<T: LineOf>(
     batch_id: Option<&str>,
     mut input: impl BufRead,
     limits: &Limits,
@@ -41,12 +43,13 @@ pub(super) fn read<T: DeserializeOwned>(
     let mut text = vec![];
     loop {
         text.clear();
-        let most = limits.line as u64 + 2;
+        let most = limits.line as u64 + 2 + BYTE_ORDER_MARK.len() as u64;
         bytes += input.by_ref().take(most).read_until(b'\n', &mut text)? as u64;
         if text.is_empty() {
             break;
         }
         line += 1;
+        let mark = if line == 1 && text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
         hash.update(&text);
         let mut too_long = false;
         while !text.ends_with(b"\n") && text.len() as u64 == most {
@@ -57,7 +60,7 @@ pub(super) fn read<T: DeserializeOwned>(
             check(bytes, limits.bytes, "bytes")?;
         }
         check(bytes, limits.bytes, "bytes")?;
-        let row = text.trim_ascii();
+        let row = if too_long { &[] } else { text[mark..].trim_ascii() };
         if row.is_empty() && !too_long {
             continue;
         }
@@ -66,7 +69,7 @@ pub(super) fn read<T: DeserializeOwned>(
         let taken = if too_long || row.len() > limits.line {
             Err(format!("the line has more than {} bytes", limits.line))
         } else {
-            serde_json::from_slice(row).map_err(|error| without_place(&error)).and_then(&mut take)
+            parsed(row, read.errors.len() < limits.answers).and_then(&mut take)
         };
         match taken {
             Ok(()) => read.accepted += 1,

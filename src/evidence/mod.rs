@@ -8,6 +8,7 @@
 //! * `source`: where a workflow says that evidence is fetched; one file a kind:
 //!   `sql`, `prometheus`, `http`; `rows`: what rows mean
 
+mod fields;
 mod http;
 mod lines;
 mod minutes;

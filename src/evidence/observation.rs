@@ -7,11 +7,12 @@ use chrono::TimeDelta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::fields::{A_TIME, LineOf};
 use super::lines::{Refused, checked_id, checked_number, read};
 use super::{BatchError, Limits, Reading};
 use crate::domain::Timestamp;
 use crate::domain::evidence::{Observation, ObservationBatch, Prediction, Tally, minute_of};
-use crate::domain::id::{ModelName, VersionName};
+use crate::domain::id::{ModelName, NAME_RULE, VersionName};
 
 /// An app's clock is believed this far back and this far ahead.
 const BELIEVED: (TimeDelta, TimeDelta) = (TimeDelta::minutes(10), TimeDelta::minutes(1));
@@ -37,6 +38,23 @@ struct Row {
     /// Whom the router decided for; what is counted are requests.
     #[serde(rename = "unit")]
     _unit: Option<IgnoredAny>,
+}
+
+impl LineOf for Row {
+    const EXAMPLE: &'static str = r#"{"request_id":"a1","version":"7","ok":true}"#;
+
+    fn holds(field: &str) -> Option<String> {
+        let holds = match field {
+            "request_id" => "a text in quotes",
+            "version" => return Some(format!("a version name in quotes: {NAME_RULE}")),
+            "ok" | "cold" => "true or false",
+            "at" => A_TIME,
+            "latency_ms" | "prediction" => "a number",
+            "shadow" => "an object with a number for each version, such as {\"2\":5.5}",
+            _ => return None,
+        };
+        Some(holds.to_owned())
+    }
 }
 
 /// Reads a batch of observations received at `now`. Without `batch_id` the SHA-256 of the text is the id: the
@@ -189,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_answered_and_the_others_count() {
-        let read = reading(concat!(
+        let lines = concat!(
             "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true}\n",
             "not json\n",
             "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,\"latency\":3}\n",
@@ -199,20 +217,36 @@ mod tests {
             "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,\"prediction\":1e999}\n",
             "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,\"shadow\":{\"2\":null}}\n",
             "{\"request_id\":\"a\",\"version\":\"1\"}\n",
-        ));
-        assert_eq!((read.accepted, read.refused), (1, 8));
+            "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":1}\n",
+            "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,\"prediction\":\n",
+            "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,}\n",
+            "{\"request_id\":\"a\",\"version\":\"1\",\"ok\":true,\"ok\":true}\n",
+            "[\"a\",\"1\",true]\n",
+            "{\"request_id\":\"a\",\"version\":7,\"ok\":true}\n",
+        );
+        let long = "x".repeat(5000);
+        let long = format!(r#"{{"request_id":"a","version":"1","ok":true,"latency_ms":"{long}"}}"#);
+        let read = reading(&format!("{lines}{long}"));
+        assert_eq!((read.accepted, read.refused), (1, 15));
         let answers: Vec<_> =
             read.errors.iter().map(|RowError { line, error }| format!("{line}: {error}")).collect();
-        insta::assert_snapshot!(answers.join("\n"), @r"
-        2: expected ident (column 2)
-        3: unknown field `latency`, expected one of `request_id`, `version`, `ok`, `at`, `latency_ms`, `prediction`, `shadow`, `cold`, `unit` (column 51)
-        4: `../1` is not a version name: letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 100 characters (column 34)
+        insta::assert_snapshot!(answers.join("\n"), @r#"
+        2: `not json` is not a JSON object such as {"request_id":"a1","version":"7","ok":true}
+        3: unknown field `latency`, expected one of `request_id`, `version`, `ok`, `at`, `latency_ms`, `prediction`, `shadow`, `cold`, `unit`
+        4: `version` is `"../1"`, not a version name in quotes: letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 100 characters
         5: `request_id` has 1 to 200 bytes and no control characters
         6: `latency_ms` is negative
-        7: number out of range (column 60)
-        8: invalid type: null, expected f64 (column 60)
-        9: missing field `ok` (column 32)
-        ");
+        7: `prediction`: number out of range (column 60)
+        8: `shadow` is `{"2":null}`, not an object with a number for each version, such as {"2":5.5}
+        9: missing field `ok`
+        10: `ok` is `1`, not true or false
+        11: `prediction`: EOF while parsing a value (column 55)
+        12: trailing comma (column 43)
+        13: duplicate field `ok`
+        14: `["a","1",true]` is not a JSON object such as {"request_id":"a1","version":"7","ok":true}
+        15: `version` is `7`, not a version name in quotes: letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 100 characters
+        16: `latency_ms` is `"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…`, not a number
+        "#);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io::BufRead;
 
 use serde::Deserialize;
 
+use super::fields::{A_TIME, LineOf};
 use super::lines::{checked_id, checked_number, read};
 use super::{BatchError, Limits, Reading};
 use crate::domain::Timestamp;
@@ -20,6 +21,20 @@ struct Row {
     /// When it became known; a truth counts from when it is received.
     #[serde(rename = "at")]
     _at: Option<Timestamp>,
+}
+
+impl LineOf for Row {
+    const EXAMPLE: &'static str = r#"{"request_id":"a1","truth":41.5}"#;
+
+    fn holds(field: &str) -> Option<String> {
+        let holds = match field {
+            "request_id" | "block" => "a text in quotes",
+            "truth" => "a number",
+            "at" => A_TIME,
+            _ => return None,
+        };
+        Some(holds.to_owned())
+    }
 }
 
 /// Reads a batch of truths received at `now`; ids as in [`super::read_observations`].

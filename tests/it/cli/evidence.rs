@@ -30,7 +30,7 @@ fn a_batch_without_a_row_that_makes_sense_can_be_corrected_and_sent_again() {
         --- stdout
         0 truths counted, 1 line refused
         --- stderr
-        line 1: unknown field `actual`, expected one of `request_id`, `truth`, `block`, `at` (column 29)
+        line 1: unknown field `actual`, expected one of `request_id`, `truth`, `block`, `at`
         ");
     assert_snapshot!(truth(dir.path(), "delivery-time", "nothing"), @r"
         exit code: 0
@@ -41,6 +41,41 @@ fn a_batch_without_a_row_that_makes_sense_can_be_corrected_and_sent_again() {
         exit code: 0
         --- stdout
         1 truth counted, 1 kept until their prediction is known
+        ");
+}
+
+#[test]
+fn a_row_that_makes_no_sense_is_told_by_its_line_and_its_field() {
+    let dir = project();
+    let rows = concat!(
+        "{\"request_id\": \"r1\", \"truth\": 3}\n",
+        "{\"request_id\": \"r2\", \"truth\": \"3\"}\n",
+        "{\"request_id\": 3, \"truth\": 3}\n",
+        "{\"request_id\": \"r4\", \"truth\": 3, \"at\": \"yesterday\"}\n",
+        "[\"r5\", 3, null, null]\n",
+    );
+    fs::write(dir.path().join("rows"), rows).expect("written");
+    assert_snapshot!(truth(dir.path(), "delivery-time", "rows"), @r#"
+        exit code: 0
+        --- stdout
+        1 truth counted, 4 lines refused, 1 kept until their prediction is known
+        --- stderr
+        line 2: `truth` is `"3"`, not a number
+        line 3: `request_id` is `3`, not a text in quotes
+        line 4: `at` is `"yesterday"`, not a time such as "2026-03-01T12:00:00Z"
+        line 5: `["r5", 3, null, null]` is not a JSON object such as {"request_id":"a1","truth":41.5}
+        "#);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_row() {
+    let dir = project();
+    let row = "{\"request_id\": \"r1\", \"version\": \"1\", \"ok\": true}\n";
+    fs::write(dir.path().join("marked"), format!("\u{feff}{row}")).expect("written");
+    assert_snapshot!(refit(dir.path(), &["observe", "delivery-time", "marked"]), @r"
+        exit code: 0
+        --- stdout
+        1 observation counted
         ");
 }
 
