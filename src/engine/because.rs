@@ -5,10 +5,13 @@
 use super::{Engine, definition_hash};
 use crate::domain::because::{Because, Evidence};
 use crate::domain::canary::{CanaryRecord, CanaryState};
-use crate::domain::id::RunId;
-use crate::domain::release::Release;
+use crate::domain::id::{RunId, VersionName};
+use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::Definition;
-use crate::store::StoreError;
+use crate::store::{CanaryEnd, StoreError};
+
+/// So many changes back a version is looked for that bakes: while it does, there are few.
+const SINCE_IT_SERVES: u32 = 100;
 
 impl Engine {
     /// `reason` to change `current`, with the canary that is out there or bakes.
@@ -70,8 +73,54 @@ impl Engine {
         Ok(here.max_by_key(|canary| canary.started_at))
     }
 
+    /// The bake of the champion, when another version is to serve: its run hears of it with the change.
+    pub(super) async fn bake_ended_by(
+        &self,
+        current: &Release,
+        assignment: &Assignment,
+        reason: &str,
+    ) -> Result<Option<CanaryEnd>, StoreError> {
+        let serves = |version: &VersionName| {
+            assignment.champion.as_ref().is_some_and(|served| &served.version == version)
+        };
+        match (self.baking(current).await?, &current.desired.champion) {
+            (Some(canary), _) => {
+                Ok((!serves(&canary.version)).then(|| CanaryEnd::of(&canary, reason.to_owned())))
+            }
+            (None, Some(champion)) if !serves(&champion.version) => self.unread_bake(current, reason).await,
+            (None, Some(_) | None) => Ok(None),
+        }
+    }
+
+    /// The bake of what serves now and cannot be read, when `current` changes for `reason`: its run is the one that brought
+    /// the version.
+    async fn unread_bake(&self, current: &Release, reason: &str) -> Result<Option<CanaryEnd>, StoreError> {
+        let version = |assignment: &Assignment| assignment.champion.as_ref().map(|it| it.version.clone());
+        let read = self.store.release_history(&current.model, &current.target, SINCE_IT_SERVES).await;
+        let Some(history) = known(read, reason)? else { return Ok(None) };
+        let serves = version(&current.desired);
+        let since = history.iter().take_while(|change| version(&change.assignment) == serves);
+        let Some(ReleaseActor::Run { run }) = since.last().map(|change| &change.actor) else {
+            return Ok(None);
+        };
+        let canary = known(self.store.canary_of(*run).await, reason)?;
+        Ok(canary.is_none().then(|| CanaryEnd::of_unreadable(*run, reason.to_owned())))
+    }
+
     async fn configuration(&self, run: RunId) -> Result<Option<String>, StoreError> {
         Ok(self.store.run(run).await?.map(|run| configuration(&run.definition)))
+    }
+}
+
+/// What was read; `None` when it cannot be, whenever it is tried.
+fn known<T>(read: Result<T, StoreError>, reason: &str) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(away @ StoreError::Away(_)) => Err(away),
+        Err(error) => {
+            left_out(&error, reason);
+            Ok(None)
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use super::because::left_out;
 use crate::adapter::{AdapterError, ArtifactStore};
 use crate::artifacts::sealed::SealedError;
 use crate::domain::because::Because;
-use crate::domain::canary::CanaryRecord;
 use crate::domain::freeze::Freeze;
 use crate::domain::id::{ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
@@ -400,11 +399,13 @@ impl Engine {
         Change { assignment, during_freeze, actor, reason, bad, by_run }: Change<'_>,
     ) -> Result<Option<Release>, ReleaseError> {
         let ended = match (current.owner, &assignment.canary) {
-            (Some(run), None) => self.live_canary(run).await,
-            (None, None) => self.bake_ended_by(current, &assignment).await,
+            (Some(run), None) => {
+                let canary = self.live_canary(run).await;
+                canary.map(|canary| canary.map(|canary| CanaryEnd::of(&canary, reason.to_owned())))
+            }
+            (None, None) => self.bake_ended_by(current, &assignment, reason).await,
             (_, Some(_)) => Ok(None),
         };
-        let ended = ended.map(|canary| canary.map(|canary| CanaryEnd::of(&canary, reason.to_owned())));
         let because = self.because(current, reason).await;
         let (ended, because) = match during_freeze {
             // Not missed for bookkeeping.
@@ -445,18 +446,6 @@ impl Engine {
                 Ok(None)
             }
         }
-    }
-
-    /// The bake of the champion, when another version is to serve: its run hears of it with the change.
-    async fn bake_ended_by(
-        &self,
-        current: &Release,
-        assignment: &Assignment,
-    ) -> Result<Option<CanaryRecord>, StoreError> {
-        let serves = |version: &VersionName| {
-            assignment.champion.as_ref().is_some_and(|served| &served.version == version)
-        };
-        Ok(self.baking(current).await?.filter(|canary| !serves(&canary.version)))
     }
 
     /// Shows a release; when its host is away, the reconciler shows it later. A host that takes minutes

@@ -100,10 +100,10 @@ pub async fn run(spec: &Promote, ctx: &StepContext<'_>) -> Result<StepResult, St
         ctx.resume.map(|resume| serde_json::from_value(resume.clone())).transpose().map_err(|error| {
             StepError::permanent(format!("cannot read what this step left for itself: {error}"))
         })?;
-    let canary = ctx.ledger.canary().await?;
     if let Some(Resume::Baking { until, output }) = resume {
-        return bake(ctx, &started, canary, until, output).await;
+        return bake(ctx, &started, until, output).await;
     }
+    let canary = ctx.ledger.canary().await?;
     let made = ctx.ledger.promotion(&started.target).await?;
     if let Some(why) = made.as_ref().and_then(|made| made.replaced.clone()) {
         return complete::taken_off(ctx, &started, why).await;
@@ -295,10 +295,14 @@ async fn show(
 async fn bake(
     ctx: &StepContext<'_>,
     started: &CanaryOutput,
-    canary: Option<CanaryRecord>,
     until: Timestamp,
     output: PromoteOutput,
 ) -> Result<StepResult, StepError> {
+    let canary = match (ctx.ledger.canary().await, told_of_way_back(ctx)) {
+        // Its record cannot be read: whoever took the version back told its run.
+        (Err(StepError::Failed { .. }), Some(why)) => return Ok(rolled_back_in_bake(&output, why)),
+        (canary, _) => canary?,
+    };
     if let Some(canary) = canary.filter(|canary| canary.state == CanaryState::RolledBack) {
         return Ok(rolled_back_in_bake(&output, &canary.reason));
     }
@@ -325,6 +329,16 @@ async fn bake(
         promoted: true,
         tell: None,
     }))
+}
+
+/// Why the canary of this run was taken back, as it was told.
+fn told_of_way_back<'s>(ctx: &'s StepContext<'_>) -> Option<&'s str> {
+    ctx.signals.iter().rev().find_map(|signal| match &signal.kind {
+        SignalKind::RolledBack { why } => Some(why.as_str()),
+        SignalKind::Approve { .. } | SignalKind::Reject { .. } | SignalKind::Promote | SignalKind::Look => {
+            None
+        }
+    })
 }
 
 fn rolled_back_in_bake(output: &PromoteOutput, why: &str) -> StepResult {

@@ -47,7 +47,7 @@ pub struct ReleaseWrite {
 pub struct CanaryEnd {
     /// Whose.
     pub run: RunId,
-    /// Which; `None`: the one that is watched, whose record cannot be read.
+    /// Which; `None`: the one that is watched or bakes, whose record cannot be read.
     pub canary: Option<CanaryId>,
     /// Why.
     pub reason: String,

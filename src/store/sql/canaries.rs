@@ -349,11 +349,13 @@ async fn locked(connection: &mut Connection, id: CanaryId) -> Result<CanaryRecor
 
 /// Ends what a run has out and whose record cannot be read, so that why and when is not kept in it.
 pub(super) async fn end_unread_in(connection: &mut Connection, run: RunId) -> Result<(), StoreError> {
-    sqlx::query(sql!("UPDATE refit.canaries SET state = $2 WHERE run = $1 AND state = 'watching'"))
-        .bind(run.0)
-        .bind(state_word(CanaryState::RolledBack))
-        .execute(connection)
-        .await?;
+    sqlx::query(sql!(
+        "UPDATE refit.canaries SET state = $2 WHERE run = $1 AND state IN ('watching', 'baking')"
+    ))
+    .bind(run.0)
+    .bind(state_word(CanaryState::RolledBack))
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

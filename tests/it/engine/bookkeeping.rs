@@ -1,12 +1,14 @@
 //! A way back is made whatever cannot be read of what is kept with it.
 
+use std::sync::Arc;
+
 use refit::clock::Clock;
 use refit::domain::because::Because;
 use refit::domain::freeze::{FreezeEnd, FreezeWish};
 use refit::domain::history::Change;
 use refit::domain::id::{FreezeId, RunId};
 use refit::domain::release::ReleaseActor;
-use refit::domain::run::{CancelRequest, Outcome};
+use refit::domain::run::{CancelRequest, Outcome, RunStatus};
 use refit::engine::Engine;
 use refit::engine::because::configuration;
 use refit::engine::by_hand::PromotedByHand;
@@ -33,6 +35,16 @@ async fn break_canary(world: &World, run: RunId) {
 async fn state_in(world: &World, run: RunId) -> String {
     let state = sqlx::query_scalar("SELECT state FROM canaries WHERE run = $1").bind(run.0);
     state.fetch_one(&mut database(world).await).await.expect("readable")
+}
+
+/// A run whose version serves everybody, and bakes.
+async fn baking(world: &World, engine: &Arc<Engine>) -> RunId {
+    let run = on_canary(world, engine, BAKES).await;
+    world.pass(chrono::TimeDelta::hours(1));
+    let promoted = turn(engine, run).await;
+    assert_eq!((promoted.status, promoted.outcome), (RunStatus::Waiting, Some(Outcome::Promoted)));
+    assert_eq!(state_in(world, run).await, "baking");
+    run
 }
 
 /// Why the release is as it is, with whose canary is kept with it.
@@ -84,10 +96,8 @@ async fn a_canary_that_cannot_be_read_bars_no_other_from_being_looked_at() {
     let world = World::sqlite();
     let engine = world.process(&Crash::never()).await;
     serving(&world, &engine).await;
-    let bakes = on_canary(&world, &engine, BAKES).await;
-    world.pass(chrono::TimeDelta::hours(1));
-    assert_eq!(ended(&world, &engine, bakes).await.outcome, Some(Outcome::Promoted));
-    let run = on_canary(&world, &engine, FLOW).await;
+    let bakes = baking(&world, &engine).await;
+    let run = on_canary(&world, &engine, Flow { name: "newer", ..FLOW }).await;
     break_canary(&world, bakes).await;
     world.pass(chrono::TimeDelta::minutes(30));
     assert_eq!(engine.look_at_canaries().await.expect("looks"), 1, "at that of {run}");
@@ -101,14 +111,47 @@ async fn while_a_version_bakes_that_cannot_be_read_people_go_back_all_the_same()
     let world = World::sqlite();
     let engine = world.process(&Crash::never()).await;
     serving(&world, &engine).await;
-    let run = on_canary(&world, &engine, BAKES).await;
-    world.pass(chrono::TimeDelta::hours(1));
-    assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::Promoted));
+    let run = baking(&world, &engine).await;
     assert_eq!(shown(&world), serves("2"));
     break_canary(&world, run).await;
     engine.roll_back(&model(), &target(), None, ann(), "customers call").await.expect("rolled back");
     assert_eq!(shown(&world), serves("1"));
     assert_eq!(newest(&engine).await, (None, Because::alone("customers call")));
+    assert_eq!(state_in(&world, run).await, "rolled_back");
+    let due = engine.store.due(world.clock.now()).await.expect("readable").soonest;
+    assert!(due.iter().all(|(what, _)| *what != Awaited::Look), "nobody looks at it any more: {due:?}");
+    let run = turn(&engine, run).await;
+    assert_eq!(
+        (run.status, run.outcome),
+        (RunStatus::Finished, Some(Outcome::RolledBack)),
+        "{:?}",
+        run.reason
+    );
+}
+
+#[tokio::test]
+async fn a_bake_that_cannot_be_read_ends_when_people_promote_another_version() {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    let run = baking(&world, &engine).await;
+    break_canary(&world, run).await;
+    let other = engine.promote_by_hand(&model(), &target(), &version("1"), false, "ann", None).await;
+    assert!(matches!(other, Ok(PromotedByHand::Done(_))), "{other:?}");
+    assert_eq!(state_in(&world, run).await, "rolled_back");
+}
+
+#[tokio::test]
+async fn a_bake_that_cannot_be_read_stays_while_its_version_serves() {
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    serving(&world, &engine).await;
+    let bakes = baking(&world, &engine).await;
+    on_canary(&world, &engine, Flow { name: "newer", ..FLOW }).await;
+    break_canary(&world, bakes).await;
+    engine.roll_back(&model(), &target(), None, ann(), "customers call").await.expect("rolled back");
+    assert_eq!(shown(&world), serves("2"));
+    assert_eq!(state_in(&world, bakes).await, "baking");
 }
 
 #[tokio::test]
