@@ -24,6 +24,13 @@ pub struct NewRun {
     pub start_at: Timestamp,
 }
 
+impl NewRun {
+    /// The `dedup_key` of the run of `workflow` that `event` alone is the reason for.
+    pub fn key_of(event: EventId, workflow: &WorkflowName) -> String {
+        format!("{event}/{workflow}")
+    }
+}
+
 /// What became of a `NewRun`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Submitted {

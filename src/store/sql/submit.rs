@@ -1,5 +1,7 @@
 //! Events in, runs made: with their wake-ups, in one transaction.
 
+use std::borrow::Cow;
+
 use sqlx::types::Uuid;
 
 use super::super::{Connection, Span, lock_key, span};
@@ -51,6 +53,7 @@ impl SqlStore {
         woken: &mut Vec<RunId>,
     ) -> Result<Submitted, StoreError> {
         let key = text(&new.run.concurrency_key);
+        let dedup_key = known_by(event, known, new);
         if new.policy != ConcurrencyPolicy::Queue {
             lock_key(connection, &key).await?;
         }
@@ -97,7 +100,7 @@ impl SqlStore {
         .bind(text(&event.name))
         .bind(RunStatus::Queued.as_str())
         .bind(&key)
-        .bind(text(&new.dedup_key))
+        .bind(text(&dedup_key))
         .bind(new.run.created_at)
         .bind(due)
         .bind(self.at(now))
@@ -120,6 +123,16 @@ impl SqlStore {
             woken.push(new.run.id);
         }
         Ok(Submitted::Made(new.run.id))
+    }
+}
+
+/// A run that its event alone is the reason for is known by the event that stands: two who send it again at once make one.
+fn known_by<'n>(event: &Event, known: Option<EventId>, new: &'n NewRun) -> Cow<'n, str> {
+    match known {
+        Some(id) if new.dedup_key == NewRun::key_of(event.id, &new.run.workflow) => {
+            NewRun::key_of(id, &new.run.workflow).into()
+        }
+        Some(_) | None => (&new.dedup_key).into(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Events make runs, once.
 
+use refit::domain::event::Event;
 use refit::store::{RunFilter, Submitted};
 
 use super::database::Database;
@@ -8,6 +9,7 @@ use super::on_both;
 
 on_both! {
     an_event_and_its_runs_are_made_once
+    an_event_that_two_send_again_makes_a_run_that_was_not_made_once
     a_run_with_a_known_key_is_not_made
     events_and_runs_are_listed_by_cursor
 }
@@ -38,6 +40,27 @@ async fn an_event_and_its_runs_are_made_once(db: Database) {
     );
     let read = store.run(made.run.id).await.expect("read").expect("there");
     assert_eq!(read, made.run);
+}
+
+async fn an_event_that_two_send_again_makes_a_run_that_was_not_made_once(db: Database) {
+    let (one, two) = (db.open().await, db.open().await);
+    for round in 0..5 {
+        let key = Some(format!("delivery-{round}"));
+        let mut first = event(db.now());
+        first.dedup_key = key.clone();
+        assert_eq!(one.submit(&first, vec![]).await.expect("submitted"), []);
+        // The senders made ids of their own, and their runs are known by those.
+        let [(a, x), (b, y)] = [(); 2].map(|()| {
+            let again = Event { dedup_key: key.clone(), ..event(db.now()) };
+            let mut run = new_run(&again, db.now());
+            run.dedup_key = format!("{}/{}", again.id, run.run.workflow);
+            (again, run)
+        });
+        let (x, y) = tokio::join!(one.submit(&a, vec![x]), two.submit(&b, vec![y]));
+        let both = [x.expect("submitted")[0], y.expect("submitted")[0]];
+        let made = both.iter().filter(|it| matches!(it, Submitted::Made(_))).count();
+        assert_eq!(made, 1, "{both:?}");
+    }
 }
 
 async fn a_run_with_a_known_key_is_not_made(db: Database) {
