@@ -115,7 +115,7 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
         dedup_key: key.map(str::to_owned),
         received_at: opened.clock.now(),
     };
-    let Heard { runs: submitted, paused, failed } =
+    let Heard { duplicate, runs: submitted, paused, failed } =
         start::send(&engine, &catalog, &event, &actor()).await.doing(|| format!("send event `{name}`"))?;
     opened.poke().await;
     let runs: Vec<(RunId, &str)> = submitted
@@ -127,14 +127,18 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
         })
         .collect();
     let value = json!({
-        "event": event.id, "name": name,
+        "event": (!duplicate).then_some(event.id), "duplicate": duplicate, "name": name,
         "runs": runs.iter().map(|(run, word)| json!({"run": run, "status": word})).collect::<Vec<_>>(),
         "paused": paused.iter().map(|(name, pause)| json!({"workflow": name, "reason": pause.reason()}))
             .collect::<Vec<_>>(),
         "failed": failed.iter().map(|(name, why)| json!({"workflow": name, "reason": why})).collect::<Vec<_>>(),
     });
     opened.out.result(&value, || {
-        let mut text = format!("event {} was kept", event.id);
+        let mut text = if duplicate {
+            "the event with this key was kept before".to_owned()
+        } else {
+            format!("event {} was kept", event.id)
+        };
         for (run, word) in &runs {
             text.push_str(&format!("\nrun {}: {word}", short(*run)));
         }
@@ -150,8 +154,14 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
         opened.out.complain(&format!("error: {name} was not started by it: {}", plain(why)));
     }
     if let Some((name, _)) = failed.first() {
+        let correct = match key {
+            Some(_) => {
+                "correct the workflow and send the event again with its key, which starts no run twice"
+            }
+            None => "correct the event or the workflow",
+        };
         opened.out.complain(&format!(
-            "hint: correct the event or the workflow; `has(event.data.FIELD)` asks whether a field is there, and `refit trigger {name}` starts it by hand"
+            "hint: {correct}; `has(event.data.FIELD)` asks whether a field is there, and `refit trigger {name}` starts it by hand"
         ));
     }
     let exit = if failed.is_empty() { Exit::Ok } else { Exit::Usage };
@@ -169,7 +179,8 @@ async fn send(opened: &Opened, name: &str, data: &str, key: Option<&str>) -> Res
             Some(near) if near != name => format!("; did you mean `{near}`?"),
             _ => String::new(),
         };
-        opened.out.note(&format!("no workflow was started by it{hint}"));
+        let again = if duplicate { " again" } else { "" };
+        opened.out.note(&format!("no workflow was started by it{again}{hint}"));
     } else {
         say_who_runs(opened, &store, runs.first().map(|(run, _)| *run)).await?;
     }

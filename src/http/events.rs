@@ -89,8 +89,8 @@ pub(super) async fn send(
         dedup_key: key(&headers, "`key`", new.key)?,
         received_at: engine.clock.now(),
     };
-    let Heard { runs, paused, failed } = trigger::send(engine, &(api.catalog)(), &event, "http").await?;
-    let duplicate = event.dedup_key.is_some() && engine.store.event(event.id).await?.is_none();
+    let Heard { duplicate, runs, paused, failed } =
+        trigger::send(engine, &(api.catalog)(), &event, "http").await?;
     let runs: Vec<Started> = runs.into_iter().map(Started::from).collect();
     tracing::info!(event.name = %event.name, runs = runs.len(), duplicate, "Event `{}` came", event.name);
     for (workflow, why) in &failed {

@@ -89,6 +89,8 @@ pub trait Runs: Send + Sync + 'static {
     async fn event(&self, id: EventId) -> Result<Option<Event>, StoreError>;
     /// Events, newest first.
     async fn events(&self, before: Option<EventId>, limit: u32) -> Result<Vec<Event>, StoreError>;
+    /// Workflows that the event with this key started, as far as their runs are still there.
+    async fn started_by(&self, key: &str) -> Result<Vec<WorkflowName>, StoreError>;
     /// A run.
     async fn run(&self, id: RunId) -> Result<Option<Run>, StoreError>;
     /// Runs, newest first.

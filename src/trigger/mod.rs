@@ -109,7 +109,7 @@ pub fn new_run(
             finished_at: None,
         },
         policy: workflow.concurrency.policy,
-        dedup_key: format!("{}/{}", event.id, workflow.name),
+        dedup_key: NewRun::key_of(event.id, &workflow.name),
         start_at,
     })
 }
@@ -196,12 +196,13 @@ fn tell_paused(loaded: &Loaded, pause: &Pause, what: &str) {
 /// What an event did.
 #[derive(Debug)]
 pub struct Heard {
+    /// An event with its key was kept before: that one stands. It starts once more what was not started by it then.
+    pub duplicate: bool,
     /// The runs it asked for.
     pub runs: Vec<Submitted>,
     /// Workflows that wait for it and are paused; none when the event was known: what it did, it did before.
     pub paused: Vec<(WorkflowName, Pause)>,
-    /// Workflows that wait for an event of this name and could not be started by this one, with the reason; none when the
-    /// event was known.
+    /// Workflows that wait for an event of this name and could not be started by this one, nor were before, with the reason.
     pub failed: Vec<(WorkflowName, String)>,
 }
 
@@ -229,12 +230,15 @@ pub async fn send(
         }
     }
     let runs = engine.store.submit(event, runs).await?;
-    let something = !paused.is_empty() || !failed.is_empty();
-    if something && event.dedup_key.is_some() && engine.store.event(event.id).await?.is_none() {
+    let duplicate = event.dedup_key.is_some() && engine.store.event(event.id).await?.is_none();
+    if duplicate {
         paused.clear();
-        failed.clear();
     }
-    Ok(Heard { runs, paused, failed })
+    if duplicate && !failed.is_empty() {
+        let started = engine.store.started_by(event.dedup_key.as_deref().unwrap_or_default()).await?;
+        failed.retain(|(workflow, _)| !started.contains(workflow));
+    }
+    Ok(Heard { duplicate, runs, paused, failed })
 }
 
 /// The run that `event` starts, by the first of the workflow's triggers that is for it; or why there is none.

@@ -164,6 +164,14 @@ async fn an_event_starts_its_runs_once(database: Database) {
     let why = "its `if` cannot be decided: `event.data.rows >= 10`: `event.data.rows` is not defined";
     assert_eq!(kept["failed"], json!([{"workflow": "retrain", "reason": why}]));
 
+    // What could not be decided is not taken for done when it is sent again.
+    let unclear = json!({"name": "ml/retrain", "data": {}, "key": "tuesday"});
+    for duplicate in [false, true] {
+        let (_, kept) = serving.event(unclear.clone()).await;
+        assert_eq!((&kept["duplicate"], &kept["runs"]), (&json!(duplicate), &json!([])), "{kept}");
+        assert_eq!(kept["failed"], json!([{"workflow": "retrain", "reason": why}]), "{kept}");
+    }
+
     let id = first["runs"][0]["run"].as_str().unwrap();
     let (status, run) = serving.get(&format!("/v1/runs/{id}")).await;
     assert_eq!(status, StatusCode::OK);

@@ -28,6 +28,10 @@ impl Runs for SqlStore {
         self.seen(self.list_events(before, limit).await)
     }
 
+    async fn started_by(&self, key: &str) -> Result<Vec<WorkflowName>, StoreError> {
+        self.seen(self.workflows_started_by(key).await)
+    }
+
     async fn run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
         self.seen(self.read_run(id).await)
     }
@@ -80,6 +84,16 @@ impl SqlStore {
         .fetch_all(&self.parts.reader)
         .await?;
         rows::all(&found, rows::event)
+    }
+
+    async fn workflows_started_by(&self, key: &str) -> Result<Vec<WorkflowName>, StoreError> {
+        let found = sqlx::query(sql!(
+            "SELECT r.workflow FROM refit.runs r JOIN refit.events e ON e.id = r.event_id WHERE e.dedup_key = $1"
+        ))
+        .bind(rows::text(key))
+        .fetch_all(&self.parts.reader)
+        .await?;
+        rows::all(&found, |row| rows::word(row, "workflow"))
     }
 
     async fn read_run(&self, id: RunId) -> Result<Option<Run>, StoreError> {

@@ -41,3 +41,73 @@ fn a_workflow_that_an_event_cannot_start_keeps_no_other_from_it() {
     let kept = refit(dir, &["event", "ls"]);
     assert!(kept.contains("data/ready"), "{kept}");
 }
+
+#[test]
+fn an_event_that_is_sent_again_with_its_key_starts_what_could_not_decide() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    fs::create_dir(dir.join("workflows")).expect("writable");
+    fs::write(dir.join("refit.toml"), "").expect("writable");
+    let workflow = |name: &str, condition: &str| {
+        let text = format!(
+            "name: {name}\nmodel: m\non: {{ event: {{ name: data/ready{condition} }} }}\nsteps: [{{ run: \"true\" }}]\n"
+        );
+        fs::write(dir.join(format!("workflows/{name}.yaml")), text).expect("writable");
+    };
+    workflow("careful", ", if: event.data.rows >= 500");
+    workflow("eager", "");
+    let send = || refit(dir, &["event", "send", "data/ready", "--key", "monday"]);
+
+    let mut filters = steady();
+    filters.insert(0, (r"(?m)^run [0-9a-f]{8}:", "run [run]:"));
+    with_settings!({filters => filters}, {
+        send();
+        assert_snapshot!(send(), @r"
+        exit code: 2
+        --- stdout
+        the event with this key was kept before
+        run [run]: already started
+        --- stderr
+        error: careful was not started by it: its `if` cannot be decided: `event.data.rows >= 500`: `event.data.rows` is not defined
+        hint: correct the workflow and send the event again with its key, which starts no run twice; `has(event.data.FIELD)` asks whether a field is there, and `refit trigger careful` starts it by hand
+        no server is running, so it waits: start one with `refit serve`, or do it here with `refit run resume [run] --follow`
+        ");
+        workflow("careful", ", if: \"!has(event.data.rows) || event.data.rows >= 500\"");
+        assert_snapshot!(send(), @r"
+        exit code: 0
+        --- stdout
+        the event with this key was kept before
+        run [run]: queued
+        run [run]: already started
+        --- stderr
+        no server is running, so it waits: start one with `refit serve`, or do it here with `refit run resume [run] --follow`
+        ");
+        assert_snapshot!(send(), @r"
+        exit code: 0
+        --- stdout
+        the event with this key was kept before
+        run [run]: already started
+        run [run]: already started
+        --- stderr
+        no server is running, so it waits: start one with `refit serve`, or do it here with `refit run resume [run] --follow`
+        ");
+        // What it started before is no mistake of now.
+        workflow("careful", ", if: event.data.rows >= 500");
+        assert_snapshot!(send(), @r"
+        exit code: 0
+        --- stdout
+        the event with this key was kept before
+        run [run]: already started
+        --- stderr
+        no server is running, so it waits: start one with `refit serve`, or do it here with `refit run resume [run] --follow`
+        ");
+        fs::remove_file(dir.join("workflows/eager.yaml")).expect("removed");
+        assert_snapshot!(send(), @r"
+        exit code: 0
+        --- stdout
+        the event with this key was kept before
+        --- stderr
+        no workflow was started by it again
+        ");
+    });
+}

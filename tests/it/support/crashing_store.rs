@@ -71,6 +71,7 @@ passes! {
         write submit(event: &Event, runs: Vec<NewRun>) -> Vec<Submitted>;
         read event(id: EventId) -> Option<Event>;
         read events(before: Option<EventId>, limit: u32) -> Vec<Event>;
+        read started_by(key: &str) -> Vec<WorkflowName>;
         read run(id: RunId) -> Option<Run>;
         read runs(filter: &RunFilter) -> Vec<RunSummary>;
         read attempts(run: RunId) -> Vec<Attempt>;
