@@ -406,6 +406,20 @@ fn a_file_that_is_not_utf8_is_shown_where_it_is_not() {
 }
 
 #[test]
+fn settings_that_are_not_utf8_say_where_and_what_to_do() {
+    let dir = project();
+    fs::write(dir.path().join("refit.toml"), b"[server]\n# caf\xe9\n").expect("written");
+    with_settings!({filters => steady()}, {
+        assert_snapshot!(refit(dir.path(), &["plan", "retrain"]), @r"
+            exit code: 2
+            --- stderr
+            error: [dir]/refit.toml: line 2, column 6 is not UTF-8; save the file as text in UTF-8
+            hint: mend the file; `refit validate` checks it
+            ");
+    });
+}
+
+#[test]
 fn a_query_that_is_not_utf8_is_not_taken_for_the_workflow() {
     let dir = project();
     fs::create_dir(dir.path().join("sql")).expect("a directory");
