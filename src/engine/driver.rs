@@ -183,8 +183,10 @@ impl<'a> Driver<'a> {
     fn cancel(&mut self, request: CancelRequest) {
         if self.known.run.cancel.is_none() {
             Arc::make_mut(&mut self.known.run).cancel = Some(request);
-            if !self.known.in_promotion() {
-                self.stop(Stopped::Cancelled);
+            match self.known.completing() {
+                Some(step) => self.bodies.stop_all_but(step),
+                None if self.known.in_promotion() => {}
+                None => self.stop(Stopped::Cancelled),
             }
         }
     }
@@ -296,8 +298,7 @@ impl<'a> Driver<'a> {
                     return Ok(Hand::Keeps);
                 }
                 Next::Go { start, skip, until } => {
-                    // A run that is to end goes on for its promotion alone.
-                    if let Some(step) = self.known.promoting().filter(|_| self.known.ends()) {
+                    if let Some(step) = self.known.completing() {
                         self.bodies.stop_all_but(step);
                     }
                     self.due = if self.known.has_news() { Some(now) } else { until };
@@ -306,8 +307,9 @@ impl<'a> Driver<'a> {
                     }
                     let state = self.known.kept();
                     self.save(std::mem::take(&mut news), (&start, &skip), state).await?;
-                    if self.bodies.is_empty() && (self.known.ends() || self.known.promoting().is_some()) {
-                        // `on_failure` steps and a promotion to be completed are not stopped by what stopped the others.
+                    if self.stop_bodies.is_cancelled() {
+                        // `on_failure` steps and a promotion to be completed are not stopped by what stopped the others, which
+                        // may still end.
                         self.stop_bodies = CancellationToken::new();
                         self.stopped = None;
                     }

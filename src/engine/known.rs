@@ -86,9 +86,7 @@ impl Known {
 
     /// What happens next.
     pub(super) fn next(&self, now: Timestamp) -> Next {
-        if self.ends()
-            && let Some(step) = self.promoting()
-        {
+        if let Some(step) = self.completing() {
             return pipeline::complete(&self.attempts, step, now);
         }
         let ending = self.run.outcome.map(|outcome| (outcome, self.run.reason.as_deref().unwrap_or("")));
@@ -253,6 +251,11 @@ impl Known {
             let mut attempts = self.attempts.iter().filter(|attempt| attempt.step == **step);
             self.wrote_promotion(step) && !attempts.any(recorded)
         })
+    }
+
+    /// The promotion for which alone the run goes on: it is to end, and that must not stay half done.
+    pub(super) fn completing(&self) -> Option<&StepId> {
+        if self.ends() || self.run.cancel.is_some() { self.promoting() } else { None }
     }
 
     /// Whether `step` made the first write of its promotion, as of the intents that are known.

@@ -2,6 +2,7 @@
 
 mod audit;
 mod basics;
+mod beside_promotion;
 mod bookkeeping;
 mod branches;
 mod cancel;

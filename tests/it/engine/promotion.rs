@@ -25,30 +25,30 @@ use crate::support::world::{World, exists, turn};
 const BAKES: Flow = Flow { promote: "{ bake: 1h }", ..FLOW };
 
 /// How a host fails.
-type Trouble = fn(&World, bool);
+pub type Trouble = fn(&World, bool);
 
-const TROUBLES: [Trouble; 2] =
+pub const TROUBLES: [Trouble; 2] =
     [|world, fails| world.host.reject(fails), |world, fails| world.host.break_down(fails)];
 
 fn ann() -> ReleaseActor {
     ReleaseActor::Human { name: "ann".to_owned() }
 }
 
-async fn run_of(engine: &Arc<Engine>, run: RunId) -> Run {
+pub async fn run_of(engine: &Arc<Engine>, run: RunId) -> Run {
     engine.store.run(run).await.expect("readable").expect("a run")
 }
 
 /// Somebody tells the run.
-async fn tell(world: &World, engine: &Arc<Engine>, run: RunId, kind: &SignalKind, why: Option<&str>) {
+pub async fn tell(world: &World, engine: &Arc<Engine>, run: RunId, kind: &SignalKind, why: Option<&str>) {
     engine.store.signal(run, kind, "ann", why, world.clock.now()).await.expect("sent");
 }
 
-async fn cancel(world: &World, engine: &Arc<Engine>, run: RunId, who: &str) {
+pub async fn cancel(world: &World, engine: &Arc<Engine>, run: RunId, who: &str) {
     let request = CancelRequest { actor: who.to_owned(), reason: None, at: world.clock.now() };
     assert!(engine.store.request_cancel(run, &request).await.expect("asked"));
 }
 
-fn approval() -> SignalKind {
+pub fn approval() -> SignalKind {
     SignalKind::Approve { step: "ask".parse().expect("a step") }
 }
 
@@ -71,7 +71,7 @@ async fn two_days(world: &World, engine: &Arc<Engine>, run: RunId) {
 }
 
 /// A promotion that is decided and that the host does not show.
-async fn not_shown(world: &World, engine: &Arc<Engine>, flow: Flow, trouble: Trouble) -> RunId {
+pub async fn not_shown(world: &World, engine: &Arc<Engine>, flow: Flow, trouble: Trouble) -> RunId {
     let run = on_canary(world, engine, flow).await;
     world.pass(TimeDelta::hours(1));
     trouble(world, true);
