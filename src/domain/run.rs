@@ -142,6 +142,21 @@ impl Outcome {
             Outcome::Succeeded | Outcome::Promoted | Outcome::CancelledAfterPromotion => false,
         }
     }
+
+    /// Whether a run that is to end so says nothing of a rollback that it is told of.
+    pub fn passes_over_rollbacks(self) -> bool {
+        match self {
+            // It hears of it while it bakes, and ends as rolled back; or it was about to.
+            Outcome::Promoted | Outcome::RolledBack => false,
+            // With its version on canary still.
+            Outcome::Succeeded
+            | Outcome::Rejected
+            | Outcome::Skipped
+            | Outcome::Failed
+            | Outcome::Cancelled
+            | Outcome::CancelledAfterPromotion => true,
+        }
+    }
 }
 
 /// One attempt of one step, as stored.

@@ -16,7 +16,7 @@ use super::body::Bodies;
 use super::known::Known;
 use super::live::Nudge;
 use super::outage::{answered, write};
-use super::{Engine, boards, body, notices, promotion, undo};
+use super::{Engine, boards, body, notices, promotion, undo, unheard};
 use crate::clock::comes;
 use crate::domain::Timestamp;
 use crate::domain::id::{NotifierName, StepId};
@@ -334,6 +334,14 @@ impl<'a> Driver<'a> {
                 }
                 Next::Finish { outcome, reason } => {
                     self.known.end(outcome, reason.clone());
+                    if self.known.passes_over_rollbacks() {
+                        if !self.known.is_known_to_pass_over_rollbacks() {
+                            // Who takes its version back from here on says so. What came before is in its signals.
+                            let state = self.known.kept();
+                            self.save(std::mem::take(&mut news), (&[], &[]), state).await?;
+                        }
+                        news.notices.extend(unheard::rollback(self.engine, self.known.run.id).await?);
+                    }
                     let known = &self.known;
                     let told = notices::about_end(
                         self.engine,

@@ -16,9 +16,10 @@ use crate::domain::pipeline::{self, Next, View};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::run::{
     Attempt, AttemptState, CancelRequest, FailureKind, Intent, IntentState, Outcome, Run, RunStatus, Signal,
-    StepFailure,
+    StepFailure, Undo,
 };
-use crate::domain::workflow::{StepKind, Workflow};
+use crate::domain::workflow::{Step, StepKind, Workflow};
+use crate::steps::canary::{CanaryOutput, Rollout};
 use crate::steps::promote;
 use crate::store::{Checkpoint, Claim, EndedAttempt, NewAttempt, RunState};
 
@@ -46,6 +47,8 @@ pub(super) struct Known {
     begun_in: HashMap<(StepId, u32), (StepId, u32)>,
     /// Why its workflow cannot be read.
     broken: Option<String>,
+    /// How it will end, as far as the database knows.
+    written: Option<Outcome>,
 }
 
 impl Known {
@@ -56,6 +59,7 @@ impl Known {
         };
         let scope = pipeline::scope(&claim.run, &claim.attempts);
         Self {
+            written: claim.run.outcome,
             run: Arc::new(claim.run),
             workflow,
             attempts: Arc::new(claim.attempts),
@@ -185,6 +189,23 @@ impl Known {
     /// How it will end, once that is known.
     pub(super) fn ending(&self) -> Option<(Outcome, String)> {
         self.run.outcome.map(|outcome| (outcome, self.run.reason.clone().unwrap_or_default()))
+    }
+
+    /// Whether it had a version out and ends in a way that says nothing of a rollback, as of the intents that are known.
+    pub(super) fn passes_over_rollbacks(&self) -> bool {
+        let is_canary = |step: &Step| matches!(step.kind, StepKind::Canary(_));
+        let went_out = |intent: &Intent| matches!(intent.undo, Some(Undo::WithdrawCanary { .. }));
+        let is_out = |canary: CanaryOutput| canary.rollout == Rollout::OnCanary;
+        // The workflow is asked first: to read all that steps left takes longer than all else at the end of a run.
+        self.run.outcome.is_some_and(Outcome::passes_over_rollbacks)
+            && self.workflow.steps.iter().any(is_canary)
+            && (self.intents.iter().any(went_out)
+                || pipeline::outputs(&self.attempts).any(|(_, canary)| is_out(canary)))
+    }
+
+    /// Whether whoever takes that version back knows it, and says so.
+    pub(super) fn is_known_to_pass_over_rollbacks(&self) -> bool {
+        self.written.is_some_and(Outcome::passes_over_rollbacks)
     }
 
     /// Whether it ends before its last step.
@@ -374,6 +395,7 @@ impl Known {
 
     /// What a checkpoint that was written wakes, begins and skips.
     pub(super) fn begin(&mut self, checkpoint: Checkpoint) {
+        self.written = self.run.outcome;
         let ended = checkpoint.ended.as_ref().map(|ended| (ended.step.clone(), ended.attempt));
         if let Some(ended) = &ended {
             self.begun_in.remove(ended);

@@ -13,7 +13,7 @@
 //! * `retention`: deletes versions that nothing needs; `pruning`: old evidence, once a day
 //! * `release`: changes of releases that no step makes: human, controller, undo; `by_hand`: promotions by people
 //! * `boards`: messages that follow runs
-//! * `notices`: who is told what; `situation`: how things stand when they are told
+//! * `notices`: who is told what; `situation`: how things stand when they are told; `unheard`: what a run ends without
 
 pub mod activation;
 pub mod because;
@@ -42,6 +42,7 @@ pub mod retention;
 mod situation;
 pub mod tick;
 pub mod undo;
+mod unheard;
 pub mod worker;
 
 use std::collections::{BTreeSet, HashMap};

@@ -277,17 +277,7 @@ async fn ends_otherwise(connection: &mut Connection, run: RunId) -> Result<bool,
         .fetch_optional(connection)
         .await?;
     let Some(row) = row else { return Ok(true) };
-    Ok(match word_opt::<Outcome>(&row, "outcome")? {
-        // It hears of it, and ends as rolled back; or it was about to.
-        None | Some(Outcome::Promoted | Outcome::Succeeded | Outcome::RolledBack) => false,
-        Some(
-            Outcome::Rejected
-            | Outcome::Skipped
-            | Outcome::Failed
-            | Outcome::Cancelled
-            | Outcome::CancelledAfterPromotion,
-        ) => true,
-    })
+    Ok(word_opt::<Outcome>(&row, "outcome")?.is_some_and(Outcome::passes_over_rollbacks))
 }
 
 async fn release_in(

@@ -12,10 +12,11 @@ use refit::engine::Engine;
 use refit::store::{Notice, OutboxEntry};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
+use tokio_util::sync::CancellationToken;
 
 use super::on_both;
 use super::rollout::*;
-use crate::support::crash::Crash;
+use crate::support::crash::{Crash, When, Write};
 use crate::support::world::World;
 
 /// It is taken back if it fails too often, whatever the other version does.
@@ -104,6 +105,108 @@ async fn a_version_that_is_taken_back_while_its_run_ends_is_told_once() {
         assert_eq!(alerts(&engine, run).await.len(), 1, "it is told at once");
         assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::Failed));
         assert_eq!(alerts(&engine, run).await.len(), 1, "and once");
+    })
+    .await;
+}
+
+/// A version that fails while it bakes, which nobody has looked at, and a step beside it that is about to fail.
+async fn about_to_fail_twice(world: &World) -> RunId {
+    let flow = Flow {
+        before_promote: "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
+  - { id: breaks, run: 'exit 1', needs: [ask], retry: { attempts: 1 } }",
+        promote: "{ bake: 6h }, needs: [compare]",
+        ..BAKES
+    };
+    let engine = world.process(&Crash::never()).await;
+    serving(world, &engine).await;
+    let run = on_canary(world, &engine, flow).await;
+    world.pass(TimeDelta::hours(1));
+    reach(world, &engine, run, TimeDelta::minutes(1), |run| run.outcome == Some(Outcome::Promoted)).await;
+    for _ in 0..10 {
+        a_minute(world, &engine, ("1", "2"), (0, 90)).await;
+    }
+    let approval = SignalKind::Approve { step: "ask".parse().expect("a step") };
+    engine.store.signal(run, &approval, "ann", None, world.clock.now()).await.expect("sent");
+    leave(&engine).await;
+    run
+}
+
+/// A version that fails on canary, which nobody has looked at, and a run that leaves it there.
+async fn about_to_leave_it(world: &World) -> RunId {
+    let engine = world.process(&Crash::never()).await;
+    serving(world, &engine).await;
+    let run = on_canary(world, &engine, Flow { promote: "{}, if: 'false'", ..BAKES }).await;
+    world.pass(TimeDelta::hours(1));
+    for _ in 0..10 {
+        a_minute(world, &engine, ("2", "1"), (10, 0)).await;
+    }
+    leave(&engine).await;
+    run
+}
+
+/// Whenever the version is taken back while the run comes to its end, either the run says so or somebody else.
+async fn is_told_once(prepare: impl AsyncFn(&World) -> RunId) {
+    on_both(async |base| {
+        let run = prepare(&base).await;
+        for nth in 0..5 {
+            let world = base.copy().await;
+            let outside = world.process(&Crash::never()).await;
+            let looks = outside.clone();
+            let point = Write { name: "checkpoint".to_owned(), nth };
+            let crash = Crash::meanwhile(point, When::Before, move || {
+                let looks = looks.clone();
+                async move { assert_eq!(looks.look_at_canaries().await.expect("looks"), 1) }
+            });
+            let working = world.process(&crash).await;
+            working.activate(run, &CancellationToken::new()).await.expect("activates");
+            leave(&working).await;
+            let ended = ended(&world, &outside, run).await;
+            assert_eq!(canary(&outside, run).await.state, CanaryState::RolledBack);
+            assert_eq!(shown(&world), serves("1"));
+            let queued = outside.store.outbox_of(run).await.expect("readable");
+            let by_its_run = queued.iter().filter(|entry| entry.notice.moment == Moment::RolledBack).count();
+            let told = (by_its_run, alerts(&outside, run).await.len());
+            let expected = if ended.outcome == Some(Outcome::RolledBack) { (1, 0) } else { (0, 1) };
+            assert_eq!(told, expected, "before checkpoint {nth}: {ended:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_taken_back_while_its_run_fails_is_told_once_whenever_that_is() {
+    is_told_once(about_to_fail_twice).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_taken_back_while_its_run_leaves_it_on_canary_is_told_once_whenever_that_is() {
+    is_told_once(about_to_leave_it).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_taken_back_while_its_run_has_not_heard_of_its_cancel_is_told() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = on_canary(&world, &engine, BAKES).await;
+        world.pass(TimeDelta::hours(1));
+        reach(&world, &engine, run, TimeDelta::minutes(1), |run| run.outcome == Some(Outcome::Promoted))
+            .await;
+        let wish = CancelRequest { actor: "ann".to_owned(), reason: None, at: world.clock.now() };
+        assert!(engine.store.request_cancel(run, &wish).await.expect("asked"));
+        fails(&world, &engine).await;
+        assert_eq!(canary(&engine, run).await.state, CanaryState::RolledBack);
+        assert_eq!(alerts(&engine, run).await.len(), 0, "its run is to say it");
+        assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::CancelledAfterPromotion));
+        let told = alerts(&engine, run).await;
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert_eq!(told[0].facts["version"], "2", "{told:#?}");
+        let serving = told[0].facts["serving"].as_str().expect("a sentence");
+        assert!(serving.starts_with("1 serves all traffic since "), "{serving}");
+        assert!(
+            told[0].facts["reason"].as_str().is_some_and(|why| why.contains("above the limit")),
+            "{told:#?}"
+        );
     })
     .await;
 }
