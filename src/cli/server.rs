@@ -1,6 +1,7 @@
 //! `migrate`, `worker`, `serve`: the parts that stay.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -157,11 +158,18 @@ impl Serving<'_> {
         });
         let read = Arc::clone(&self.catalog);
         let root = self.opened.project.root.clone();
+        let is_kept = Arc::new(AtomicBool::new(true));
         worker.also(FILES_EVERY, "workflow files", move |engine| {
             let (read, root) = (Arc::clone(&read), root.clone());
+            let is_kept = Arc::clone(&is_kept);
             async move {
                 if reload(&read, &root) {
+                    is_kept.store(false, Ordering::Relaxed);
+                }
+                // Again after an outage: what another expression planned is not fired by this one.
+                if !is_kept.load(Ordering::Relaxed) {
                     schedule::sync(&engine, &current(&read)).await?;
+                    is_kept.store(true, Ordering::Relaxed);
                 }
                 Ok(None)
             }

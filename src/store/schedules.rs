@@ -28,12 +28,11 @@ pub trait Schedules: Send + Sync + 'static {
     /// All schedules.
     async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError>;
     /// Moves a schedule from the tick it was read at to the next one and submits, in one transaction;
-    /// false when another process was first.
+    /// false when another process was first, or keeps another expression since.
     async fn fire_schedule(
         &self,
-        id: &str,
-        read_at: Timestamp,
-        next: Timestamp,
+        read: &ScheduleRow,
+        next: &ScheduleRow,
         submissions: Vec<(Event, Vec<NewRun>)>,
     ) -> Result<bool, StoreError>;
 }

@@ -17,6 +17,9 @@ use crate::store::{NewRun, ScheduleRow, StoreError};
 /// `catch_up: all` starts at most this many runs at once; older ticks are dropped, and said so in the log.
 const MOST_CAUGHT_UP: usize = 100;
 
+/// A tick this late has nobody left who would fire it: whoever planned it, from another file, is gone.
+const LEFT_ALONE: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+
 /// The first tick of `schedule` after `after`, in UTC. Local times that a change
 /// of daylight saving time skips run at the change; those it doubles run once.
 pub fn next_tick(schedule: &Schedule, after: Timestamp) -> Option<Timestamp> {
@@ -65,13 +68,13 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
         });
         // Its file is gone or broken: the tick waits, and catches up once the file is back.
         let Some((loaded, schedule)) = schedule else { continue };
+        let own = expression(schedule);
+        let is_own = row.expression == own;
         if row.next_fire_at > now {
             let mut planned = row.next_fire_at;
-            // A row of another expression was planned by a process that has a newer file, or is not up to date yet.
-            if row.expression == expression(schedule)
-                && let Some(next) = planned_too_late(schedule, planned, now)
-            {
-                if engine.store.fire_schedule(&row.id, planned, next, vec![]).await? {
+            if is_own && let Some(next) = planned_too_late(schedule, planned, now) {
+                let moved = ScheduleRow { next_fire_at: next, ..row.clone() };
+                if engine.store.fire_schedule(&row, &moved, vec![]).await? {
                     tracing::warn!(
                         workflow = %loaded.workflow.name,
                         "The next tick was planned for {planned}, far too late; now it is {next}"
@@ -80,6 +83,10 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
                 planned = next;
             }
             soonest = Some(soonest.map_or(planned, |at| at.min(planned)));
+            continue;
+        }
+        // What another expression planned is fired by the process that has a newer file, if there is one.
+        if !is_own && now - row.next_fire_at < LEFT_ALONE {
             continue;
         }
         let (mut ticks, mut are_left_out) = due_ticks(schedule, row.next_fire_at, now);
@@ -107,7 +114,15 @@ pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<
                 }
             }
         }
-        if engine.store.fire_schedule(&row.id, row.next_fire_at, next, submissions).await? {
+        let moved = ScheduleRow { expression: own, next_fire_at: next, ..row.clone() };
+        if engine.store.fire_schedule(&row, &moved, submissions).await? {
+            if !is_own {
+                tracing::warn!(
+                    workflow = %loaded.workflow.name,
+                    "The tick of {} was planned by a process that has the schedule `{}` and is gone; from now on `{}` counts",
+                    row.next_fire_at, row.expression, moved.expression
+                );
+            }
             tracing::info!(workflow = %loaded.workflow.name, tick = %row.next_fire_at, "Schedule fired");
             if are_left_out {
                 tracing::warn!(

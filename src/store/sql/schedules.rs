@@ -5,7 +5,6 @@ use async_trait::async_trait;
 use super::super::Row;
 use super::rows::{self, get, text, word};
 use super::store::SqlStore;
-use crate::domain::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::id::WorkflowName;
 use crate::store::{NewRun, ScheduleRow, Schedules, StoreError};
@@ -31,12 +30,11 @@ impl Schedules for SqlStore {
 
     async fn fire_schedule(
         &self,
-        id: &str,
-        read_at: Timestamp,
-        next: Timestamp,
+        read: &ScheduleRow,
+        next: &ScheduleRow,
         submissions: Vec<(Event, Vec<NewRun>)>,
     ) -> Result<bool, StoreError> {
-        self.seen(self.fire(id, read_at, next, &submissions).await)
+        self.seen(self.fire(read, next, &submissions).await)
     }
 }
 
@@ -81,18 +79,20 @@ impl SqlStore {
 
     async fn fire(
         &self,
-        id: &str,
-        read_at: Timestamp,
-        next: Timestamp,
+        read: &ScheduleRow,
+        next: &ScheduleRow,
         submissions: &[(Event, Vec<NewRun>)],
     ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let moved = sqlx::query(sql!(
-            "UPDATE refit.schedules SET next_fire_at = $3 WHERE id = $1 AND next_fire_at = $2"
+            "UPDATE refit.schedules SET next_fire_at = $4, expression = $5
+             WHERE id = $1 AND next_fire_at = $2 AND expression = $3"
         ))
-        .bind(id)
-        .bind(read_at)
-        .bind(next)
+        .bind(text(&read.id))
+        .bind(read.next_fire_at)
+        .bind(text(&read.expression))
+        .bind(next.next_fire_at)
+        .bind(text(&next.expression))
         .execute(&mut *tx)
         .await?;
         if moved.rows_affected() == 0 {

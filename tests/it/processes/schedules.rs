@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use refit::clock::Clock;
+use refit::clock::{Clock, ManualClock};
 use refit::domain::Timestamp;
 use refit::domain::event::Event;
 use refit::domain::id::EventId;
@@ -13,7 +13,7 @@ use refit::store::{RunFilter, Submitted};
 use refit::trigger::{Catalog, schedule, send, trigger};
 use serde_json::json;
 
-use crate::support::crash::Crash;
+use crate::support::crash::{Crash, When, Write};
 use crate::support::world::{World, until};
 
 /// The project with one schedule.
@@ -109,6 +109,78 @@ async fn a_process_that_still_has_the_old_file_plans_no_tick_of_the_new_one() {
             world.pass(TimeDelta::hours(1));
         }
         assert!(ticks(&one).await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_still_has_the_old_file_fires_no_tick_of_the_new_one() {
+    on_both(async |world| {
+        let old = catalog(&world, "{ cron: '0 * * * *' }");
+        let new = catalog(&world, "{ cron: '30 * * * *' }");
+        let (one, two) = (world.process(&Crash::never()).await, world.process(&Crash::never()).await);
+        schedule::sync(&one, &old).await.unwrap();
+        schedule::sync(&two, &new).await.unwrap();
+        for _ in 0..6 {
+            world.pass(TimeDelta::minutes(15));
+            schedule::fire_due(&one, &old).await.unwrap();
+            schedule::fire_due(&two, &new).await.unwrap();
+        }
+        assert_eq!(ticks(&one).await, ["11-20 02:30", "11-20 03:30"]);
+        let runs = one.store.runs(&RunFilter { limit: 100, ..RunFilter::default() }).await.unwrap();
+        for run in runs {
+            let run = one.store.run(run.id).await.unwrap().unwrap();
+            assert!(run.definition.source.contains("30 * * * *"), "{}", run.definition.source);
+        }
+    })
+    .await;
+}
+
+/// Between the reading of what is due and the firing of it, somebody whose clock is a little behind loads a newer file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_is_not_fired_once_another_expression_is_kept() {
+    on_both(async |world| {
+        let old = catalog(&world, "{ cron: '0 3 * * *' }");
+        let new = catalog(&world, "{ cron: '0 3 20 * *' }");
+        let behind = Arc::new(ManualClock::starting_at("2026-11-20T02:59:58Z".parse().unwrap()));
+        let two = world.process_with(&Crash::never(), behind.clone()).await;
+        let crash = Crash::meanwhile(Write { name: "fire_schedule".to_owned(), nth: 0 }, When::Before, {
+            let (two, new) = (two.clone(), Arc::new(new.clone()));
+            move || {
+                let (two, new) = (two.clone(), new.clone());
+                async move { schedule::sync(&two, &new).await.unwrap() }
+            }
+        });
+        let one = world.process(&crash).await;
+        schedule::sync(&one, &old).await.unwrap();
+        set(&world, "2026-11-20T03:00:00Z");
+        schedule::fire_due(&one, &old).await.unwrap();
+        assert!(ticks(&one).await.is_empty(), "it is the other's by now");
+        behind.set(world.clock.now());
+        schedule::fire_due(&two, &new).await.unwrap();
+        assert_eq!(ticks(&two).await, ["11-20 03:00"]);
+        let next = two.store.schedules().await.unwrap()[0].next_fire_at;
+        assert_eq!(next, "2026-12-20T03:00:00Z".parse::<Timestamp>().unwrap());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_that_somebody_changed_and_left_is_taken_back() {
+    on_both(async |world| {
+        let own = catalog(&world, "{ cron: '0 * * * *' }");
+        let other = catalog(&world, "{ cron: '30 2 * * *' }");
+        let stays = world.process(&Crash::never()).await;
+        schedule::sync(&stays, &own).await.unwrap();
+        let leaves = world.process(&Crash::never()).await;
+        schedule::sync(&leaves, &other).await.unwrap();
+        leaves.store.close().await;
+        for _ in 0..10 {
+            world.pass(TimeDelta::minutes(15));
+            schedule::fire_due(&stays, &own).await.unwrap();
+        }
+        // The first an hour after the tick of 02:30, which nobody is left to fire.
+        assert_eq!(ticks(&stays).await, ["11-20 03:00", "11-20 04:00"]);
     })
     .await;
 }

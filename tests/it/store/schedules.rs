@@ -26,19 +26,22 @@ async fn two_stores_fire_a_tick_once(db: Database) {
     let (one, two) = (db.open().await, db.open().await);
     let workflow = "retrain".parse().expect("a name");
     one.sync_schedules(&workflow, &[row("retrain/0", "0 2 * * 0 UTC", db.now())]).await.expect("kept");
-    let next = db.now() + chrono::TimeDelta::days(7);
+    let next = row("retrain/0", "0 2 * * 1 UTC", db.now() + chrono::TimeDelta::days(7));
     let submission = || {
         let event = event(db.now());
         let run = new_run(&event, db.now());
         vec![(event, vec![run])]
     };
+    let read = row("retrain/0", "0 2 * * 0 UTC", db.now());
+    let changed = ScheduleRow { expression: "0 2 * * 1 UTC".to_owned(), ..read.clone() };
+    assert!(!one.fire_schedule(&changed, &next, submission()).await.expect("asked"), "it is kept by another");
     let (a, b) = tokio::join!(
-        one.fire_schedule("retrain/0", db.now(), next, submission()),
-        two.fire_schedule("retrain/0", db.now(), next, submission())
+        one.fire_schedule(&read, &next, submission()),
+        two.fire_schedule(&read, &next, submission())
     );
     assert_ne!(a.expect("asked"), b.expect("asked"));
     assert_eq!(one.runs(&RunFilter { limit: 10, ..RunFilter::default() }).await.expect("listed").len(), 1);
-    assert_eq!(one.schedules().await.expect("listed")[0].next_fire_at, next);
+    assert_eq!(one.schedules().await.expect("listed"), [next]);
 }
 
 async fn an_unchanged_schedule_keeps_its_next_tick(db: Database) {

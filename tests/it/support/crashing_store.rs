@@ -102,7 +102,7 @@ passes! {
     Schedules {
         write sync_schedules(workflow: &WorkflowName, rows: &[ScheduleRow]) -> ();
         read schedules() -> Vec<ScheduleRow>;
-        write fire_schedule(id: &str, read_at: Timestamp, next: Timestamp, submissions: Vec<(Event, Vec<NewRun>)>) -> bool;
+        write fire_schedule(read: &ScheduleRow, next: &ScheduleRow, submissions: Vec<(Event, Vec<NewRun>)>) -> bool;
     }
 
     Outbox {
