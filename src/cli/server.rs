@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{CliError, Doing};
@@ -18,7 +19,7 @@ use crate::config::Idle;
 use crate::domain::Timestamp;
 use crate::engine::Engine;
 use crate::engine::tick::{Next, Patience};
-use crate::engine::worker::Worker;
+use crate::engine::worker::{FAREWELL, Worker};
 use crate::http::{self, Server, Working};
 use crate::notify::Notifiers;
 use crate::store::{Store, StoreError};
@@ -110,6 +111,7 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
     );
     stop.cancel();
     server.working.send_replace(Working::No);
+    let (grace, begun) = (server.engine.settings.grace, Instant::now());
     let stopped = async {
         if let Some(worker) = worker {
             worker.shut_down().await.doing(|| "give the runs back".to_owned())?;
@@ -119,7 +121,11 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
                 tracing::warn!("A task of the server failed: {error}");
             }
         }
-        server.store.close().await;
+        // What asks a database that is away would be waited for.
+        let left = grace.saturating_sub(begun.elapsed()).max(FAREWELL);
+        if tokio::time::timeout(left, server.store.close()).await.is_err() {
+            tracing::debug!("The connections to the database end with the process");
+        }
         Ok(Exit::Ok)
     };
     tokio::select! {

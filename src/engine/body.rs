@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use tokio::task::JoinSet;
@@ -19,6 +20,9 @@ use crate::domain::workflow::{Step, Workflow};
 use crate::steps;
 use crate::steps::context::{StepContext, StepError, StepLog, StepResult};
 use crate::store::StoreError;
+
+/// How long an attempt that was ended by force may take to keep its log, and its run to be given back.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What a body is started with; cheap to clone.
 #[derive(Clone)]
@@ -136,6 +140,7 @@ async fn attempt_of(
         .step(step)
         .ok_or_else(|| StepError::permanent(format!("the workflow has no step `{step}`")))?;
     remember_secrets(engine, &input.workflow);
+    let forced = force.clone();
     let log = Arc::new(StoredLog::new(engine, input.run.id, step.clone(), attempt));
     let cancel = stop.child_token();
     let ledger = RunLedger::new(engine, input, step, cancel.clone());
@@ -158,8 +163,19 @@ async fn attempt_of(
         ledger: &ledger,
     };
     let result = timed(spec, &ctx, &cancel, &stop).await;
-    log.close().await;
+    tokio::select! {
+        biased;
+        () = log.close() => {}
+        // What is not kept by then is lost with the process, or was said after another one took the run over.
+        () = forced_long_ago(&forced) => {}
+    }
     result.map_err(|error| masked(engine, error))
+}
+
+/// Returns once the database had its time after `force`.
+pub async fn forced_long_ago(force: &CancellationToken) {
+    force.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
 }
 
 /// What any step of the workflow was ever given is masked in every one: a step before this one, in another process, may

@@ -139,10 +139,25 @@ impl<'a> Driver<'a> {
         match self.stopped {
             Some(Stopped::Fenced) => Err(StoreError::Fenced),
             Some(Stopped::Shutdown) => {
-                self.engine.store.release_lease(self.known.run.id, self.known.run.epoch).await?;
+                self.give_back().await?;
                 Ok(Hand::Empty)
             }
             Some(Stopped::Cancelled | Stopped::Ending) | None => self.proceed(News::default()).await,
+        }
+    }
+
+    /// A process that ends does not wait for a database that is away.
+    async fn give_back(&self) -> Result<(), StoreError> {
+        let (store, run, epoch) = (&self.engine.store, self.known.run.id, self.known.run.epoch);
+        tokio::select! {
+            biased;
+            given = answered(run, || store.release_lease(run, epoch)) => given,
+            () = body::forced_long_ago(&self.force_bodies) => {
+                tracing::warn!(run.id = %run,
+                    "Run {run} could not be given back: the database did not answer in time; it goes on in another process \
+                     once the database answers and the lease of {:?} is over", self.engine.settings.lease);
+                Ok(())
+            }
         }
     }
 

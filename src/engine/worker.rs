@@ -27,6 +27,8 @@ const OUTBOX_EVERY: Duration = Duration::from_millis(500);
 const BOARDS_EVERY: Duration = Duration::from_secs(1);
 /// The part of a shutdown's grace that is kept for ending what did not end when asked.
 const FORCED_END: Duration = Duration::from_secs(2);
+/// The least time that the database has to take this process off its list.
+pub const FAREWELL: Duration = Duration::from_millis(500);
 const LOOK_POLL: Duration = Duration::from_secs(1);
 
 /// A process that works on runs.
@@ -124,17 +126,35 @@ impl Worker {
         }
         // What is being sent or written is not cut off: it would be sent again.
         let done = async { while self.loops.join_next().await.is_some() {} };
-        if tokio::time::timeout(last_part, done).await.is_err() {
+        let left = grace.saturating_sub(begun.elapsed() + FAREWELL);
+        if tokio::time::timeout(last_part.min(left), done).await.is_err() {
             self.loops.shutdown().await;
         }
         // Last: runs and the look at canaries may begin to read until they end.
         self.engine.end_rereads(grace.saturating_sub(begun.elapsed())).await;
         if ended {
-            return self.engine.store.retire_worker(self.engine.worker).await;
+            return self.retire(grace.saturating_sub(begun.elapsed()).max(FAREWELL)).await;
         }
         tracing::warn!(
             runs = self.engine.live_runs(),
-            "Steps did not end within {grace:?}; their runs go on in another process when this one is gone"
+            "Steps did not end within {grace:?}, or the database did not hear of it; their runs go on in another process when \
+             this one is gone"
+        );
+        Ok(())
+    }
+
+    /// Takes this process off the list of workers. A database that is away is not waited for: it finds out by itself.
+    async fn retire(&self, patience: Duration) -> Result<(), StoreError> {
+        let (store, worker) = (&self.engine.store, self.engine.worker);
+        let why = match tokio::time::timeout(patience, store.retire_worker(worker)).await {
+            Ok(Err(StoreError::Away(why))) => why,
+            Ok(retired) => return retired,
+            Err(_) => "it did not answer in time".to_owned(),
+        };
+        tracing::warn!(
+            "The database could not be told that this process ends: what it worked on goes on in another process once the \
+             database answers and the lease of {:?} is over: {why}",
+            self.engine.settings.lease
         );
         Ok(())
     }

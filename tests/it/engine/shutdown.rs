@@ -46,7 +46,10 @@ async fn a_trainer_deaf_to_sigterm_is_dead_before_its_run_is_given_back() {
         assert!(!running, "the run is anybody's, and its trainer runs");
 
         world.write("go", "");
-        let next = world.process_with(&Crash::never(), Arc::new(SystemClock)).await;
+        // It was given back: nobody died while working on it.
+        let settings = Settings { crash_limit: 1, ..Settings::default() };
+        let next = world.unregistered(&Crash::never(), Arc::new(SystemClock), settings).await;
+        next.store.register_worker(next.worker, &[], next.clock.now()).await.expect("registers");
         let attempts = {
             finish(&world, &next, run).await;
             next.store.attempts(run).await.expect("readable")

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use refit::domain::run::{AttemptState, Outcome, RunStatus};
 use reqwest::StatusCode;
@@ -135,4 +136,41 @@ steps:
     let next = project.trigger("next");
     project.await_success(&[next]).await;
     eventually("one run of it", || (project.lines("next").len() == 1).then_some(()));
+}
+
+/// Nothing can be given back then: whoever comes next waits for the leases to run out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_stops_in_good_order_while_postgres_is_away() {
+    let mut postgres = OwnPostgres::start();
+    let project = Project::on(postgres.url()).await;
+    project.write(
+        "workflows/retrain.yaml",
+        "
+name: retrain
+model: m
+steps:
+  - { id: train, run: 'echo $$ >> train; while [ ! -e go ]; do sleep 0.02; done' }
+",
+    );
+    let mut server = project.serve().ready();
+    let run = project.trigger("retrain");
+    project.await_lines("train", 1);
+    postgres.kill9();
+    server.await_log("the database is away");
+    let began = Instant::now();
+    server.signal("TERM");
+    let status = server.ended();
+    let (took, log) = (began.elapsed(), server.log());
+    assert!(status.success(), "{status}\n{log}");
+    // `grace_seconds` is 3. A database that refuses is asked for 10 s otherwise.
+    assert!(took < Duration::from_secs(10), "{took:?}\n{log}");
+    assert!(!log.contains("stopped advancing") && !log.contains("Steps did not end"), "{log}");
+    assert!(log.contains(&format!("Run {run} could not be given back")), "{log}");
+
+    postgres.back();
+    let _next = project.serve();
+    project.await_lines("train", 2);
+    project.write("go", "");
+    let attempts = project.await_success(&[run]).await.remove(0);
+    each_once(&attempts, &["train"]);
 }
