@@ -23,7 +23,7 @@ use crate::store::{OnWake, StoreError};
 
 /// The longest time between two looks at what is due; a wake-up that got lost waits this long.
 const REAP_EVERY: Duration = Duration::from_millis(500);
-const OUTBOX_EVERY: Duration = Duration::from_millis(500);
+const OUTBOX_EVERY: Duration = Duration::from_secs(1);
 const BOARDS_EVERY: Duration = Duration::from_secs(1);
 /// The part of a shutdown's grace that is kept for ending what did not end when asked.
 const FORCED_END: Duration = Duration::from_secs(2);
