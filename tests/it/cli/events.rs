@@ -1,30 +1,38 @@
 //! Events by command, and what people are told of what they did.
 
 use std::fs;
+use std::path::Path;
 
 use insta::{assert_snapshot, with_settings};
 
 use super::refit::{refit, steady};
 
+/// A workflow that waits for `data/ready`, under a condition.
+fn waits(dir: &Path, name: &str, condition: &str) {
+    fs::create_dir_all(dir.join("workflows")).expect("writable");
+    fs::write(dir.join("refit.toml"), "").expect("writable");
+    let text = format!(
+        "name: {name}\nmodel: m\non: {{ event: {{ name: data/ready{condition} }} }}\nsteps: [{{ run: \"true\" }}]\n"
+    );
+    fs::write(dir.join(format!("workflows/{name}.yaml")), text).expect("writable");
+}
+
+fn of_any_run() -> Vec<(&'static str, &'static str)> {
+    let mut filters = steady();
+    filters.insert(0, (r"(?m)^run [0-9a-f]{8}:", "run [run]:"));
+    filters
+}
+
 #[test]
 fn a_workflow_that_an_event_cannot_start_keeps_no_other_from_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let dir = dir.path();
-    fs::create_dir(dir.join("workflows")).expect("writable");
-    fs::write(dir.join("refit.toml"), "").expect("writable");
-    let workflow = |name: &str, condition: &str| {
-        let text = format!(
-            "name: {name}\nmodel: m\non: {{ event: {{ name: data/ready{condition} }} }}\nsteps: [{{ run: \"true\" }}]\n"
-        );
-        fs::write(dir.join(format!("workflows/{name}.yaml")), text).expect("writable");
-    };
+    let workflow = |name: &str, condition: &str| waits(dir, name, condition);
     workflow("careful", ", if: event.data.rows >= 500");
     workflow("eager", "");
     workflow("ready", ", if: has(event.data.rows) && event.data.rows >= 500");
 
-    let mut filters = steady();
-    filters.insert(0, (r"(?m)^run [0-9a-f]{8}:", "run [run]:"));
-    with_settings!({filters => filters}, {
+    with_settings!({filters => of_any_run()}, {
         assert_snapshot!(refit(dir, &["event", "send", "data/ready"]), @r"
         exit code: 2
         --- stdout
@@ -46,21 +54,12 @@ fn a_workflow_that_an_event_cannot_start_keeps_no_other_from_it() {
 fn an_event_that_is_sent_again_with_its_key_starts_what_could_not_decide() {
     let dir = tempfile::tempdir().expect("a directory");
     let dir = dir.path();
-    fs::create_dir(dir.join("workflows")).expect("writable");
-    fs::write(dir.join("refit.toml"), "").expect("writable");
-    let workflow = |name: &str, condition: &str| {
-        let text = format!(
-            "name: {name}\nmodel: m\non: {{ event: {{ name: data/ready{condition} }} }}\nsteps: [{{ run: \"true\" }}]\n"
-        );
-        fs::write(dir.join(format!("workflows/{name}.yaml")), text).expect("writable");
-    };
+    let workflow = |name: &str, condition: &str| waits(dir, name, condition);
     workflow("careful", ", if: event.data.rows >= 500");
     workflow("eager", "");
     let send = || refit(dir, &["event", "send", "data/ready", "--key", "monday"]);
 
-    let mut filters = steady();
-    filters.insert(0, (r"(?m)^run [0-9a-f]{8}:", "run [run]:"));
-    with_settings!({filters => filters}, {
+    with_settings!({filters => of_any_run()}, {
         send();
         assert_snapshot!(send(), @r"
         exit code: 2
