@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::string::FromUtf8Error;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -12,18 +11,11 @@ use serde::Deserialize;
 use crate::domain::canary::ERROR_HISTORY;
 use crate::domain::id::{NotifierName, SecretName, StoreName, TargetName};
 use crate::domain::retention::Ages;
-use crate::domain::workflow::Position;
+use crate::domain::workflow::not_utf8;
 use crate::domain::workflow::units::parse_duration;
 
 /// The file at the root of a project.
 pub const FILE: &str = "refit.toml";
-
-/// Where the first byte is that is no UTF-8, and what to do about it.
-fn not_utf8(error: &FromUtf8Error) -> String {
-    let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-    let Position { line, column } = Position::after(&String::from_utf8_lossy(valid));
-    format!("line {line}, column {column} is not UTF-8; save the file as text in UTF-8")
-}
 
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]

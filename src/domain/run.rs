@@ -380,6 +380,19 @@ pub struct Signal {
     pub at: Timestamp,
 }
 
+impl Signal {
+    /// Why the version of a run was taken back, as the newest of its `signals` that tells of it says.
+    pub fn way_back(signals: &[Self]) -> Option<&str> {
+        signals.iter().rev().find_map(|signal| match &signal.kind {
+            SignalKind::RolledBack { why } => Some(why.as_str()),
+            SignalKind::Approve { .. }
+            | SignalKind::Reject { .. }
+            | SignalKind::Promote
+            | SignalKind::Look => None,
+        })
+    }
+}
+
 /// What a signal says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "signal")]

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::outage::answered;
 use super::{Engine, situation};
 use crate::domain::id::RunId;
-use crate::domain::run::SignalKind;
+use crate::domain::run::Signal;
 use crate::store::{Notice, StoreError};
 
 /// What is said of it at the end of `run`; the same that is said at once where that end is known, and said once.
@@ -23,13 +23,9 @@ pub(super) async fn rollback(engine: &Engine, run: RunId) -> Result<Vec<Notice>,
 
 async fn told(engine: &Engine, run: RunId) -> Result<Vec<Notice>, StoreError> {
     let signals = engine.store.signals(run).await?;
-    let why = signals.iter().rev().find_map(|signal| match &signal.kind {
-        SignalKind::RolledBack { why } => Some(why),
-        SignalKind::Approve { .. } | SignalKind::Reject { .. } | SignalKind::Promote | SignalKind::Look => {
-            None
-        }
-    });
-    let (Some(why), Some(canary)) = (why, engine.store.canary_of(run).await?) else { return Ok(vec![]) };
+    let (Some(why), Some(canary)) = (Signal::way_back(&signals), engine.store.canary_of(run).await?) else {
+        return Ok(vec![]);
+    };
     let release = engine.store.release(&canary.model, &canary.target).await?;
     let serving = release.as_ref().map(situation::serving);
     let facts = json!({"reason": why, "version": canary.version, "serving": serving});

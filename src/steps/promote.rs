@@ -298,7 +298,7 @@ async fn bake(
     until: Timestamp,
     output: PromoteOutput,
 ) -> Result<StepResult, StepError> {
-    let canary = match (ctx.ledger.canary().await, told_of_way_back(ctx)) {
+    let canary = match (ctx.ledger.canary().await, Signal::way_back(ctx.signals)) {
         // Its record cannot be read: whoever took the version back told its run.
         (Err(StepError::Failed { .. }), Some(why)) => return Ok(rolled_back_in_bake(&output, why)),
         (canary, _) => canary?,
@@ -329,16 +329,6 @@ async fn bake(
         promoted: true,
         tell: None,
     }))
-}
-
-/// Why the canary of this run was taken back, as it was told.
-fn told_of_way_back<'s>(ctx: &'s StepContext<'_>) -> Option<&'s str> {
-    ctx.signals.iter().rev().find_map(|signal| match &signal.kind {
-        SignalKind::RolledBack { why } => Some(why.as_str()),
-        SignalKind::Approve { .. } | SignalKind::Reject { .. } | SignalKind::Promote | SignalKind::Look => {
-            None
-        }
-    })
 }
 
 fn rolled_back_in_bake(output: &PromoteOutput, why: &str) -> StepResult {

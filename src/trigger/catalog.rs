@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::domain::run::Definition;
 use crate::domain::workflow::diagnostic::{Diagnostic, Diagnostics};
-use crate::domain::workflow::{Position, Workflow, parse_file, referenced_files};
+use crate::domain::workflow::{Position, SAVE_AS_UTF8, Workflow, not_utf8, parse_file, referenced_files};
 
 /// One workflow file that can be run.
 #[derive(Debug, Clone)]
@@ -135,15 +135,12 @@ pub fn load_file(project: &Path, path: &Path) -> Result<Loaded, FileError> {
         cause: error.to_string(),
     };
     let bytes = std::fs::read(path).map_err(|error| unreadable(&shown, error))?;
-    let source = String::from_utf8(bytes).map_err(|error| not_utf8(&shown, error))?;
+    let source = String::from_utf8(bytes).map_err(|error| bad_text(&shown, error))?;
     let mut files = BTreeMap::new();
     for file in referenced_files(&source) {
         let bytes = std::fs::read(project.join(&file)).map_err(|error| unreadable(&file, error))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let (Position { line, column }, _) = end_of_utf8(error);
-            let cause = format!("line {line}, column {column} is not UTF-8; {SAVE_AS_UTF8}");
-            FileError::Unreadable { path: file.clone(), cause }
-        })?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| FileError::Unreadable { path: file.clone(), cause: not_utf8(&error) })?;
         files.insert(file, text);
     }
     match parse_file(&shown, &source, &files) {
@@ -155,22 +152,13 @@ pub fn load_file(project: &Path, path: &Path) -> Result<Loaded, FileError> {
     }
 }
 
-const SAVE_AS_UTF8: &str = "save the file as text in UTF-8";
-
 /// The first byte that is no UTF-8, shown where it stands.
-fn not_utf8(path: &str, error: FromUtf8Error) -> FileError {
-    let (at, source_text) = end_of_utf8(error);
+fn bad_text(path: &str, error: FromUtf8Error) -> FileError {
+    let at = Position::of_not_utf8(&error);
     let diagnostic = Diagnostic::error(at, "not UTF-8").hint(SAVE_AS_UTF8);
     FileError::Mistakes {
         path: path.to_owned(),
-        source_text,
+        source_text: String::from_utf8_lossy(error.as_bytes()).into_owned(),
         diagnostics: Diagnostics { path: path.to_owned(), items: vec![diagnostic] },
     }
-}
-
-/// Where the first byte is that is no UTF-8, and the text around it.
-fn end_of_utf8(error: FromUtf8Error) -> (Position, String) {
-    let (valid, bytes) = (error.utf8_error().valid_up_to(), error.into_bytes());
-    let at = Position::after(&String::from_utf8_lossy(&bytes[..valid]));
-    (at, String::from_utf8_lossy(&bytes).into_owned())
 }

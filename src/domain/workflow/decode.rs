@@ -13,8 +13,8 @@ use super::shape::Shape;
 use super::step::WhenUnderpowered;
 use super::trigger::{EventTrigger, Input, InputKind, Schedule, Triggers};
 use super::{
-    Concurrency, Moment, NotifyRule, Position, Recipient, Step, StepKind, Workflow, check, decode_step,
-    evidence, keys, keys_step,
+    Concurrency, Moment, NotifyRule, Position, Recipient, SAVE_AS_UTF8, Step, StepKind, Workflow, check,
+    decode_step, evidence, keys, keys_step,
 };
 use crate::domain::expr::Template;
 use crate::domain::id::{MetricName, SecretName, StepId};
@@ -61,7 +61,7 @@ pub fn parse_file(
 ) -> Result<(Workflow, Vec<Diagnostic>), Diagnostics> {
     if let Some((before, _)) = source.split_once('\0') {
         let nul = Diagnostic::error(Position::after(before), "a NUL byte");
-        let items = vec![nul.hint("save the file as text in UTF-8")];
+        let items = vec![nul.hint(SAVE_AS_UTF8)];
         return Err(Diagnostics { path: path.to_owned(), items });
     }
     parse_of(Origin::File, path, source, files)

@@ -24,6 +24,7 @@ pub mod trigger;
 pub mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::string::FromUtf8Error;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,21 @@ impl Position {
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         Self { line, column }
     }
+
+    /// Where the first byte is that is no UTF-8.
+    pub fn of_not_utf8(error: &FromUtf8Error) -> Self {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        Self::after(&String::from_utf8_lossy(valid))
+    }
+}
+
+/// What to do with a file that is no text.
+pub const SAVE_AS_UTF8: &str = "save the file as text in UTF-8";
+
+/// Where a file is not UTF-8, and what to do about it.
+pub fn not_utf8(error: &FromUtf8Error) -> String {
+    let Position { line, column } = Position::of_not_utf8(error);
+    format!("line {line}, column {column} is not UTF-8; {SAVE_AS_UTF8}")
 }
 
 /// One workflow file, understood.
