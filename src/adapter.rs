@@ -98,6 +98,8 @@ pub struct TargetTraits {
     pub expires: bool,
     /// About how long one change takes until it is served.
     pub takes: Duration,
+    /// It has a place for one model: the release of a second one is refused.
+    pub one_model: bool,
 }
 
 impl TargetTraits {

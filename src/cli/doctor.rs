@@ -12,14 +12,14 @@ use super::Exit;
 use super::error::CliError;
 use super::output::{Output, table};
 use super::project::Opened;
-use super::references;
 use super::registry::{self, Built};
+use super::{places, references};
 use crate::adapter::{AdapterError, ArtifactStore, PublicBase};
 use crate::domain::id::{ModelName, SecretName};
 use crate::evidence::{Place, checked, source};
 use crate::notify::Notifiers;
 use crate::store::Store;
-use crate::trigger::Catalog;
+use crate::trigger::{Catalog, Loaded};
 
 /// One thing that was looked at.
 struct Check {
@@ -103,16 +103,28 @@ fn report(checks: &[Check]) -> String {
 }
 
 fn workflows(opened: &Opened, catalog: &Catalog) -> Check {
-    let missing: usize = catalog
-        .workflows()
-        .iter()
-        .map(|loaded| references::check(&loaded.workflow, &loaded.definition.source, &opened.project).len())
-        .sum();
-    let broken = catalog.errors.len();
-    let fine = catalog.workflows().len();
-    if broken + missing > 0 {
-        let said =
-            format!("{broken} of {} cannot be read, {missing} names are not in refit.toml", fine + broken);
+    let all = catalog.workflows();
+    let missing = |loaded: &Loaded| {
+        references::check(&loaded.workflow, &loaded.definition.source, &opened.project).len()
+    };
+    let missing: usize = all.iter().map(missing).sum();
+    let crowded = all.iter().filter(|loaded| !places::check(loaded, all, opened).is_empty()).count();
+    let (broken, fine) = (catalog.errors.len(), all.len());
+    let problems = [
+        (broken, format!("{broken} of {} cannot be read", fine + broken)),
+        (
+            missing,
+            format!(
+                "{} not in refit.toml",
+                if missing == 1 { "one name is".to_owned() } else { format!("{missing} names are") }
+            ),
+        ),
+        (crowded, format!("{crowded} bring their models to a place for one")),
+    ];
+    let problems: Vec<String> =
+        problems.into_iter().filter(|(count, _)| *count > 0).map(|(_, said)| said).collect();
+    if !problems.is_empty() {
+        let said = problems.join(", ");
         return Check::problem("workflows", said, "`refit validate` shows every mistake");
     }
     if fine == 0 {

@@ -24,6 +24,7 @@ mod model;
 mod notify;
 pub mod output;
 mod pick;
+mod places;
 mod project;
 mod receipt;
 mod references;

@@ -5,14 +5,21 @@ use crate::config::Project;
 use crate::domain::workflow::{Diagnostic, Position, Recipient, StepKind, Workflow};
 
 /// A name in a workflow.
-struct Reference<'a> {
+pub(super) struct Reference<'a> {
     /// The table that should have it.
-    table: &'static str,
+    pub table: &'static str,
     /// The key it is the value of, in the file.
-    key: &'static str,
-    name: &'a str,
+    pub key: &'static str,
+    pub name: &'a str,
     /// Where its step begins.
     near: Position,
+}
+
+impl Reference<'_> {
+    /// Where it stands in the workflow's file.
+    pub fn place(&self, source: &str) -> Position {
+        place(source, self.key, self.name, self.near)
+    }
 }
 
 /// Stores, targets and notifiers that `workflow` names and `project` does not have.
@@ -30,10 +37,10 @@ pub fn check(workflow: &Workflow, source: &str, project: &Project) -> Vec<Diagno
         if known.contains(&reference.name) {
             continue;
         }
-        let Reference { table, key, name, near } = reference;
+        let at = reference.place(source);
+        let Reference { table, name, .. } = reference;
         let what = table.trim_end_matches('s');
-        let error =
-            Diagnostic::error(place(source, key, name, near), format!("refit.toml has no {what} `{name}`"));
+        let error = Diagnostic::error(at, format!("refit.toml has no {what} `{name}`"));
         found.push(match super::pick::nearest(name, known.iter().copied()) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None if known.is_empty() => error.hint(format!("add [{table}.{name}] to refit.toml")),
@@ -46,7 +53,7 @@ pub fn check(workflow: &Workflow, source: &str, project: &Project) -> Vec<Diagno
     found
 }
 
-fn references(workflow: &Workflow) -> Vec<Reference<'_>> {
+pub(super) fn references(workflow: &Workflow) -> Vec<Reference<'_>> {
     let mut all = vec![];
     for step in workflow.steps.iter().chain(&workflow.on_failure) {
         let near = step.at;

@@ -11,7 +11,7 @@ use super::error::{CliError, Doing};
 use super::output::{plain, table, time};
 use super::pick::short;
 use super::project::{Opened, actor};
-use super::references;
+use super::{places, references};
 use crate::domain::event::Event;
 use crate::domain::id::{EventId, RunId};
 use crate::store::{Store, Submitted};
@@ -20,8 +20,9 @@ use crate::trigger::{self as start, Heard};
 /// `refit trigger`.
 pub async fn trigger(opened: &Opened, args: &Trigger) -> Result<Exit, CliError> {
     let loaded = opened.workflow(&args.workflow)?;
-    let missing = references::check(&loaded.workflow, &loaded.definition.source, &opened.project);
-    if let Some(first) = missing.first() {
+    let mut mistakes = references::check(&loaded.workflow, &loaded.definition.source, &opened.project);
+    mistakes.extend(places::check(&loaded, opened.catalog().workflows(), opened));
+    if let Some(first) = mistakes.first() {
         let error = CliError::usage(format!("cannot trigger `{}`: {}", args.workflow, first.message));
         return Err(match &first.hint {
             Some(hint) => error.hint(hint.clone()),

@@ -9,9 +9,9 @@ use super::Exit;
 use super::error::CliError;
 use super::output::{Output, Paint, plain, table, time};
 use super::project::{Opened, shown};
-use super::{references, registry};
+use super::{places, references, registry};
 use crate::clock::Clock;
-use crate::domain::id::TargetName;
+use crate::domain::id::{TargetName, WorkflowName};
 use crate::domain::workflow::plan::outline;
 use crate::domain::workflow::trigger::CatchUp;
 use crate::domain::workflow::units::format_duration;
@@ -26,8 +26,7 @@ const TICKS: usize = 3;
 struct Checked {
     path: String,
     source: String,
-    name: Option<String>,
-    steps: usize,
+    loaded: Option<Loaded>,
     problem: Option<String>,
     diagnostics: Vec<Diagnostic>,
 }
@@ -36,6 +35,10 @@ impl Checked {
     fn count(&self, severity: Severity) -> usize {
         let unreadable = usize::from(self.problem.is_some() && severity == Severity::Error);
         unreadable + self.diagnostics.iter().filter(|item| item.severity == severity).count()
+    }
+
+    fn name(&self) -> Option<&WorkflowName> {
+        self.loaded.as_ref().map(|loaded| &loaded.workflow.name)
     }
 
     fn to_json(&self) -> Value {
@@ -47,7 +50,7 @@ impl Checked {
         });
         let problem = self.problem.iter().map(|problem| json!({"severity": "error", "message": problem}));
         json!({
-            "path": self.path, "workflow": self.name,
+            "path": self.path, "workflow": self.name(),
             "diagnostics": problem.chain(items).collect::<Vec<_>>(),
         })
     }
@@ -72,6 +75,12 @@ pub fn validate(opened: Result<Opened, CliError>, files: &[PathBuf], out: Output
     }
     let mut checked: Vec<Checked> = paths.iter().map(|path| check(&root, path, opened.as_ref())).collect();
     mark_doubles(&mut checked);
+    if let Some(opened) = &opened {
+        mark_crowds(&mut checked, opened);
+    }
+    for file in &mut checked {
+        file.diagnostics.sort_by_key(|item| item.at);
+    }
     let errors: usize = checked.iter().map(|file| file.count(Severity::Error)).sum();
     let warnings: usize = checked.iter().map(|file| file.count(Severity::Warning)).sum();
     let files: Vec<Value> = checked.iter().map(Checked::to_json).collect();
@@ -91,21 +100,22 @@ fn check(root: &Path, path: &Path, opened: Option<&Opened>) -> Checked {
     let mut checked = Checked {
         path: shown(path),
         source: String::new(),
-        name: None,
-        steps: 0,
+        loaded: None,
         problem: None,
         diagnostics: vec![],
     };
     match load_file(root, path) {
-        Ok(Loaded { definition, workflow, warnings }) => {
-            checked.name = Some(workflow.name.to_string());
-            checked.steps = workflow.steps.len();
-            checked.diagnostics = warnings;
+        Ok(loaded) => {
+            checked.diagnostics.clone_from(&loaded.warnings);
+            checked.source.clone_from(&loaded.definition.source);
             if let Some(opened) = opened {
-                checked.diagnostics.extend(references::check(&workflow, &definition.source, &opened.project));
+                checked.diagnostics.extend(references::check(
+                    &loaded.workflow,
+                    &checked.source,
+                    &opened.project,
+                ));
             }
-            checked.diagnostics.sort_by_key(|item| item.at);
-            checked.source = definition.source;
+            checked.loaded = Some(loaded);
         }
         Err(FileError::Mistakes { source_text, diagnostics, .. }) => {
             checked.source = source_text;
@@ -122,10 +132,19 @@ fn mark_doubles(checked: &mut [Checked]) {
     for index in 1..checked.len() {
         let (before, rest) = checked.split_at_mut(index);
         let Some(this) = rest.first_mut() else { return };
-        let first = before.iter().find(|file| file.name.is_some() && file.name == this.name);
-        if let (Some(first), Some(name)) = (first, &this.name) {
-            let (name, first, second) = (name.clone(), first.path.clone(), this.path.clone());
+        let first = before.iter().find(|file| file.name().is_some() && file.name() == this.name());
+        if let (Some(first), Some(name)) = (first, this.name()) {
+            let (name, first, second) = (name.to_string(), first.path.clone(), this.path.clone());
             this.problem = Some(FileError::TwoOfOneName { name, first, second }.to_string());
+        }
+    }
+}
+
+fn mark_crowds(checked: &mut [Checked], opened: &Opened) {
+    let all: Vec<Loaded> = checked.iter().filter_map(|file| file.loaded.clone()).collect();
+    for file in checked {
+        if let Some(loaded) = &file.loaded {
+            file.diagnostics.extend(places::check(loaded, &all, opened));
         }
     }
 }
@@ -140,10 +159,10 @@ fn report(out: Output, checked: &[Checked], errors: usize, warnings: usize) -> S
             text.push_str(&painted(out, item, &item.render(&file.path, &file.source)));
             text.push('\n');
         }
-        if let (Some(name), 0) = (&file.name, file.count(Severity::Error)) {
+        if let (Some(loaded), 0) = (&file.loaded, file.count(Severity::Error)) {
             let fine = if file.diagnostics.is_empty() { "is fine" } else { "can be run" };
-            let steps = crate::domain::words::counted(file.steps as u64, "step");
-            text.push_str(&format!("{}: workflow `{name}` {fine}, {steps}\n", file.path));
+            let steps = crate::domain::words::counted(loaded.workflow.steps.len() as u64, "step");
+            text.push_str(&format!("{}: workflow `{}` {fine}, {steps}\n", file.path, loaded.workflow.name));
         }
     }
     if errors + warnings > 0 {

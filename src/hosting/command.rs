@@ -97,7 +97,8 @@ pub fn with_guard(options: Value, deps: &Deps, guard: GuardCommand) -> Result<Ar
         env: options.env,
         given: secrets,
         timeout: options.timeout.0,
-        traits: TargetTraits { instant: options.instant, expires: options.expires, takes },
+        // It is told the model with each release; where it puts them is its own affair.
+        traits: TargetTraits { instant: options.instant, expires: options.expires, takes, one_model: false },
         take_over: options.take_over,
         project: deps.project.clone(),
         secrets: deps.secrets.clone(),

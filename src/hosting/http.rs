@@ -110,7 +110,8 @@ fn build(options: Value, deps: &Deps) -> Result<Arc<dyn Target>, BuildError> {
         if_match: options.if_match,
         verify,
         verify_within: options.verify_within.0,
-        traits: TargetTraits { instant: options.instant, expires: options.expires, takes },
+        // It is told the model with each release; where it puts them is its own affair.
+        traits: TargetTraits { instant: options.instant, expires: options.expires, takes, one_model: false },
         timeout: options.timeout.0,
         take_over: options.take_over,
         http: deps.http.clone(),

@@ -88,7 +88,11 @@ enum Place {
 #[async_trait]
 impl Target for Pointer {
     fn traits(&self) -> TargetTraits {
-        TargetTraits { instant: true, expires: true, takes: Duration::ZERO }
+        let one_model = match &self.place {
+            Place::File(path) => !path.to_string_lossy().contains("{model}"),
+            Place::Object { object, .. } => !object.contains("{model}"),
+        };
+        TargetTraits { instant: true, expires: true, takes: Duration::ZERO, one_model }
     }
 
     async fn read(&self, model: &ModelName) -> Result<Option<Observed>, AdapterError> {

@@ -111,7 +111,8 @@ struct Item {
 #[async_trait]
 impl Target for GlobalConfig {
     fn traits(&self) -> TargetTraits {
-        TargetTraits { instant: true, expires: true, takes: PROPAGATION }
+        let one_model = !self.item.contains("{model}");
+        TargetTraits { instant: true, expires: true, takes: PROPAGATION, one_model }
     }
 
     async fn read(&self, model: &ModelName) -> Result<Option<Observed>, AdapterError> {

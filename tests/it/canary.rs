@@ -64,7 +64,7 @@ impl Host {
 #[async_trait]
 impl Target for Host {
     fn traits(&self) -> TargetTraits {
-        TargetTraits { instant: true, expires: true, takes: Duration::ZERO }
+        TargetTraits { instant: true, expires: true, takes: Duration::ZERO, one_model: false }
     }
 
     async fn read(&self, _: &ModelName) -> Result<Option<Observed>, AdapterError> {

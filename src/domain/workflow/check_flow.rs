@@ -105,7 +105,8 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                 }
             }
             StepKind::Promote(promote) => {
-                if !flow.kind_before(index, "canary") {
+                let has_canary = flow.kind_before(index, "canary");
+                if !has_canary {
                     let diagnostic =
                         Diagnostic::error(step.at, format!("`{}` has no canary to promote", step.id));
                     diagnostics.push(diagnostic.hint("put a `canary` step before it"));
@@ -125,7 +126,8 @@ pub(super) fn check(file: &File<'_>, order: &Order, diagnostics: &mut Vec<Diagno
                     diagnostics
                         .push(diagnostic.hint("remove `target`; the canary's is meant when it is absent"));
                 }
-                if !["wait", "shadow", "approve"].iter().any(|word| flow.kind_before(index, word)) {
+                let waits = ["wait", "shadow", "approve"].iter().any(|word| flow.kind_before(index, word));
+                if has_canary && !waits {
                     let message = format!("nothing waits between the canary and `{}`", step.id);
                     let diagnostic = Diagnostic::warning(step.at, message);
                     diagnostics.push(

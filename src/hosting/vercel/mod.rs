@@ -142,7 +142,7 @@ struct Vercel {
 #[async_trait]
 impl Target for Vercel {
     fn traits(&self) -> TargetTraits {
-        TargetTraits { instant: false, expires: false, takes: self.takes }
+        TargetTraits { instant: false, expires: false, takes: self.takes, one_model: true }
     }
 
     async fn read(&self, model: &ModelName) -> Result<Option<Observed>, AdapterError> {

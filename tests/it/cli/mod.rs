@@ -9,6 +9,7 @@ mod evidence;
 mod files;
 mod first_steps;
 mod freeze;
+mod places;
 pub mod refit;
 mod simulations;
 mod versions;

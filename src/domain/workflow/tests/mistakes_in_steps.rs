@@ -209,7 +209,6 @@ fn mistakes_in_steps() {
     5:5 warning: nothing waits between the canary and `p` (add a `wait` step, or the verdict is taken before there is evidence)
     [promote-alone]
     4:5 error: `promote` has no canary to promote (put a `canary` step before it)
-    4:5 warning: nothing waits between the canary and `promote` (add a `wait` step, or the verdict is taken before there is evidence)
     5:5 error: `wait` asks for `canary`, and none is out by then (put it after a `canary` step)
     5:25 warning: this step may wait for ever: `until` has no `at_most` (add `at_most: 72h`; what is undecided then follows `on_inconclusive`)
     5:43 warning: `canary.verdict` is never `passed` (verdicts are: pass, inconclusive, error, fail)
