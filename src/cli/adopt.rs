@@ -140,7 +140,7 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
         .doing(|| format!("make {} the champion of `{}` on {target}", args.champion, place.model))?;
     opened.poke().await;
     let generation = match &done {
-        PromotedByHand::Done(release) => Some(release.generation),
+        PromotedByHand::Done(promoted) => Some(promoted.release.generation),
         PromotedByHand::Run(_) => None,
     };
     let sizes = |record: &VersionRecord| -> (usize, u64) {

@@ -20,7 +20,9 @@ use crate::domain::run::RunStatus;
 use crate::domain::verdict::Verdict;
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::domain::words::counted;
-use crate::engine::by_hand::PromotedByHand;
+use crate::domain::workflow::{Moment, Recipient};
+use crate::engine::by_hand::{Promoted, PromotedByHand};
+use crate::engine::heard::{Hears, without_reason};
 use crate::engine::pause;
 use crate::engine::release::{Back, ReleaseError};
 use crate::engine::reread::Choice;
@@ -258,8 +260,13 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
                 .result(&value, || format!("run {} was told to promote its canary {version}", short(run)));
             super::trigger::say_who_runs(opened, &store, Some(run)).await?;
         }
-        PromotedByHand::Done(release) => {
-            let value = json!({"model": model, "target": target, "version": version, "release": release});
+        PromotedByHand::Done(promoted) => {
+            let Promoted { release, hears } = *promoted;
+            say_who_hears(opened, hears.as_ref());
+            let value = json!({
+                "model": model, "target": target, "version": version, "release": release,
+                "told": hears.as_ref().and_then(told),
+            });
             opened.out.result(&value, || {
                 format!(
                     "{version} serves everybody of {model} on {target} (generation {})",
@@ -284,7 +291,7 @@ pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError
     let (engine, _) = opened.engine(&store)?;
     let who = actor();
     let back = args.version.as_ref().map(|version| Back { version, marks_bad: args.bad });
-    let reason = args.which.why.clone().unwrap_or_else(|| format!("rolled back by {who}"));
+    let reason = args.which.why.clone().unwrap_or_else(|| without_reason(Moment::RolledBack, &who));
     let who = ReleaseActor::Human { name: who };
     let doing = || format!("roll back `{model}` on {target}");
     let before = release.desired.champion;
@@ -293,6 +300,7 @@ pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError
     for version in &done.passed_over {
         opened.out.note(&format!("passed over: {version}"));
     }
+    say_who_hears(opened, Some(&done.hears));
     let mut release = done.release;
     if let Some(served) = release.desired.champion.clone().filter(|served| Some(served) != before.as_ref()) {
         opened.out.note(&format!("{} serves; its files are being read", served.version));
@@ -300,14 +308,37 @@ pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError
         let doing = || format!("read the files of {}, which serves already", served.version);
         release = engine.check_rollback(release, choice, &who).await.doing(doing)?;
     }
-    let value =
-        json!({"model": model, "target": target, "release": release, "passed_over": done.passed_over});
+    let value = json!({
+        "model": model, "target": target, "release": release, "passed_over": done.passed_over,
+        "told": told(&done.hears),
+    });
     opened.out.result(&value, || {
         let serves = release.desired.champion.as_ref();
         let serves = serves.map_or("nothing".to_owned(), |served| served.version.to_string());
         format!("{serves} serves everybody of {model} on {target} (generation {})", release.generation)
     });
     Ok(Exit::Ok)
+}
+
+/// Says who hears of what was done, unless a run says it.
+fn say_who_hears(opened: &Opened, hears: Option<&Hears>) {
+    match hears {
+        Some(Hears::These(recipients)) => {
+            let names: Vec<String> = recipients.iter().map(ToString::to_string).collect();
+            opened.out.note(&format!("told of it: {}", names.join(", ")));
+        }
+        Some(Hears::Nobody(why)) => opened.out.note(&format!("nobody is told of it: {why}")),
+        Some(Hears::OfItsRun) | None => {}
+    }
+}
+
+/// The same for programs: nothing where a run says it, or where there is nothing to say.
+fn told(hears: &Hears) -> Option<&[Recipient]> {
+    match hears {
+        Hears::These(recipients) => Some(recipients),
+        Hears::Nobody(_) => Some(&[]),
+        Hears::OfItsRun => None,
+    }
 }
 
 async fn what_a_rollback_does(

@@ -383,8 +383,18 @@ pub struct Signal {
 impl Signal {
     /// Why the version of a run was taken back, as the newest of its `signals` that tells of it says.
     pub fn way_back(signals: &[Self]) -> Option<&str> {
-        signals.iter().rev().find_map(|signal| match &signal.kind {
-            SignalKind::RolledBack { why } => Some(why.as_str()),
+        Self::ways_back(signals).map(|(why, _)| why).next()
+    }
+
+    /// The same of those that nobody but the run has heard of.
+    pub fn unsaid_way_back(signals: &[Self]) -> Option<&str> {
+        Self::ways_back(signals).find_map(|(why, said)| (!said).then_some(why))
+    }
+
+    /// Newest first.
+    fn ways_back(signals: &[Self]) -> impl Iterator<Item = (&str, bool)> {
+        signals.iter().rev().filter_map(|signal| match &signal.kind {
+            SignalKind::RolledBack { why, said } => Some((why.as_str(), *said)),
             SignalKind::Approve { .. }
             | SignalKind::Reject { .. }
             | SignalKind::Promote
@@ -413,6 +423,9 @@ pub enum SignalKind {
     RolledBack {
         /// Why, in plain words.
         why: String,
+        /// Whether people are told of it with the change itself.
+        #[serde(default)]
+        said: bool,
     },
     /// The controller has news: look again.
     Look,

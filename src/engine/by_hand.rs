@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::heard::{Hears, without_reason};
 use super::release::{Change, DuringFreeze, ReleaseError, frozen};
 use crate::domain::id::{Generation, ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::{RunStatus, SignalKind};
 use crate::domain::version::VersionState;
+use crate::domain::workflow::Moment;
 use crate::store::{PromotionAsked, StoreError};
 
 /// What came of a promotion by hand.
@@ -17,7 +19,16 @@ pub enum PromotedByHand {
     /// The version's own run was told; it promotes.
     Run(RunId),
     /// It serves everybody now.
-    Done(Box<Release>),
+    Done(Box<Promoted>),
+}
+
+/// A version that a person promoted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Promoted {
+    /// What is to be served now.
+    pub release: Release,
+    /// Who is told; `None` when it served everybody before.
+    pub hears: Option<Hears>,
 }
 
 /// A promotion by hand.
@@ -106,7 +117,8 @@ impl Engine {
             });
             if current.desired.champion.as_ref() == Some(&served) && current.desired.canary.is_none() {
                 self.show(&current).await?;
-                return Ok(PromotedByHand::Done(Box::new(current)));
+                let promoted = Promoted { release: current, hears: None };
+                return Ok(PromotedByHand::Done(Box::new(promoted)));
             }
             let previous = match &current.desired.champion {
                 Some(champion) if champion.version == served.version => current.desired.previous.clone(),
@@ -114,15 +126,21 @@ impl Engine {
             };
             let assignment = Assignment { champion: Some(served), canary: None, previous };
             let actor = ReleaseActor::Human { name: who.to_owned() };
-            let why = reason.map_or_else(|| format!("promoted by {who}"), ToOwned::to_owned);
+            let why = reason.map_or_else(|| without_reason(Moment::Promoted, who), ToOwned::to_owned);
             // To drop the canary beside the version that serves is a way back.
             let is_back = current.desired.champion == assignment.champion;
-            let during_freeze = if is_back { DuringFreeze::Made } else { during_freeze };
+            let (moment, during_freeze) = if is_back {
+                (Moment::RolledBack, DuringFreeze::Made)
+            } else {
+                (Moment::Promoted, during_freeze)
+            };
+            let reason = why.as_str();
             let change =
-                Change { assignment, during_freeze, actor: &actor, reason: &why, bad: None, by_run: None };
-            if let Some(release) = self.replace(&current, change).await? {
+                Change { assignment, moment, during_freeze, actor: &actor, reason, bad: None, by_run: None };
+            if let Some((release, hears)) = self.replace(&current, change).await? {
                 self.show(&release).await?;
-                return Ok(PromotedByHand::Done(Box::new(release)));
+                let promoted = Promoted { release, hears: Some(hears) };
+                return Ok(PromotedByHand::Done(Box::new(promoted)));
             }
         }
     }

@@ -289,12 +289,13 @@ impl Engine {
             by_run: None,
             ends_canary: None,
             marks_bad: None,
+            notices: vec![],
             heeds_freeze: false,
         }
     }
 
     async fn tell_rolled_back(&self, canary: &CanaryRecord, reason: &str) -> Result<(), StoreError> {
-        let kind = SignalKind::RolledBack { why: reason.to_owned() };
+        let kind = SignalKind::RolledBack { why: reason.to_owned(), said: false };
         let now = self.clock.now();
         if !self.store.signal(canary.run, &kind, ACTOR, Some(reason), now).await? {
             // Its run ended before; nobody else says it.

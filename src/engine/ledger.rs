@@ -319,6 +319,7 @@ impl Ledger for RunLedger {
             }),
             ends_canary: superseded.map(|(canary, why)| CanaryEnd::of(&canary, why)),
             marks_bad,
+            notices: vec![],
             heeds_freeze: change.heeds_freeze,
         };
         let store = &self.engine.store;

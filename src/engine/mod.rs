@@ -13,7 +13,8 @@
 //! * `retention`: deletes versions that nothing needs; `pruning`: old evidence, once a day
 //! * `release`: changes of releases that no step makes: human, controller, undo; `by_hand`: promotions by people
 //! * `boards`: messages that follow runs
-//! * `notices`: who is told what; `situation`: how things stand when they are told; `unheard`: what a run ends without
+//! * `notices`: who is told what; `situation`: how things stand when they are told; `unheard`: what a run ends without;
+//!   `heard`: what people change by hand
 
 pub mod activation;
 pub mod because;
@@ -24,6 +25,7 @@ pub mod controller;
 mod driver;
 pub mod follow;
 mod foresight;
+pub mod heard;
 mod known;
 pub mod ledger;
 pub mod live;

@@ -123,7 +123,8 @@ pub fn to(
         .collect()
 }
 
-fn recipients(workflow: &Workflow, moment: Moment) -> Vec<Recipient> {
+/// Who hears of `moment`.
+pub(super) fn recipients(workflow: &Workflow, moment: Moment) -> Vec<Recipient> {
     // Who hears of promotions would wonder why there is none.
     let asks = |rule: &&NotifyRule| {
         rule.on.contains(&moment) || (moment == Moment::Frozen && rule.on.contains(&Moment::Promoted))
@@ -179,6 +180,7 @@ fn merged(base: Value, over: Value) -> Value {
     }
 }
 
-fn word(moment: Moment) -> String {
+/// As workflow files have it.
+pub(super) fn word(moment: Moment) -> String {
     serde_json::to_value(moment).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }

@@ -13,6 +13,7 @@ use super::release::{Change, DuringFreeze, ReleaseError};
 use crate::adapter::{Attention, Observed, Target};
 use crate::domain::id::{ModelName, RunId, TargetName};
 use crate::domain::release::{Assignment, CanaryServed, Release, ReleaseActor, ReleaseDocument, Served};
+use crate::domain::workflow::Moment;
 use crate::store::{ReleaseAudit, StoreError};
 
 /// Changes of a release among which what a host shows is looked for.
@@ -146,11 +147,11 @@ impl Engine {
                 Some(run) => ReleaseActor::Controller { run },
                 None => ReleaseActor::Human { name: "somebody at the host".to_owned() },
             };
-            let during_freeze = DuringFreeze::Made;
-            let change =
-                Change { assignment, during_freeze, actor: &actor, reason: &reason, bad: None, by_run: None };
+            let (moment, during_freeze) = (Moment::RolledBack, DuringFreeze::Made);
+            let (actor, reason) = (&actor, reason.as_str());
+            let change = Change { assignment, moment, during_freeze, actor, reason, bad: None, by_run: None };
             match self.replace(&current, change).await? {
-                Some(release) => current = release,
+                Some((release, _hears)) => current = release,
                 // Somebody was faster: the next look compares with what they wrote.
                 None => return Ok(false),
             }

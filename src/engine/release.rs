@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Engine;
 use super::because::left_out;
+use super::heard::{Hears, Made};
 use crate::adapter::{AdapterError, ArtifactStore};
 use crate::artifacts::sealed::SealedError;
 use crate::domain::because::Because;
@@ -16,6 +17,7 @@ use crate::domain::id::{ModelName, RunId, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
 use crate::domain::run::Intent;
 use crate::domain::version::{VersionRecord, VersionState};
+use crate::domain::workflow::Moment;
 use crate::steps::context::StepError;
 use crate::store::{CanaryEnd, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
 
@@ -98,6 +100,8 @@ pub struct RolledBack {
     pub changes_champion: bool,
     /// Versions that were nearer and could not serve, each with what is wrong with it.
     pub passed_over: Vec<String>,
+    /// Who is told.
+    pub hears: Hears,
 }
 
 /// The version that serves after a rollback, and how it was chosen.
@@ -172,6 +176,8 @@ pub(super) enum DuringFreeze {
 /// A change of a release, to be made by compare-and-set.
 pub(super) struct Change<'a> {
     pub assignment: Assignment,
+    /// What people are told that it is: a promotion or a rollback.
+    pub moment: Moment,
     pub during_freeze: DuringFreeze,
     pub actor: &'a ReleaseActor,
     pub reason: &'a str,
@@ -249,9 +255,11 @@ impl Engine {
                 });
                 ReleaseWriteByRun { intent: Intent { detail, ..by.intent.clone() }, ..by.clone() }
             });
-            let change = Change { assignment, during_freeze, actor: &actor, reason: &reason, bad, by_run };
-            if let Some(release) = self.replace(&current, change).await? {
-                return Ok(RolledBack { release, changes_champion, passed_over });
+            let moment = Moment::RolledBack;
+            let change =
+                Change { assignment, moment, during_freeze, actor: &actor, reason: &reason, bad, by_run };
+            if let Some((release, hears)) = self.replace(&current, change).await? {
+                return Ok(RolledBack { release, changes_champion, passed_over, hears });
             }
         }
     }
@@ -273,6 +281,7 @@ impl Engine {
             release: current.clone(),
             changes_champion: changed && is_current,
             passed_over: vec![],
+            hears: Hears::OfItsRun,
         }))
     }
 
@@ -391,13 +400,13 @@ impl Engine {
         })
     }
 
-    /// Compare-and-set of a release, with the end of the canary that drops out of it.
-    /// `None`: somebody was faster; read again.
+    /// Compare-and-set of a release, with the end of the canary that drops out of it, and with what is said of a change
+    /// by hand. `None`: somebody was faster; read again.
     pub(super) async fn replace(
         &self,
         current: &Release,
-        Change { assignment, during_freeze, actor, reason, bad, by_run }: Change<'_>,
-    ) -> Result<Option<Release>, ReleaseError> {
+        Change { assignment, moment, during_freeze, actor, reason, bad, by_run }: Change<'_>,
+    ) -> Result<Option<(Release, Hears)>, ReleaseError> {
         let ended = match (current.owner, &assignment.canary) {
             (Some(run), None) => {
                 let canary = self.live_canary(run).await;
@@ -421,6 +430,15 @@ impl Engine {
             ),
             DuringFreeze::Refused => (ended?, because?),
         };
+        let ends = ended.as_ref().map(|end| end.run);
+        let made = Made { current, assignment: &assignment, moment, actor, reason, ends };
+        let (hears, told) = self.heard(&made).await;
+        let (ended, notices) = match ended {
+            Some(end) if moment == Moment::RolledBack => {
+                (Some(CanaryEnd { if_run_is_over: told, ..end }), vec![])
+            }
+            ended => (ended, told),
+        };
         let written = self
             .store
             .write_release(ReleaseWrite {
@@ -435,11 +453,12 @@ impl Engine {
                 by_run,
                 ends_canary: ended,
                 marks_bad: bad,
+                notices,
                 heeds_freeze: during_freeze == DuringFreeze::Refused,
             })
             .await?;
         match written {
-            ReleaseWritten::Made(release) => Ok(Some(release)),
+            ReleaseWritten::Made(release) => Ok(Some((release, hears))),
             ReleaseWritten::Frozen(freeze) => Err(frozen(&current.model, freeze)),
             // A version that was deleted since it was read is not found again.
             ReleaseWritten::Moved(_) | ReleaseWritten::CancelRequested | ReleaseWritten::Deleted(_) => {

@@ -15,6 +15,7 @@ use super::release::{Change, DuringFreeze, ReleaseError};
 use crate::artifacts::sealed::SealedError;
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::version::VersionRecord;
+use crate::domain::workflow::Moment;
 
 /// Waited before a store that does not answer is asked again.
 const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(9)];
@@ -67,9 +68,9 @@ impl Engine {
                     Ok(way) => {
                         let reason = way.reason(&reason);
                         let (assignment, bad) = (way.assignment, way.bad);
-                        let during_freeze = DuringFreeze::Made;
-                        let change =
-                            Change { assignment, during_freeze, actor, reason: &reason, bad, by_run: None };
+                        let (moment, during_freeze) = (Moment::RolledBack, DuringFreeze::Made);
+                        let (reason, by_run) = (reason.as_str(), None);
+                        let change = Change { assignment, moment, during_freeze, actor, reason, bad, by_run };
                         self.replace(&release, change).await?
                     }
                     Err(error @ ReleaseError::NothingLeft { .. }) => {
@@ -80,7 +81,7 @@ impl Engine {
                 },
             };
             match next {
-                Some(next) => {
+                Some((next, _hears)) => {
                     self.show(&next).await?;
                     release = next;
                 }

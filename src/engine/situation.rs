@@ -339,7 +339,7 @@ async fn next_run(
     Ok(next.map(|at| format!("the next run is due on {}", at.format("%A, %F %H:%M UTC"))))
 }
 
-fn day_and_time(at: Timestamp) -> String {
+pub(super) fn day_and_time(at: Timestamp) -> String {
     at.format("%F %H:%M UTC").to_string()
 }
 

@@ -74,6 +74,7 @@ pub async fn undo(engine: &Arc<Engine>, run: &Run, intents: &[Intent], key: &str
                         }),
                         ends_canary,
                         marks_bad: None,
+                        notices: vec![],
                         heeds_freeze: false,
                     };
                     match engine.store.write_release(write).await? {

@@ -23,7 +23,8 @@ pub(super) async fn rollback(engine: &Engine, run: RunId) -> Result<Vec<Notice>,
 
 async fn told(engine: &Engine, run: RunId) -> Result<Vec<Notice>, StoreError> {
     let signals = engine.store.signals(run).await?;
-    let (Some(why), Some(canary)) = (Signal::way_back(&signals), engine.store.canary_of(run).await?) else {
+    let (Some(why), Some(canary)) = (Signal::unsaid_way_back(&signals), engine.store.canary_of(run).await?)
+    else {
         return Ok(vec![]);
     };
     let release = engine.store.release(&canary.model, &canary.target).await?;

@@ -8,15 +8,17 @@ use crate::domain::id::ModelName;
 use crate::domain::workflow::{Mode, Moment};
 
 /// The kinds that can be shown, in the order of a run's life. `progress` is the message that follows a run.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 18] = [
     "started",
     "progress",
     "needs_approval",
     "canary_started",
     "promoted",
     "first_version",
+    "promoted_by_hand",
     "rejected",
     "rolled_back",
+    "rolled_back_by_hand",
     "held",
     "frozen",
     "failed",
@@ -42,7 +44,8 @@ pub fn facts(kind: &str, mode: Mode) -> Option<Facts> {
         facts.insert(key, value);
     }
     let model: ModelName = "race-times".parse().ok()?;
-    let run = "019a7d3c-5b7e-7c21-9d58-3f2a9c41e07b".parse().ok();
+    let by_hand = facts.contains_key("by");
+    let run = "019a7d3c-5b7e-7c21-9d58-3f2a9c41e07b".parse().ok().filter(|_| !by_hand);
     Some(Facts::about(&model, run, moment, facts))
 }
 
@@ -85,6 +88,18 @@ fn touches_a_target(moment: Moment) -> bool {
 const RECEIPT: &str = "https://refit.example.com/v1/runs/019a7d3c-5b7e-7c21-9d58-3f2a9c41e07b/receipt";
 const NEXT_RUN: &str = "the next run is due on Sunday, 2026-11-29 02:00 UTC";
 const STABLE: &str = "2026-11-15 serves all traffic since 2026-11-22 10:42 UTC.";
+
+/// What a person changed: no run is told of, and nothing was measured for it.
+fn by_hand(generation: u32, mut facts: Value) -> Value {
+    let receipt =
+        format!("https://refit.example.com/v1/models/race-times/receipts/{generation}?target=production");
+    facts["by"] = json!("anna");
+    facts["metrics"] = json!([]);
+    facts["verdicts"] = json!([]);
+    facts["links"] = json!([{"label": "Read the receipt", "url": receipt}]);
+    facts["command"] = json!("refit model history race-times");
+    facts
+}
 
 fn of(kind: &str) -> Option<(Moment, Value)> {
     let worse = json!([
@@ -152,6 +167,17 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
                 ],
             }),
         ),
+        "promoted_by_hand" => (
+            Moment::Promoted,
+            by_hand(
+                4,
+                json!({
+                    "serving": "2026-11-22 is to serve all traffic of `production` instead of 2026-11-15, from 2026-11-23 09:14 UTC on.",
+                    "reason": "the fair begins today, and its prices are known to this one only",
+                    "next": "it is not watched; should it harm, `refit rollback` takes it back",
+                }),
+            ),
+        ),
         "rejected" => (
             Moment::Rejected,
             json!({
@@ -170,6 +196,17 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
                 "serving": STABLE,
                 "reason": "error_rate 9.1 % of 231 requests; at most 5 % is acceptable, and chance explains this in less than 1 case of 1,000",
             }),
+        ),
+        "rolled_back_by_hand" => (
+            Moment::RolledBack,
+            by_hand(
+                5,
+                json!({
+                    "serving": "2026-11-15 is to serve all traffic of `production` instead of 2026-11-22, from 2026-11-23 11:40 UTC on.",
+                    "reason": "customers call: sprint times are off by minutes",
+                    "next": null,
+                }),
+            ),
         ),
         "held" => (
             Moment::Held,

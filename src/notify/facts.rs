@@ -31,6 +31,9 @@ pub struct Facts {
     /// The version it is about.
     #[serde(default)]
     pub version: Option<String>,
+    /// Who changed what serves by hand.
+    #[serde(default)]
+    pub by: Option<String>,
     /// The champion it was compared with.
     #[serde(default)]
     pub champion: Option<String>,
@@ -188,6 +191,7 @@ impl Facts {
             run: run.or_else(|| key(&given, "run")),
             mode: key(&given, "mode"),
             version: key(&given, "version"),
+            by: key(&given, "by"),
             champion: key(&given, "champion"),
             outcome: key(&given, "outcome"),
             reason: key(&given, "reason"),

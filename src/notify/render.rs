@@ -237,6 +237,7 @@ fn data(facts: &Facts) -> Value {
         "touched_nothing": mode != Mode::Act,
         "bounds": (facts.moment == Moment::Started).then(|| bounds(mode)).flatten(),
         "version": facts.version,
+        "by": facts.by,
         "champion": facts.champion,
         "outcome": facts.outcome,
         "reason": facts.reason,

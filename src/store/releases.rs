@@ -34,10 +34,12 @@ pub struct ReleaseWrite {
     /// For a run: its fence and the intent that is recorded in the same transaction.
     pub by_run: Option<ReleaseWriteByRun>,
     /// A canary that ends with the change. In the same transaction its run, if it is another one, is told with a
-    /// `RolledBack` signal and woken.
+    /// `RolledBack` signal and woken; if it says nothing of it any more, what it leaves unsaid is queued.
     pub ends_canary: Option<CanaryEnd>,
     /// A version that is marked `bad` in the same transaction.
     pub marks_bad: Option<VersionName>,
+    /// Messages about it that are queued in the same transaction.
+    pub notices: Vec<Notice>,
     /// It is not made while the model is frozen.
     pub heeds_freeze: bool,
 }

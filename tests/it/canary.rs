@@ -274,6 +274,7 @@ async fn write(
         by_run: None,
         ends_canary: None,
         marks_bad: None,
+        notices: vec![],
         heeds_freeze: false,
     };
     match store.write_release(write).await.expect("written") {
@@ -345,7 +346,7 @@ async fn a_failing_canary_is_taken_off_its_host_and_its_run_is_told() {
         world.store.version(&model(), &"2".parse().expect("a name")).await.expect("read").expect("there");
     assert_eq!(version.state, VersionState::Bad);
     let why = canary.reason;
-    assert!(world.signals().await.contains(&SignalKind::RolledBack { why }));
+    assert!(world.signals().await.contains(&SignalKind::RolledBack { why, said: false }));
 }
 
 #[tokio::test]

@@ -127,6 +127,7 @@ impl Serving {
             by_run: None,
             ends_canary: None,
             marks_bad: None,
+            notices: vec![],
             heeds_freeze: false,
         };
         assert!(matches!(self.store.write_release(write).await.unwrap(), ReleaseWritten::Made(_)));

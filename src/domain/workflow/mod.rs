@@ -24,6 +24,7 @@ pub mod trigger;
 pub mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::string::FromUtf8Error;
 use std::time::Duration;
 
@@ -284,6 +285,17 @@ pub enum Recipient {
     Webhook(NotifierName),
     /// `console`: the log of the process.
     Console,
+}
+
+impl fmt::Display for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Recipient::Slack(name) => write!(f, "{name} on Slack"),
+            Recipient::Email(addresses) => f.write_str(&addresses.join(", ")),
+            Recipient::Webhook(name) => write!(f, "webhook {name}"),
+            Recipient::Console => f.write_str("the log"),
+        }
+    }
 }
 
 #[cfg(test)]

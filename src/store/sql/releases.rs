@@ -9,7 +9,7 @@ use super::checkpoint::insert_notices;
 use super::freezes::{freeze_in, lock_freezes};
 use super::registry::{lock_versions, mark_in};
 use super::rows::{self, doc, doc_opt, get, json, text, word, word_opt};
-use super::signals::{NewSignal, Told, insert_intent, signal_in};
+use super::signals::{NewSignal, insert_intent, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
@@ -181,21 +181,21 @@ impl SqlStore {
                     None
                 }
             };
+            let said = !if_run_is_over.is_empty() && passes_over_rollbacks(&mut tx, *run).await?;
+            if said {
+                insert_notices(&mut tx, if_run_is_over, self.parts.clock.now()).await?;
+            }
             if Some(*run) != over {
-                let kind = SignalKind::RolledBack { why: reason.clone() };
+                let kind = SignalKind::RolledBack { why: reason.clone(), said };
                 let actor = write.actor.to_string();
                 let signal = NewSignal { kind: &kind, actor: &actor, reason: Some(reason), at: write.at };
                 let told = signal_in(&mut tx, *run, &signal, self.at(write.at)).await?;
                 if told.is_unclaimed() {
                     woken.push(*run);
                 }
-                if !if_run_is_over.is_empty()
-                    && (matches!(told, Told::Gone) || ends_otherwise(&mut tx, *run).await?)
-                {
-                    insert_notices(&mut tx, if_run_is_over, self.parts.clock.now()).await?;
-                }
             }
         }
+        insert_notices(&mut tx, &write.notices, self.parts.clock.now()).await?;
         if let Some(version) = &write.marks_bad {
             let reason = write.because.reason.clone();
             let by = ChangedBy { actor: write.actor.clone(), reason, at: write.at };
@@ -270,14 +270,19 @@ impl SqlStore {
     }
 }
 
-/// Whether a run that is told of a rollback ends already, and says another reason at its end.
-async fn ends_otherwise(connection: &mut Connection, run: RunId) -> Result<bool, StoreError> {
-    let row = sqlx::query(sql!("SELECT outcome FROM refit.runs WHERE id = $1"))
-        .bind(run.0)
-        .fetch_optional(connection)
-        .await?;
+/// Whether a run says nothing of a rollback: it is over, or ends already and says another reason at its end. Its row stays
+/// locked, so that it either hears of the rollback before it knows how it ends, and says it, or finds it said.
+async fn passes_over_rollbacks(connection: &mut Connection, run: RunId) -> Result<bool, StoreError> {
+    let row = sqlx::query(sql!(concat!(
+        "SELECT outcome, status = 'finished' AS finished FROM refit.runs WHERE id = $1",
+        for_update!()
+    )))
+    .bind(run.0)
+    .fetch_optional(connection)
+    .await?;
     let Some(row) = row else { return Ok(true) };
-    Ok(word_opt::<Outcome>(&row, "outcome")?.is_some_and(Outcome::passes_over_rollbacks))
+    let ends_otherwise = word_opt::<Outcome>(&row, "outcome")?.is_some_and(Outcome::passes_over_rollbacks);
+    Ok(ends_otherwise || get(&row, "finished")?)
 }
 
 async fn release_in(

@@ -163,6 +163,7 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
             5 serves everybody of delivery-time on production (generation 2)
             --- stderr
             1 of delivery-time on production is marked bad; the newest good version will serve everybody
+            nobody is told of it: `notify:` of publishes has nobody for `rolled_back`
             5 serves; its files are being read
             ");
         assert_snapshot!(refit(at, &["rollback", "2", "--bad", "--yes", "-q"]), @r"
@@ -249,7 +250,20 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
 
             For more information, try '--help'.
             ");
+        // Version 1 is of a workflow that says who hears of it.
+        assert_snapshot!(refit(at, &["promote", "1", "--yes", "--why", "the report was wrong"]), @r"
+            exit code: 0
+            --- stdout
+            1 serves everybody of delivery-time on production (generation 4)
+            --- stderr
+            1 will serve everybody of delivery-time on production; 2 serves now
+            told of it: the log
+            ");
     });
+    for (version, told) in [("2", "[]"), ("1", "[\n    \"console\"\n  ]"), ("1", "null")] {
+        let promoted = refit(at, &["promote", version, "--yes", "-q", "--json"]);
+        assert!(promoted.contains(&format!("\"told\": {told}")), "{promoted}");
+    }
 }
 
 #[test]

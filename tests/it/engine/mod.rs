@@ -11,6 +11,7 @@ mod endings;
 mod extend;
 mod fencing;
 mod freeze;
+mod heard;
 mod hold;
 mod outage;
 mod promotion;

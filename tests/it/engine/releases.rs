@@ -435,6 +435,7 @@ async fn a_champion_that_changed_under_the_canary_fails_the_run_at_its_promotion
                 by_run: None,
                 ends_canary: None,
                 marks_bad: None,
+                notices: vec![],
                 heeds_freeze: false,
             })
             .await;

@@ -231,10 +231,10 @@ async fn of_a_promotion_and_a_collection_whoever_wins_what_serves_is_whole() {
             let deleted =
                 collected.iter().any(|(name, done)| name == &wanted && matches!(done, Deletion::Done { .. }));
             match promoted {
-                Ok(PromotedByHand::Done(release)) => {
+                Ok(PromotedByHand::Done(promoted)) => {
                     kept += 1;
                     assert!(!deleted, "{n}");
-                    assert_eq!(release.desired.champion.map(|served| served.version), Some(wanted));
+                    assert_eq!(promoted.release.desired.champion.map(|served| served.version), Some(wanted));
                 }
                 // Its files went while they were looked at, or it was gone before.
                 Err(ReleaseError::UnknownVersion { .. } | ReleaseError::Outside(_)) => {

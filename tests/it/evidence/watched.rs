@@ -153,6 +153,7 @@ async fn canary(store: &Arc<dyn Store>, run: RunId, rule: CompareRule) -> Canary
         by_run: None,
         ends_canary: None,
         marks_bad: None,
+        notices: vec![],
         heeds_freeze: false,
     };
     let ReleaseWritten::Made(release) = store.write_release(write).await.expect("written") else {

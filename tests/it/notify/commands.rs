@@ -38,7 +38,7 @@ fn a_preview_needs_no_project_and_shows_every_kind() {
     );
     let (code, out, _) = refit(dir.path(), &["notify", "preview", "--json"], &[]);
     let all: Vec<Value> = serde_json::from_str(&out).expect("JSON");
-    assert_eq!((code, all.len()), (0, 15));
+    assert_eq!((code, all.len()), (0, 17));
     assert!(
         all.iter()
             .all(|message| message["html"].as_str().is_some_and(|html| html.starts_with("<!doctype html>")))

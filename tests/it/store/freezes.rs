@@ -33,6 +33,11 @@ async fn make(store: &dyn Store, wish: &FreezeWish, at: Timestamp) -> Freeze {
     }
 }
 
+/// Nothing is promoted from now on.
+pub async fn frozen(store: &dyn Store, at: Timestamp) {
+    make(store, &wish(None, FreezeEnd::Never), at).await;
+}
+
 async fn a_freeze_is_kept_with_who_made_it_and_who_lifted_it(db: Database) {
     let (one, two) = (db.open().await, db.open().await);
     let began = db.now();

@@ -85,6 +85,7 @@ fn serve(expected: i64, champion: &str, previous: Option<&str>, at: Timestamp) -
         by_run: None,
         ends_canary: None,
         marks_bad: None,
+        notices: vec![],
         heeds_freeze: false,
     }
 }

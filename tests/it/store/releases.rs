@@ -28,6 +28,7 @@ on_both! {
     a_fenced_run_changes_no_release
     of_a_cancel_and_a_promotion_one_comes_first
     a_rollback_ends_the_canary_and_marks_the_version
+    a_change_is_told_with_it_or_not_at_all
     two_runs_of_a_day_get_two_versions
     a_sealed_version_is_listed
     a_look_is_taken_once
@@ -69,6 +70,7 @@ pub fn write(expected: i64, champion: &str, at: Timestamp) -> ReleaseWrite {
         by_run: None,
         ends_canary: None,
         marks_bad: None,
+        notices: vec![],
         heeds_freeze: false,
     }
 }
@@ -368,6 +370,27 @@ async fn a_rollback_ends_the_canary_and_marks_the_version(db: Database) {
     assert!(store.live_canaries(None).await.expect("listed").is_empty());
     assert!(store.outbox_of(run).await.expect("listed").is_empty(), "its run hears of it, and says it");
     assert_eq!(store.version(&model(), &name).await.expect("read").expect("there").state, VersionState::Bad);
+}
+
+async fn a_change_is_told_with_it_or_not_at_all(db: Database) {
+    let store = db.open().await;
+    let tells = |expected, champion, key: &str| {
+        let write = write(expected, champion, db.now());
+        ReleaseWrite { notices: vec![make::notice(key, None)], heeds_freeze: true, ..write }
+    };
+    let queued = async || {
+        let taken = store.take_outbox(10, Duration::from_secs(60), db.now()).await.expect("taken");
+        taken.into_iter().map(|entry| entry.notice.key).collect::<Vec<_>>()
+    };
+    let made = store.write_release(tells(0, "v1", "first")).await.expect("asked");
+    assert!(matches!(made, ReleaseWritten::Made(_)));
+    assert_eq!(queued().await, ["first"]);
+    let late = store.write_release(tells(0, "v2", "late")).await.expect("asked");
+    assert!(matches!(late, ReleaseWritten::Moved(Some(_))));
+    super::freezes::frozen(&*store, db.now()).await;
+    let refused = store.write_release(tells(1, "v2", "refused")).await.expect("asked");
+    assert!(matches!(refused, ReleaseWritten::Frozen(_)));
+    assert_eq!(queued().await, [""; 0]);
 }
 
 async fn a_look_is_taken_once(db: Database) {
