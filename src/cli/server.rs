@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{CliError, Doing};
@@ -18,8 +20,9 @@ use super::{Exit, registry};
 use crate::config::Idle;
 use crate::domain::Timestamp;
 use crate::engine::Engine;
+use crate::engine::deadline::Deadline;
 use crate::engine::tick::{Next, Patience};
-use crate::engine::worker::{FAREWELL, Worker};
+use crate::engine::worker::Worker;
 use crate::http::{self, Server, Working};
 use crate::notify::Notifiers;
 use crate::store::{Store, StoreError};
@@ -68,6 +71,55 @@ pub async fn serve(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, 
 /// Works until it is told to stop: a first Ctrl-C or SIGTERM lets steps end or hands them over, a second ends at once.
 async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliError> {
     let mut interrupts = Interrupts::listen()?;
+    let (server, mut worker, tasks) = tokio::select! {
+        begun = begin(opened, listen) => begun?,
+        () = interrupts.next() => {
+            tracing::info!("Stopped before it began to work");
+            return Ok(Exit::Ok);
+        }
+    };
+    let sleeps = opened.project.file.database.idle == Idle::Sleep;
+    let grace = server.engine.settings.grace;
+    let (deadline, ending) = loop {
+        tokio::select! {
+            () = interrupts.next() => {
+                let deadline = Deadline::within(grace);
+                break (deadline, worker.shut_down(deadline).boxed());
+            }
+            () = server.quiet(), if sleeps => {}
+        }
+        let deadline = Deadline::within(grace);
+        let mut retiring = worker.shut_down(deadline).boxed();
+        let retired = tokio::select! {
+            () = interrupts.next() => break (deadline, retiring),
+            retired = &mut retiring => retired,
+        };
+        worker = tokio::select! {
+            () = interrupts.next() => break (Deadline::within(grace), async { Ok(()) }.boxed()),
+            worker = server.sleep(retired) => worker,
+        };
+    };
+    tracing::info!("Stopping: steps end or are handed over within {grace:?}; once more ends at once");
+    server.engine.ends_by(deadline);
+    server.stop.cancel();
+    server.working.send_replace(Working::No);
+    tokio::select! {
+        ended = tokio::time::timeout_at(deadline.end(), server.end(ending, tasks, deadline)) => match ended {
+            Ok(ended) => ended.map(|()| Exit::Ok),
+            Err(_) => {
+                tracing::warn!("A part of this process did not end in time, and ends with it");
+                Ok(Exit::Ok)
+            }
+        },
+        () = interrupts.next() => Ok(Exit::Interrupted),
+    }
+}
+
+/// Begins to work, and what goes on beside that until it is told to stop.
+async fn begin(
+    opened: &Opened,
+    listen: Option<SocketAddr>,
+) -> Result<(Serving<'_>, Worker, Vec<JoinHandle<()>>), CliError> {
     let store = opened.store().await?;
     let (engine, notifiers) = opened.engine(&store)?;
     let catalog: Current = Arc::new(RwLock::new(Arc::new(opened.catalog())));
@@ -81,57 +133,19 @@ async fn stay(opened: &Opened, listen: Option<SocketAddr>) -> Result<Exit, CliEr
         Some(listen) => Some(bind(opened, &engine, &catalog, listen, is_working).await?),
         None => None,
     };
-    let server = Serving { opened, store, engine, notifiers, catalog, working, stop: stop.clone() };
-    let mut worker = server.start().await?;
-    let socket =
-        tokio::spawn(super::socket::listen(opened.project.state(), Arc::clone(&server.store), stop.clone()));
-    let http = http.map(|http| tokio::spawn(http.run(stop.clone())));
+    let server = Serving { opened, store, engine, notifiers, catalog, working, stop };
+    let worker = server.start().await?;
+    // From here on nothing is waited for: a process that is stopped while it begins has begun nothing.
+    let (store, stop) = (Arc::clone(&server.store), server.stop.clone());
+    let mut tasks = vec![tokio::spawn(super::socket::listen(opened.project.state(), store, stop))];
+    tasks.extend(http.map(|http| tokio::spawn(http.run(server.stop.clone()))));
     tracing::info!(
         workflows = current(&server.catalog).workflows().len(),
         "{} on {}",
         if listen.is_some() { "refit serves" } else { "refit works" },
         server.store.label()
     );
-
-    let sleeps = opened.project.file.database.idle == Idle::Sleep;
-    let worker = loop {
-        tokio::select! {
-            () = interrupts.next() => break Some(worker),
-            () = server.quiet(), if sleeps => {}
-        }
-        let retired = worker.shut_down().await;
-        worker = tokio::select! {
-            () = interrupts.next() => break None,
-            worker = server.sleep(retired) => worker,
-        };
-    };
-    tracing::info!(
-        "Stopping: steps end or are handed over within {:?}; once more ends at once",
-        server.engine.settings.grace
-    );
-    stop.cancel();
-    server.working.send_replace(Working::No);
-    let (grace, begun) = (server.engine.settings.grace, Instant::now());
-    let stopped = async {
-        if let Some(worker) = worker {
-            worker.shut_down().await.doing(|| "give the runs back".to_owned())?;
-        }
-        for task in [Some(socket), http].into_iter().flatten() {
-            if let Err(error) = task.await {
-                tracing::warn!("A task of the server failed: {error}");
-            }
-        }
-        // What asks a database that is away would be waited for.
-        let left = grace.saturating_sub(begun.elapsed()).max(FAREWELL);
-        if tokio::time::timeout(left, server.store.close()).await.is_err() {
-            tracing::debug!("The connections to the database end with the process");
-        }
-        Ok(Exit::Ok)
-    };
-    tokio::select! {
-        stopped = stopped => stopped,
-        () = interrupts.next() => Ok(Exit::Interrupted),
-    }
+    Ok((server, worker, tasks))
 }
 
 /// A server and all it works with.
@@ -181,6 +195,28 @@ impl Serving<'_> {
             }
         });
         Ok(worker)
+    }
+
+    /// Ends all parts side by side, and then the connections to the database.
+    async fn end(
+        &self,
+        worker: BoxFuture<'_, Result<(), StoreError>>,
+        tasks: Vec<JoinHandle<()>>,
+        deadline: Deadline,
+    ) -> Result<(), CliError> {
+        let tasks = async {
+            for task in tasks {
+                if let Err(error) = task.await {
+                    tracing::warn!("A task of the server failed: {error}");
+                }
+            }
+        };
+        let (ended, ()) = tokio::join!(worker, tasks);
+        // What asks a database that is away would be waited for.
+        if tokio::time::timeout_at(deadline.end(), self.store.close()).await.is_err() {
+            tracing::debug!("The connections to the database end with the process");
+        }
+        ended.doing(|| "give the runs back".to_owned())
     }
 
     /// Returns once nothing is due for a while; what a database that is away has to do is not known.

@@ -21,6 +21,7 @@ use crate::domain::canary::Looks;
 use crate::domain::id::RunId;
 use crate::domain::run::{Run, RunStatus};
 use crate::domain::workflow::{Mode, StepKind};
+use crate::engine::deadline::Deadline;
 use crate::engine::tick::{Next, Patience};
 use crate::engine::worker::Worker;
 use crate::steps::canary::CANARY_VALIDITY;
@@ -77,7 +78,8 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
             true
         }
     };
-    worker.shut_down().await.doing(|| "give the runs back".to_owned())?;
+    let deadline = Deadline::within(engine.settings.grace);
+    worker.shut_down(deadline).await.doing(|| "give the runs back".to_owned())?;
     let moved = before.moved(&store).await.doing(|| "list runs".to_owned())?;
     let next = engine.next_due().await.doing(|| "see what is due next".to_owned())?;
     store.close().await;

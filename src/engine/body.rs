@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
@@ -167,15 +168,16 @@ async fn attempt_of(
         biased;
         () = log.close() => {}
         // What is not kept by then is lost with the process, or was said after another one took the run over.
-        () = forced_long_ago(&forced) => {}
+        () = forced_long_ago(engine, &forced) => {}
     }
     result.map_err(|error| masked(engine, error))
 }
 
 /// Returns once the database had its time after `force`.
-pub async fn forced_long_ago(force: &CancellationToken) {
+pub async fn forced_long_ago(engine: &Engine, force: &CancellationToken) {
     force.cancelled().await;
-    tokio::time::sleep(LAST_WORDS).await;
+    let last_words = Instant::now() + LAST_WORDS;
+    tokio::time::sleep_until(last_words.min(engine.deadline().of_runs())).await;
 }
 
 /// What any step of the workflow was ever given is masked in every one: a step before this one, in another process, may

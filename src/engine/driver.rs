@@ -152,7 +152,7 @@ impl<'a> Driver<'a> {
         tokio::select! {
             biased;
             given = answered(run, || store.release_lease(run, epoch)) => given,
-            () = body::forced_long_ago(&self.force_bodies) => {
+            () = body::forced_long_ago(self.engine, &self.force_bodies) => {
                 tracing::warn!(run.id = %run,
                     "Run {run} could not be given back: the database did not answer in time; it goes on in another process \
                      once the database answers and the lease of {:?} is over", self.engine.settings.lease);
@@ -164,9 +164,9 @@ impl<'a> Driver<'a> {
     /// Short steps may finish; long ones are told to stop while there is time to end their processes.
     fn begin_shutdown(&mut self) {
         self.stopped = Some(Stopped::Shutdown);
-        let (long, patience) = (self.stop_bodies.clone(), self.engine.settings.grace / 2);
+        let (long, patience) = (self.stop_bodies.clone(), self.engine.deadline().of_long_steps());
         tokio::spawn(async move {
-            tokio::time::sleep(patience).await;
+            tokio::time::sleep_until(patience).await;
             long.cancel();
         });
     }

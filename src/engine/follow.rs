@@ -25,7 +25,7 @@ impl Engine {
     ) -> Result<Option<Run>, StoreError> {
         self.store.register_worker(self.worker, &self.settings.labels, self.clock.now()).await?;
         let driven = self.drive_until(run, notifiers, stop, &mut each).await;
-        self.end_rereads(self.settings.grace).await;
+        self.end_rereads(self.deadline().of_steps()).await;
         self.store.retire_worker(self.worker).await?;
         driven
     }

@@ -1,6 +1,7 @@
 //! Does what `domain` decided, then checkpoints it.
 //!
 //! * `worker`: one process's loops: wake-ups, reaper, schedules, canaries, outbox; start and shutdown
+//! * `deadline`: when which part of a shutdown is over
 //! * `tick`: until nothing is due, for a process that does not stay
 //! * `activation`: the claim of a run, and its lease
 //! * `driver`: a claimed run, as far as it goes; `known`: what it knows between two checkpoints
@@ -22,6 +23,7 @@ mod boards;
 pub mod body;
 pub mod by_hand;
 pub mod controller;
+pub mod deadline;
 mod driver;
 pub mod follow;
 mod foresight;
@@ -49,7 +51,7 @@ pub mod worker;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -63,6 +65,7 @@ use crate::domain::run::Definition;
 use crate::domain::workflow::{Workflow, parse};
 use crate::steps::context::{Dirs, Services};
 use crate::store::Store;
+use deadline::Deadline;
 
 /// How a process works on runs.
 #[derive(Debug, Clone)]
@@ -136,8 +139,17 @@ pub struct Engine {
     told: reconcile::Told,
     /// What was rolled back to and is being read.
     rereads: TaskTracker,
-    /// Fires when a shutdown's time is nearly over: processes of steps end at once. A worker that starts has a new one.
-    force: Mutex<CancellationToken>,
+    /// How it ends. A worker that starts has a new one.
+    ending: Mutex<Ending>,
+}
+
+/// How a process ends.
+#[derive(Default)]
+struct Ending {
+    /// Fires when a shutdown's time is nearly over: processes of steps end at once.
+    force: CancellationToken,
+    /// Absent before the shutdown.
+    deadline: Option<Deadline>,
 }
 
 /// More parsed workflows than this are not kept.
@@ -168,7 +180,7 @@ impl Engine {
             live: live::Live::default(),
             told: reconcile::Told::default(),
             rereads,
-            force: Mutex::default(),
+            ending: Mutex::default(),
         })
     }
 
@@ -190,14 +202,28 @@ impl Engine {
         Ok(workflow)
     }
 
-    /// What ends processes of steps at once.
-    fn force(&self) -> CancellationToken {
-        self.force.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// This process ends: every part of it by this deadline. To be said before anything is told to stop.
+    pub fn ends_by(&self, deadline: Deadline) {
+        self.ending().deadline = Some(deadline);
     }
 
-    /// What a shutdown before forced is over.
-    fn forget_force(&self) {
-        *self.force.lock().unwrap_or_else(PoisonError::into_inner) = CancellationToken::new();
+    /// The deadline of the shutdown, for a part of it that was told to stop; of one that is told now where there is none.
+    pub fn deadline(&self) -> Deadline {
+        self.ending().deadline.unwrap_or_else(|| Deadline::within(self.settings.grace))
+    }
+
+    /// What ends processes of steps at once.
+    fn force(&self) -> CancellationToken {
+        self.ending().force.clone()
+    }
+
+    /// The shutdown of a worker before is over.
+    fn forget_ending(&self) {
+        *self.ending() = Ending::default();
+    }
+
+    fn ending(&self) -> MutexGuard<'_, Ending> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Directories of one attempt. Nothing is made yet.

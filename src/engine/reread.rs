@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::Engine;
 use super::release::{Change, DuringFreeze, ReleaseError};
@@ -113,9 +114,9 @@ impl Engine {
         self.rereads.len()
     }
 
-    /// Returns once nothing is being read any more, or after `grace`; the process is about to end.
-    pub(super) async fn end_rereads(&self, grace: Duration) {
-        if tokio::time::timeout(grace, self.rereads.wait()).await.is_err() {
+    /// Returns once nothing is being read any more, or at `deadline`; the process is about to end.
+    pub(super) async fn end_rereads(&self, deadline: Instant) {
+        if tokio::time::timeout_at(deadline, self.rereads.wait()).await.is_err() {
             tracing::warn!(
                 rereads = self.rereads(),
                 "What was rolled back to is not read to the end before this process stops; \

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Engine;
+use super::deadline::Deadline;
 use crate::domain::Timestamp;
 use crate::domain::id::RunId;
 use crate::notify::Notifiers;
@@ -25,10 +26,6 @@ use crate::store::{OnWake, StoreError};
 const REAP_EVERY: Duration = Duration::from_millis(500);
 const OUTBOX_EVERY: Duration = Duration::from_secs(1);
 const BOARDS_EVERY: Duration = Duration::from_secs(1);
-/// The part of a shutdown's grace that is kept for ending what did not end when asked.
-const FORCED_END: Duration = Duration::from_secs(2);
-/// The least time that the database has to take this process off its list.
-pub const FAREWELL: Duration = Duration::from_millis(500);
 const LOOK_POLL: Duration = Duration::from_secs(1);
 
 /// A process that works on runs.
@@ -68,7 +65,7 @@ impl Worker {
     /// Registers this process and starts its loops.
     pub async fn start(engine: Arc<Engine>, notifiers: Arc<Notifiers>) -> Result<Self, StoreError> {
         engine.store.register_worker(engine.worker, &engine.settings.labels, engine.clock.now()).await?;
-        engine.forget_force();
+        engine.forget_ending();
         let stop = CancellationToken::new();
         let activations = TaskTracker::new();
         let mut loops = JoinSet::new();
@@ -112,41 +109,50 @@ impl Worker {
         self.loops.spawn(every(&self.engine, &self.stop, pause, name, act));
     }
 
-    /// Stops claiming, lets short steps finish, hands long ones over, gives the leases back; within the grace time.
+    /// Stops claiming, lets short steps finish, hands long ones over, gives the leases back; all by `deadline`.
     /// No lease is given back while something of its step runs.
-    pub async fn shut_down(mut self) -> Result<(), StoreError> {
+    pub async fn shut_down(mut self, deadline: Deadline) -> Result<(), StoreError> {
+        self.engine.ends_by(deadline);
         self.stop.cancel();
         self.activations.close();
-        let (grace, begun) = (self.engine.settings.grace, Instant::now());
-        let last_part = (grace / 4).min(FORCED_END);
-        let mut ended = tokio::time::timeout(grace - last_part, self.activations.wait()).await.is_ok();
-        if !ended {
-            self.engine.force().cancel();
-            ended = tokio::time::timeout(last_part, self.activations.wait()).await.is_ok();
-        }
-        // What is being sent or written is not cut off: it would be sent again.
+        let ended = self.end_activations(deadline).await;
+        // What is being sent or written is not cut off at once: it would be sent again.
+        let patience = (Instant::now() + deadline.last_part()).min(deadline.of_steps());
         let done = async { while self.loops.join_next().await.is_some() {} };
-        let left = grace.saturating_sub(begun.elapsed() + FAREWELL);
-        if tokio::time::timeout(last_part.min(left), done).await.is_err() {
+        if tokio::time::timeout_at(patience, done).await.is_err() {
+            tracing::warn!(
+                "What this process does beside its runs (messages, canaries, schedules) did not end in time and is cut off: \
+                 the next one does it again"
+            );
             self.loops.shutdown().await;
         }
         // Last: runs and the look at canaries may begin to read until they end.
-        self.engine.end_rereads(grace.saturating_sub(begun.elapsed())).await;
+        self.engine.end_rereads(deadline.of_steps()).await;
         if ended {
-            return self.retire(grace.saturating_sub(begun.elapsed()).max(FAREWELL)).await;
+            return self.retire(deadline.end()).await;
         }
         tracing::warn!(
             runs = self.engine.live_runs(),
-            "Steps did not end within {grace:?}, or the database did not hear of it; their runs go on in another process when \
-             this one is gone"
+            "Steps did not end within {:?}, or the database did not hear of it; their runs go on in another process when \
+             this one is gone",
+            self.engine.settings.grace
         );
         Ok(())
     }
 
+    /// Whether every run was given back, or given up.
+    async fn end_activations(&self, deadline: Deadline) -> bool {
+        if tokio::time::timeout_at(deadline.of_force(), self.activations.wait()).await.is_ok() {
+            return true;
+        }
+        self.engine.force().cancel();
+        tokio::time::timeout_at(deadline.of_steps(), self.activations.wait()).await.is_ok()
+    }
+
     /// Takes this process off the list of workers. A database that is away is not waited for: it finds out by itself.
-    async fn retire(&self, patience: Duration) -> Result<(), StoreError> {
+    async fn retire(&self, by: Instant) -> Result<(), StoreError> {
         let (store, worker) = (&self.engine.store, self.engine.worker);
-        let why = match tokio::time::timeout(patience, store.retire_worker(worker)).await {
+        let why = match tokio::time::timeout_at(by, store.retire_worker(worker)).await {
             Ok(Err(StoreError::Away(why))) => why,
             Ok(retired) => return retired,
             Err(_) => "it did not answer in time".to_owned(),

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::domain::id::{ModelName, VersionName};
+use crate::domain::words::counted;
 use crate::engine::Engine;
 use crate::trigger::Catalog;
 use access::Access;
@@ -63,8 +64,6 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 const MOST_CONNECTIONS: usize = 1024;
 /// Batches of evidence read at once: what bounds their memory.
 const MOST_BATCHES: usize = 8;
-/// Time that answers under way get at a shutdown.
-const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Pause after a connection could not be accepted: no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a request's body; evidence has a limit of its own.
@@ -88,6 +87,7 @@ struct Api {
 pub struct Server {
     listener: TcpListener,
     app: Router,
+    engine: Arc<Engine>,
 }
 
 /// Whether the process works on runs.
@@ -118,14 +118,14 @@ impl Server {
             io::Error::new(error.kind(), format!("cannot listen on {}: {error}", settings.listen))
         })?;
         let api = Api {
-            engine,
+            engine: Arc::clone(&engine),
             catalog,
             working,
             models: Mutex::default(),
             versions: Mutex::default(),
             batches: Semaphore::new(MOST_BATCHES),
         };
-        Ok(Self { listener, app: app(Arc::new(api), access) })
+        Ok(Self { listener, app: app(Arc::new(api), access), engine })
     }
 
     /// The address it has.
@@ -136,7 +136,7 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Answers until `stop`, then lets answers under way end, within 10 seconds.
+    /// Answers until `stop`, then lets answers under way end, by the deadline of the shutdown.
     pub async fn run(self, stop: CancellationToken) {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
@@ -164,8 +164,11 @@ impl Server {
             while connections.try_join_next().is_some() {}
         }
         drop(self.listener);
-        if tokio::time::timeout(LAST_WORDS, graceful.shutdown()).await.is_err() {
-            tracing::warn!("Answers under way did not end within {LAST_WORDS:?}");
+        let deadline = self.engine.deadline().of_steps();
+        if tokio::time::timeout_at(deadline, graceful.shutdown()).await.is_err() {
+            while connections.try_join_next().is_some() {}
+            let left = counted(connections.len() as u64, "connection");
+            tracing::warn!("Not every request was answered in time: {left} cut off");
         }
         connections.shutdown().await;
     }

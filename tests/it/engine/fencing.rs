@@ -9,6 +9,7 @@ use refit::clock::{Clock, SystemClock};
 use refit::domain::id::RunId;
 use refit::domain::release::ReleaseActor;
 use refit::domain::run::{AttemptState, Outcome, RunStatus};
+use refit::engine::deadline::Deadline;
 use refit::engine::release::Back;
 use refit::engine::worker::Worker;
 use refit::engine::{Engine, Settings};
@@ -314,7 +315,7 @@ steps:
         tokio::time::timeout(Duration::from_secs(60), finished(&seeder, *run)).await.expect("in time");
     }
     for worker in workers {
-        worker.shut_down().await.expect("in good order");
+        worker.shut_down(Deadline::within(Duration::from_secs(20))).await.expect("in good order");
     }
     let done = std::fs::read_to_string(world.path("all")).expect("written");
     let mut lines: Vec<&str> = done.lines().collect();

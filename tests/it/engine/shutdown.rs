@@ -7,6 +7,7 @@ use std::time::Duration;
 use refit::clock::SystemClock;
 use refit::domain::run::AttemptState;
 use refit::engine::Settings;
+use refit::engine::deadline::Deadline;
 use refit::engine::worker::Worker;
 
 use super::on_both;
@@ -41,7 +42,7 @@ async fn a_trainer_deaf_to_sigterm_is_dead_before_its_run_is_given_back() {
         let worker = Worker::start(engine.clone(), Arc::new(no_notifiers())).await.expect("starts");
         let run = world.trigger(&engine, &stubborn(&mark)).await;
         exists(&world, "began").await;
-        worker.shut_down().await.expect("in good order");
+        worker.shut_down(Deadline::within(engine.settings.grace)).await.expect("in good order");
         let running = is_running(&mark);
         assert!(!running, "the run is anybody's, and its trainer runs");
 
@@ -77,5 +78,5 @@ async fn a_loop_that_panics_goes_on() {
     });
     let call = tokio::time::timeout(Duration::from_secs(60), came.recv()).await;
     assert_eq!(call, Ok(Some(1)));
-    worker.shut_down().await.expect("in good order");
+    worker.shut_down(Deadline::within(Duration::from_secs(20))).await.expect("in good order");
 }

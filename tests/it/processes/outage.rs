@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use refit::domain::run::{AttemptState, Outcome, RunStatus};
 use reqwest::StatusCode;
 
-use super::project::{Project, count, each_once, eventually};
+use super::project::{Project, count, each_once, eventually, mark};
+use super::shutdown::slow_client;
+use crate::support::steps::is_running;
 
 /// A Postgres of its own, which can be killed. It goes when its standard input ends.
 struct OwnPostgres {
@@ -53,6 +55,11 @@ impl OwnPostgres {
 
     fn kill9(&mut self) {
         self.order("\"$WITH_POSTGRES\" ctl kill9");
+    }
+
+    /// It stays, and answers nothing.
+    fn pause(&mut self) {
+        self.order("\"$WITH_POSTGRES\" ctl pause");
     }
 
     fn back(&mut self) {
@@ -173,4 +180,37 @@ steps:
     project.write("go", "");
     let attempts = project.await_success(&[run]).await.remove(0);
     each_once(&attempts, &["train"]);
+}
+
+/// A trainer deaf to SIGTERM, a client whose request never ends, and a database that answers nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_gone_within_its_grace_time_whatever_is_slow() {
+    let mut postgres = OwnPostgres::start();
+    let project = Project::on(postgres.url()).await;
+    let mark = mark();
+    project.write("refit.toml", "[worker]\ngrace_seconds = 2\n");
+    project.write(
+        "workflows/retrain.yaml",
+        &format!(
+            "
+name: retrain
+model: m
+steps:
+  - {{ id: train, grace: 1h, run: 'trap \"\" TERM; setsid sleep 1000.{mark} & echo $$ >> train; while :; do sleep 0.02; done' }}
+"
+        ),
+    );
+    let mut server = project.serve().ready();
+    project.trigger("retrain");
+    project.await_lines("train", 1);
+    let _client = slow_client(&server.url());
+    postgres.pause();
+    let began = Instant::now();
+    server.signal("TERM");
+    let status = server.ended();
+    let (took, log) = (began.elapsed(), server.log());
+    assert!(status.success(), "{status}\n{log}");
+    assert!(took < Duration::from_secs(8), "{took:?}\n{log}");
+    eventually("nothing is left running", || (!is_running(&mark)).then_some(()));
+    assert!(log.contains("1 connection cut off") && log.contains("The database could not be told"), "{log}");
 }

@@ -1,6 +1,8 @@
 //! A deploy: SIGTERM hands runs over, a second one ends at once.
 
-use std::time::Instant;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use refit::domain::run::AttemptState;
 use refit::store::LEASE;
@@ -97,4 +99,48 @@ async fn a_second_ctrl_c_ends_at_once() {
     let attempts = project.await_success(&[run]).await.remove(0);
     each_once(&attempts, &["first", "train", "last"]);
     assert!(count(&attempts, AttemptState::Failed).is_empty(), "{attempts:#?}");
+}
+
+/// Far beyond every grace time here; what is slow in these tests is slow for longer.
+const IN_TIME: Duration = Duration::from_secs(8);
+
+/// A client whose request is being read, and never ends.
+pub fn slow_client(url: &str) -> TcpStream {
+    let mut client = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+    let head = "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                content-length: 1000\r\nexpect: 100-continue\r\n\r\n";
+    client.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    client.write_all(b"{").unwrap();
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_slowly_keeps_no_server() {
+    let project = Project::sqlite();
+    project.write("refit.toml", "[worker]\ngrace_seconds = 1\n");
+    let mut server = project.serve().ready();
+    let _client = slow_client(&server.url());
+    let began = Instant::now();
+    server.signal("TERM");
+    let status = server.ended();
+    assert!(status.success(), "{status}\n{}", server.log());
+    assert!(began.elapsed() < IN_TIME, "{:?}\n{}", began.elapsed(), server.log());
+    assert!(server.log().contains("1 connection cut off"), "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_waits_for_its_database_to_start_can_be_stopped() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut project = Project::sqlite();
+    project.database = format!("postgres://refit@{}/refit", silent.local_addr().unwrap());
+    let mut server = project.serve();
+    let _connection = silent.accept().unwrap();
+    let began = Instant::now();
+    server.signal("TERM");
+    let status = server.ended();
+    assert!(status.success(), "{status}\n{}", server.log());
+    assert!(began.elapsed() < IN_TIME, "{:?}\n{}", began.elapsed(), server.log());
 }
