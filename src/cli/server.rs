@@ -26,7 +26,8 @@ use crate::engine::worker::Worker;
 use crate::http::{self, Server, Working};
 use crate::notify::Notifiers;
 use crate::store::{Store, StoreError};
-use crate::trigger::{Catalog, schedule};
+use crate::trigger::Catalog;
+use crate::trigger::schedule::{self, Others};
 
 /// How often workflow files are read again.
 const FILES_EVERY: Duration = Duration::from_secs(5);
@@ -133,7 +134,8 @@ async fn begin(
         Some(listen) => Some(bind(opened, &engine, &catalog, listen, is_working).await?),
         None => None,
     };
-    let server = Serving { opened, store, engine, notifiers, catalog, working, stop };
+    let others = Arc::default();
+    let server = Serving { opened, store, engine, notifiers, catalog, others, working, stop };
     let worker = server.start().await?;
     // From here on nothing is waited for: a process that is stopped while it begins has begun nothing.
     let (store, stop) = (Arc::clone(&server.store), server.stop.clone());
@@ -155,6 +157,7 @@ struct Serving<'a> {
     engine: Arc<Engine>,
     notifiers: Arc<Notifiers>,
     catalog: Current,
+    others: Arc<Others>,
     working: watch::Sender<Working>,
     stop: CancellationToken,
 }
@@ -166,10 +169,10 @@ impl Serving<'_> {
             .await
             .doing(|| "start the worker".to_owned())?;
         self.working.send_replace(Working::Yes);
-        let fired = Arc::clone(&self.catalog);
+        let (fired, others) = (Arc::clone(&self.catalog), Arc::clone(&self.others));
         worker.also(SCHEDULES_EVERY, "schedules", move |engine| {
-            let catalog = current(&fired);
-            async move { schedule::fire_due(&engine, &catalog).await }
+            let (catalog, others) = (current(&fired), Arc::clone(&others));
+            async move { others.fire_due(&engine, &catalog).await }
         });
         let stop = self.stop.clone();
         worker.also(PRUNING_EVERY, "old evidence", move |engine| {

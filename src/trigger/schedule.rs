@@ -1,18 +1,22 @@
 //! Cron: schedules are rows claimed by compare-and-set, so any number of
 //! processes fire a tick once; missed ticks follow `catch_up`.
 
+mod others;
+
 use std::sync::Arc;
 
 use chrono_tz::Tz;
 use croner::Cron;
 use serde_json::json;
 
-use super::{Catalog, inputs, new_run, own_event, tell_paused};
+use super::{Catalog, Loaded, inputs, new_run, own_event, tell_paused};
 use crate::domain::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::workflow::trigger::{CatchUp, Schedule};
 use crate::engine::{Engine, pause};
 use crate::store::{NewRun, ScheduleRow, StoreError};
+
+pub use self::others::Others;
 
 /// `catch_up: all` starts at most this many runs at once; older ticks are dropped, and said so in the log.
 const MOST_CAUGHT_UP: usize = 100;
@@ -26,6 +30,10 @@ pub fn next_tick(schedule: &Schedule, after: Timestamp) -> Option<Timestamp> {
     let cron: Cron = schedule.cron.parse().ok()?;
     let local = after.with_timezone::<Tz>(&schedule.timezone);
     cron.find_next_occurrence(&local, false).ok().map(|tick| tick.to_utc())
+}
+
+fn row_id(loaded: &Loaded, index: usize) -> String {
+    format!("{}/{index}", loaded.workflow.name)
 }
 
 /// What a row is kept for.
@@ -45,7 +53,7 @@ pub async fn sync(engine: &Arc<Engine>, catalog: &Catalog) -> Result<(), StoreEr
             .enumerate()
             .filter_map(|(index, schedule)| {
                 Some(ScheduleRow {
-                    id: format!("{}/{index}", loaded.workflow.name),
+                    id: row_id(loaded, index),
                     workflow: loaded.workflow.name.clone(),
                     expression: expression(schedule),
                     next_fire_at: next_tick(schedule, now)?,
@@ -59,9 +67,17 @@ pub async fn sync(engine: &Arc<Engine>, catalog: &Catalog) -> Result<(), StoreEr
 
 /// Fires what is due. Returns when the next tick is.
 pub async fn fire_due(engine: &Arc<Engine>, catalog: &Catalog) -> Result<Option<Timestamp>, StoreError> {
+    fire(engine, catalog, engine.store.schedules().await?).await
+}
+
+async fn fire(
+    engine: &Arc<Engine>,
+    catalog: &Catalog,
+    rows: Vec<ScheduleRow>,
+) -> Result<Option<Timestamp>, StoreError> {
     let now = engine.clock.now();
     let mut soonest: Option<Timestamp> = None;
-    for row in engine.store.schedules().await? {
+    for row in rows {
         let schedule = catalog.get(row.workflow.as_str()).and_then(|loaded| {
             let index: usize = row.id.rsplit('/').next()?.parse().ok()?;
             Some((loaded, loaded.workflow.triggers.schedules.get(index)?))

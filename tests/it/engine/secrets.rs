@@ -1,8 +1,5 @@
 //! Whatever a trainer does with a secret, nothing that refit keeps or logs has it.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
 use refit::domain::id::RunId;
 use refit::domain::run::Outcome;
 use refit::engine::Engine;
@@ -11,6 +8,7 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::on_both;
 use crate::support::crash::Crash;
+use crate::support::log::Log;
 use crate::support::world::{World, finish};
 
 const VALUE: &str = "hunter2-is-\"quoted\"-in-here";
@@ -117,31 +115,9 @@ async fn log_of(engine: &Engine, run: RunId) -> Vec<u8> {
     chunks.into_iter().flat_map(|chunk| chunk.bytes).collect()
 }
 
-#[derive(Clone, Default)]
-struct ProcessLog(Arc<Mutex<Vec<u8>>>);
-
-impl Write for ProcessLog {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_secret_that_a_trainer_prints_returns_and_fails_with_is_nowhere() {
-    let process_log = ProcessLog::default();
-    // With one subscriber alone, places that another test's thread comes to first would be silent here, too.
-    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
-    let writer = process_log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _until_the_end = tracing::subscriber::set_default(subscriber);
+    let (process_log, _until_the_end) = Log::begin(tracing::Level::TRACE);
     on_both(async |mut world| {
         for (name, value) in [("TOKEN", VALUE), ("KEY", LINES)] {
             world.secrets.insert(name.parse().expect("a name"), Secret::new(value));
@@ -163,9 +139,9 @@ async fn a_secret_that_a_trainer_prints_returns_and_fails_with_is_nowhere() {
         assert!(String::from_utf8_lossy(&log).contains("***"));
         check("the log of its steps", &log);
         everything_in(&world).await;
-        let written = process_log.0.lock().unwrap().clone();
-        assert!(String::from_utf8_lossy(&written).contains("with ***"), "progress is logged");
-        check("the log of the process", &written);
+        let written = process_log.text();
+        assert!(written.contains("with ***"), "progress is logged");
+        check("the log of the process", written.as_bytes());
     })
     .await;
 }

@@ -10,19 +10,23 @@ use refit::domain::id::EventId;
 use refit::domain::run::{Outcome, RunStatus};
 use refit::engine::Engine;
 use refit::store::{RunFilter, Submitted};
-use refit::trigger::{Catalog, schedule, send, trigger};
+use refit::trigger::schedule::{self, Others};
+use refit::trigger::{Catalog, send, trigger};
 use serde_json::json;
 
 use crate::support::crash::{Crash, When, Write};
+use crate::support::log::Log;
 use crate::support::world::{World, until};
 
 /// The project with one schedule.
 fn catalog(world: &World, schedule: &str) -> Catalog {
+    catalog_on(world, &format!("{{ schedule: {schedule} }}"))
+}
+
+fn catalog_on(world: &World, on: &str) -> Catalog {
     world.write(
         "workflows/tick.yaml",
-        &format!(
-            "name: tick\nmodel: m\non: {{ schedule: {schedule} }}\nsteps: [{{ id: one, run: 'true' }}]\n"
-        ),
+        &format!("name: tick\nmodel: m\non: {on}\nsteps: [{{ id: one, run: 'true' }}]\n"),
     );
     let catalog = Catalog::load(world.root.path());
     assert!(catalog.errors.is_empty(), "{:?}", catalog.errors);
@@ -163,6 +167,70 @@ async fn a_tick_is_not_fired_once_another_expression_is_kept() {
         assert_eq!(next, "2026-12-20T03:00:00Z".parse::<Timestamp>().unwrap());
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_process_whose_schedule_does_not_count_says_so_once_for_each_change() {
+    let (log, _until_the_end) = Log::begin(tracing::Level::WARN);
+    on_both(async |world| {
+        let said = |before: usize| log.text().lines().skip(before).map(str::to_owned).collect::<Vec<_>>();
+        let before = log.text().lines().count();
+        let own = catalog(&world, "{ cron: '0 * * * *' }");
+        let (one, two) = (world.process(&Crash::never()).await, world.process(&Crash::never()).await);
+        let others = Others::default();
+        schedule::sync(&one, &own).await.unwrap();
+        let look = async || {
+            for _ in 0..3 {
+                world.pass(TimeDelta::seconds(1));
+                others.fire_due(&one, &own).await.unwrap();
+            }
+        };
+        look().await;
+        assert_eq!(said(before), [""; 0], "it counts");
+
+        let mut seen = before;
+        for (other, counts) in [
+            ("{ schedule: { cron: '30 * * * *' } }", "`30 * * * * UTC` counts"),
+            (
+                "{ schedule: { cron: '45 * * * *', timezone: Europe/Berlin } }",
+                "`45 * * * * Europe/Berlin` counts",
+            ),
+            ("{ event: { name: data/ready } }", "none counts"),
+        ] {
+            schedule::sync(&two, &catalog_on(&world, other)).await.unwrap();
+            look().await;
+            let said = said(seen);
+            assert_eq!(said.len(), 1, "{said:#?}");
+            for part in ["workflows/tick.yaml", "`0 * * * * UTC`", counts, "same workflow files", "restart"] {
+                assert!(said[0].contains(part), "{part}: {said:#?}");
+            }
+            seen += 1;
+        }
+
+        // Its files are read again, and the other's after that.
+        schedule::sync(&one, &own).await.unwrap();
+        look().await;
+        assert_eq!(said(seen), [""; 0], "it counts");
+        schedule::sync(&two, &catalog(&world, "{ cron: '30 * * * *' }")).await.unwrap();
+        look().await;
+        assert_eq!(said(seen).len(), 1, "{:#?}", said(seen));
+    })
+    .await;
+}
+
+/// A workflow file that changed is here a moment before it counts.
+#[tokio::test]
+async fn a_process_that_is_about_to_make_its_schedule_count_says_nothing() {
+    let (log, _until_the_end) = Log::begin(tracing::Level::WARN);
+    let world = World::sqlite();
+    let engine = world.process(&Crash::never()).await;
+    let others = Others::default();
+    schedule::sync(&engine, &catalog(&world, "{ cron: '0 * * * *' }")).await.unwrap();
+    let changed = catalog(&world, "{ cron: '30 * * * *' }");
+    others.fire_due(&engine, &changed).await.unwrap();
+    schedule::sync(&engine, &changed).await.unwrap();
+    others.fire_due(&engine, &changed).await.unwrap();
+    assert_eq!(log.text(), "");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ pub mod faults;
 pub mod instance;
 pub mod ledger;
 pub mod line;
+pub mod log;
 pub mod node;
 pub mod prometheus;
 pub mod python;
