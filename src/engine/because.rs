@@ -62,18 +62,23 @@ impl Engine {
         Ok(canary.filter(|canary| matches!(canary.state, CanaryState::Watching | CanaryState::Baking)))
     }
 
-    /// The newest version that bakes where `current` is served.
+    /// The newest version that bakes where `current` is served, or that its run promotes there: it is decided, and will bake
+    /// once its host shows it.
     pub(super) async fn baking(&self, current: &Release) -> Result<Option<CanaryRecord>, StoreError> {
         let live = self.store.live_canaries(None).await?.into_iter();
+        let champion = current.desired.champion.as_ref();
+        let serves = |canary: &CanaryRecord| match canary.state {
+            CanaryState::Baking => true,
+            CanaryState::Watching => champion.is_some_and(|served| served.version == canary.version),
+            CanaryState::Promoted | CanaryState::RolledBack => false,
+        };
         let here = live.filter(|canary| {
-            canary.state == CanaryState::Baking
-                && canary.model == current.model
-                && canary.target == current.target
+            serves(canary) && canary.model == current.model && canary.target == current.target
         });
         Ok(here.max_by_key(|canary| canary.started_at))
     }
 
-    /// The bake of the champion, when another version is to serve: its run hears of it with the change.
+    /// The bake of the champion, to come or under way, when another version is to serve: its run hears of it with the change.
     pub(super) async fn bake_ended_by(
         &self,
         current: &Release,
@@ -87,14 +92,14 @@ impl Engine {
             (Some(canary), _) => {
                 Ok((!serves(&canary.version)).then(|| CanaryEnd::of(&canary, reason.to_owned())))
             }
-            (None, Some(champion)) if !serves(&champion.version) => self.unread_bake(current, reason).await,
+            (None, Some(champion)) if !serves(&champion.version) => self.bake_of_none(current, reason).await,
             (None, Some(_) | None) => Ok(None),
         }
     }
 
-    /// The bake of what serves now and cannot be read, when `current` changes for `reason`: its run is the one that brought
-    /// the version.
-    async fn unread_bake(&self, current: &Release, reason: &str) -> Result<Option<CanaryEnd>, StoreError> {
+    /// When `current` changes for `reason`: the bake of what serves now and cannot be read, or the promotion of a first
+    /// version, which has no canary. Its run is the one that brought the version.
+    async fn bake_of_none(&self, current: &Release, reason: &str) -> Result<Option<CanaryEnd>, StoreError> {
         let version = |assignment: &Assignment| assignment.champion.as_ref().map(|it| it.version.clone());
         let read = self.store.release_history(&current.model, &current.target, SINCE_IT_SERVES).await;
         let Some(history) = known(read, reason)? else { return Ok(None) };
@@ -104,7 +109,7 @@ impl Engine {
             return Ok(None);
         };
         let canary = known(self.store.canary_of(*run).await, reason)?;
-        Ok(canary.is_none().then(|| CanaryEnd::of_unreadable(*run, reason.to_owned())))
+        Ok(canary.flatten().is_none().then(|| CanaryEnd::of_unreadable(*run, reason.to_owned())))
     }
 
     async fn configuration(&self, run: RunId) -> Result<Option<String>, StoreError> {

@@ -81,7 +81,8 @@ impl<'a> Driver<'a> {
         nudge: Arc<Nudge>,
         shutdown: &'a CancellationToken,
     ) -> Self {
-        let known = Known::new(engine, claim);
+        let mut known = Known::new(engine, claim);
+        known.hasten_promotion(engine.clock.now());
         Self {
             engine,
             due: known.first_due(),
@@ -173,12 +174,14 @@ impl<'a> Driver<'a> {
 
     /// Somebody told the run something.
     fn hear(&mut self, told: Told) {
+        let now = self.engine.clock.now();
         self.known.hear(told.signals, told.count);
+        let is_taken_back = self.known.hasten_promotion(now);
         if let Some(request) = told.cancel {
             self.cancel(request);
         }
-        if self.known.has_news() {
-            self.due = Some(self.engine.clock.now());
+        if is_taken_back || self.known.has_news() {
+            self.due = Some(now);
         }
     }
 

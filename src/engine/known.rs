@@ -1,6 +1,8 @@
 //! What is known of a run between two checkpoints: the database's state, kept
 //! in memory by the one process that has the lease.
 
+mod taken_back;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,8 @@ pub(super) struct Known {
     pub(super) heard: i64,
     /// Sleepers, and what of that each had heard when it fell asleep.
     asleep: HashMap<(StepId, u32), i64>,
+    /// What of that a promotion had heard when it was tried last.
+    promotion_heard: i64,
     scope: Arc<Scope>,
     /// Attempts that have no row of their own, and those in whose rows they are kept.
     begun_in: HashMap<(StepId, u32), (StepId, u32)>,
@@ -68,6 +72,7 @@ impl Known {
             heard: claim.heard,
             // A claim wakes all that it finds, or ends them.
             asleep: HashMap::new(),
+            promotion_heard: 0,
             scope: Arc::new(scope),
             // A claim gives each attempt that it finds a row.
             begun_in: HashMap::new(),
@@ -341,6 +346,9 @@ impl Known {
     pub(super) fn apply(&mut self, record: &EndedAttempt, heard: i64, now: Timestamp) {
         if record.state == AttemptState::Sleeping {
             self.asleep.insert((record.step.clone(), record.attempt), heard);
+        }
+        if record.state == AttemptState::Failed && self.promotes(&record.step) {
+            self.promotion_heard = heard;
         }
         let attempts = Arc::make_mut(&mut self.attempts);
         let same = |attempt: &&mut Attempt| attempt.step == record.step && attempt.attempt == record.attempt;

@@ -103,6 +103,7 @@ impl Driver<'_> {
             notices.clear();
         }
         self.known.apply(&record, ended.heard, now);
+        self.known.hasten_promotion(now);
         self.proceed(News { ended: Some(record), notices, ..News::default() }).await
     }
 

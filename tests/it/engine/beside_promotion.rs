@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use refit::domain::id::RunId;
+use refit::domain::release::ReleaseActor;
 use refit::domain::run::{AttemptState, Outcome, SignalKind};
 use refit::engine::Engine;
 
@@ -141,6 +142,31 @@ async fn nothing_else_begins_in_a_run_that_is_cancelled_while_its_promotion_wait
         assert_eq!(ended.outcome, Some(Outcome::CancelledAfterPromotion), "{ended:?}");
         assert!(states(&engine, run, "next").await.is_empty());
         assert_eq!(shown(&world), serves("2"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rollback_ends_a_promotion_that_waits_for_its_host_beside_a_body_at_once() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = not_shown(&world, &engine, STUBBORN, TROUBLES[0]).await;
+        tell(&world, &engine, run, &begin(), None).await;
+        let working = activated(&engine, run);
+        exists(&world, "began").await;
+        let ann = ReleaseActor::Human { name: "ann".to_owned() };
+        let back = engine.roll_back(&model(), &target(), None, ann, "bad times").await;
+        assert!(back.is_err(), "the host rejects that, too");
+        nudged(&engine, run).await;
+        // Told to stop, as the run ends.
+        exists(&world, "told").await;
+        world.write("go", "");
+        working.await.expect("no panic").expect("it went well");
+        let ended = run_of(&engine, run).await;
+        assert_eq!(ended.outcome, Some(Outcome::RolledBack), "{ended:?}");
+        // `ask` hears of it, too.
+        assert!(ended.reason.as_deref().is_some_and(|why| why.contains("bad times")), "{ended:?}");
     })
     .await;
 }

@@ -9,6 +9,7 @@ use refit::domain::canary::CanaryState;
 use refit::domain::id::RunId;
 use refit::domain::release::ReleaseActor;
 use refit::domain::run::{AttemptState, CancelRequest, IntentState, Outcome, Run, RunStatus, SignalKind};
+use refit::domain::version::VersionState;
 use refit::domain::workflow::Moment;
 use refit::engine::Engine;
 use refit::engine::by_hand::PromotedByHand;
@@ -195,6 +196,73 @@ async fn a_person_who_rolls_back_ends_a_promotion_that_its_host_does_not_show() 
     .await;
 }
 
+/// It hears of that at once, not when the host is tried again.
+#[tokio::test]
+async fn a_rollback_ends_a_promotion_that_waits_for_its_host_at_once() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = not_shown(&world, &engine, BAKES, TROUBLES[0]).await;
+        two_days(&world, &engine, run).await;
+        goes_on(&engine, run).await;
+        let back = engine.roll_back(&model(), &target(), None, ann(), "bad times").await;
+        assert!(back.is_err(), "the host rejects that, too");
+        let ended = goes_on(&engine, run).await;
+        assert_eq!((ended.status, ended.outcome), (RunStatus::Finished, Some(Outcome::RolledBack)));
+        assert_eq!(ended.reason.as_deref(), Some("2 was taken off `production` by ann: bad times"));
+        let canary = canary(&engine, run).await;
+        assert_eq!((canary.state, canary.reason.as_str()), (CanaryState::RolledBack, "bad times"));
+        assert_eq!(state_of(&engine, "2").await, VersionState::Bad);
+    })
+    .await;
+}
+
+/// There is no canary that could tell its run.
+#[tokio::test]
+async fn another_version_in_its_place_ends_a_first_one_that_waits_for_its_host_at_once() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        publish(&world, &engine).await;
+        world.host.reject(true);
+        let run = world.trigger(&engine, &FLOW.source()).await;
+        reach(&world, &engine, run, TimeDelta::minutes(10), |run| run.committed).await;
+        two_days(&world, &engine, run).await;
+        goes_on(&engine, run).await;
+        let done =
+            engine.promote_by_hand(&model(), &target(), &version("1"), false, "ann", Some("older")).await;
+        assert!(done.is_err(), "the host rejects that, too");
+        let ended = goes_on(&engine, run).await;
+        assert_eq!((ended.status, ended.outcome), (RunStatus::Finished, Some(Outcome::RolledBack)));
+        assert_eq!(ended.reason.as_deref(), Some("2 was taken off `production` by ann: older"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rollback_while_the_host_refuses_a_promotion_is_found_at_once() {
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        let run = about_to_promote(&world, FLOW).await;
+        world.host.reject(true);
+        let outside = engine.clone();
+        let crash =
+            Crash::meanwhile(Write { name: "target.apply".to_owned(), nth: 0 }, When::After, move || {
+                let outside = outside.clone();
+                async move {
+                    let back = outside.roll_back(&model(), &target(), None, ann(), "bad times").await;
+                    assert!(back.is_err(), "the host rejects that, too");
+                }
+            });
+        let working = world.process(&crash).await;
+        goes_on(&working, run).await;
+        let ended = goes_on(&working, run).await;
+        assert_eq!((ended.status, ended.outcome), (RunStatus::Finished, Some(Outcome::RolledBack)));
+        leave(&working).await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_process_that_dies_over_and_over_in_a_promotion_does_not_fail_it() {
     on_both(async |world| {
@@ -370,9 +438,9 @@ async fn a_run_whose_promotion_was_rolled_back_before_it_went_on_ends_as_rolled_
             let ended = goes_on(&engine, run).await;
             assert_eq!((ended.status, ended.outcome), (RunStatus::Finished, Some(Outcome::RolledBack)));
             let why = format!("{new} was taken off `production` by ann: bad times");
-            assert_eq!(ended.reason, Some(why.clone()));
+            assert_eq!(ended.reason, Some(why));
             let canary = canary(&engine, run).await;
-            assert_eq!((canary.state, canary.reason), (CanaryState::RolledBack, why));
+            assert_eq!((canary.state, canary.reason.as_str()), (CanaryState::RolledBack, "bad times"));
             assert_eq!(release(&engine).await, after, "what serves is what was rolled back to");
         }
     })
