@@ -4,10 +4,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use refit::clock::Clock;
 use refit::domain::id::RunId;
 use refit::domain::release::ReleaseActor;
 use refit::domain::run::{AttemptState, Outcome, SignalKind};
 use refit::engine::Engine;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::branches::{activated, newest, nudged};
 use super::on_both;
@@ -167,6 +170,60 @@ async fn a_rollback_ends_a_promotion_that_waits_for_its_host_beside_a_body_at_on
         assert_eq!(ended.outcome, Some(Outcome::RolledBack), "{ended:?}");
         // `ask` hears of it, too.
         assert!(ended.reason.as_deref().is_some_and(|why| why.contains("bad times")), "{ended:?}");
+    })
+    .await;
+}
+
+/// Its process died, and what sleeps beside it wakes with the run.
+#[tokio::test]
+async fn a_promotion_of_a_cancelled_run_does_not_wait_for_what_wakes_beside_it() {
+    let flow = Flow {
+        before_promote: "  - id: side
+    uses: shadow
+    needs: [canary]
+    with:
+      run: 'touch began; while :; do sleep 0.02; done'
+      from: { file: rows.csv }
+      until: \"canary.verdict == 'fail'\"
+      at_most: 5d",
+        promote: "{}, needs: [compare]",
+        ..FLOW
+    };
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        serving(&world, &engine).await;
+        world.write("rows.csv", "id,at,x,actual\n");
+        let run = about_to_promote(&world, flow).await;
+        // It dies once the other is asleep again.
+        let (dies, outside) = (Arc::new(Notify::new()), engine.clone());
+        let point = Write { name: "target.apply".to_owned(), nth: 0 };
+        let crash = Crash::meanwhile(point, When::Before, {
+            let dies = dies.clone();
+            move || {
+                let (dies, outside) = (dies.clone(), outside.clone());
+                async move {
+                    newest(&outside, run, "side", |side| side.state == AttemptState::Sleeping).await;
+                    dies.notify_one();
+                    std::future::pending().await
+                }
+            }
+        });
+        let (dying, stop) = (world.process(&crash).await, CancellationToken::new());
+        tokio::select! {
+            ended = dying.activate(run, &stop) => panic!("it lives: {ended:?}"),
+            () = dies.notified() => {}
+        }
+        engine.store.retire_worker(dying.worker).await.expect("its leases are free");
+        cancel(&world, &engine, run, "ann").await;
+        world.pass(TimeDelta::hours(2));
+        let at = world.clock.now().format("%FT%TZ");
+        world.write("rows.csv", &format!("id,at,x,actual\nr1,{at},1,0\n"));
+        let working = activated(&engine, run);
+        let ended = tokio::time::timeout(Duration::from_secs(30), working).await;
+        ended.expect("in time").expect("no panic").expect("it went well");
+        let ended = run_of(&engine, run).await;
+        assert_eq!(ended.outcome, Some(Outcome::CancelledAfterPromotion), "{ended:?}");
+        assert_eq!(shown(&world), serves("2"));
     })
     .await;
 }
