@@ -21,7 +21,7 @@ use crate::domain::words::count;
 use crate::domain::workflow::StepKind;
 use crate::domain::workflow::step::{Compare, CompareRule, OnlineMetric, Role, Stage};
 use crate::domain::workflow::units::{self, BasisPoints};
-use crate::evidence::{Measured, begins_past, read_minutes};
+use crate::evidence::{BYTE_ORDER_MARK, Measured, begins_past, read_minutes};
 use crate::steps::canary::compare_rules;
 use crate::store::Extended;
 
@@ -188,13 +188,17 @@ pub(super) fn decision(verdict: Verdict) -> (&'static str, &'static str) {
     }
 }
 
-/// The first line that says something, with the empty ones before it; a part of one that is too long.
+/// The first line that says something, with the empty ones before it and without a byte order mark; a part of one that
+/// is too long.
 fn first_line(input: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     let mut text = vec![];
     while text.trim_ascii().is_empty() && text.len() < FIRST_LINE {
         let left = (FIRST_LINE - text.len()) as u64;
         if input.by_ref().take(left).read_until(b'\n', &mut text)? == 0 {
             break;
+        }
+        if text.starts_with(BYTE_ORDER_MARK) {
+            text.drain(..BYTE_ORDER_MARK.len());
         }
     }
     Ok(text)

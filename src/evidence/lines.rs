@@ -11,7 +11,7 @@ use crate::domain::words;
 /// An id of a request or a block that is longer is refused.
 const LONGEST_ID: usize = 200;
 /// What some editors put before the first line; it says nothing.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// A message about a line is cut here.
 const LONGEST_ANSWER: usize = 200;
 

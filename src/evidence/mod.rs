@@ -23,6 +23,7 @@ mod truth;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use self::lines::BYTE_ORDER_MARK;
 pub use self::minutes::{Measured, MinuteLine, read_minutes};
 pub use self::observation::read_observations;
 pub use self::past::{begins_past, read_past, write_past};

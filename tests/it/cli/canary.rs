@@ -33,6 +33,21 @@ fn a_replay_prints_evidence_by_minute_and_the_decision() {
     });
 }
 
+/// Some editors put it before the first line; it says nothing.
+#[test]
+fn a_file_with_a_byte_order_mark_is_read_without_it() {
+    let minute = r#"{"t":0,"canary":{"n":10,"e":10},"stable":{"n":90,"e":1}}"#;
+    let recorded = r#"{"recorded":{}}"#;
+    for lines in [&[minute][..], &["", minute], &[recorded]] {
+        let plain = minutes(lines);
+        let said = refit(plain.path(), &["canary", "replay", "minutes.ndjson"]);
+        let marked = minutes(lines);
+        let text = format!("\u{feff}{}", lines.join("\n"));
+        std::fs::write(marked.path().join("minutes.ndjson"), text).expect("writable");
+        assert_eq!(refit(marked.path(), &["canary", "replay", "minutes.ndjson"]), said);
+    }
+}
+
 #[test]
 fn a_line_that_makes_no_sense_is_an_error_and_nothing_is_decided() {
     let bad = r#"{"t":0,"canary":{"n":10,"e":10},"stable":{"n":90,"e":1}}"#;
