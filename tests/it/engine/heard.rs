@@ -7,9 +7,9 @@ use chrono::TimeDelta;
 use refit::clock::Clock;
 use refit::domain::canary::CanaryState;
 use refit::domain::freeze::{FreezeEnd, FreezeWish};
-use refit::domain::id::{FreezeId, RunId};
+use refit::domain::id::FreezeId;
 use refit::domain::release::ReleaseActor;
-use refit::domain::run::{CancelRequest, Outcome, RunStatus, SignalKind};
+use refit::domain::run::{CancelRequest, Outcome};
 use refit::domain::workflow::{Moment, Recipient};
 use refit::engine::Engine;
 use refit::engine::by_hand::PromotedByHand;
@@ -42,7 +42,7 @@ steps:
   - { id: publish, uses: publish, with: { store: models, version: counter } }
 "#;
 
-const BAKES: Flow = Flow { promote: "{ bake: 6h }", ..FLOW };
+pub const BAKES: Flow = Flow { promote: "{ bake: 6h }", ..FLOW };
 
 fn ann() -> ReleaseActor {
     ReleaseActor::Human { name: "ann".to_owned() }
@@ -59,25 +59,25 @@ async fn promote(engine: &Arc<Engine>, name: &str, supersede: bool, reason: Opti
     assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
 }
 
-async fn roll_back(engine: &Arc<Engine>, reason: &str) {
+pub async fn roll_back(engine: &Arc<Engine>, reason: &str) {
     engine.roll_back(&model(), &target(), None, ann(), reason).await.expect("rolled back");
 }
 
 /// Version 1 serves; people are told of what takes its place.
-async fn serving_and_telling(world: &World, engine: &Arc<Engine>) {
+pub async fn serving_and_telling(world: &World, engine: &Arc<Engine>) {
     publish_and_tell(world, engine).await;
     promote(engine, "1", false, None).await;
     told(world, engine).await;
 }
 
 /// What people are to be told since this was asked last.
-async fn told(world: &World, engine: &Engine) -> Vec<Notice> {
+pub async fn told(world: &World, engine: &Engine) -> Vec<Notice> {
     let taken = engine.store.take_outbox(100, Duration::from_secs(86_400), world.clock.now()).await;
     taken.expect("readable").into_iter().map(|entry| entry.notice).collect()
 }
 
 /// Of a message: its key, what it is of, and to whom.
-fn heads(notices: &[Notice]) -> Vec<(&str, Moment, String)> {
+pub fn heads(notices: &[Notice]) -> Vec<(&str, Moment, String)> {
     let to = |notice: &Notice| match &notice.to {
         Recipient::Email(addresses) => addresses.join(", "),
         Recipient::Console => "log".to_owned(),
@@ -86,11 +86,11 @@ fn heads(notices: &[Notice]) -> Vec<(&str, Moment, String)> {
     notices.iter().map(|notice| (notice.key.as_str(), notice.moment, to(notice))).collect()
 }
 
-fn head(generation: usize, nth: usize, moment: Moment, to: &str) -> (String, Moment, String) {
+pub fn head(generation: usize, nth: usize, moment: Moment, to: &str) -> (String, Moment, String) {
     (format!("m/by-hand/production/{generation}/{nth}"), moment, to.to_owned())
 }
 
-fn are(notices: &[Notice], expected: &[(String, Moment, String)]) {
+pub fn are(notices: &[Notice], expected: &[(String, Moment, String)]) {
     let expected: Vec<_> =
         expected.iter().map(|(key, moment, to)| (key.as_str(), *moment, to.clone())).collect();
     assert_eq!(heads(notices), expected, "{notices:#?}");
@@ -437,84 +437,6 @@ async fn a_canary_that_is_dropped_before_its_run_has_recorded_it_is_told_once() 
         let by_its_run = format!("{run}/end/0");
         let told = told(&world, &outside).await;
         assert_eq!(heads(&told), [(&*by_its_run, Moment::RolledBack, "log".to_owned())]);
-    })
-    .await;
-}
-
-/// A version that bakes, and a step beside it that is about to fail; after that the run has this to do.
-async fn about_to_fail(world: &World, on_failure: &str) -> RunId {
-    let flow = Flow {
-        before_promote: "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
-  - { id: breaks, run: 'exit 1', needs: [ask], retry: { attempts: 1 } }",
-        promote: "{ bake: 6h }, needs: [compare]",
-        ..BAKES
-    };
-    let engine = world.process(&Crash::never()).await;
-    serving_and_telling(world, &engine).await;
-    let source = format!("{}{on_failure}\n", flow.source());
-    let run = world.trigger(&engine, &source).await;
-    reach(world, &engine, run, TimeDelta::minutes(10), |run| run.outcome == Some(Outcome::Promoted)).await;
-    let approval = SignalKind::Approve { step: "ask".parse().expect("a step") };
-    engine.store.signal(run, &approval, "ann", None, world.clock.now()).await.expect("sent");
-    told(world, &engine).await;
-    leave(&engine).await;
-    run
-}
-
-#[tokio::test]
-async fn a_version_that_is_taken_back_by_hand_while_its_run_fails_is_told_once_whenever_that_is() {
-    on_both(async |base| {
-        let run = about_to_fail(&base, "").await;
-        let mut by_whom = vec![];
-        for nth in 0..4 {
-            let world = base.copy().await;
-            let outside = world.process(&Crash::never()).await;
-            let hand = outside.clone();
-            let point = Write { name: "checkpoint".to_owned(), nth };
-            let crash = Crash::meanwhile(point, When::Before, move || {
-                let hand = hand.clone();
-                async move { roll_back(&hand, "customers call").await }
-            });
-            let working = world.process(&crash).await;
-            working.activate(run, &CancellationToken::new()).await.expect("activates");
-            leave(&working).await;
-            let ended = ended(&world, &outside, run).await;
-            assert_eq!(ended.status, RunStatus::Finished);
-            assert_eq!(shown(&world), serves("1"));
-            let told = told(&world, &outside).await;
-            let of_the_change: Vec<&Notice> =
-                told.iter().filter(|notice| notice.moment != Moment::Failed).collect();
-            let to_the_log: Vec<&&Notice> =
-                of_the_change.iter().filter(|notice| notice.to == Recipient::Console).collect();
-            assert_eq!(to_the_log.len(), 1, "before checkpoint {nth}: {told:#?}");
-            by_whom.push((ended.outcome.expect("ended"), to_the_log[0].moment));
-        }
-        assert!(
-            by_whom.contains(&(Outcome::Failed, Moment::Alert)),
-            "its run heard of it before: {by_whom:?}"
-        );
-        assert!(by_whom.contains(&(Outcome::Failed, Moment::RolledBack)), "it did not: {by_whom:?}");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_version_that_is_taken_back_by_hand_while_its_run_is_at_its_end_is_told_at_once_and_once() {
-    on_both(async |world| {
-        let later =
-            "on_failure: [ { id: sorry, run: 'exit 1', retry: { attempts: 2, backoff: 1h, max: 1h } } ]";
-        let run = about_to_fail(&world, later).await;
-        let engine = world.process(&Crash::never()).await;
-        reach(&world, &engine, run, TimeDelta::seconds(1), |run| run.status == RunStatus::Undoing).await;
-        roll_back(&engine, "customers call").await;
-        let back = told(&world, &engine).await;
-        are(
-            &back,
-            &[head(4, 0, Moment::RolledBack, "log"), head(4, 1, Moment::RolledBack, "bo@example.com")],
-        );
-        assert_eq!(ended(&world, &engine, run).await.outcome, Some(Outcome::Failed));
-        let by_its_run = format!("{run}/end/0");
-        assert_eq!(heads(&told(&world, &engine).await), [(&*by_its_run, Moment::Failed, "log".to_owned())]);
     })
     .await;
 }

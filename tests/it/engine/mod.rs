@@ -12,6 +12,7 @@ mod extend;
 mod fencing;
 mod freeze;
 mod heard;
+mod heard_late;
 mod hold;
 mod outage;
 mod promotion;

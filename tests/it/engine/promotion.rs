@@ -31,7 +31,7 @@ pub type Trouble = fn(&World, bool);
 pub const TROUBLES: [Trouble; 2] =
     [|world, fails| world.host.reject(fails), |world, fails| world.host.break_down(fails)];
 
-fn ann() -> ReleaseActor {
+pub fn ann() -> ReleaseActor {
     ReleaseActor::Human { name: "ann".to_owned() }
 }
 
@@ -63,7 +63,7 @@ async fn alerts(engine: &Arc<Engine>, run: RunId) -> Vec<OutboxEntry> {
 }
 
 /// Two days in which the run may do what it can, which is not to end.
-async fn two_days(world: &World, engine: &Arc<Engine>, run: RunId) {
+pub async fn two_days(world: &World, engine: &Arc<Engine>, run: RunId) {
     for _ in 0..24 {
         let seen = turn(engine, run).await;
         assert_eq!((seen.status, seen.outcome), (RunStatus::Waiting, None), "{seen:?}");
@@ -100,7 +100,7 @@ async fn dies(world: &World, run: RunId, crash: &Crash) {
 }
 
 /// The run goes on, and nobody looks at canaries.
-async fn goes_on(engine: &Arc<Engine>, run: RunId) -> Run {
+pub async fn goes_on(engine: &Arc<Engine>, run: RunId) -> Run {
     engine.activate(run, &CancellationToken::new()).await.expect("activates");
     run_of(engine, run).await
 }
