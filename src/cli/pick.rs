@@ -134,6 +134,28 @@ pub async fn release(
     Ok((model, target, None))
 }
 
+/// The release that `which` means, for `refit ARGUMENTS VERSION`: a model in the place of the version is said to be one.
+pub async fn release_and_version(
+    opened: &Opened,
+    store: &Arc<dyn Store>,
+    which: &Which,
+    version: Option<&VersionName>,
+    command: &str,
+) -> Result<(ModelName, TargetName, Option<Release>), CliError> {
+    let picked = release(opened, store, which).await;
+    let (None, Some(version)) = (&which.model, version) else { return picked };
+    if !models(opened, store).await?.iter().any(|model| model.as_str() == version.as_str()) {
+        return picked;
+    }
+    if let Ok((model, _, _)) = &picked
+        && store.version(model, version).await.doing(|| format!("read version {version}"))?.is_some()
+    {
+        return picked;
+    }
+    Err(CliError::usage(format!("`{version}` is a model, not a version"))
+        .hint(format!("`refit {command} --model {version}`")))
+}
+
 /// The only model of the project.
 pub async fn only_model(opened: &Opened, store: &Arc<dyn Store>) -> Result<ModelName, CliError> {
     one_of(models(opened, store).await?, "model")

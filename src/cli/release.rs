@@ -206,8 +206,9 @@ fn schedules_table(
 /// `refit promote`.
 pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> {
     let store = opened.store().await?;
-    let (model, target, release) = pick::release(opened, &store, &args.which).await?;
     let version = &args.version;
+    let (model, target, release) =
+        pick::release_and_version(opened, &store, &args.which, Some(version), "promote VERSION").await?;
     let canary = release.as_ref().and_then(|release| release.desired.canary.as_ref());
     let champion = release.as_ref().and_then(|release| release.desired.champion.as_ref());
     let serves =
@@ -281,7 +282,9 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
 /// `refit rollback`.
 pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError> {
     let store = opened.store().await?;
-    let (model, target, release) = pick::release(opened, &store, &args.which).await?;
+    let version = args.version.as_ref();
+    let (model, target, release) =
+        pick::release_and_version(opened, &store, &args.which, version, "rollback").await?;
     let release = release.ok_or_else(|| {
         CliError::usage(format!("cannot roll back: `{model}` serves nothing on {target} yet"))
             .hint("`refit status` lists what is served")

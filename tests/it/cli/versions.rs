@@ -277,6 +277,19 @@ fn with_nothing_good_left_a_rollback_ends_with_2() {
             error: cannot roll back `delivery-time` on production: there is no good version of `delivery-time` to go back to
             hint: name one that was marked bad if it must be: `refit rollback VERSION --model delivery-time`
             ");
+        // In a hurry, people name what they mean.
+        assert_snapshot!(refit(dir.path(), &["rollback", "delivery-time", "--yes"]), @r"
+            exit code: 2
+            --- stderr
+            error: `delivery-time` is a model, not a version
+            hint: `refit rollback --model delivery-time`
+            ");
+        assert_snapshot!(refit(dir.path(), &["promote", "delivery-time", "--yes"]), @r"
+            exit code: 2
+            --- stderr
+            error: `delivery-time` is a model, not a version
+            hint: `refit promote VERSION --model delivery-time`
+            ");
     });
 }
 
