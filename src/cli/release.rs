@@ -230,10 +230,11 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
         will.push_str(&format!("; the canary {} is dropped", canary.served.version));
     }
     let known = store.version(&model, version).await.doing(|| format!("read version {version}"))?;
-    if known.is_none() {
-        return Err(CliError::usage(format!("cannot promote {version}: `{model}` has no such version"))
-            .hint(format!("`refit model ls {model}` lists its versions")));
-    }
+    let known = known.ok_or_else(|| {
+        CliError::usage(format!("cannot promote {version}: `{model}` has no such version"))
+            .hint(format!("`refit model ls {model}` lists its versions"))
+    })?;
+    will.push_str(&warning_of(&known));
     let freeze =
         store.freeze_over(&model, opened.clock.now()).await.doing(|| "read the freezes".to_owned())?;
     if let Some(freeze) = freeze.filter(|_| champion.map(|served| &served.version) != Some(version)) {
@@ -344,6 +345,20 @@ fn told(hears: &Hears) -> Option<&[Recipient]> {
     }
 }
 
+/// What speaks against a version that is to serve.
+fn warning_of(record: &VersionRecord) -> String {
+    match record.state {
+        VersionState::Bad => {
+            format!("; {0} is marked bad, until `refit model mark {0} --good`", record.name)
+        }
+        VersionState::Sealed
+        | VersionState::Reserved
+        | VersionState::Abandoned
+        | VersionState::Deleting
+        | VersionState::Deleted => String::new(),
+    }
+}
+
 async fn what_a_rollback_does(
     store: &Arc<dyn Store>,
     model: &ModelName,
@@ -360,14 +375,13 @@ async fn what_a_rollback_does(
         )),
         (_, Some(to)) => {
             let known = store.version(model, to).await.doing(|| format!("read version {to}"))?;
-            if known.is_none() {
-                return Err(CliError::usage(format!(
-                    "cannot roll back to {to}: `{model}` has no such version"
-                ))
-                .hint(format!("`refit model ls {model}` lists its versions")));
-            }
-            let bad = if args.bad { ", which is marked bad".to_owned() } else { String::new() };
-            Ok(format!("{to} will serve everybody of {model} on {target} instead of {serves}{bad}"))
+            let known = known.ok_or_else(|| {
+                CliError::usage(format!("cannot roll back to {to}: `{model}` has no such version"))
+                    .hint(format!("`refit model ls {model}` lists its versions"))
+            })?;
+            let bad = if args.bad { ", which is marked bad" } else { "" };
+            let warning = warning_of(&known);
+            Ok(format!("{to} will serve everybody of {model} on {target} instead of {serves}{bad}{warning}"))
         }
         (None, None) => {
             let previous = match &release.desired.previous {

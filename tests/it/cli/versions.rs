@@ -256,7 +256,7 @@ fn pins_marks_and_deletions_are_listed_and_have_a_history() {
             --- stdout
             1 serves everybody of delivery-time on production (generation 4)
             --- stderr
-            1 will serve everybody of delivery-time on production; 2 serves now
+            1 will serve everybody of delivery-time on production; 2 serves now; 1 is marked bad, until `refit model mark 1 --good`
             told of it: the log
             ");
     });
