@@ -17,12 +17,7 @@ use crate::support::world::World;
 
 /// A version that bakes, and a step beside it that is about to fail; after that the run has this to do.
 async fn about_to_fail(world: &World, on_failure: &str) -> RunId {
-    let flow = Flow {
-        before_promote: "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
-  - { id: breaks, run: 'exit 1', needs: [ask], retry: { attempts: 1 } }",
-        promote: "{ bake: 6h }, needs: [compare]",
-        ..BAKES
-    };
+    let flow = Flow { before_promote: BREAKS, promote: "{ bake: 6h }, needs: [compare]", ..BAKES };
     let engine = world.process(&Crash::never()).await;
     serving_and_telling(world, &engine).await;
     let source = format!("{}{on_failure}\n", flow.source());
@@ -96,12 +91,7 @@ async fn a_version_that_is_taken_back_by_hand_while_its_run_is_at_its_end_is_tol
 /// It waits for its host, and its run is to fail for another branch.
 #[tokio::test]
 async fn a_promotion_that_waits_in_a_run_that_fails_hears_at_once_that_it_was_taken_back() {
-    let flow = Flow {
-        before_promote: "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
-  - { id: breaks, run: 'exit 1', needs: [ask], retry: { attempts: 1 } }",
-        promote: "{ bake: 1h }, needs: [compare]",
-        ..FLOW
-    };
+    let flow = Flow { before_promote: BREAKS, promote: "{ bake: 1h }, needs: [compare]", ..FLOW };
     on_both(async |world| {
         let engine = world.process(&Crash::never()).await;
         serving_and_telling(&world, &engine).await;

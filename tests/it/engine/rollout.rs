@@ -42,6 +42,10 @@ pub const FLOW: Flow = Flow {
 /// A day on canary.
 pub const DAY: Flow = Flow { wait: "{ for: 24h }", ..FLOW };
 
+/// A branch before the promotion that fails once somebody approves of it.
+pub const BREAKS: &str = "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
+  - { id: breaks, run: 'exit 1', needs: [ask], retry: { attempts: 1 } }";
+
 /// Goes back.
 pub const ROLLS_BACK: &str = r"
 name: back

@@ -77,12 +77,7 @@ async fn nobody_is_told_that_a_host_shows_a_rollback_that_it_does_not_show() {
 
 #[tokio::test]
 async fn a_version_that_is_taken_back_while_its_run_ends_is_told_once() {
-    let flow = Flow {
-        before_promote: "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
-  - { id: breaks, run: 'exit 1', needs: [ask], retry: { attempts: 1 } }",
-        promote: "{ bake: 6h }, needs: [compare]",
-        ..BAKES
-    };
+    let flow = Flow { before_promote: BREAKS, promote: "{ bake: 6h }, needs: [compare]", ..BAKES };
     let source = format!(
         "{}on_failure: [ {{ id: sorry, run: 'exit 1', retry: {{ attempts: 2, backoff: 1h, max: 1h }} }} ]\n",
         flow.source()
@@ -111,12 +106,7 @@ async fn a_version_that_is_taken_back_while_its_run_ends_is_told_once() {
 
 /// A version that fails while it bakes, which nobody has looked at, and a step beside it that is about to fail.
 async fn about_to_fail_twice(world: &World) -> RunId {
-    let flow = Flow {
-        before_promote: "  - { id: ask, uses: approve, needs: [publish], with: { message: 'Go on?' } }
-  - { id: breaks, run: 'exit 1', needs: [ask], retry: { attempts: 1 } }",
-        promote: "{ bake: 6h }, needs: [compare]",
-        ..BAKES
-    };
+    let flow = Flow { before_promote: BREAKS, promote: "{ bake: 6h }, needs: [compare]", ..BAKES };
     let engine = world.process(&Crash::never()).await;
     serving(world, &engine).await;
     let run = on_canary(world, &engine, flow).await;
