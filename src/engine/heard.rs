@@ -9,9 +9,9 @@ use super::{Engine, notices, situation};
 use crate::domain::Timestamp;
 use crate::domain::id::{RunId, VersionName, WorkflowName};
 use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
-use crate::domain::run::{Run, RunStatus};
+use crate::domain::run::{Outcome, Run, RunStatus};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
-use crate::store::Notice;
+use crate::store::{Notice, StoreError};
 
 /// Who hears of a change of a release, beside who made it.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +113,7 @@ impl Engine {
         // A promotion of another version is no run's to say; what it ends is said beside it.
         let ends = change.ends.or(change.current.owner).filter(|_| change.moment == Moment::RolledBack);
         let says_it = match ends {
-            Some(run) => self.is_alive(run).await,
+            Some(run) => self.is_to_say_it(run).await,
             None => false,
         };
         let Some((run, workflow)) = self.concerned(change).await else {
@@ -200,14 +200,24 @@ impl Engine {
         Ok(Some((run, workflow)))
     }
 
-    /// Whether a run is there to say what becomes of its version.
-    async fn is_alive(&self, run: RunId) -> bool {
-        match self.store.run(run).await {
-            Ok(run) => run.is_some_and(|run| run.status != RunStatus::Finished),
+    /// Whether a run is there to say what becomes of its version, and does not end as something else already.
+    async fn is_to_say_it(&self, run: RunId) -> bool {
+        match self.says_rollbacks(run).await {
+            Ok(says_it) => says_it,
             Err(error) => {
                 tracing::error!(run.id = %run, "Whether run {run} says what becomes of its version is not known: {error}");
                 false
             }
+        }
+    }
+
+    async fn says_rollbacks(&self, run: RunId) -> Result<bool, StoreError> {
+        let Some(run) = self.store.run(run).await? else { return Ok(false) };
+        match run.outcome.filter(|_| run.status != RunStatus::Finished) {
+            // A first version has no canary, and does not bake.
+            Some(Outcome::Promoted) => Ok(self.store.canary_of(run.id).await?.is_some()),
+            Some(outcome) => Ok(!outcome.passes_over_rollbacks()),
+            None => Ok(run.status != RunStatus::Finished),
         }
     }
 }

@@ -270,19 +270,26 @@ impl SqlStore {
     }
 }
 
-/// Whether a run says nothing of a rollback: it is over, or ends already and says another reason at its end. Its row stays
-/// locked, so that it either hears of the rollback before it knows how it ends, and says it, or finds it said.
+/// Whether a run says nothing of a rollback: it is over, or ends already and says another reason at its end, or it promoted
+/// a first version, which has no canary to bake. Its row stays locked, so that it either hears of the rollback before it
+/// knows how it ends, and says it, or finds it said.
 async fn passes_over_rollbacks(connection: &mut Connection, run: RunId) -> Result<bool, StoreError> {
     let row = sqlx::query(sql!(concat!(
-        "SELECT outcome, status = 'finished' AS finished FROM refit.runs WHERE id = $1",
+        "SELECT outcome, status = 'finished' AS finished,
+             EXISTS (SELECT 1 FROM refit.canaries WHERE run = $1) AS has_canary
+         FROM refit.runs WHERE id = $1",
         for_update!()
     )))
     .bind(run.0)
     .fetch_optional(connection)
     .await?;
     let Some(row) = row else { return Ok(true) };
-    let ends_otherwise = word_opt::<Outcome>(&row, "outcome")?.is_some_and(Outcome::passes_over_rollbacks);
-    Ok(ends_otherwise || get(&row, "finished")?)
+    let bakes: bool = get(&row, "has_canary")?;
+    let passes_over = |outcome: Outcome| match outcome {
+        Outcome::Promoted => !bakes,
+        outcome => outcome.passes_over_rollbacks(),
+    };
+    Ok(word_opt(&row, "outcome")?.is_some_and(passes_over) || get(&row, "finished")?)
 }
 
 async fn release_in(

@@ -48,7 +48,7 @@ fn ann() -> ReleaseActor {
     ReleaseActor::Human { name: "ann".to_owned() }
 }
 
-async fn publish_and_tell(world: &World, engine: &Arc<Engine>) {
+pub async fn publish_and_tell(world: &World, engine: &Arc<Engine>) {
     let run = world.trigger(engine, TELLS).await;
     let ended = finish(world, engine, run).await;
     assert_eq!(ended.outcome, Some(Outcome::Succeeded), "{:?}", ended.reason);

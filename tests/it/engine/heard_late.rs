@@ -5,10 +5,11 @@ use refit::clock::Clock;
 use refit::domain::id::RunId;
 use refit::domain::run::{Outcome, RunStatus, SignalKind};
 use refit::domain::workflow::{Moment, Recipient};
+use refit::engine::heard::Hears;
 use refit::store::Notice;
 use tokio_util::sync::CancellationToken;
 
-use super::heard::{BAKES, are, head, heads, roll_back, serving_and_telling, told};
+use super::heard::{BAKES, are, head, heads, publish_and_tell, roll_back, serving_and_telling, told};
 use super::on_both;
 use super::promotion::{TROUBLES, ann, approval, goes_on, not_shown, tell, two_days};
 use super::rollout::*;
@@ -75,7 +76,9 @@ async fn a_version_that_is_taken_back_by_hand_while_its_run_is_at_its_end_is_tol
         let run = about_to_fail(&world, later).await;
         let engine = world.process(&Crash::never()).await;
         reach(&world, &engine, run, TimeDelta::seconds(1), |run| run.status == RunStatus::Undoing).await;
-        roll_back(&engine, "customers call").await;
+        let done = engine.roll_back(&model(), &target(), None, ann(), "customers call").await;
+        let hears = done.expect("rolled back").hears;
+        assert!(matches!(&hears, Hears::These(recipients) if recipients.len() == 2), "{hears:?}");
         let back = told(&world, &engine).await;
         are(
             &back,
@@ -110,6 +113,34 @@ async fn a_promotion_that_waits_in_a_run_that_fails_hears_at_once_that_it_was_ta
             heads(&told(&world, &engine).await),
             [(&*by_its_run, Moment::RolledBack, "log".to_owned())]
         );
+    })
+    .await;
+}
+
+/// It does not bake, and its run goes on after it with something else.
+#[tokio::test]
+async fn a_first_version_that_is_taken_back_while_its_run_goes_on_is_told_once() {
+    let later = "  - { id: ask, uses: approve, needs: [promote], with: { message: 'Go on?' } }\n";
+    on_both(async |world| {
+        let engine = world.process(&Crash::never()).await;
+        publish_and_tell(&world, &engine).await;
+        let run = world.trigger(&engine, &format!("{}{later}", FLOW.source())).await;
+        reach(&world, &engine, run, TimeDelta::minutes(10), |run| {
+            (run.status, run.outcome) == (RunStatus::Waiting, Some(Outcome::Promoted))
+        })
+        .await;
+        told(&world, &engine).await;
+        let done = engine.roll_back(&model(), &target(), None, ann(), "customers call").await;
+        let hears = done.expect("rolled back").hears;
+        assert!(matches!(&hears, Hears::These(recipients) if recipients.len() == 2), "{hears:?}");
+        let mut back = told(&world, &engine).await;
+        tell(&world, &engine, run, &approval(), None).await;
+        let ended = ended(&world, &engine, run).await;
+        assert_eq!(shown(&world), serves("1"));
+        back.extend(told(&world, &engine).await);
+        let to_the_log: Vec<&Notice> =
+            back.iter().filter(|it| it.to == Recipient::Console && it.moment != Moment::Promoted).collect();
+        assert_eq!(to_the_log.len(), 1, "{:?}: {back:#?}", ended.outcome);
     })
     .await;
 }
