@@ -140,8 +140,14 @@ fn mark_doubles(checked: &mut [Checked]) {
     }
 }
 
+/// Beside those that are checked stand all others of the project: `refit trigger` sees them, too.
 fn mark_crowds(checked: &mut [Checked], opened: &Opened) {
-    let all: Vec<Loaded> = checked.iter().filter_map(|file| file.loaded.clone()).collect();
+    let mut all: Vec<Loaded> = checked.iter().filter_map(|file| file.loaded.clone()).collect();
+    for loaded in opened.catalog().workflows() {
+        if all.iter().all(|known| known.workflow.name != loaded.workflow.name) {
+            all.push(loaded.clone());
+        }
+    }
     for file in checked {
         if let Some(loaded) = &file.loaded {
             file.diagnostics.extend(places::check(loaded, &all, opened));

@@ -54,6 +54,18 @@ fn two_models_at_a_place_for_one_are_a_mistake_of_both_files() {
 
         2 errors, 0 warnings in 2 files
         ");
+    assert_snapshot!(refit(dir.path(), &["validate", "workflows/swims.yaml"]), @r"
+        exit code: 2
+        --- stdout
+        error: target `production` has a place for one model, and `races` brings `race-times` there too
+         --> workflows/swims.yaml:5:39
+          |
+        5 |   - { uses: rollback, with: { target: production } }
+          |                                       ^^^^^^^^^^
+          = hint: give each model a target of its own, or a place in [targets.production]: `{model}` stands for its name
+
+        1 error, 0 warnings in 1 file
+        ");
     assert_snapshot!(refit(dir.path(), &["trigger", "swims"]), @r"
         exit code: 2
         --- stderr
