@@ -102,7 +102,8 @@ impl Made<'_> {
 }
 
 impl Engine {
-    /// Who hears of `change`, and what is to be queued for them if it is by hand. Nothing that cannot be read keeps a change from being made.
+    /// Who hears of `change`, and what is to be queued for them if it is by hand. Nothing that cannot be read keeps a change
+    /// from being made.
     pub(super) async fn heard(&self, change: &Made<'_>) -> (Hears, Vec<Notice>) {
         match change.actor {
             ReleaseActor::Human { .. } => {}

@@ -345,8 +345,7 @@ async fn a_failing_canary_is_taken_off_its_host_and_its_run_is_told() {
     let version =
         world.store.version(&model(), &"2".parse().expect("a name")).await.expect("read").expect("there");
     assert_eq!(version.state, VersionState::Bad);
-    let why = canary.reason;
-    assert!(world.signals().await.contains(&SignalKind::RolledBack { why, said: false }));
+    assert!(world.signals().await.contains(&SignalKind::RolledBack { why: canary.reason, said: false }));
 }
 
 #[tokio::test]
