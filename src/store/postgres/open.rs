@@ -25,6 +25,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that was idle longer is asked whether it is still there.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
+/// What is acknowledged is kept, also where the database's own setting would lose it in a crash. A stronger setting stands.
+const KEEP_COMMITS: &str = "SELECT set_config('synchronous_commit', 'on', FALSE)
+    WHERE current_setting('synchronous_commit') = 'off'";
+
 /// Opens the database at `url`, whose schema `migrate` must have made. The role needs SELECT, INSERT, UPDATE
 /// and DELETE only.
 pub async fn open(url: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StoreError> {
@@ -59,6 +63,7 @@ pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
     if !shared {
         refuse_foreign(&mut connection, &options).await?;
     }
+    set_up_queue(&mut connection, &options).await?;
     let mut migrator = Migrator { migrations: MIGRATIONS.migrations.clone(), ..Migrator::DEFAULT };
     migrator.dangerous_set_table_name("refit.schema_migrations");
     migrator.create_schema("refit");
@@ -67,13 +72,17 @@ pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
         .bind(Uuid::now_v7())
         .execute(&mut connection)
         .await?;
+    Ok(connection.close().await?)
+}
+
+/// Makes the queue's schema, or brings it up to date. Before refit's own: that changes how the queue's tables are written.
+async fn set_up_queue(connection: &mut PgConnection, options: &PgConnectOptions) -> Result<(), StoreError> {
     let hstore = sqlx::query_scalar::<_, String>(
         "SELECT quote_ident(n.nspname) FROM pg_catalog.pg_extension e
          JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'hstore'",
     )
-    .fetch_optional(&mut connection)
+    .fetch_optional(connection)
     .await?;
-    connection.close().await?;
     // The queue's extension goes where every role looks: not into a schema that has the owner's name.
     let path = hstore.map_or_else(|| "public".to_owned(), |schema| format!("public, {schema}"));
     let pool = PgPoolOptions::new()
@@ -82,10 +91,13 @@ pub async fn migrate(url: &str, shared: bool) -> Result<(), StoreError> {
             let set = AssertSqlSafe(format!("SET search_path TO {path}"));
             Box::pin(async move { sqlx::query(set).execute(connection).await.map(|_| ()) })
         })
-        .connect_lazy_with(options);
+        .connect_lazy_with(options.clone());
     let queue = apalis_postgres::PostgresStorage::setup(&pool).await;
     pool.close().await;
-    queue.map_err(queue_error)
+    queue.map_err(|error| match error {
+        apalis_postgres::Error::Database(sqlx::Error::Migrate(error)) => migrate_error(*error),
+        other => queue_error(other),
+    })
 }
 
 fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
@@ -109,6 +121,9 @@ fn pool(options: &PgConnectOptions) -> PgPool {
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
+        .after_connect(|connection, _| {
+            Box::pin(async move { sqlx::query(KEEP_COMMITS).execute(connection).await.map(drop) })
+        })
         .before_acquire(|connection, meta| {
             Box::pin(async move {
                 if meta.idle_for < TRUSTED_FOR { Ok(true) } else { Ok(connection.ping().await.is_ok()) }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use refit::domain::id::RunId;
 use refit::store::OnWake;
+use sqlx::{Connection, PgConnection};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -125,4 +126,47 @@ async fn a_panic_does_not_stop_deliveries(db: Database) {
     }
     stop.cancel();
     timeout(PATIENCE, delivering).await.expect("stops").expect("well");
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_waits_for_the_disk_and_a_hint_does_not() {
+    let db = Database::postgres().await;
+    // What a database says that trades the last commits for speed, and a note of how each kind of write is committed.
+    for statement in [
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
+        "CREATE TABLE refit.noted (write text, waits text)",
+        "CREATE FUNCTION refit.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO refit.noted VALUES (TG_OP || ' ' || TG_TABLE_NAME, current_setting('synchronous_commit'));
+             RETURN NULL;
+         END $$",
+        "CREATE TRIGGER note AFTER INSERT OR UPDATE ON refit.runs FOR EACH ROW EXECUTE FUNCTION refit.note()",
+        "CREATE TRIGGER note AFTER INSERT OR UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION refit.note()",
+    ] {
+        db.write(statement).await;
+    }
+    let store = db.open().await;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let delivering = {
+        let (store, stop) = (store.clone(), stop.clone());
+        tokio::spawn(async move { store.deliver_wakeups(Arc::new(Tell(tell)), 4, stop).await })
+    };
+    let run = make::run(&store, db.now()).await;
+    assert_eq!(timeout(PATIENCE, told.recv()).await.expect("in time"), Some(run));
+    let worker = make::worker(&store, db.now()).await;
+    make::claim(&store, run, worker, db.now()).await;
+    stop.cancel();
+    timeout(PATIENCE, delivering).await.expect("stops").expect("well");
+    store.close().await;
+    let mut connection = PgConnection::connect(&db.url).await.expect("connects");
+    let noted: Vec<(String, String)> =
+        sqlx::query_as("SELECT DISTINCT write, waits FROM refit.noted ORDER BY 1, 2")
+            .fetch_all(&mut connection)
+            .await
+            .expect("read");
+    let noted: Vec<_> = noted.iter().map(|(write, waits)| (write.as_str(), waits.as_str())).collect();
+    assert_eq!(
+        noted,
+        [("INSERT jobs", "on"), ("INSERT runs", "on"), ("UPDATE jobs", "off"), ("UPDATE runs", "on")]
+    );
 }

@@ -1,0 +1,1 @@
+-- Here the queue's writes are as durable as all others: SQLite has no setting for one transaction.
