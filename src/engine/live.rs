@@ -37,6 +37,15 @@ impl Live {
         Some(Entered { live: self, run, nudge })
     }
 
+    /// Whoever has `run` here, or any run where none is named, looks at what it was told.
+    pub(super) fn look(&self, run: Option<RunId>) {
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        match run {
+            Some(run) => runs.get(&run).into_iter().for_each(|nudge| nudge.look.notify_one()),
+            None => runs.values().for_each(|nudge| nudge.look.notify_one()),
+        }
+    }
+
     /// How many.
     pub fn count(&self) -> usize {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -59,6 +59,10 @@ impl OnWake for Waker {
             tracing::error!(run.id = %run, "The activation of run {run} failed: {error}");
         }
     }
+
+    fn told(&self, run: Option<RunId>) {
+        self.engine.live.look(run);
+    }
 }
 
 impl Worker {

@@ -29,6 +29,9 @@ pub(super) struct Wakeup {
 pub trait OnWake: Send + Sync + 'static {
     /// Advance `run`, if it is due and free.
     async fn advance(&self, run: RunId);
+    /// `run` was told something while a worker has it, or any run where none is named: whoever has it looks now, not with
+    /// the next renewal of its lease.
+    fn told(&self, run: Option<RunId>);
 }
 
 /// What waits for its time.
@@ -61,7 +64,7 @@ pub trait Wakeups: Send + Sync + 'static {
     /// Delivers wake-ups until `stop`: those of this process at once, those of others as fast as the
     /// database tells. Restarts what carries them as often as it must.
     async fn deliver_wakeups(&self, to: Arc<dyn OnWake>, concurrency: usize, stop: CancellationToken);
-    /// Another process of this machine wrote a wake-up: look now.
+    /// Another process of this machine wrote a wake-up, or told a run something: look now.
     fn poke(&self);
     /// Changes whenever this process wrote a wake-up, or was poked.
     fn news(&self) -> watch::Receiver<u64>;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use apalis::prelude::TaskBuilder;
-use apalis_postgres::{Config, Pubsub};
-use futures::{Stream, StreamExt};
+use apalis_postgres::Config;
+use futures::Stream;
 use serde_json::Value;
 use sqlx::{PgPool, Pool};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -182,11 +182,13 @@ pub(crate) fn worker_config() -> Config {
         .missed_heartbeats(6)
 }
 
-/// News of this process, and of others as Postgres notifies.
-pub(crate) fn news(pool: &Pool<Db>, own: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send + 'static {
-    let others = Pubsub::new(pool.clone(), QUEUE.to_owned()).map(|_| ());
-    // Either may end; the other goes on.
-    futures::stream::select(super::sql::own_news(own), others)
+/// News of this process, and of others as Postgres notifies; those of runs in hand go to `told`.
+pub(crate) fn news(
+    pool: &Pool<Db>,
+    own: watch::Receiver<u64>,
+    told: broadcast::Sender<Option<RunId>>,
+) -> impl Stream<Item = ()> + Send + 'static {
+    futures::stream::select(super::sql::own_news(own), super::listener::others_news(pool.clone(), told))
 }
 
 /// Deletes tasks done ten minutes ago, and workers unseen for a day.

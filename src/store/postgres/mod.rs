@@ -4,6 +4,7 @@
 #[macro_use]
 mod dialect;
 mod group;
+mod listener;
 mod open;
 mod session;
 #[path = "../sql/mod.rs"]
@@ -12,5 +13,6 @@ mod sql;
 
 pub(crate) use dialect::*;
 pub(crate) use group::GroupWriter;
+pub(crate) use listener::tell;
 pub use open::{migrate, open};
 pub(crate) use session::{Session, cut_silent_leases};

@@ -9,7 +9,7 @@ use super::super::{Connection, Row};
 use super::checkpoint::insert_notices;
 use super::registry::lock_versions;
 use super::rows::{doc, get, json, text, word};
-use super::signals::{NewSignal, Told, fence, signal_in};
+use super::signals::{NewSignal, Stirred, Told, fence, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState, Extension, MoreTime, NotExtended};
@@ -232,7 +232,7 @@ impl SqlStore {
         insert_notices(&mut tx, notices, now).await?;
         // A run that sleeps for days hears of it with the look or not at all.
         let told = if is_news { self.tell_to_look(&mut tx, after, now).await? } else { Told::Gone };
-        self.commit(tx, woken(&told, &after.run)).await?;
+        self.commit(tx, &Stirred::of(after.run, &told)).await?;
         Ok(true)
     }
 
@@ -266,7 +266,7 @@ impl SqlStore {
         if matches!(told, Told::Gone) {
             return Ok(Extended::Refused(NotExtended::RunEnded));
         }
-        self.commit(tx, woken(&told, &run)).await?;
+        self.commit(tx, &Stirred::of(run, &told)).await?;
         Ok(Extended::Made(Box::new(record)))
     }
 
@@ -304,7 +304,7 @@ impl SqlStore {
         let after = locked(&mut tx, *id).await?;
         let is_news = by_run.is_none() && before.state != after.state;
         let told = if is_news { self.tell_to_look(&mut tx, &after, *at).await? } else { Told::Gone };
-        self.commit(tx, woken(&told, &after.run)).await?;
+        self.commit(tx, &Stirred::of(after.run, &told)).await?;
         Ok(after)
     }
 
@@ -320,11 +320,6 @@ impl SqlStore {
         let signal = NewSignal { kind, actor: &actor, reason: Some(&canary.reason), at };
         signal_in(connection, canary.run, &signal, self.at(at)).await
     }
-}
-
-/// The run to wake once it was told.
-fn woken<'r>(told: &Told, run: &'r RunId) -> &'r [RunId] {
-    if told.is_unclaimed() { std::slice::from_ref(run) } else { &[] }
 }
 
 /// Fences a run that is about to change its canary.

@@ -11,6 +11,7 @@ use super::super::{Connection, span};
 use super::checkpoint::{NewRows, cancel_attempts, insert_attempts};
 use super::queries::{attempts_in, intents_in, signals_in};
 use super::rows::{self, get, json_opt, text, word};
+use super::signals::Stirred;
 use super::store::SqlStore;
 use super::waking::wake_attempt;
 use crate::domain::Timestamp;
@@ -288,7 +289,7 @@ impl SqlStore {
         if freed.rows_affected() == 0 {
             return Err(StoreError::Fenced);
         }
-        self.commit(tx, &[run]).await
+        self.commit(tx, &Stirred::woken(vec![run])).await
     }
 
     async fn enter_worker(
@@ -352,11 +353,12 @@ impl SqlStore {
             .bind(worker.0)
             .execute(&mut *tx)
             .await?;
-        self.commit(tx, &woken).await?;
+        let freed = woken.len();
+        self.commit(tx, &Stirred::woken(woken)).await?;
         if let Some(liveness) = &self.parts.liveness {
             liveness.forget(worker);
         }
-        Ok(woken.len())
+        Ok(freed)
     }
 
     /// How long a reaper leaves others' leases alone after an outage.

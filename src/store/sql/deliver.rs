@@ -12,7 +12,8 @@ use apalis::prelude::{BackendExt, Data, Strategy, WorkerBuilder, WorkerBuilderEx
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::{Backend, LOST_WAKEUPS, clean_queue, worker_config};
@@ -46,6 +47,8 @@ impl Live {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(again) = runs.get_mut(&run) {
                 *again = true;
+                // Meanwhile it may hear what the wake-up is about.
+                self.to.told(Some(run));
                 return;
             }
             runs.insert(run, false);
@@ -115,6 +118,7 @@ impl Wakeups for SqlStore {
 
     fn poke(&self) {
         self.look();
+        self.say(None);
     }
 
     fn news(&self) -> watch::Receiver<u64> {
@@ -137,11 +141,13 @@ impl SqlStore {
         let live = Arc::new(Live { to, runs: Mutex::default() });
         let mut backoff = FIRST_BACKOFF;
         let cleaning = self.clean_while(&stop);
-        tokio::pin!(cleaning);
+        let telling = tell_of(self.told.subscribe(), live.to.as_ref());
+        tokio::pin!(cleaning, telling);
         while !stop.is_cancelled() {
             // Never the name of a worker that was: apalis would take its tasks for ours.
             let context = WorkerContext::new(&format!("refit-{}", uuid::Uuid::now_v7()));
-            let news = forwarded(with_echoes(super::super::news(&self.parts.writer, self.news.subscribe())));
+            let news = super::super::news(&self.parts.writer, self.news.subscribe(), self.told.clone());
+            let news = forwarded(with_echoes(news));
             // The interval first: a stream that ends hides what stands after it.
             let strategy = Strategy::new().interval(LOST_WAKEUPS).stream(news);
             let worker = WorkerBuilder::new(&context)
@@ -164,6 +170,7 @@ impl SqlStore {
                 }
                 ended = worker.run() => tracing::warn!(?ended, "The queue's worker ended; it is started again"),
                 () = &mut cleaning => return,
+                () = &mut telling => return,
             }
             if began.elapsed() > LONGEST_BACKOFF {
                 backoff = FIRST_BACKOFF;
@@ -187,6 +194,17 @@ impl SqlStore {
                 () = tokio::time::sleep(CLEAN_EVERY) => {}
                 () = stop.cancelled() => return,
             }
+        }
+    }
+}
+
+/// Passes on which runs in hand were told something, until the store is gone.
+async fn tell_of(mut told: broadcast::Receiver<Option<RunId>>, to: &dyn OnWake) {
+    loop {
+        match told.recv().await {
+            Ok(run) => to.told(run),
+            Err(RecvError::Lagged(_)) => to.told(None),
+            Err(RecvError::Closed) => return,
         }
     }
 }

@@ -7,7 +7,7 @@ use sqlx::types::Uuid;
 
 use super::super::{Connection, Row, lock_key};
 use super::rows::{self, get, text, word_opt};
-use super::signals::{NewSignal, Told, signal_in};
+use super::signals::{NewSignal, Stirred, Told, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::freeze::{Freeze, FreezeScope, FreezeWish, Lifted};
@@ -222,8 +222,7 @@ impl SqlStore {
         }
         let signal = NewSignal { kind: &SignalKind::Promote, actor, reason, at };
         let told = signal_in(&mut tx, run, &signal, self.at(at)).await?;
-        let woken: &[RunId] = if told.is_unclaimed() { &[run] } else { &[] };
-        self.commit(tx, woken).await?;
+        self.commit(tx, &Stirred::of(run, &told)).await?;
         Ok(match told {
             Told::Gone => PromotionAsked::Ended,
             Told::Claimed | Told::Unclaimed => PromotionAsked::Told,

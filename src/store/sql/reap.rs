@@ -4,6 +4,7 @@ use sqlx::types::Uuid;
 
 use super::super::{Row, cut_silent_leases, span};
 use super::rows::{self, get};
+use super::signals::Stirred;
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::{RunId, WorkerId};
@@ -65,8 +66,8 @@ impl SqlStore {
         .await?;
         let runs =
             due.iter().map(|row| Ok(RunId(get(row, "id")?))).collect::<Result<Vec<_>, StoreError>>()?;
-        self.commit(tx, &runs).await?;
         woken += runs.len();
+        self.commit(tx, &Stirred::woken(runs)).await?;
         let left = self.look_around(at).await?;
         Ok((woken, left.next))
     }

@@ -9,7 +9,7 @@ use super::checkpoint::insert_notices;
 use super::freezes::{freeze_in, lock_freezes};
 use super::registry::{lock_versions, mark_in};
 use super::rows::{self, doc, doc_opt, get, json, text, word, word_opt};
-use super::signals::{NewSignal, insert_intent, signal_in};
+use super::signals::{NewSignal, Stirred, insert_intent, signal_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
@@ -165,7 +165,7 @@ impl SqlStore {
         .bind(write.because.configuration.as_deref())
         .execute(&mut *tx)
         .await?;
-        let mut woken = vec![];
+        let mut stirred = Stirred::default();
         if let Some(CanaryEnd { run, canary, reason, if_run_is_over }) = &write.ends_canary {
             match canary {
                 Some(canary) => {
@@ -190,9 +190,7 @@ impl SqlStore {
                 let actor = write.actor.to_string();
                 let signal = NewSignal { kind: &kind, actor: &actor, reason: Some(reason), at: write.at };
                 let told = signal_in(&mut tx, *run, &signal, self.at(write.at)).await?;
-                if told.is_unclaimed() {
-                    woken.push(*run);
-                }
+                stirred.add(*run, &told);
             }
         }
         insert_notices(&mut tx, &write.notices, self.parts.clock.now()).await?;
@@ -202,7 +200,7 @@ impl SqlStore {
             mark_in(&mut tx, &write.model, version, true, &by).await?;
         }
         let made = release_in(&mut tx, &write.model, &write.target).await?;
-        self.commit(tx, &woken).await?;
+        self.commit(tx, &stirred).await?;
         made.map(ReleaseWritten::Made)
             .ok_or_else(|| StoreError::Broken("the release that was written is not there".to_owned()))
     }

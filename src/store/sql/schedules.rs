@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::super::Row;
 use super::rows::{self, get, text, word};
+use super::signals::Stirred;
 use super::store::SqlStore;
 use crate::domain::event::Event;
 use crate::domain::id::WorkflowName;
@@ -98,11 +99,11 @@ impl SqlStore {
         if moved.rows_affected() == 0 {
             return Ok(false);
         }
-        let mut woken = Vec::new();
+        let mut stirred = Stirred::default();
         for (event, runs) in submissions {
-            self.submit_in(&mut tx, event, runs, &mut woken).await?;
+            self.submit_in(&mut tx, event, runs, &mut stirred).await?;
         }
-        self.commit(tx, &woken).await?;
+        self.commit(tx, &stirred).await?;
         Ok(true)
     }
 }

@@ -22,9 +22,32 @@ pub(super) enum Told {
     Unclaimed,
 }
 
-impl Told {
-    pub(super) fn is_unclaimed(&self) -> bool {
-        matches!(self, Told::Unclaimed)
+/// Runs that hear of a transaction once it is committed.
+#[derive(Default)]
+pub(super) struct Stirred {
+    /// Nobody has them.
+    pub(super) woken: Vec<RunId>,
+    /// A worker has them, here or elsewhere.
+    pub(super) told: Vec<RunId>,
+}
+
+impl Stirred {
+    pub(super) fn woken(woken: Vec<RunId>) -> Self {
+        Self { woken, told: vec![] }
+    }
+
+    pub(super) fn of(run: RunId, told: &Told) -> Self {
+        let mut stirred = Self::default();
+        stirred.add(run, told);
+        stirred
+    }
+
+    pub(super) fn add(&mut self, run: RunId, told: &Told) {
+        match told {
+            Told::Gone => {}
+            Told::Claimed => self.told.push(run),
+            Told::Unclaimed => self.woken.push(run),
+        }
     }
 }
 
@@ -36,7 +59,7 @@ pub(super) struct NewSignal<'a> {
     pub(super) at: Timestamp,
 }
 
-/// Sends a signal within a transaction; the caller wakes a run that nobody has. `now` is the time to bind for
+/// Sends a signal within a transaction; the caller stirs the run. `now` is the time to bind for
 /// what is due.
 pub(super) async fn signal_in(
     connection: &mut Connection,
@@ -102,8 +125,7 @@ impl SqlStore {
         let mut tx = self.begin().await?;
         let signal = NewSignal { kind, actor, reason, at };
         let told = signal_in(&mut tx, run, &signal, self.at(at)).await?;
-        let woken: &[RunId] = if told.is_unclaimed() { &[run] } else { &[] };
-        self.commit(tx, woken).await?;
+        self.commit(tx, &Stirred::of(run, &told)).await?;
         Ok(!matches!(told, Told::Gone))
     }
 
@@ -111,13 +133,8 @@ impl SqlStore {
         let mut tx = self.begin().await?;
         let told =
             cancel_in(&mut tx, run, request, self.at(request.at), span(request.at, SAFETY_NET)).await?;
-        let (woken, known): (&[RunId], bool) = match told {
-            Told::Gone => (&[], false),
-            Told::Claimed => (&[], true),
-            Told::Unclaimed => (&[run], true),
-        };
-        self.commit(tx, woken).await?;
-        Ok(known)
+        self.commit(tx, &Stirred::of(run, &told)).await?;
+        Ok(!matches!(told, Told::Gone))
     }
 
     pub(super) async fn record_intent(

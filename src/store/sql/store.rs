@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::{Pool, Transaction};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
-use super::super::{BEGIN, Connection, Db, Session, push};
+use super::super::{BEGIN, Db, Session, push, tell};
 use super::Committer;
+use super::signals::Stirred;
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::id::{InstanceId, RunId};
 use crate::store::liveness::Liveness;
 use crate::store::outage::Outage;
 use crate::store::{Store, StoreError};
+
+/// How many runs may wait to be told that they were told something, before all are.
+const UNHEARD: usize = 64;
 
 /// What a database's `open` has made.
 pub(crate) struct Parts {
@@ -41,6 +45,8 @@ pub(crate) struct SqlStore {
     pub(super) committer: Committer,
     /// Counts wake-ups written by this process, and pokes by others.
     pub(super) news: watch::Sender<u64>,
+    /// Runs in hand that were told something; none where it is not known which.
+    pub(super) told: broadcast::Sender<Option<RunId>>,
     pub(super) outage: Outage,
 }
 
@@ -49,7 +55,13 @@ impl SqlStore {
     pub(crate) fn start(parts: Parts) -> Arc<Self> {
         let news = watch::Sender::new(0);
         let committer = Committer::start(&parts.writer, &parts.clock, &news);
-        Arc::new(Self { parts, committer, news, outage: Outage::default() })
+        Arc::new(Self {
+            parts,
+            committer,
+            news,
+            told: broadcast::Sender::new(UNHEARD),
+            outage: Outage::default(),
+        })
     }
 
     /// A transaction that may write.
@@ -57,22 +69,33 @@ impl SqlStore {
         Ok(self.parts.writer.begin_with(BEGIN).await?)
     }
 
-    /// Commits, with the wake-ups of `runs` in the same transaction.
+    /// Commits, with the wake-ups of those that nobody has in the same transaction.
     pub(super) async fn commit(
         &self,
         mut tx: Transaction<'static, Db>,
-        runs: &[RunId],
+        stirred: &Stirred,
     ) -> Result<(), StoreError> {
-        self.push(&mut tx, runs).await?;
+        let Stirred { woken, told } = stirred;
+        if !woken.is_empty() {
+            push(&mut tx, woken).await?;
+        }
+        if !told.is_empty() {
+            tell(&mut tx, told).await?;
+        }
         tx.commit().await?;
-        if !runs.is_empty() {
+        if !woken.is_empty() {
             self.look();
+        }
+        for run in told {
+            self.say(Some(*run));
         }
         Ok(())
     }
 
-    async fn push(&self, connection: &mut Connection, runs: &[RunId]) -> Result<(), StoreError> {
-        if runs.is_empty() { Ok(()) } else { push(connection, runs).await }
+    /// Tells whoever has `run` in this process, or any run, that it was told something.
+    pub(super) fn say(&self, run: Option<RunId>) {
+        // Nobody listens where no run is advanced.
+        let _ = self.told.send(run);
     }
 
     pub(super) fn look(&self) {

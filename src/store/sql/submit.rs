@@ -6,7 +6,7 @@ use sqlx::types::Uuid;
 
 use super::super::{Connection, Span, lock_key, span};
 use super::rows::{self, doc, get, text};
-use super::signals::cancel_in;
+use super::signals::{Stirred, cancel_in};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::event::Event;
@@ -22,24 +22,24 @@ impl SqlStore {
         runs: &[NewRun],
     ) -> Result<Vec<Submitted>, StoreError> {
         let mut tx = self.begin().await?;
-        let mut woken = Vec::new();
-        let submitted = self.submit_in(&mut tx, event, runs, &mut woken).await?;
-        self.commit(tx, &woken).await?;
+        let mut stirred = Stirred::default();
+        let submitted = self.submit_in(&mut tx, event, runs, &mut stirred).await?;
+        self.commit(tx, &stirred).await?;
         Ok(submitted)
     }
 
-    /// As `submit`, inside a transaction; the runs to be woken with it are added to `woken`.
+    /// As `submit`, inside a transaction; the runs that hear of it are added to `stirred`.
     pub(super) async fn submit_in(
         &self,
         connection: &mut Connection,
         event: &Event,
         runs: &[NewRun],
-        woken: &mut Vec<RunId>,
+        stirred: &mut Stirred,
     ) -> Result<Vec<Submitted>, StoreError> {
         let known = keep_event(connection, event).await?;
         let mut submitted = Vec::with_capacity(runs.len());
         for new in runs {
-            submitted.push(self.submit_run(connection, event, known, new, woken).await?);
+            submitted.push(self.submit_run(connection, event, known, new, stirred).await?);
         }
         Ok(submitted)
     }
@@ -50,7 +50,7 @@ impl SqlStore {
         event: &Event,
         known: Option<EventId>,
         new: &NewRun,
-        woken: &mut Vec<RunId>,
+        stirred: &mut Stirred,
     ) -> Result<Submitted, StoreError> {
         let key = text(&new.run.concurrency_key);
         let dedup_key = known_by(event, known, new);
@@ -71,15 +71,15 @@ impl SqlStore {
             }
             ConcurrencyPolicy::QueueLatest => {
                 let request = takes_place(&new.run);
-                woken.extend(supersede_queued(connection, &key, &request, self.at(request.at)).await?);
+                stirred
+                    .woken
+                    .extend(supersede_queued(connection, &key, &request, self.at(request.at)).await?);
             }
             ConcurrencyPolicy::CancelRunning => {
                 if let Some(id) = holder_of(connection, &key).await? {
                     let request = takes_place(&new.run);
                     let (at, net) = (self.at(request.at), span(request.at, SAFETY_NET));
-                    if cancel_in(connection, id, &request, at, net).await?.is_unclaimed() {
-                        woken.push(id);
-                    }
+                    stirred.add(id, &cancel_in(connection, id, &request, at, net).await?);
                 }
             }
         }
@@ -120,7 +120,7 @@ impl SqlStore {
             .execute(&mut *connection)
             .await?;
         if due {
-            woken.push(new.run.id);
+            stirred.woken.push(new.run.id);
         }
         Ok(Submitted::Made(new.run.id))
     }

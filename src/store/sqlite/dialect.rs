@@ -7,7 +7,7 @@ use apalis_sqlite::Config;
 use futures::Stream;
 use serde_json::Value;
 use sqlx::{Pool, SqlitePool};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::clock::Clock;
 use crate::domain::Timestamp;
@@ -214,8 +214,17 @@ pub(crate) fn worker_config() -> Config {
         .missed_heartbeats(6)
 }
 
+/// Tells nobody: another process pokes.
+pub(crate) async fn tell(_connection: &mut Connection, _runs: &[RunId]) -> Result<(), StoreError> {
+    Ok(())
+}
+
 /// News of this process only: another one pokes.
-pub(crate) fn news(_pool: &Pool<Db>, own: watch::Receiver<u64>) -> impl Stream<Item = ()> + Send + 'static {
+pub(crate) fn news(
+    _pool: &Pool<Db>,
+    own: watch::Receiver<u64>,
+    _told: broadcast::Sender<Option<RunId>>,
+) -> impl Stream<Item = ()> + Send + 'static {
     super::sql::own_news(own)
 }
 

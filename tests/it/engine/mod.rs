@@ -25,6 +25,7 @@ mod rollout;
 mod secrets;
 mod shadow;
 mod shutdown;
+mod told;
 mod unheard;
 
 use crate::support::world::World;

@@ -31,6 +31,8 @@ impl OnWake for Tell {
     async fn advance(&self, run: RunId) {
         let _ = self.0.send(run);
     }
+
+    fn told(&self, _run: Option<RunId>) {}
 }
 
 async fn a_submitted_run_is_delivered(db: Database) {
@@ -78,6 +80,8 @@ impl OnWake for Slow {
         let _ = self.told.send(run);
         self.go_on.acquire().await.expect("open").forget();
     }
+
+    fn told(&self, _run: Option<RunId>) {}
 }
 
 async fn a_run_woken_while_it_is_advanced_is_advanced_again(db: Database) {
@@ -110,6 +114,8 @@ impl OnWake for Panics {
         let _ = self.0.send(run);
         panic!("an activation that breaks");
     }
+
+    fn told(&self, _run: Option<RunId>) {}
 }
 
 async fn a_panic_does_not_stop_deliveries(db: Database) {
