@@ -59,11 +59,23 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let out = Output::new(args.global.json, args.global.quiet, args.global.no_color);
     let is_server = matches!(args.command, Command::Serve { .. } | Command::Worker);
     project::set_up_tracing(&args.global, is_server);
-    match start(args, out) {
+    match start(args, out).and_then(all_was_written) {
         Ok(exit) => exit.into(),
         Err(error) => {
             tell(out, &error);
             error.exit.into()
+        }
+    }
+}
+
+/// A result that did not reach stdout is none. What went otherwise than well ends as it did.
+fn all_was_written(exit: Exit) -> Result<Exit, CliError> {
+    match Output::lost() {
+        None => Ok(exit),
+        Some(why) => {
+            let exit = if exit == Exit::Ok { Exit::Usage } else { exit };
+            Err(CliError::new(exit, format!("cannot write to standard output: {why}"))
+                .hint("what is there is not whole; is the disk full?"))
         }
     }
 }

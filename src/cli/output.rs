@@ -1,12 +1,16 @@
 //! How results are shown: a table or JSON on stdout, everything else on stderr.
 
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::domain::Timestamp;
 use crate::domain::words::steers;
+
+/// The first thing that kept a result from stdout.
+static LOST: OnceLock<String> = OnceLock::new();
 
 /// Where and how a command shows things.
 #[derive(Debug, Clone, Copy)]
@@ -43,21 +47,31 @@ impl Output {
 
     /// A line of data on stdout. A closed pipe ends the program quietly, as `head` expects.
     pub fn line(&self, text: &str) {
-        if let Err(error) = writeln!(std::io::stdout().lock(), "{text}")
-            && error.kind() == std::io::ErrorKind::BrokenPipe
-        {
-            std::process::exit(0);
-        }
+        Self::written(writeln!(std::io::stdout().lock(), "{text}"));
     }
 
     /// Raw data on stdout.
     pub fn raw(&self, bytes: &[u8]) {
         let mut stdout = std::io::stdout().lock();
-        if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush())
-            && error.kind() == std::io::ErrorKind::BrokenPipe
-        {
-            std::process::exit(0);
+        let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+        drop(stdout);
+        Self::written(written);
+    }
+
+    /// A disk that is full cuts off no run: the command goes on, and its end says what was lost.
+    fn written(written: std::io::Result<()>) {
+        match written {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => {
+                LOST.get_or_init(|| error.to_string());
+            }
         }
+    }
+
+    /// Why something did not reach stdout, if so.
+    pub fn lost() -> Option<&'static str> {
+        LOST.get().map(String::as_str)
     }
 
     /// A line for people on stderr; silent with `-q`.

@@ -21,6 +21,23 @@ fn edit(dir: &Path, file: &str, from: &str, to: &str) {
     fs::write(&path, text.replacen(from, to, 1)).expect("written");
 }
 
+/// Only Linux has a file that is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_that_does_not_fit_on_the_disk_is_no_result() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let full = fs::File::options().write(true).open("/dev/full").expect("always there");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_refit"))
+        .arg("schema")
+        .current_dir(dir.path())
+        .stdout(full)
+        .output()
+        .expect("the program starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.starts_with("error: cannot write to standard output: No space left"), "{told}");
+}
+
 #[test]
 fn a_new_project_validates_without_warnings() {
     let dir = project();
