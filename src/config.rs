@@ -209,12 +209,14 @@ pub struct Project {
 }
 
 impl Project {
+    /// `dir` or the nearest directory above it that has a `refit.toml`.
+    pub fn root_of(dir: &Path) -> Option<&Path> {
+        dir.ancestors().find(|above| above.join(FILE).is_file())
+    }
+
     /// The project of `dir` or of the nearest directory above it that has a `refit.toml`.
     pub fn find(dir: &Path) -> Result<Self, ConfigError> {
-        let root = dir
-            .ancestors()
-            .find(|above| above.join(FILE).is_file())
-            .ok_or_else(|| ConfigError::NoProject { dir: dir.to_owned() })?;
+        let root = Self::root_of(dir).ok_or_else(|| ConfigError::NoProject { dir: dir.to_owned() })?;
         Self::read(root, &root.join(FILE))
     }
 

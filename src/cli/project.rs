@@ -1,6 +1,6 @@
 //! Opening: find the project, read its settings, open its database.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::error::{CliError, Doing};
 use super::output::{Output, plain};
 use super::registry;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{ConfigError, Project};
+use crate::config::Project;
 use crate::domain::canary::Looks;
 use crate::engine::{Engine, Settings};
 use crate::notify::Notifiers;
@@ -45,7 +45,7 @@ impl Opened {
         let project = match &global.config {
             None => Project::find(&here)?,
             // Relative paths of the settings begin at the project, wherever the file is.
-            Some(file) => Project::read(&root_of(&here), file)?,
+            Some(file) => Project::read(&root_of(&here, file), file)?,
         };
         let secrets = project.secrets();
         Ok(Self { global: global.clone(), project, secrets, out, clock: Arc::new(SystemClock) })
@@ -177,15 +177,12 @@ impl Opened {
     }
 }
 
-/// The directory of the nearest `refit.toml`, or `here`.
-fn root_of(here: &Path) -> std::path::PathBuf {
-    match Project::find(here) {
-        Ok(project) => project.root,
-        Err(ConfigError::NoProject { .. } | ConfigError::Adapter { .. }) => here.to_owned(),
-        Err(ConfigError::Unreadable { path, .. } | ConfigError::Mistake { path, .. }) => {
-            path.parent().unwrap_or(here).to_owned()
-        }
-    }
+/// The directory of the nearest `refit.toml`. Where there is none and no workflow either, it is the project that the
+/// settings lie in: a cron job names them from its home, and must not begin an empty database there.
+fn root_of(here: &Path, settings: &Path) -> PathBuf {
+    let near = Project::root_of(here).or_else(|| here.join("workflows").is_dir().then_some(here));
+    let settings = here.join(settings);
+    near.or_else(|| Project::root_of(settings.parent()?)).unwrap_or(here).to_owned()
 }
 
 fn make_state_dir(dir: &Path) -> Result<(), CliError> {

@@ -21,6 +21,27 @@ fn edit(dir: &Path, file: &str, from: &str, to: &str) {
     fs::write(&path, text.replacen(from, to, 1)).expect("written");
 }
 
+/// A cron job starts in its home.
+#[test]
+fn settings_that_are_named_from_elsewhere_bring_their_project() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path();
+    refit(at, &["-C", "project", "init"]);
+    fs::create_dir(at.join("home")).expect("made");
+    let home = at.join("home");
+    assert_snapshot!(refit(&home, &["--config", "../project/refit.toml", "validate"]), @r"
+        exit code: 0
+        --- stdout
+        ../project/workflows/retrain.yaml: workflow `retrain` is fine, 8 steps
+        ");
+    refit(&home, &["--config", "../project/refit.toml", "status"]);
+    assert!(at.join("project/.refit/refit.db").exists() && !home.join(".refit").exists());
+    // A project of its own takes them as its own.
+    fs::create_dir(home.join("workflows")).expect("made");
+    refit(&home, &["--config", "../project/refit.toml", "status"]);
+    assert!(home.join(".refit/refit.db").exists());
+}
+
 /// Only Linux has a file that is full.
 #[cfg(target_os = "linux")]
 #[test]
