@@ -109,7 +109,7 @@ fn answer<B>(opened: &Opened, what: &str, batch: &str, reading: &Reading<B>, rec
     }
     let value = json!({
         "batch": batch, "duplicate": receipt.duplicate, "accepted": receipt.accepted, "refused": reading.refused,
-        "misdated": reading.misdated, "unmatched": receipt.unmatched,
+        "misdated": reading.misdated, "unmatched": receipt.unmatched, "errors": reading.errors,
     });
     opened.out.result(&value, || {
         if receipt.duplicate {

@@ -68,6 +68,31 @@ fn a_row_that_makes_no_sense_is_told_by_its_line_and_its_field() {
 }
 
 #[test]
+fn programs_read_what_was_refused() {
+    let dir = project();
+    assert_snapshot!(refit(dir.path(), &["truth", "delivery-time", "bad", "--batch", "monday", "--json"]), @r#"
+        exit code: 2
+        --- stdout
+        {
+          "batch": "monday",
+          "duplicate": false,
+          "accepted": 0,
+          "refused": 1,
+          "misdated": 0,
+          "unmatched": 0,
+          "errors": [
+            {
+              "line": 1,
+              "error": "unknown field `actual`, expected one of `request_id`, `truth`, `block`, `at`"
+            }
+          ]
+        }
+        --- stderr
+        line 1: unknown field `actual`, expected one of `request_id`, `truth`, `block`, `at`
+        "#);
+}
+
+#[test]
 fn a_byte_order_mark_is_no_part_of_the_first_row() {
     let dir = project();
     let row = "{\"request_id\": \"r1\", \"version\": \"1\", \"ok\": true}\n";
