@@ -14,7 +14,7 @@ use crate::domain::id::{Epoch, RunId, StepId};
 use crate::domain::pipeline;
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
 use crate::domain::workflow::Workflow;
-use crate::steps::{headline, promote};
+use crate::steps::{approve, headline, promote};
 use crate::store::{RunFilter, Store};
 
 /// How often the database is looked at.
@@ -231,9 +231,14 @@ pub fn waits_for_approval(workflow: Option<&Workflow>, attempts: &[Attempt]) -> 
 /// What a step that sleeps waits for.
 fn waits(attempt: &Attempt) -> String {
     let why = promote::frozen(attempt).map(|why| format!(", {why}")).unwrap_or_default();
+    let asks = approve::asks(attempt).map(|asks| {
+        let words: Vec<&str> = asks.split_whitespace().collect();
+        format!(": {}", words.join(" "))
+    });
+    let asks = asks.unwrap_or_default();
     match attempt.wake_at {
-        Some(until) => format!("waits{why}, looks again at {}", time(until)),
-        None => format!("waits{why}"),
+        Some(until) => format!("waits{why}, looks again at {}{asks}", time(until)),
+        None => format!("waits{why}{asks}"),
     }
 }
 

@@ -11,7 +11,7 @@ use super::wait::span;
 use crate::domain::Timestamp;
 use crate::domain::canary::CanaryState;
 use crate::domain::id::StepId;
-use crate::domain::run::{Outcome, Signal, SignalKind};
+use crate::domain::run::{Attempt, Outcome, Signal, SignalKind};
 use crate::domain::workflow::step::Approve;
 use crate::domain::workflow::{Moment, StepKind};
 
@@ -32,9 +32,17 @@ impl ApproveOutput {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Asked {
     asked_at: Timestamp,
+    /// What the workflow says to whoever decides; absent where it says nothing, and of steps that asked before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+/// What an attempt that waits for approval says to whoever decides.
+pub fn asks(attempt: &Attempt) -> Option<String> {
+    Asked::deserialize(attempt.resume.as_ref()?).ok()?.message
 }
 
 /// What humans answered to a step so far.
@@ -115,7 +123,10 @@ pub async fn run(spec: &Approve, ctx: &StepContext<'_>) -> Result<StepResult, St
     }
     let now = ctx.clock.now();
     let asked = match ctx.resume {
-        None => Asked { asked_at: now },
+        None => Asked {
+            asked_at: now,
+            message: spec.message.as_ref().map(|message| ctx.render(message)).transpose()?,
+        },
         Some(resume) => serde_json::from_value(resume.clone()).map_err(|error| {
             StepError::permanent(format!("cannot read when approval was asked for: {error}"))
         })?,
@@ -128,13 +139,12 @@ pub async fn run(spec: &Approve, ctx: &StepContext<'_>) -> Result<StepResult, St
             output: json!({"asked_at": asked.asked_at}),
         });
     }
-    let message = match &spec.message {
-        Some(message) => ctx.render(message)?,
-        None => format!("step `{}` waits for approval", ctx.step),
-    };
-    let tell = ctx
-        .resume
-        .is_none()
-        .then(|| (Moment::NeedsApproval, json!({"step": ctx.step, "message": message, "until": until})));
+    let message = asked.message.clone().unwrap_or_else(|| format!("step `{}` waits for approval", ctx.step));
+    let mut facts = json!({"step": ctx.step, "message": message, "until": until});
+    if let Some(until) = until {
+        let next = format!("if nobody approves until {}, it is rejected", until.format("%F %H:%M UTC"));
+        facts["next"] = json!(next);
+    }
+    let tell = ctx.resume.is_none().then_some((Moment::NeedsApproval, facts));
     Ok(StepResult::Sleep(Sleep { until, resume: to_json(asked)?, held: false, promoted: false, tell }))
 }

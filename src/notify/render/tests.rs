@@ -36,6 +36,15 @@ fn rolled_back() -> Value {
 }
 
 #[test]
+fn who_is_to_approve_reads_what_the_workflow_says() {
+    let said = message(Moment::NeedsApproval, json!({"workflow": "w", "message": "Is the fair over?"}));
+    let blocks = said.blocks.expect("blocks").to_string();
+    for text in [&said.text, &blocks, &said.html.expect("html")] {
+        assert!(text.contains("Is the fair over?"), "{text}");
+    }
+}
+
+#[test]
 fn a_rollback_opens_with_what_serves_now_and_what_is_to_be_done() {
     let mail = message(Moment::RolledBack, rolled_back());
     assert_snapshot!(mail.subject, @"race-times 2026-11-21 was rolled back");

@@ -213,3 +213,17 @@ fn a_database_that_was_not_there_is_said_to_be_new() {
     let second = refit(dir, &["status", "--db", "typo.db"]);
     assert!(!second.contains("note: there was no database"), "{second}");
 }
+
+#[test]
+fn who_is_to_approve_is_shown_what_the_workflow_says() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path();
+    refit(at, &["init"]);
+    let asks = "name: asks\nmodel: m\nsteps:\n  - { id: ask, uses: approve, with: { message: 'Is the fair in ${{ model }} over?', at_most: 6h } }\n";
+    fs::write(at.join("workflows/asks.yaml"), asks).expect("written");
+    let waits = ": Is the fair in m over?";
+    let followed = refit(at, &["trigger", "asks", "--follow"]);
+    assert!(followed.contains(waits), "{followed}");
+    let shown = refit(at, &["run", "show", "last"]);
+    assert!(shown.contains(waits), "{shown}");
+}
