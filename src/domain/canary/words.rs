@@ -53,10 +53,10 @@ fn arms(rule: &CompareRule, test: &RuleTest) -> String {
             Some((canary, stable)) => {
                 format!("canary {subject} {}, stable {}", number(canary), number(stable))
             }
-            None if rule.label_horizon.is_zero() => format!("no truth for the {subject} yet"),
+            None if rule.label_horizon.is_zero() => format!("nothing known of the {subject} yet"),
             None => {
                 let age = format_duration(rule.label_horizon);
-                format!("no truth for the {subject} of requests {age} old yet")
+                format!("nothing known of the {subject} of requests {age} old yet")
             }
         },
     }
@@ -88,11 +88,24 @@ pub(super) fn so_far(record: &CanaryRecord, analysis: &Analysis) -> String {
         return "no evidence yet".to_owned();
     }
     let undecided = undecided(&record.rules, &analysis.tests);
-    [Some(undecided), missing, waiting(record, analysis), late(analysis)]
+    [Some(undecided), unpaired(record, analysis), missing, waiting(record, analysis), late(analysis)]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+/// Truths came, and errors cannot be compared all the same: nobody knows what the other version says of these requests.
+fn unpaired(record: &CanaryRecord, analysis: &Analysis) -> Option<String> {
+    let aged = || analysis.labels.as_ref().map(|labels| (labels.rate.canary, labels.rate.stable));
+    let (canary, stable) = unlabelled(analysis).or_else(aged)?;
+    let has_truth = |(requests, without): (u64, u64)| requests > without;
+    let compares = record.rules.rules.iter().any(|rule| rule.metric == OnlineMetric::AbsError);
+    (compares && analysis.paired_cursor == 0 && (has_truth(canary) || has_truth(stable))).then(|| {
+        "truths are known, but of no request what both versions predict: the app reports the other one's \
+         prediction as `shadow`, or a `shadow` step scores both"
+            .to_owned()
+    })
 }
 
 /// Blocks whose requests are still coming of age, where they do one by one.

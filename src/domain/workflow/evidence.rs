@@ -163,7 +163,12 @@ pub(super) fn pull(
 
 /// Rules that the source brings nothing for.
 pub(super) fn unfed(pull: &Pull, steps: &[Draft<'_>], diagnostics: &mut Vec<Diagnostic>) {
-    let Pull::Prometheus(counters) = pull else { return };
+    let has_latency = match pull {
+        Pull::Prometheus(counters) => counters.latency.is_some(),
+        Pull::Sql(_) | Pull::Http(_) => true,
+    };
+    // A fetched row has what one version said; a rule on errors needs both on one request.
+    let scores_both = steps.iter().any(|draft| draft.kind == Some("shadow"));
     let compares = steps.iter().filter_map(|draft| match draft.step.as_ref().map(|step| &step.kind) {
         Some(StepKind::Compare(compare)) => Some(compare),
         _ => None,
@@ -171,9 +176,13 @@ pub(super) fn unfed(pull: &Pull, steps: &[Draft<'_>], diagnostics: &mut Vec<Diag
     for rule in compares.flat_map(|compare| &compare.rules) {
         let (lacks, hint) = match rule.metric {
             OnlineMetric::ErrorRate => continue,
-            OnlineMetric::LatencySlowShare if counters.latency.is_some() => continue,
+            OnlineMetric::LatencySlowShare if has_latency => continue,
             OnlineMetric::LatencySlowShare => ("no latencies", "add `latency:` to `prometheus`"),
-            OnlineMetric::AbsError => ("no predictions", "let the app push them, or use `sql` or `http`"),
+            OnlineMetric::AbsError if scores_both => continue,
+            OnlineMetric::AbsError => (
+                "no predictions of both versions",
+                "add a `shadow` step, or let the app push its requests with what the other version says (`shadow`)",
+            ),
         };
         let message = format!("the evidence has {lacks} for this rule");
         diagnostics.push(Diagnostic::warning(rule.at, message).hint(hint));

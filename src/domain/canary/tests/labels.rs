@@ -138,6 +138,23 @@ fn without_a_horizon_truths_are_counted_where_a_rule_needs_them_and_the_more_rar
     assert_eq!(due, (611..620).collect::<Vec<_>>());
 }
 
+#[test]
+fn truths_of_requests_that_only_one_version_predicted_are_said_to_compare_nothing() {
+    let said = "truths are known, but of no request what both versions predict";
+    let record = canary(vec![rule(OnlineMetric::AbsError)], &[(1000, 60)]);
+    let counts = |labelled| {
+        let counts = LabelCounts { predicted: 10, labelled };
+        News { labelled: Some(Labelled { canary: counts, stable: counts }), ..News::default() }
+    };
+    let looked = look(&record, &counts(0), minute(600)).record;
+    assert!(!looked.reason.contains(said), "no truth has come: {}", looked.reason);
+    let looked = look(&record, &counts(4), minute(600)).record;
+    assert!(looked.reason.contains(said), "{}", looked.reason);
+    assert!(looked.reason.contains("nothing known of the mean error yet"), "{}", looked.reason);
+    let paired = look(&record, &News { pairs: vec![of(1, 5, 5)], ..counts(4) }, minute(600)).record;
+    assert!(!paired.reason.contains(said), "{}", paired.reason);
+}
+
 /// Minutes with 10 requests of the canary and 90 of the stable version, and so many without truth.
 fn missing(minutes: i64, canary: u64, stable: u64) -> Vec<LabelMinute> {
     let of = |version: &str, at, predicted, without| LabelMinute {

@@ -76,11 +76,20 @@ fn typical_mistakes() {
     let rules = "steps:\n  - { uses: compare, with: { rules: [{ metric: abs_error }, { metric: latency_slow_share }] } }\n";
     let unfed =
         with("prometheus: { url: 'http://x', requests: n, errors: e }").replace("steps: [{run: x}]\n", rules);
-    for lacks in ["no predictions", "no latencies"] {
+    for lacks in ["no predictions of both versions", "no latencies"] {
         assert!(
             brief(&unfed).contains(&format!("warning: the evidence has {lacks} for this rule")),
             "{lacks}"
         );
+    }
+    // Rows of a table say what one version predicted.
+    let lacks = "warning: the evidence has no predictions of both versions for this rule";
+    for source in ["sql: { url: x, query: SELECT 1 }", "http: { url: 'http://x?${{ since }}' }"] {
+        let fetched = brief(&with(source).replace("steps: [{run: x}]\n", rules));
+        assert!(fetched.contains(lacks) && !fetched.contains("no latencies"), "{fetched}");
+        let shadow = "steps:\n  - { uses: shadow, with: { run: p, from: { file: r.csv }, for: 1h } }\n";
+        let scored = brief(&with(source).replace("steps: [{run: x}]\n", &rules.replace("steps:\n", shadow)));
+        assert!(!scored.contains(lacks), "{scored}");
     }
     let said: Vec<String> =
         sources.iter().map(|source| format!("[{source}]\n{}", brief(&with(source)))).collect();
