@@ -9,7 +9,7 @@ use super::args::Which;
 use super::error::{CliError, Doing};
 use super::project::Opened;
 use crate::domain::id::{ModelName, RunId, TargetName, VersionName};
-use crate::domain::release::Release;
+use crate::domain::release::{Assignment, Release};
 use crate::domain::run::Run;
 use crate::store::{RunFilter, Store};
 
@@ -18,6 +18,15 @@ const LOOKED_AT: usize = 2000;
 const PAGE: u32 = 500;
 /// A shorter part of an id would soon mean another run.
 const SHORTEST_PART: usize = 4;
+
+/// What stands for a version: what a release serves as that.
+type Served = fn(&Assignment) -> Option<&VersionName>;
+
+const WORDS: [(&str, Served); 3] = [
+    ("champion", |desired| desired.champion.as_ref().map(|served| &served.version)),
+    ("canary", |desired| desired.canary.as_ref().map(|canary| &canary.served.version)),
+    ("previous", |desired| desired.previous.as_ref().map(|served| &served.version)),
+];
 
 /// The known word that `word` was probably meant to be.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -215,27 +224,39 @@ fn one_of<T: std::fmt::Display>(mut all: Vec<T>, what: &str) -> Result<T, CliErr
     }
 }
 
+/// The version that `word` means beside one release: what it serves as `champion`, `canary` or `previous`, or a name.
+pub fn version_of(
+    model: &ModelName,
+    release: Option<&Release>,
+    word: &VersionName,
+) -> Result<VersionName, CliError> {
+    match WORDS.iter().find(|(known, _)| *known == word.as_str()) {
+        None => Ok(word.clone()),
+        Some((_, served)) => release
+            .and_then(|release| served(&release.desired))
+            .cloned()
+            .ok_or_else(|| none(model, word.as_str())),
+    }
+}
+
+fn none(model: &ModelName, word: &str) -> CliError {
+    CliError::usage(format!("`{model}` has no {word}"))
+        .hint(format!("`refit model ls {model}` lists its versions"))
+}
+
 /// The version that `word` means: `champion`, `canary`, `previous`, or a name.
 pub async fn version(store: &Arc<dyn Store>, model: &ModelName, word: &str) -> Result<VersionName, CliError> {
-    if !matches!(word, "champion" | "canary" | "previous") {
+    let Some((_, served)) = WORDS.iter().find(|(known, _)| *known == word) else {
         return word.parse().map_err(|error| CliError::usage(format!("{error}")));
-    }
+    };
     let releases = store.releases(Some(model)).await.doing(|| format!("read the releases of `{model}`"))?;
-    let mut found: Vec<VersionName> = releases
-        .iter()
-        .filter_map(|release| match word {
-            "champion" => release.desired.champion.as_ref().map(|served| &served.version),
-            "canary" => release.desired.canary.as_ref().map(|canary| &canary.served.version),
-            _ => release.desired.previous.as_ref().map(|served| &served.version),
-        })
-        .cloned()
-        .collect();
+    let mut found: Vec<VersionName> =
+        releases.iter().filter_map(|release| served(&release.desired)).cloned().collect();
     found.sort();
     found.dedup();
     match found.as_slice() {
         [one] => Ok(one.clone()),
-        [] => Err(CliError::usage(format!("`{model}` has no {word}"))
-            .hint(format!("`refit model ls {model}` lists its versions"))),
+        [] => Err(none(model, word)),
         several => {
             let names: Vec<String> = several.iter().map(ToString::to_string).collect();
             Err(CliError::usage(format!("the {word} of `{model}` differs by target: {}", names.join(", ")))

@@ -206,9 +206,10 @@ fn schedules_table(
 /// `refit promote`.
 pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> {
     let store = opened.store().await?;
-    let version = &args.version;
     let (model, target, release) =
-        pick::release_and_version(opened, &store, &args.which, Some(version), "promote VERSION").await?;
+        pick::release_and_version(opened, &store, &args.which, Some(&args.version), "promote VERSION")
+            .await?;
+    let version = &pick::version_of(&model, release.as_ref(), &args.version)?;
     let canary = release.as_ref().and_then(|release| release.desired.canary.as_ref());
     let champion = release.as_ref().and_then(|release| release.desired.champion.as_ref());
     let serves =
@@ -283,18 +284,18 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
 /// `refit rollback`.
 pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError> {
     let store = opened.store().await?;
-    let version = args.version.as_ref();
     let (model, target, release) =
-        pick::release_and_version(opened, &store, &args.which, version, "rollback").await?;
+        pick::release_and_version(opened, &store, &args.which, args.version.as_ref(), "rollback").await?;
     let release = release.ok_or_else(|| {
         CliError::usage(format!("cannot roll back: `{model}` serves nothing on {target} yet"))
             .hint("`refit status` lists what is served")
     })?;
-    let will = what_a_rollback_does(&store, &model, &target, &release, args).await?;
+    let to = args.version.as_ref().map(|word| pick::version_of(&model, Some(&release), word)).transpose()?;
+    let back = to.as_ref().map(|version| Back { version, marks_bad: args.bad });
+    let will = what_a_rollback_does(&store, &model, &target, &release, back).await?;
     confirm(opened, &will)?;
     let (engine, _) = opened.engine(&store)?;
     let who = actor();
-    let back = args.version.as_ref().map(|version| Back { version, marks_bad: args.bad });
     let reason = args.which.why.clone().unwrap_or_else(|| without_reason(Moment::RolledBack, &who));
     let who = ReleaseActor::Human { name: who };
     let doing = || format!("roll back `{model}` on {target}");
@@ -364,22 +365,22 @@ async fn what_a_rollback_does(
     model: &ModelName,
     target: &TargetName,
     release: &Release,
-    args: &Rollback,
+    back: Option<Back<'_>>,
 ) -> Result<String, CliError> {
     let champion = release.desired.champion.as_ref().map(|served| &served.version);
     let serves = champion.map_or("nothing".to_owned(), ToString::to_string);
-    match (&release.desired.canary, &args.version) {
+    match (&release.desired.canary, back) {
         (Some(canary), None) => Ok(format!(
             "the canary {} of {model} on {target} is dropped; {serves} serves everybody",
             canary.served.version
         )),
-        (_, Some(to)) => {
+        (_, Some(Back { version: to, marks_bad })) => {
             let known = store.version(model, to).await.doing(|| format!("read version {to}"))?;
             let known = known.ok_or_else(|| {
                 CliError::usage(format!("cannot roll back to {to}: `{model}` has no such version"))
                     .hint(format!("`refit model ls {model}` lists its versions"))
             })?;
-            let bad = if args.bad { ", which is marked bad" } else { "" };
+            let bad = if marks_bad { ", which is marked bad" } else { "" };
             let warning = warning_of(&known);
             Ok(format!("{to} will serve everybody of {model} on {target} instead of {serves}{bad}{warning}"))
         }

@@ -348,6 +348,32 @@ fn a_version_is_shown_compared_pulled_and_described() {
 }
 
 #[test]
+fn what_serves_is_promoted_and_gone_back_to_by_the_word_for_it() {
+    let dir = project(2);
+    let at = dir.path();
+    let nothing = "exit code: 2\n--- stderr\nerror: `delivery-time` has no previous\n";
+    assert!(refit(at, &["rollback", "previous", "--yes"]).starts_with(nothing));
+    assert!(refit(at, &["promote", "previous", "--yes"]).starts_with(nothing));
+    refit(at, &["promote", "2", "--yes", "-q"]);
+    assert_snapshot!(refit(at, &["rollback", "previous", "--yes", "-q"]), @r"
+        exit code: 0
+        --- stdout
+        1 serves everybody of delivery-time on production (generation 3)
+        ");
+    assert_snapshot!(refit(at, &["promote", "previous", "--yes", "-q"]), @r"
+        exit code: 0
+        --- stdout
+        2 serves everybody of delivery-time on production (generation 4)
+        ");
+    edit(at, "workflows/retrain.yaml", "{ for: 1h, ", "{ for: 1ms, ");
+    edit(at, "workflows/retrain.yaml", "at_most: 72h", "at_most: 2ms");
+    let held = refit(at, &["trigger", "retrain", "--follow", "--yes"]);
+    assert!(held.starts_with("exit code: 5\n"), "{held}");
+    let told = refit(at, &["promote", "canary"]);
+    has(&told, &["3 will serve everybody of delivery-time on production; 2 serves now", "say so with --yes"]);
+}
+
+#[test]
 fn what_served_before_refit_is_adopted_as_it_lies() {
     let dir = tempfile::tempdir().expect("a directory");
     let at = dir.path();
