@@ -13,10 +13,11 @@ use super::output::{Paint, ask, can_ask, plain, span, table, time};
 use super::pick::{self, short};
 use super::project::{Opened, actor};
 use super::run::runs_table;
+use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState};
-use crate::domain::id::{ModelName, TargetName, WorkflowName};
+use crate::domain::id::{ModelName, RunId, TargetName, WorkflowName};
 use crate::domain::release::{Release, ReleaseActor};
-use crate::domain::run::RunStatus;
+use crate::domain::run::{AttemptState, RunStatus};
 use crate::domain::verdict::Verdict;
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::domain::words::counted;
@@ -26,6 +27,7 @@ use crate::engine::heard::{Hears, without_reason};
 use crate::engine::pause;
 use crate::engine::release::{Back, ReleaseError};
 use crate::engine::reread::Choice;
+use crate::steps::promote;
 use crate::store::{Pulled, RunFilter, RunSummary, ScheduleRow, Store};
 
 /// Active runs that `status` shows of each status.
@@ -54,6 +56,15 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
         let filter = RunFilter { status: Some(status), limit: SHOWN_RUNS, ..RunFilter::default() };
         runs.extend(store.runs(&filter).await.doing(doing)?);
     }
+    let mut holds: BTreeMap<RunId, Timestamp> = BTreeMap::new();
+    for canary in &canaries {
+        if runs.iter().any(|run| run.id == canary.run && run.status == RunStatus::Held) {
+            let attempts = store.attempts(canary.run).await.doing(doing)?;
+            let sleeps = attempts.iter().filter(|attempt| attempt.state == AttemptState::Sleeping);
+            let until = sleeps.filter_map(|attempt| promote::held_until(attempt, canary)).next_back();
+            holds.extend(until.map(|until| (canary.run, until)));
+        }
+    }
     let value = json!({
         "database": store.label(), "servers": alive, "releases": releases, "canaries": canaries, "runs": runs,
         "evidence": pulls, "freezes": freezes,
@@ -70,7 +81,8 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
         parts.extend(releases.iter().map(|release| {
             let canary = canaries.iter().find(|it| it.model == release.model && it.target == release.target);
             let pulls: Vec<&Pulled> = pulls.iter().filter(|pulled| pulled.model == release.model).collect();
-            shown(opened, release, canary, &pulls)
+            let held_until = canary.and_then(|canary| holds.get(&canary.run).copied());
+            shown(opened, release, canary.map(|canary| (canary, held_until)), &pulls)
         }));
         let now = opened.clock.now();
         parts.extend(freezes.iter().map(|freeze| {
@@ -97,7 +109,13 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
-fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>, pulls: &[&Pulled]) -> String {
+/// A release with its canary, and until when that one is held, if it is.
+fn shown(
+    opened: &Opened,
+    release: &Release,
+    canary: Option<(&CanaryRecord, Option<Timestamp>)>,
+    pulls: &[&Pulled],
+) -> String {
     let now = opened.clock.now();
     let desired = &release.desired;
     let mut text = opened.out.painted(&format!("{} on {}", release.model, release.target), Paint::Bold);
@@ -110,14 +128,14 @@ fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>, pull
     }
     if let Some(out) = &desired.canary {
         let since =
-            canary.map(|canary| format!(" for {}", span(now - canary.started_at))).unwrap_or_default();
+            canary.map(|(canary, _)| format!(" for {}", span(now - canary.started_at))).unwrap_or_default();
         let run = release.owner.map(|run| format!(", run {}", short(run))).unwrap_or_default();
         text.push_str(&format!("\n  canary    {} at {}{since}{run}", out.served.version, out.basis_points));
         if out.valid_until <= now {
             text.push_str(", run out: clients treat it as 0 %");
         }
     }
-    if let Some(canary) = canary {
+    if let Some((canary, held_until)) = canary {
         let paint = match canary.verdict {
             Verdict::Pass => Paint::Good,
             Verdict::Inconclusive => Paint::Dim,
@@ -126,10 +144,22 @@ fn shown(opened: &Opened, release: &Release, canary: Option<&CanaryRecord>, pull
         let verdict = opened.out.painted(canary.verdict.as_str(), paint);
         text.push_str(&format!("\n  verdict   {verdict}: {}", plain(&canary.reason)));
         let limit = match canary.state {
-            CanaryState::Watching => canary.deadline.map(|at| {
+            CanaryState::Watching => {
                 let extended = canary.extensions.iter().map(|it| format!(", extended by {}", it.words()));
-                format!("decided at the latest {}{}", time(at), plain(&extended.collect::<String>()))
-            }),
+                let extended = plain(&extended.collect::<String>());
+                let limit = match held_until {
+                    // Its deadline is past, or, with more time, decides nothing.
+                    Some(until) => Some(format!(
+                        "held: `refit promote {0} --model {1}` or `refit rollback --model {1}` decides; if nobody \
+                         does until {2}, it is taken back",
+                        canary.version,
+                        canary.model,
+                        time(until)
+                    )),
+                    None => canary.deadline.map(|at| format!("decided at the latest {}", time(at))),
+                };
+                limit.map(|limit| limit + &extended)
+            }
             CanaryState::Baking => {
                 canary.bake_until.map(|at| format!("watched after promotion until {}", time(at)))
             }

@@ -74,6 +74,14 @@ pub fn frozen(attempt: &Attempt) -> Option<String> {
     }
 }
 
+/// When `canary` is taken back unless somebody decides, of an attempt of its promotion that is held.
+pub fn held_until(attempt: &Attempt, canary: &CanaryRecord) -> Option<Timestamp> {
+    match Resume::deserialize(attempt.resume.as_ref()?).ok()? {
+        Resume::Held { until } => Some(held::end(canary, until)),
+        Resume::Frozen { .. } | Resume::Baking { .. } => None,
+    }
+}
+
 /// Whether an attempt of a promotion saw its bake begin: a checkpoint has recorded the promotion.
 pub fn bakes(attempt: &Attempt) -> bool {
     matches!(attempt.resume.as_ref().map(Resume::deserialize), Some(Ok(Resume::Baking { .. })))

@@ -1,7 +1,6 @@
 //! A canary that people decide about: it is watched on, until they do or its
 //! time is over.
 
-use chrono::TimeDelta;
 use serde_json::json;
 
 use super::super::canary::{CanaryOutput, moved, unknown_target};
@@ -10,6 +9,7 @@ use super::super::context::{
 };
 use super::super::wait::span;
 use super::{Resume, show, withdraw};
+use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, Extension};
 use crate::domain::verdict::Verdict;
 use crate::domain::workflow::Moment;
@@ -31,9 +31,7 @@ pub(super) async fn hold(
         Some(Resume::Held { until }) => (false, until),
         Some(Resume::Frozen { .. } | Resume::Baking { .. }) | None => (true, now + span(hold_for)),
     };
-    let held_since = first_until - span(hold_for);
-    let more = canary.as_ref().map_or(TimeDelta::zero(), |canary| canary.more_since(held_since));
-    let until = first_until + more;
+    let until = canary.as_ref().map_or(first_until, |canary| end(canary, first_until));
     if now >= until {
         let held = format_duration(hold_for);
         return withdraw(ctx, started, format!("nobody decided while it was held for {held}: {reason}"))
@@ -69,6 +67,11 @@ pub(super) async fn hold(
         promoted: false,
         tell: first.then_some((Moment::Held, facts)),
     }))
+}
+
+/// When a canary that was to be held until `first` is taken back, with the time that it was given since.
+pub(super) fn end(canary: &CanaryRecord, first: Timestamp) -> Timestamp {
+    first + canary.more_since(first - span(canary.rules.hold_for))
 }
 
 /// Whether more time is of no use without the traffic that `hold_traffic: zero` took. Who has none for a reason gets none.

@@ -369,6 +369,16 @@ fn what_serves_is_promoted_and_gone_back_to_by_the_word_for_it() {
     edit(at, "workflows/retrain.yaml", "at_most: 72h", "at_most: 2ms");
     let held = refit(at, &["trigger", "retrain", "--follow", "--yes"]);
     assert!(held.starts_with("exit code: 5\n"), "{held}");
+    let status = refit(at, &["status"]);
+    has(
+        &status,
+        &[
+            "canary    3 at 10 %",
+            "\n            held: `refit promote 3 --model delivery-time` or",
+            "is taken back",
+        ],
+    );
+    assert!(!status.contains("decided at the latest"), "{status}");
     let told = refit(at, &["promote", "canary"]);
     has(&told, &["3 will serve everybody of delivery-time on production; 2 serves now", "say so with --yes"]);
 }
