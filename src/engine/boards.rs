@@ -20,6 +20,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::run::{Attempt, AttemptState, Run, RunStatus};
 use crate::domain::workflow::{Moment, Recipient, Workflow};
 use crate::notify::Notifiers;
+use crate::notify::closing::Closing;
 use crate::notify::facts::{Facts, StepMark, StepRow};
 use crate::notify::held::{Held, PATIENCE, turn_after, while_held};
 use crate::steps::publish::PublishOutput;
@@ -32,6 +33,8 @@ const BATCH: u32 = 8;
 const AT_ONCE: usize = 4;
 /// Nobody else takes a board meanwhile: a batch in rounds of `AT_ONCE`, and some.
 const HOLD: Duration = Duration::from_secs(60 * 8 / 4 + 60);
+/// What became of one that was being shown when its process ended.
+const CUT_OFF: &str = "the process ended while it was being shown";
 /// A run that goes on meanwhile is shown again so much later.
 const AGAIN: chrono::TimeDelta = chrono::TimeDelta::seconds(2);
 /// About half a day in all; the newest state is worth it.
@@ -83,13 +86,27 @@ impl Engine {
     /// # Errors
     /// The last failure of the database; a service that does not answer is tried again later.
     pub async fn show_boards(&self, notifiers: &Notifiers) -> Result<usize, StoreError> {
-        if self.settings.boards.is_empty() {
+        self.show_boards_until(notifiers, &Closing::default()).await
+    }
+
+    /// The same, in a process that may end meanwhile: what it does not bring up to date is anybody's at once.
+    ///
+    /// # Errors
+    /// Those of `show_boards`.
+    pub async fn show_boards_until(
+        &self,
+        notifiers: &Notifiers,
+        closing: &Closing,
+    ) -> Result<usize, StoreError> {
+        if self.settings.boards.is_empty() || !closing.may_begin() {
             return Ok(0);
         }
         let taken_at = self.clock.now();
         let due = self.store.take_boards(BATCH, HOLD, taken_at).await?;
-        let showing: Vec<_> =
-            due.into_iter().map(|board| self.show_board(notifiers, board, taken_at).boxed()).collect();
+        let showing: Vec<_> = due
+            .into_iter()
+            .map(|board| self.show_board(notifiers, closing, board, taken_at).boxed())
+            .collect();
         let shown = stream::iter(showing).buffer_unordered(AT_ONCE);
         shown.try_fold(0, |sum, shown| async move { Ok(sum + usize::from(shown)) }).await
     }
@@ -97,10 +114,15 @@ impl Engine {
     async fn show_board(
         &self,
         notifiers: &Notifiers,
+        closing: &Closing,
         mut board: BoardEntry,
         taken_at: Timestamp,
     ) -> Result<bool, StoreError> {
-        let shown = self.try_to_show(notifiers, &mut board, taken_at).await?;
+        if !closing.may_begin() {
+            self.store.board_waits(&board, self.clock.now()).await?;
+            return Ok(false);
+        }
+        let shown = self.try_to_show(notifiers, closing, &mut board, taken_at).await?;
         let now = self.clock.now();
         let error = match shown {
             Ok(rewritten) => return Ok(rewritten),
@@ -140,6 +162,7 @@ impl Engine {
     async fn try_to_show(
         &self,
         notifiers: &Notifiers,
+        closing: &Closing,
         board: &mut BoardEntry,
         taken_at: Timestamp,
     ) -> Result<Result<bool, NotSent>, StoreError> {
@@ -180,8 +203,18 @@ impl Engine {
         }
         let showing = shows.show(&message, board.place.as_ref());
         let mut held = HeldBoard { engine: self, board: board.clone() };
-        let shown = while_held(showing, &mut held, self.clock.as_ref(), taken_at).await?;
+        let showing = while_held(showing, &mut held, self.clock.as_ref(), taken_at);
+        let shown = tokio::select! {
+            shown = showing => Some(shown?),
+            () = closing.cuts_off() => None,
+        };
         board.held_until = held.board.held_until;
+        let Some(shown) = shown else {
+            let now = self.clock.now();
+            tracing::debug!(run.id = %board.run, "Message about run {} was cut off as this process ends", board.run);
+            self.store.board_failed(board, CUT_OFF, Some(now), now).await?;
+            return Ok(Ok(false));
+        };
         Ok(match shown {
             Some(Ok(place)) => {
                 self.store.board_shown(board, &place, &says, again).await?;

@@ -50,6 +50,14 @@ impl Deadline {
         self.of_steps() + FAREWELL
     }
 
+    /// When a process whose runs are over at `ended` begins no message any more, and when it cuts off those that are
+    /// being sent: half of the last part is for beginning, a quarter for ending, and a quarter for the database to
+    /// hear what came of them.
+    pub fn of_messages(self, ended: Instant) -> (Instant, Instant) {
+        let end = (ended + self.last_part()).min(self.of_steps());
+        (end - self.last_part() / 2, end - self.last_part() / 4)
+    }
+
     /// The time after the force.
     pub fn last_part(self) -> Duration {
         (self.grace / 4).min(FORCED_END)
@@ -73,5 +81,9 @@ mod tests {
             [it.of_long_steps(), it.of_force(), it.of_runs(), it.of_steps(), it.end()].map(after),
             [10_000, 18_000, 19_500, 20_000, 20_500]
         );
+        let messages = |ended| it.of_messages(it.begun + Duration::from_millis(ended));
+        for (ended, begin, end) in [(0, 1_000, 1_500), (17_900, 18_900, 19_400), (20_000, 19_000, 19_500)] {
+            assert_eq!((after(messages(ended).0), after(messages(ended).1)), (begin, end), "{ended}");
+        }
     }
 }

@@ -19,7 +19,8 @@ use super::Engine;
 use super::deadline::Deadline;
 use crate::domain::Timestamp;
 use crate::domain::id::RunId;
-use crate::notify::Notifiers;
+use crate::notify::closing::Closing;
+use crate::notify::{Notifiers, outbox};
 use crate::store::{OnWake, StoreError};
 
 /// The longest time between two looks at what is due; a wake-up that got lost waits this long.
@@ -33,6 +34,9 @@ pub struct Worker {
     engine: Arc<Engine>,
     stop: CancellationToken,
     activations: TaskTracker,
+    closing: Closing,
+    /// No run says anything any more.
+    silent: CancellationToken,
     loops: JoinSet<()>,
 }
 
@@ -88,20 +92,21 @@ impl Worker {
         loops.spawn(every(&engine, &stop, engine.settings.look_every, "releases", |engine| async move {
             engine.reconcile_releases().await.map(|_| None)
         }));
-        let followers = Arc::clone(&notifiers);
-        loops.spawn(every(&engine, &stop, BOARDS_EVERY, "boards", move |engine| {
-            let notifiers = Arc::clone(&followers);
-            async move { engine.show_boards(&notifiers).await.map(|_| None) }
+        let (closing, silent) = (Closing::default(), CancellationToken::new());
+        let (followers, closes) = (Arc::clone(&notifiers), closing.clone());
+        loops.spawn(every_and_at_last(&engine, &silent, BOARDS_EVERY, "boards", move |engine| {
+            let (notifiers, closing) = (Arc::clone(&followers), closes.clone());
+            async move { engine.show_boards_until(&notifiers, &closing).await.map(|_| None) }
         }));
-        loops.spawn(every(&engine, &stop, OUTBOX_EVERY, "outbox", move |engine| {
-            let notifiers = Arc::clone(&notifiers);
+        let closes = closing.clone();
+        loops.spawn(every_and_at_last(&engine, &silent, OUTBOX_EVERY, "outbox", move |engine| {
+            let (notifiers, closing) = (Arc::clone(&notifiers), closes.clone());
             async move {
-                crate::notify::outbox::drain_once(engine.store.as_ref(), &notifiers, engine.clock.as_ref())
-                    .await?;
-                Ok(None)
+                let (store, clock) = (engine.store.as_ref(), engine.clock.as_ref());
+                outbox::drain_until(store, &notifiers, clock, &closing).await.map(|_| None)
             }
         }));
-        Ok(Self { engine, stop, activations, loops })
+        Ok(Self { engine, stop, activations, closing, silent, loops })
     }
 
     /// Adds a loop of the caller's: `act` is called again and again, as the worker's own are.
@@ -114,12 +119,18 @@ impl Worker {
     }
 
     /// Stops claiming, lets short steps finish, hands long ones over, gives the leases back; all by `deadline`.
-    /// No lease is given back while something of its step runs.
+    /// No lease is given back while something of its step runs. People are told things until then, and of what the
+    /// runs left to tell: messages are begun one by one while there is time, and the others are anybody's at once.
     pub async fn shut_down(mut self, deadline: Deadline) -> Result<(), StoreError> {
         self.engine.ends_by(deadline);
+        let (begins_by, ends_by) = deadline.of_messages(deadline.of_steps());
+        self.closing.close(begins_by, ends_by);
         self.stop.cancel();
         self.activations.close();
         let ended = self.end_activations(deadline).await;
+        let (begins_by, ends_by) = deadline.of_messages(Instant::now());
+        self.closing.close(begins_by, ends_by);
+        self.silent.cancel();
         // What is being sent or written is not cut off at once: it would be sent again.
         let patience = (Instant::now() + deadline.last_part()).min(deadline.of_steps());
         let done = async { while self.loops.join_next().await.is_some() {} };
@@ -176,6 +187,28 @@ async fn reap(engine: Arc<Engine>) -> Result<Option<Timestamp>, StoreError> {
         tracing::debug!(woken, "Woke {woken} runs");
     }
     Ok(next)
+}
+
+/// The same as `every`, and once more at the end: what was done or said before `stop` is not left out.
+fn every_and_at_last<F, Fut>(
+    engine: &Arc<Engine>,
+    stop: &CancellationToken,
+    pause: Duration,
+    name: &'static str,
+    act: F,
+) -> impl Future<Output = ()> + Send + use<F, Fut>
+where
+    F: Fn(Arc<Engine>) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Result<Option<Timestamp>, StoreError>> + Send,
+{
+    let again = every(engine, stop, pause, name, act.clone());
+    let engine = Arc::clone(engine);
+    async move {
+        again.await;
+        if let Err(error) = act(engine).await {
+            tracing::warn!("{name}: {error}; left to another process");
+        }
+    }
 }
 
 /// Calls `act` again and again until `stop`: after `pause`, or when what it says is due is due, if that is sooner.

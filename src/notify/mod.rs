@@ -3,6 +3,7 @@
 //! `facts` is what a notice can say, `render` makes a message of it, `outbox`
 //! sends what is due through the notifiers of `refit.toml`, one file each.
 
+pub mod closing;
 pub mod console;
 pub mod examples;
 pub mod facts;

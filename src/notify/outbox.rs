@@ -8,6 +8,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
 use super::Notifiers;
+use super::closing::Closing;
 use super::facts::Facts;
 use super::held::{Held, PATIENCE, turn_after, while_held};
 use crate::adapter::{AdapterError, NotSent, Posted};
@@ -24,6 +25,8 @@ const BATCH: u32 = 32;
 const AT_ONCE: usize = 8;
 /// Nobody else takes a message meanwhile: a batch in rounds of `AT_ONCE`, and some. What takes longer is held again.
 const HOLD: Duration = Duration::from_secs(60 * 32 / 8 + 60);
+/// What became of a message that was being sent when its process ended.
+const CUT_OFF: &str = "the process ended while it was being sent: it may have come";
 const _: () = assert!(HOLD.as_secs() > PATIENCE.as_secs() * (BATCH as u64).div_ceil(AT_ONCE as u64));
 
 /// A little over half a day in all.
@@ -50,6 +53,20 @@ pub async fn drain_once(
     notifiers: &Notifiers,
     clock: &dyn Clock,
 ) -> Result<usize, StoreError> {
+    drain_until(store, notifiers, clock, &Closing::default()).await
+}
+
+/// The same, in a process that may end meanwhile: what it has no time to begin is anybody's at once, as if it had not
+/// been taken; so is what it cuts off, which alone may come twice.
+pub async fn drain_until(
+    store: &dyn Store,
+    notifiers: &Notifiers,
+    clock: &dyn Clock,
+    closing: &Closing,
+) -> Result<usize, StoreError> {
+    if !closing.may_begin() {
+        return Ok(0);
+    }
     let taken_at = clock.now();
     let due = store.take_outbox(BATCH, HOLD, taken_at).await?;
     let mut to_each: Vec<Vec<OutboxEntry>> = vec![];
@@ -61,7 +78,7 @@ pub async fn drain_once(
     }
     let sending: Vec<_> = to_each
         .into_iter()
-        .map(|entries| one_by_one(store, notifiers, clock, entries, taken_at).boxed())
+        .map(|entries| one_by_one(store, notifiers, clock, closing, entries, taken_at).boxed())
         .collect();
     let mut sending = stream::iter(sending).buffer_unordered(AT_ONCE);
     let (mut sent, mut waiting) = (0, vec![]);
@@ -78,20 +95,22 @@ pub async fn drain_once(
 
 /// Messages to one recipient that were taken together, in their order: once one has no turn, those after it wait with
 /// it; one that is queued later does not know of them. One who takes long keeps the others' next messages back no
-/// longer than one message may take: the rest comes with those. Says how many were sent, and what waits until when.
+/// longer than one message may take: the rest comes with those. A process that ends leaves the rest to others. Says
+/// how many were sent, and what waits until when.
 async fn one_by_one(
     store: &dyn Store,
     notifiers: &Notifiers,
     clock: &dyn Clock,
+    closing: &Closing,
     entries: Vec<OutboxEntry>,
     taken_at: Timestamp,
 ) -> Result<(usize, Option<(Timestamp, Vec<OutboxEntry>)>), StoreError> {
     let (began, mut sent, mut entries) = (Instant::now(), 0, entries.into_iter());
     while let Some(entry) = entries.next() {
-        if began.elapsed() >= PATIENCE {
+        if began.elapsed() >= PATIENCE || !closing.may_begin() {
             return Ok((sent, Some((clock.now(), std::iter::once(entry).chain(entries).collect()))));
         }
-        match deliver(store, notifiers, clock, entry, taken_at).await? {
+        match deliver(store, notifiers, clock, closing, entry, taken_at).await? {
             (_, Delivered::Sent) => sent += 1,
             (_, Delivered::Settled) => {}
             (entry, Delivered::Waits(until)) => {
@@ -125,6 +144,7 @@ async fn deliver(
     store: &dyn Store,
     notifiers: &Notifiers,
     clock: &dyn Clock,
+    closing: &Closing,
     mut entry: OutboxEntry,
     taken_at: Timestamp,
 ) -> Result<(OutboxEntry, Delivered), StoreError> {
@@ -133,9 +153,22 @@ async fn deliver(
         None => None,
     };
     let mut held = HeldEntry { store, id: entry.id, until: entry.due_at };
-    let sent = while_held(send(notifiers, &entry, below.as_ref()), &mut held, clock, taken_at).await?;
+    let sending = while_held(send(notifiers, &entry, below.as_ref()), &mut held, clock, taken_at);
+    let sent = tokio::select! {
+        sent = sending => Some(sent?),
+        () = closing.cuts_off() => None,
+    };
     entry.due_at = held.until;
     let now = clock.now();
+    let Some(sent) = sent else {
+        let key = &entry.notice.key;
+        tracing::warn!(
+            message.key = key,
+            "Message `{key}` was cut off as this process ends, and is sent again: {CUT_OFF}"
+        );
+        store.outbox_failed(&entry, CUT_OFF, Some(now)).await?;
+        return Ok((entry, Delivered::Settled));
+    };
     let error = match sent {
         Some(Ok(())) => {
             store.outbox_sent(entry.id, now).await?;
