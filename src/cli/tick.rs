@@ -2,10 +2,14 @@
 //! the end: for teams that have a cron job and no place for a server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures::FutureExt as _;
+use futures::future::FusedFuture as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +25,7 @@ use crate::domain::canary::Looks;
 use crate::domain::id::RunId;
 use crate::domain::run::{Run, RunStatus};
 use crate::domain::workflow::{Mode, StepKind};
+use crate::engine::Engine;
 use crate::engine::deadline::Deadline;
 use crate::engine::tick::{Next, Patience};
 use crate::engine::worker::Worker;
@@ -34,27 +39,24 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Runs that are compared before and after.
 const COMPARED: u32 = 500;
 
-/// `refit tick`.
+/// `refit tick`. A first Ctrl-C or SIGTERM lets steps end or hands them over, a second ends at once.
 pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
     let mut interrupts = Interrupts::listen()?;
-    let looks = Looks::Apart(opened.project.file.worker.tick_every);
-    let store = opened.store().await?;
-    let (engine, notifiers) = opened.engine_that(&store, looks)?;
-    let catalog = Arc::new(opened.catalog());
-    project::complain(&catalog);
-    warn_of_canaries(opened, &catalog, looks);
-    schedule::sync(&engine, &catalog).await.doing(|| "keep the schedules".to_owned())?;
-    let before = Standing::now(&store).await.doing(|| "list runs".to_owned())?;
-    schedule::fire_due(&engine, &catalog).await.doing(|| "start what is due".to_owned())?;
-
-    let mut worker =
-        Worker::start(Arc::clone(&engine), notifiers).await.doing(|| "start to work".to_owned())?;
-    let fired = Arc::clone(&catalog);
-    worker.also(SCHEDULES_EVERY, "schedules", move |engine| {
-        let catalog = Arc::clone(&fired);
-        async move { schedule::fire_due(&engine, &catalog).await }
-    });
+    let Tick { store, engine, before, worker } = tokio::select! {
+        begun = begin(opened) => begun?,
+        () = interrupts.next() => {
+            opened.out.note("stopped before it began to work");
+            return Ok(Exit::Interrupted);
+        }
+    };
+    let grace = engine.settings.grace;
     let stop = CancellationToken::new();
+    let interrupted = || {
+        opened.out.note(&format!(
+            "stopping: steps end or are handed over within {grace:?}; once more ends at once"
+        ));
+        Some(Deadline::within(grace))
+    };
     let work = async {
         engine
             .until_quiet(Patience { soon: SOON, ask_every: ASK_EVERY }, &stop)
@@ -66,25 +68,96 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
         }
         Ok::<_, CliError>(())
     };
-    let mut work = std::pin::pin!(work);
-    let interrupted = tokio::select! {
+    let mut work = pin!(work.fuse());
+    let mut gone_by = tokio::select! {
         done = &mut work => {
             done?;
-            false
+            None
         }
-        () = interrupts.next() => {
-            stop.cancel();
-            work.await?;
-            true
-        }
+        () = interrupts.next() => interrupted(),
     };
-    let deadline = Deadline::within(engine.settings.grace);
-    worker.shut_down(deadline).await.doing(|| "give the runs back".to_owned())?;
-    let moved = before.moved(&store).await.doing(|| "list runs".to_owned())?;
-    let next = engine.next_due().await.doing(|| "see what is due next".to_owned())?;
-    store.close().await;
-    say(opened, &moved, next);
-    Ok(if interrupted { Exit::Interrupted } else { Exit::Ok })
+    let deadline = gone_by.unwrap_or_else(|| Deadline::within(grace));
+    let ending = async {
+        stop.cancel();
+        // What it was at when it was told to stop ends with its answer, if that comes.
+        let left = async {
+            if work.is_terminated() {
+                return;
+            }
+            match tokio::time::timeout_at(deadline.of_steps(), &mut work).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!("{}", plain(&error.to_text())),
+                Err(_) => tracing::debug!("The database did not say in time what is due"),
+            }
+        };
+        let ((), ended) = tokio::join!(left, worker.shut_down(deadline));
+        ended.doing(|| "give the runs back".to_owned())?;
+        let moved = before.moved(&store).await.doing(|| "list runs".to_owned())?;
+        let next = engine.next_due().await.doing(|| "see what is due next".to_owned())?;
+        say(opened, &moved, next);
+        Ok::<_, CliError>(())
+    };
+    let mut ending = pin!(ending);
+    loop {
+        tokio::select! {
+            ended = &mut ending => {
+                ended?;
+                break;
+            }
+            () = its_end(gone_by) => {
+                opened.out.note(
+                    "warning: the database did not answer in time: what was done is not listed; see `refit run ls`",
+                );
+                return Ok(Exit::Interrupted);
+            }
+            () = interrupts.next() => match gone_by {
+                None => gone_by = interrupted(),
+                Some(_) => return Ok(Exit::Interrupted),
+            },
+        }
+    }
+    // Everything is said: a database that does not take leave is not waited for.
+    tokio::select! {
+        () = store.close() => {}
+        () = its_end(Some(gone_by.unwrap_or(deadline))) => {}
+        () = interrupts.next() => return Ok(Exit::Interrupted),
+    }
+    Ok(if gone_by.is_some() { Exit::Interrupted } else { Exit::Ok })
+}
+
+/// Returns when a process that was told to stop has to be gone.
+async fn its_end(gone_by: Option<Deadline>) {
+    match gone_by {
+        Some(deadline) => tokio::time::sleep_until(deadline.end()).await,
+        None => pending().await,
+    }
+}
+
+/// A tick under way.
+struct Tick {
+    store: Arc<dyn Store>,
+    engine: Arc<Engine>,
+    before: Standing,
+    worker: Worker,
+}
+
+async fn begin(opened: &Opened) -> Result<Tick, CliError> {
+    let looks = Looks::Apart(opened.project.file.worker.tick_every);
+    let store = opened.store().await?;
+    let (engine, notifiers) = opened.engine_that(&store, looks)?;
+    let catalog = Arc::new(opened.catalog());
+    project::complain(&catalog);
+    warn_of_canaries(opened, &catalog, looks);
+    schedule::sync(&engine, &catalog).await.doing(|| "keep the schedules".to_owned())?;
+    let before = Standing::now(&store).await.doing(|| "list runs".to_owned())?;
+    schedule::fire_due(&engine, &catalog).await.doing(|| "start what is due".to_owned())?;
+    let mut worker =
+        Worker::start(Arc::clone(&engine), notifiers).await.doing(|| "start to work".to_owned())?;
+    worker.also(SCHEDULES_EVERY, "schedules", move |engine| {
+        let catalog = Arc::clone(&catalog);
+        async move { schedule::fire_due(&engine, &catalog).await }
+    });
+    Ok(Tick { store, engine, before, worker })
 }
 
 /// Said before hours of training, not after.

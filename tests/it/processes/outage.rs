@@ -62,6 +62,11 @@ impl OwnPostgres {
         self.order("\"$WITH_POSTGRES\" ctl pause");
     }
 
+    /// It answers again.
+    fn resume(&mut self) {
+        self.order("\"$WITH_POSTGRES\" ctl resume");
+    }
+
     fn back(&mut self) {
         self.order("\"$WITH_POSTGRES\" ctl start");
     }
@@ -213,4 +218,38 @@ steps:
     assert!(took < Duration::from_secs(8), "{took:?}\n{log}");
     eventually("nothing is left running", || (!is_running(&mark)).then_some(()));
     assert!(log.contains("1 connection cut off") && log.contains("The database could not be told"), "{log}");
+}
+
+/// What it did is read when all is done, and that takes a database that answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_is_gone_within_its_grace_time_while_postgres_is_silent() {
+    let mut postgres = OwnPostgres::start();
+    let project = Project::on(postgres.url()).await;
+    project.write("refit.toml", "[worker]\ngrace_seconds = 2\n");
+    project.write(
+        "workflows/retrain.yaml",
+        "
+name: retrain
+model: m
+steps:
+  - { id: train, run: 'echo $$ >> train; while [ ! -e go ]; do sleep 0.02; done' }
+",
+    );
+    let run = project.trigger("retrain");
+    let mut tick = project.start(project.command(&["tick"]));
+    project.await_lines("train", 1);
+    postgres.pause();
+    let began = Instant::now();
+    tick.signal("TERM");
+    let status = tick.ended();
+    let (took, log) = (began.elapsed(), tick.log());
+    assert_eq!(status.code(), Some(130), "{log}");
+    assert!(took < Duration::from_secs(8), "{took:?}\n{log}");
+    assert!(log.contains("what was done is not listed"), "{log}");
+
+    postgres.resume();
+    project.write("go", "");
+    project.says(&["tick"]);
+    let attempts = project.await_success(&[run]).await.remove(0);
+    each_once(&attempts, &["train"]);
 }

@@ -132,15 +132,37 @@ async fn a_client_that_sends_slowly_keeps_no_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_waits_for_its_database_to_start_can_be_stopped() {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut project = Project::sqlite();
-    project.database = format!("postgres://refit@{}/refit", silent.local_addr().unwrap());
-    let mut server = project.serve();
-    let _connection = silent.accept().unwrap();
-    let began = Instant::now();
-    server.signal("TERM");
-    let status = server.ended();
-    assert!(status.success(), "{status}\n{}", server.log());
-    assert!(began.elapsed() < IN_TIME, "{:?}\n{}", began.elapsed(), server.log());
+async fn what_waits_for_its_database_to_begin_can_be_stopped() {
+    for (words, code) in [(vec!["serve", "--listen", "127.0.0.1:0"], 0), (vec!["tick"], 130)] {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut project = Project::sqlite();
+        project.database = format!("postgres://refit@{}/refit", silent.local_addr().unwrap());
+        let mut process = project.start(project.command(&words));
+        let _connection = silent.accept().unwrap();
+        let began = Instant::now();
+        process.signal("TERM");
+        let status = process.ended();
+        assert_eq!(status.code(), Some(code), "{words:?}\n{}", process.log());
+        assert!(began.elapsed() < IN_TIME, "{words:?}: {:?}\n{}", began.elapsed(), process.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_ctrl_c_ends_a_tick_at_once() {
+    let project = Project::sqlite();
+    let mark = mark();
+    project.write("refit.toml", "[worker]\ngrace_seconds = 600\n");
+    project.write("workflows/retrain.yaml", &training(&mark));
+    let run = project.trigger("retrain");
+    let mut tick = project.start(project.command(&["tick"]));
+    project.await_lines("train", 1);
+    tick.signal("INT");
+    tick.await_log("once more ends at once");
+    tick.signal("INT");
+    assert_eq!(tick.ended().code(), Some(130));
+    eventually("nothing is left running", || (!is_running(&mark)).then_some(()));
+    project.write("go", "");
+    project.says(&["tick"]);
+    let attempts = project.await_success(&[run]).await.remove(0);
+    each_once(&attempts, &["first", "train", "last"]);
 }
