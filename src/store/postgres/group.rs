@@ -11,10 +11,11 @@ use std::time::Duration;
 use serde_json::Value;
 use sqlx::pool::PoolConnection;
 use sqlx::types::{Json, Uuid};
-use sqlx::{Connection as _, PgPool, Postgres};
+use sqlx::{PgPool, Postgres};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::answers::{in_time, is_there};
 use super::sql::checkpoint::{Plain, goes_on, skip_reason};
 use super::sql::rows::{doc_opt, kept, text};
 use super::sql::{Pending, write_checkpoint};
@@ -152,7 +153,7 @@ async fn write_together(
     if group.is_empty() {
         return;
     }
-    let written = write_all(others, held, group.iter().map(|pending| &pending.checkpoint)).await;
+    let written = in_time(write_all(others, held, group.iter().map(|pending| &pending.checkpoint))).await;
     match written {
         Ok(passed) => {
             let (passed, fenced): (Vec<_>, Vec<_>) =
@@ -174,7 +175,7 @@ async fn write_together(
 
 impl Others {
     async fn write_and_answer(&self, pending: Pending) {
-        let result = self.write_alone(&pending.checkpoint).await;
+        let result = in_time(self.write_alone(&pending.checkpoint)).await;
         pending.answer(result);
     }
 
@@ -197,7 +198,7 @@ impl Others {
         held: Option<(PoolConnection<Postgres>, Instant)>,
     ) -> Result<PoolConnection<Postgres>, StoreError> {
         if let Some((mut connection, used)) = held
-            && (used.elapsed() < TRUSTED_FOR || connection.ping().await.is_ok())
+            && (used.elapsed() < TRUSTED_FOR || is_there(&mut connection).await)
         {
             return Ok(connection);
         }

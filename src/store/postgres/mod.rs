@@ -1,6 +1,7 @@
 //! Postgres: for production and for several processes and machines. Everything
 //! is in schema `refit`; the queue's tables are in `apalis`.
 
+mod answers;
 #[macro_use]
 mod dialect;
 mod group;
@@ -11,6 +12,7 @@ mod session;
 #[expect(clippy::duplicate_mod, reason = "one text for both databases, compiled for each")]
 mod sql;
 
+pub(crate) use answers::in_time;
 pub(crate) use dialect::*;
 pub(crate) use group::GroupWriter;
 pub(crate) use listener::tell;

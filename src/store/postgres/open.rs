@@ -12,7 +12,7 @@ use sqlx::types::Uuid;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
 
 use super::sql::{Parts, SqlStore};
-use super::{Session, queue_error};
+use super::{Session, answers, queue_error};
 use crate::clock::Clock;
 use crate::domain::id::InstanceId;
 use crate::store::liveness::Liveness;
@@ -125,14 +125,14 @@ fn pool(options: &PgConnectOptions) -> PgPool {
             Box::pin(async move { sqlx::query(KEEP_COMMITS).execute(connection).await.map(drop) })
         })
         .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                if meta.idle_for < TRUSTED_FOR { Ok(true) } else { Ok(connection.ping().await.is_ok()) }
-            })
+            Box::pin(async move { Ok(meta.idle_for < TRUSTED_FOR || answers::is_there(connection).await) })
         })
+        // A connection that somebody stopped waiting for is asked before it is another's, and keeps its place until then.
+        .after_release(|connection, _| Box::pin(async move { Ok(answers::is_ready(connection).await) }))
         .connect_lazy_with(options.clone())
 }
 
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
     let unreachable = |cause: &str| StoreError::Away(format!("Postgres at {}: {cause}", place(options)));
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
         Ok(Ok(connection)) => Ok(connection),

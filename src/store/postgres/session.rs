@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection as _, PgPool};
+use sqlx::{Connection as _, PgPool};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::answers::{in_time, soon};
+use super::open::connect;
 use crate::domain::Timestamp;
 use crate::domain::id::WorkerId;
 use crate::store::StoreError;
@@ -81,7 +83,7 @@ impl Session {
         let Some(key) = held.keys.remove(&worker) else { return };
         if let Some(connection) = held.connection.as_mut() {
             // A session that is gone has no lock either.
-            let _ = sqlx::query("SELECT pg_advisory_unlock($1)").bind(key).execute(connection).await;
+            let _ = soon(sqlx::query("SELECT pg_advisory_unlock($1)").bind(key).execute(connection)).await;
         }
     }
 
@@ -120,15 +122,24 @@ impl Held {
         const TAKE: &str = "SELECT pg_try_advisory_lock(k) FROM unnest($1::bigint[]) AS t(k) WHERE NOT EXISTS (
             SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid() AND l.objsubid = 1
             AND l.classid::bigint = ((k >> 32) & 4294967295) AND l.objid::bigint = (k & 4294967295))";
+        let take =
+            async |connection: &mut PgConnection| sqlx::query(TAKE).bind(&keys).execute(connection).await;
         if let Some(connection) = self.connection.as_mut() {
-            if sqlx::query(TAKE).bind(&keys).execute(connection).await.is_ok() {
-                return Ok(());
+            match soon(take(connection)).await {
+                Some(Ok(_)) => return Ok(()),
+                Some(Err(_)) => self.connection = None,
+                None => {}
             }
-            self.connection = None;
         }
-        let mut connection = options.connect().await?;
-        sqlx::query(TAKE).bind(&keys).execute(&mut connection).await?;
-        self.connection = Some(connection);
+        let mut other = connect(options).await?;
+        // A server that was slow to answer ends no session: others would take the runs of whoever holds a lock by it.
+        if let Some(connection) = self.connection.as_mut()
+            && let Some(Ok(_)) = soon(take(connection)).await
+        {
+            return Ok(other.close().await?);
+        }
+        in_time(async { Ok(take(&mut other).await?) }).await?;
+        self.connection = Some(other);
         Ok(())
     }
 }

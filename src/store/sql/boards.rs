@@ -55,7 +55,7 @@ impl Boards for SqlStore {
         boards: &[NotifierName],
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.seen(self.add_boards(run, boards, at).await)
+        self.answered(self.add_boards(run, boards, at)).await
     }
 
     async fn take_boards(
@@ -64,7 +64,7 @@ impl Boards for SqlStore {
         hold: Duration,
         at: Timestamp,
     ) -> Result<Vec<BoardEntry>, StoreError> {
-        self.seen(self.take_due_boards(limit, hold, at).await)
+        self.answered(self.take_due_boards(limit, hold, at)).await
     }
 
     async fn board_shown(
@@ -74,7 +74,7 @@ impl Boards for SqlStore {
         shows: &str,
         again_at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.seen(self.board_is_shown(board, place, shows, again_at).await)
+        self.answered(self.board_is_shown(board, place, shows, again_at)).await
     }
 
     async fn board_failed(
@@ -84,7 +84,7 @@ impl Boards for SqlStore {
         retry_at: Option<Timestamp>,
         again_at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.seen(self.board_is_stale(board, error, retry_at, again_at).await)
+        self.answered(self.board_is_stale(board, error, retry_at, again_at)).await
     }
 
     async fn hold_board(
@@ -95,15 +95,15 @@ impl Boards for SqlStore {
         hold: Duration,
         at: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        self.seen(self.hold_due_board(run, notifier, held_until, hold, at).await)
+        self.answered(self.hold_due_board(run, notifier, held_until, hold, at)).await
     }
 
     async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {
-        self.seen(self.board_was_not_tried(board, due_at).await)
+        self.answered(self.board_was_not_tried(board, due_at)).await
     }
 
     async fn board_of(&self, run: RunId, notifier: &NotifierName) -> Result<Option<Posted>, StoreError> {
-        self.seen(self.board_place(run, notifier).await)
+        self.answered(self.board_place(run, notifier)).await
     }
 }
 

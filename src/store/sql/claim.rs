@@ -41,15 +41,15 @@ impl Leases for SqlStore {
         labels: &[String],
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.seen(self.enter_worker(worker, labels, at).await)
+        self.answered(self.enter_worker(worker, labels, at)).await
     }
 
     async fn live_workers(&self) -> Result<u32, StoreError> {
-        self.seen(self.count_live().await)
+        self.answered(self.count_live()).await
     }
 
     async fn retire_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
-        self.seen(self.leave_worker(worker).await)
+        self.answered(self.leave_worker(worker)).await
     }
 
     async fn claim(
@@ -60,7 +60,7 @@ impl Leases for SqlStore {
         at: Timestamp,
         plan: Planner<'_>,
     ) -> Result<ClaimResult, StoreError> {
-        self.seen(self.claim_run(run, worker, lease, at, plan).await)
+        self.answered(self.claim_run(run, worker, lease, at, plan)).await
     }
 
     async fn renew(
@@ -70,7 +70,7 @@ impl Leases for SqlStore {
         lease: Duration,
         at: Timestamp,
     ) -> Result<Renewal, StoreError> {
-        self.seen(self.renew_lease(run, epoch, lease, at).await)
+        self.answered(self.renew_lease(run, epoch, lease, at)).await
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
@@ -78,19 +78,19 @@ impl Leases for SqlStore {
     }
 
     async fn release_lease(&self, run: RunId, epoch: Epoch) -> Result<(), StoreError> {
-        self.seen(self.give_back(run, epoch).await)
+        self.answered(self.give_back(run, epoch)).await
     }
 
     async fn intend(&self, run: RunId, epoch: Epoch, intent: &Intent) -> Result<Intent, StoreError> {
-        self.seen(self.record_intent(run, epoch, intent).await)
+        self.answered(self.record_intent(run, epoch, intent)).await
     }
 
     async fn settle(&self, run: RunId, epoch: Epoch, key: &str, result: &Value) -> Result<(), StoreError> {
-        self.seen(self.settle_intent(run, epoch, key, result).await)
+        self.answered(self.settle_intent(run, epoch, key, result)).await
     }
 
     async fn reap(&self, at: Timestamp) -> Result<(usize, Option<Timestamp>), StoreError> {
-        self.seen(self.wake_due(at).await)
+        self.answered(self.wake_due(at)).await
     }
 }
 

@@ -28,7 +28,7 @@ fn entry(row: &Row) -> Result<OutboxEntry, StoreError> {
 #[async_trait]
 impl Outbox for SqlStore {
     async fn queue_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError> {
-        self.seen(self.add_notices(notices, at).await)
+        self.answered(self.add_notices(notices, at)).await
     }
 
     async fn take_outbox(
@@ -37,7 +37,7 @@ impl Outbox for SqlStore {
         hold: Duration,
         at: Timestamp,
     ) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.seen(self.take_notices(limit, hold, at).await)
+        self.answered(self.take_notices(limit, hold, at)).await
     }
 
     async fn hold_outbox(
@@ -47,15 +47,15 @@ impl Outbox for SqlStore {
         hold: Duration,
         at: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        self.seen(self.hold_notice(id, held_until, hold, at).await)
+        self.answered(self.hold_notice(id, held_until, hold, at)).await
     }
 
     async fn outbox_waits(&self, entries: &[&OutboxEntry], due_at: Timestamp) -> Result<(), StoreError> {
-        self.seen(self.notices_were_not_tried(entries, due_at).await)
+        self.answered(self.notices_were_not_tried(entries, due_at)).await
     }
 
     async fn outbox_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
-        self.seen(self.notice_sent(id, at).await)
+        self.answered(self.notice_sent(id, at)).await
     }
 
     async fn outbox_failed(
@@ -64,11 +64,11 @@ impl Outbox for SqlStore {
         error: &str,
         retry_at: Option<Timestamp>,
     ) -> Result<(), StoreError> {
-        self.seen(self.notice_failed(entry, error, retry_at).await)
+        self.answered(self.notice_failed(entry, error, retry_at)).await
     }
 
     async fn outbox_of(&self, run: RunId) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.seen(self.notices_of(run).await)
+        self.answered(self.notices_of(run)).await
     }
 }
 

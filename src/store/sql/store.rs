@@ -114,6 +114,14 @@ impl SqlStore {
         }
         result
     }
+
+    /// The same, of statements about a few rows: whoever goes silent in the middle is given up.
+    pub(super) async fn answered<T>(
+        &self,
+        asked: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.seen(super::super::in_time(asked).await)
+    }
 }
 
 #[async_trait]

@@ -19,6 +19,7 @@ mod pulls;
 mod registry;
 mod releases;
 mod schedules;
+mod silence;
 mod submits;
 
 /// Makes two tests of each function: one on SQLite, one on Postgres.

@@ -18,4 +18,5 @@ pub mod small_disk;
 pub mod steps;
 pub mod vercel;
 pub mod vercel_blob;
+pub mod wire;
 pub mod world;

@@ -1,0 +1,99 @@
+//! Connections to Postgres that are gone without a word. The kernel would wait for a quarter of an hour.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use refit::domain::id::WorkerId;
+use refit::store::{self, Store};
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
+
+use super::database::Database;
+use super::make::{self, claim, next_step, worker};
+use crate::support::wire::Wire;
+
+/// Connections of a store.
+const ALL: i64 = 12;
+
+async fn through_a_wire() -> (Database, Wire, Arc<dyn Store>) {
+    let db = Database::postgres().await;
+    let wire = Wire::to(&db.url).await;
+    let store = store::open(&wire.url, db.clock.clone()).await.expect("opens");
+    (db, wire, store)
+}
+
+/// What it comes to, long before the kernel would give up.
+async fn soon<T>(asked: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), asked).await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_went_silent_is_given_up_for_another() {
+    let (db, wire, store) = through_a_wire().await;
+    let (worker, run) = (worker(&store, db.now()).await, make::run(&store, db.now()).await);
+    let held = claim(&store, run, worker, db.now()).await;
+    store.checkpoint(next_step(&held, "a", "b", json!(1), db.now())).await.expect("written");
+    wire.forget();
+    // One that was used just now is not asked whether it is there.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let checkpoint = make::after("a", next_step(&held, "b", "c", json!(1), db.now()));
+    let (read, written) = soon(async { tokio::join!(store.run(run), store.checkpoint(checkpoint)) }).await;
+    assert!(read.expect("read").is_some());
+    written.expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_went_silent_while_they_were_used_keep_no_others_out() {
+    let (db, wire, store) = through_a_wire().await;
+    let run = make::run(&store, db.now()).await;
+    let mut other = PgConnection::connect(&db.url).await.expect("connects");
+    let mut locked = other.begin().await.expect("begun");
+    sqlx::query("LOCK TABLE refit.runs").execute(&mut *locked).await.expect("locked");
+    let asked: Vec<_> = (0..ALL)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.run(run).await.map(drop) })
+        })
+        .collect();
+    let mut waiting = 0;
+    while waiting < ALL {
+        let count = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'refit.runs'::regclass";
+        waiting = sqlx::query_scalar(count).fetch_one(&mut *locked).await.expect("counted");
+    }
+    wire.forget();
+    for asked in &asked {
+        asked.abort();
+    }
+    soon(store.ping()).await.expect("another connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_went_silent_is_made_anew() {
+    let (db, wire, store) = through_a_wire().await;
+    let first = worker(&store, db.now()).await;
+    wire.forget();
+    // The server gave it up before anybody here knows.
+    let mut other = PgConnection::connect(&db.url).await.expect("connects");
+    let ended: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT pg_terminate_backend(pid, 10000) FROM pg_locks
+         WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS ended",
+    )
+    .fetch_one(&mut other)
+    .await
+    .expect("ended");
+    assert_eq!(ended, 1);
+    let second = WorkerId::generate();
+    soon(store.register_worker(second, &[], db.now())).await.expect("registered");
+    let known: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_locks l JOIN refit.processes w
+           ON l.classid::bigint = ((w.lock_key >> 32) & 4294967295) AND l.objid::bigint = (w.lock_key & 4294967295)
+         WHERE l.locktype = 'advisory' AND w.id IN ($1, $2)",
+    )
+    .bind(first.0)
+    .bind(second.0)
+    .fetch_one(&mut other)
+    .await
+    .expect("counted");
+    assert_eq!(known, 2, "both are known to be there");
+}
