@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -23,6 +23,7 @@ use crate::notify::Notifiers;
 use crate::notify::closing::Closing;
 use crate::notify::facts::{Facts, StepMark, StepRow};
 use crate::notify::held::{Held, PATIENCE, turn_after, while_held};
+use crate::notify::outbox::noted;
 use crate::steps::publish::PublishOutput;
 use crate::steps::{headline, promote};
 use crate::store::{BoardEntry, StoreError};
@@ -107,8 +108,9 @@ impl Engine {
             .into_iter()
             .map(|board| self.show_board(notifiers, closing, board, taken_at).boxed())
             .collect();
-        let shown = stream::iter(showing).buffer_unordered(AT_ONCE);
-        shown.try_fold(0, |sum, shown| async move { Ok(sum + usize::from(shown)) }).await
+        // All of them, whatever becomes of one: a message that is given up while it is posted is posted again.
+        let shown: Vec<_> = stream::iter(showing).buffer_unordered(AT_ONCE).collect().await;
+        shown.into_iter().try_fold(0, |sum, shown| Ok(sum + usize::from(shown?)))
     }
 
     async fn show_board(
@@ -217,7 +219,7 @@ impl Engine {
         };
         Ok(match shown {
             Some(Ok(place)) => {
-                self.store.board_shown(board, &place, &says, again).await?;
+                noted(closing, || self.store.board_shown(board, &place, &says, again)).await?;
                 Ok(true)
             }
             Some(Err(error)) => Err(error),

@@ -4,30 +4,37 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use tokio::time::Instant;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::time::{Instant, sleep_until};
 
 use super::Notifiers;
 use super::closing::Closing;
-use super::facts::Facts;
 use super::held::{Held, PATIENCE, turn_after, while_held};
-use crate::adapter::{AdapterError, NotSent, Posted};
+use super::lines::{Lines, Next, Taken};
+use super::send::{board_of, send};
+use crate::adapter::{AdapterError, NotSent};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::domain::id::{NotifierName, RunId};
 use crate::domain::retry::RetryPolicy;
-use crate::domain::workflow::{Moment, Recipient};
+use crate::domain::workflow::Recipient;
 use crate::store::{OutboxEntry, Store, StoreError};
 
 /// Messages taken at once.
 const BATCH: u32 = 32;
 /// Recipients to whom messages are on their way at once.
 const AT_ONCE: usize = 8;
-/// Nobody else takes a message meanwhile: a batch in rounds of `AT_ONCE`, and some. What takes longer is held again.
-const HOLD: Duration = Duration::from_secs(60 * 32 / 8 + 60);
+/// How often more are taken while some are on their way.
+const TAKES_EVERY: Duration = Duration::from_secs(1);
+/// Nobody else takes a message meanwhile: what it may wait here, what sending it may take, and some. What takes longer
+/// is held again.
+const HOLD: Duration = Duration::from_secs(60 + 60 + 30);
+/// What was sent is noted again and again for so long, while the database is away.
+const NOTED_WITHIN: Duration = Duration::from_secs(20);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// What became of a message that was being sent when its process ended.
 const CUT_OFF: &str = "the process ended while it was being sent: it may have come";
-const _: () = assert!(HOLD.as_secs() > PATIENCE.as_secs() * (BATCH as u64).div_ceil(AT_ONCE as u64));
+const _: () = assert!(HOLD.as_secs() > 2 * PATIENCE.as_secs());
 
 /// A little over half a day in all.
 const RETRY: RetryPolicy = RetryPolicy {
@@ -58,6 +65,9 @@ pub async fn drain_once(
 
 /// The same, in a process that may end meanwhile: what it has no time to begin is anybody's at once, as if it had not
 /// been taken; so is what it cuts off, which alone may come twice.
+///
+/// To each recipient messages go one by one, in the order they were queued: once one has no turn, those after it that
+/// are here wait with it. Who takes long keeps nobody else waiting: what is queued meanwhile is taken, too.
 pub async fn drain_until(
     store: &dyn Store,
     notifiers: &Notifiers,
@@ -67,58 +77,110 @@ pub async fn drain_until(
     if !closing.may_begin() {
         return Ok(0);
     }
-    let taken_at = clock.now();
-    let due = store.take_outbox(BATCH, HOLD, taken_at).await?;
-    let mut to_each: Vec<Vec<OutboxEntry>> = vec![];
-    for entry in due {
-        match to_each.iter_mut().find(|entries| entries[0].notice.to == entry.notice.to) {
-            Some(entries) => entries.push(entry),
-            None => to_each.push(vec![entry]),
-        }
-    }
-    let sending: Vec<_> = to_each
-        .into_iter()
-        .map(|entries| one_by_one(store, notifiers, clock, closing, entries, taken_at).boxed())
-        .collect();
-    let mut sending = stream::iter(sending).buffer_unordered(AT_ONCE);
-    let (mut sent, mut waiting) = (0, vec![]);
-    while let Some((came, waits)) = sending.try_next().await? {
-        sent += came;
-        waiting.extend(waits);
-    }
-    // Not before all are sent: one of them may be in the database, and go on only when it is asked.
-    for (until, entries) in waiting {
-        store.outbox_waits(&entries.iter().collect::<Vec<_>>(), until).await?;
-    }
-    Ok(sent)
-}
-
-/// Messages to one recipient that were taken together, in their order: once one has no turn, those after it wait with
-/// it; one that is queued later does not know of them. One who takes long keeps the others' next messages back no
-/// longer than one message may take: the rest comes with those. A process that ends leaves the rest to others. Says
-/// how many were sent, and what waits until when.
-async fn one_by_one(
-    store: &dyn Store,
-    notifiers: &Notifiers,
-    clock: &dyn Clock,
-    closing: &Closing,
-    entries: Vec<OutboxEntry>,
-    taken_at: Timestamp,
-) -> Result<(usize, Option<(Timestamp, Vec<OutboxEntry>)>), StoreError> {
-    let (began, mut sent, mut entries) = (Instant::now(), 0, entries.into_iter());
-    while let Some(entry) = entries.next() {
-        if began.elapsed() >= PATIENCE || !closing.may_begin() {
-            return Ok((sent, Some((clock.now(), std::iter::once(entry).chain(entries).collect()))));
-        }
-        match deliver(store, notifiers, clock, closing, entry, taken_at).await? {
-            (_, Delivered::Sent) => sent += 1,
-            (_, Delivered::Settled) => {}
-            (entry, Delivered::Waits(until)) => {
-                return Ok((sent, Some((until, std::iter::once(entry).chain(entries).collect()))));
+    let outbox = Outbox { store, notifiers, clock, closing };
+    let (mut lines, mut sent, mut sending, mut trouble) = (Lines::default(), 0, 0, None);
+    // All at once: one of them may be in the database, and go on only when it is asked.
+    let mut under_way = FuturesUnordered::from_iter([outbox.take().boxed()]);
+    let mut takes_at = None;
+    loop {
+        let goes_on = trouble.is_none() && closing.may_begin();
+        while goes_on && sending < AT_ONCE {
+            match lines.next() {
+                Some(Next::Send(taken)) => {
+                    sending += 1;
+                    under_way.push(outbox.send(*taken).boxed());
+                }
+                Some(Next::TooLate(to, entries)) => {
+                    under_way.push(outbox.give_back(to, entries, None).boxed());
+                }
+                None => break,
             }
         }
+        // While the database is away, those that are sent find out when it is back.
+        if !goes_on && (trouble.is_none() || sending == 0) {
+            under_way.extend(
+                lines.rest().into_iter().map(|(to, entries)| outbox.give_back(to, entries, None).boxed()),
+            );
+        }
+        let takes = takes_at.filter(|_| goes_on && (1..AT_ONCE).contains(&sending));
+        let done = tokio::select! {
+            done = under_way.next() => done,
+            () = sleep_until(takes.unwrap_or_else(Instant::now)), if takes.is_some() => {
+                takes_at = None;
+                under_way.push(outbox.take().boxed());
+                continue;
+            }
+        };
+        let failed = match done {
+            None => return trouble.map_or(Ok(sent), Err),
+            Some(Done::Took(at, taken)) => {
+                takes_at = Some(Instant::now() + TAKES_EVERY);
+                taken.map(|entries| {
+                    lines.add(entries.into_iter().map(|entry| (entry.notice.to.clone(), entry)), at)
+                })
+            }
+            Some(Done::GaveBack(to, given)) => {
+                lines.free(&to);
+                given
+            }
+            Some(Done::Tried(to, tried)) => {
+                sending -= 1;
+                match tried {
+                    Ok((entry, Delivered::Waits(until))) => {
+                        let entries = std::iter::once(*entry).chain(lines.rest_of(&to)).collect();
+                        under_way.push(outbox.give_back(to, entries, Some(until)).boxed());
+                        Ok(())
+                    }
+                    Ok((_, came @ (Delivered::Sent | Delivered::Settled))) => {
+                        lines.free(&to);
+                        sent += usize::from(matches!(came, Delivered::Sent));
+                        Ok(())
+                    }
+                    Err(error) => {
+                        lines.free(&to);
+                        Err(error)
+                    }
+                }
+            }
+        };
+        if let Err(error) = failed {
+            trouble.get_or_insert(error);
+        }
     }
-    Ok((sent, None))
+}
+
+/// Something that was under way is done.
+enum Done {
+    Took(Timestamp, Result<Vec<OutboxEntry>, StoreError>),
+    Tried(Recipient, Result<(Box<OutboxEntry>, Delivered), StoreError>),
+    GaveBack(Recipient, Result<(), StoreError>),
+}
+
+/// What sending needs.
+struct Outbox<'a> {
+    store: &'a dyn Store,
+    notifiers: &'a Notifiers,
+    clock: &'a dyn Clock,
+    closing: &'a Closing,
+}
+
+impl Outbox<'_> {
+    async fn take(&self) -> Done {
+        let at = self.clock.now();
+        Done::Took(at, self.store.take_outbox(BATCH, HOLD, at).await)
+    }
+
+    async fn send(&self, Taken { message: entry, at, .. }: Taken<OutboxEntry>) -> Done {
+        let to = entry.notice.to.clone();
+        let tried = deliver(self.store, self.notifiers, self.clock, self.closing, entry, at).await;
+        Done::Tried(to, tried.map(|(entry, came)| (Box::new(entry), came)))
+    }
+
+    /// They were not tried, and have no turn before `until`.
+    async fn give_back(&self, to: Recipient, entries: Vec<OutboxEntry>, until: Option<Timestamp>) -> Done {
+        let until = until.unwrap_or_else(|| self.clock.now());
+        Done::GaveBack(to, self.store.outbox_waits(&entries.iter().collect::<Vec<_>>(), until).await)
+    }
 }
 
 /// A message that was taken to be sent.
@@ -136,6 +198,26 @@ impl Held for HeldEntry<'_> {
     async fn again(&mut self, at: Timestamp) -> Result<bool, StoreError> {
         self.until = self.store.hold_outbox(self.id, self.until, HOLD, at).await?;
         Ok(self.until.is_some())
+    }
+}
+
+/// Notes that something was sent, with more tries when the database is away just then: what is not noted is sent again.
+pub async fn noted<F>(closing: &Closing, note: impl Fn() -> F) -> Result<(), StoreError>
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    let (until, mut pause) = (Instant::now() + NOTED_WITHIN, FIRST_PAUSE);
+    loop {
+        match note().await {
+            Err(away @ StoreError::Away(_)) if Instant::now() + pause < until => {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = closing.cuts_off() => return Err(away),
+                }
+            }
+            answer => return answer,
+        }
+        pause *= 2;
     }
 }
 
@@ -171,7 +253,7 @@ async fn deliver(
     };
     let error = match sent {
         Some(Ok(())) => {
-            store.outbox_sent(entry.id, now).await?;
+            noted(closing, || store.outbox_sent(entry.id, now)).await?;
             return Ok((entry, Delivered::Sent));
         }
         None => {
@@ -210,58 +292,6 @@ fn next_attempt(entry: &OutboxEntry, error: &AdapterError, now: Timestamp, jitte
     }
 }
 
-/// The run, and the notifier that keeps a message about it up to date, when this message belongs below that one.
-fn board_of<'a>(notifiers: &Notifiers, entry: &'a OutboxEntry) -> Option<(RunId, &'a NotifierName)> {
-    match &entry.notice.to {
-        Recipient::Slack(name) | Recipient::Webhook(name) => {
-            notifiers.board(name)?;
-            Some((entry.notice.run?, name))
-        }
-        Recipient::Email(_) | Recipient::Console => None,
-    }
-}
-
-/// Whether everybody is to see what is said below a run's message: what changed who is served, or wants a person.
-fn is_loud(moment: Moment) -> bool {
-    match moment {
-        Moment::Promoted
-        | Moment::Rejected
-        | Moment::RolledBack
-        | Moment::Held
-        | Moment::Frozen
-        | Moment::NeedsApproval
-        | Moment::Failed
-        | Moment::Message
-        | Moment::Alert => true,
-        Moment::Started | Moment::CanaryStarted | Moment::Skipped | Moment::Cancelled | Moment::Succeeded => {
-            false
-        }
-    }
-}
-
-/// Sends one message, below the run's own where that is.
-async fn send(notifiers: &Notifiers, entry: &OutboxEntry, below: Option<&Posted>) -> Result<(), NotSent> {
-    let moment = entry.notice.moment;
-    if moment == Moment::Started && board_of(notifiers, entry).is_some() {
-        // The run's own message says it.
-        return Ok(());
-    }
-    let (notifier, to) = notifiers.resolve(&entry.notice.to)?;
-    let facts = Facts::of(&entry.notice);
-    let rendered = notifiers.renderer.render(&entry.notice.key, &facts, to);
-    let mut message = rendered.map_err(|error| AdapterError::Rejected {
-        service: "refit".to_owned(),
-        action: "write the message".to_owned(),
-        cause: error.to_string(),
-    })?;
-    // The attempt under way is counted by `take_outbox`.
-    message.tried_since = (entry.attempts > 1).then_some(entry.queued_at);
-    match (below, notifier.board()) {
-        (Some(below), Some(board)) => board.reply(&message, below, is_loud(moment)).await,
-        (Some(_), None) | (None, _) => notifier.send(&message).await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, VecDeque};
@@ -275,6 +305,7 @@ mod tests {
     use super::*;
     use crate::adapter::{Deps, Message, Notifier};
     use crate::clock::ManualClock;
+    use crate::domain::workflow::Moment;
     use crate::secret::{Secret, Secrets};
     use crate::store::Notice;
 

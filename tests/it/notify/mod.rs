@@ -7,6 +7,7 @@ mod follow;
 mod paced;
 mod resend;
 mod slack_api;
+mod slow;
 mod stopping;
 
 use std::collections::BTreeMap;

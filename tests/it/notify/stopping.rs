@@ -28,14 +28,14 @@ use crate::support::slack::{Slack, TOKEN};
 use crate::support::world::{World, exists};
 
 /// A webhook that answers nothing until it is opened.
-struct Door {
+pub(super) struct Door {
     server: Server,
     open: Arc<watch::Sender<bool>>,
     asked: mpsc::UnboundedReceiver<String>,
 }
 
 impl Door {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let open = Arc::new(watch::Sender::new(false));
         let (asks, asked) = mpsc::unbounded_channel();
         let is_open = Arc::clone(&open);
@@ -51,28 +51,36 @@ impl Door {
         Self { server: Server::start(router), open, asked }
     }
 
-    fn open(&self) {
+    pub(super) fn open(&self) {
         self.open.send_replace(true);
     }
 
     /// What comes next.
-    async fn next(&mut self) -> String {
+    pub(super) async fn next(&mut self) -> String {
         let next = tokio::time::timeout(Duration::from_secs(60), self.asked.recv());
         next.await.expect("it comes").expect("the door lives")
     }
 
     /// What came since.
-    fn came(&mut self) -> Vec<String> {
+    pub(super) fn came(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.asked.try_recv().ok()).collect()
     }
 
     fn notifiers(&self) -> Notifiers {
-        let tables = [("team".parse().expect("a name"), json!({"kind": "slack", "url": "URL"}))];
-        Notifiers::build(tables.into(), None, &deps(&[("URL", self.server.url.clone())])).expect("notifiers")
+        self.and(&Door::new())
+    }
+
+    /// Team is behind this one, ops behind the other.
+    pub(super) fn and(&self, other: &Door) -> Notifiers {
+        let table = |secret: &str| json!({"kind": "slack", "url": secret});
+        let tables = [("team", "TEAM"), ("ops", "OPS")]
+            .map(|(name, secret)| (name.parse().expect("a name"), table(secret)));
+        let secrets = [("TEAM", self.server.url.clone()), ("OPS", other.server.url.clone())];
+        Notifiers::build(tables.into(), None, &deps(&secrets)).expect("notifiers")
     }
 }
 
-fn said(version: &str) -> String {
+pub(super) fn said(version: &str) -> String {
     format!("race-times {version} was promoted")
 }
 
