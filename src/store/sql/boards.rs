@@ -31,16 +31,18 @@ pub(super) async fn touch(
     connection: &mut Connection,
     run: RunId,
     boards: &[NotifierName],
-    at: Timestamp,
+    now: Option<Timestamp>,
 ) -> Result<(), StoreError> {
     for notifier in boards {
-        sqlx::query(sql!(
-            "INSERT INTO refit.boards AS b (run, notifier, revision, due_at) VALUES ($1, $2, 1, $3)
-             ON CONFLICT (run, notifier) DO UPDATE SET revision = b.revision + 1, due_at = coalesce(b.due_at, $3)"
-        ))
+        sqlx::query(sql!(concat!(
+            "INSERT INTO refit.boards AS b (run, notifier, revision, due_at) VALUES ($1, $2, 1, ",
+            now!("$3"),
+            ") ON CONFLICT (run, notifier) DO UPDATE SET revision = b.revision + 1,
+                 due_at = coalesce(b.due_at, excluded.due_at)"
+        )))
         .bind(run.0)
         .bind(notifier.as_str())
-        .bind(at)
+        .bind(now)
         .execute(&mut *connection)
         .await?;
     }
@@ -110,7 +112,7 @@ impl Boards for SqlStore {
 impl SqlStore {
     async fn add_boards(&self, run: RunId, boards: &[NotifierName], at: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        touch(&mut tx, run, boards, at).await?;
+        touch(&mut tx, run, boards, self.at(at)).await?;
         Ok(tx.commit().await?)
     }
 
@@ -147,17 +149,20 @@ impl SqlStore {
         shows: &str,
         again_at: Timestamp,
     ) -> Result<(), StoreError> {
-        sqlx::query(sql!(
+        let (now, again) = self.until(again_at);
+        sqlx::query(sql!(concat!(
             "UPDATE refit.boards SET place = $4, shows = $5, attempts = 0, last_error = NULL, waits_since = NULL,
-                 due_at = CASE WHEN revision = $3 THEN NULL ELSE $6 END
-             WHERE run = $1 AND notifier = $2 AND due_at = $7"
-        ))
+                 due_at = CASE WHEN revision = $3 THEN NULL ELSE ",
+            until!("$6", "$7"),
+            " END WHERE run = $1 AND notifier = $2 AND due_at = $8"
+        )))
         .bind(board.run.0)
         .bind(board.notifier.as_str())
         .bind(board.revision)
         .bind(doc(place)?)
         .bind(shows)
-        .bind(again_at)
+        .bind(now)
+        .bind(again)
         .bind(board.held_until)
         .execute(&self.parts.writer)
         .await?;
@@ -171,17 +176,23 @@ impl SqlStore {
         retry_at: Option<Timestamp>,
         again_at: Timestamp,
     ) -> Result<(), StoreError> {
-        sqlx::query(sql!(
-            "UPDATE refit.boards SET last_error = $4,
-                 due_at = CASE WHEN $5 IS NULL AND revision <> $3 THEN $6 ELSE $5 END
-             WHERE run = $1 AND notifier = $2 AND due_at = $7"
-        ))
+        let (now, again) = self.until(again_at);
+        sqlx::query(sql!(concat!(
+            "UPDATE refit.boards SET last_error = $4, due_at = CASE WHEN revision = $3 THEN ",
+            until!("$5", "$6"),
+            " ELSE coalesce(",
+            until!("$5", "$6"),
+            ", ",
+            until!("$5", "$7"),
+            ") END WHERE run = $1 AND notifier = $2 AND due_at = $8"
+        )))
         .bind(board.run.0)
         .bind(board.notifier.as_str())
         .bind(board.revision)
         .bind(text(error))
-        .bind(retry_at)
-        .bind(again_at)
+        .bind(now)
+        .bind(retry_at.map(|at| self.until(at).1))
+        .bind(again)
         .bind(board.held_until)
         .execute(&self.parts.writer)
         .await?;
@@ -212,15 +223,18 @@ impl SqlStore {
     }
 
     async fn board_was_not_tried(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {
-        sqlx::query(sql!(
-            "UPDATE refit.boards SET attempts = attempts - 1, due_at = $3, waits_since = $5
-             WHERE run = $1 AND notifier = $2 AND due_at = $4"
-        ))
+        let (now, wait) = self.until(due_at);
+        sqlx::query(sql!(concat!(
+            "UPDATE refit.boards SET attempts = attempts - 1, due_at = ",
+            until!("$3", "$4"),
+            ", waits_since = $5 WHERE run = $1 AND notifier = $2 AND due_at = $6"
+        )))
         .bind(board.run.0)
         .bind(board.notifier.as_str())
-        .bind(due_at)
-        .bind(board.held_until)
+        .bind(now)
+        .bind(wait)
         .bind(board.waits_since)
+        .bind(board.held_until)
         .execute(&self.parts.writer)
         .await?;
         Ok(())

@@ -229,7 +229,7 @@ impl SqlStore {
             return Ok(false);
         }
         let now = self.parts.clock.now();
-        insert_notices(&mut tx, notices, now).await?;
+        insert_notices(&mut tx, notices, now, self.at(now)).await?;
         // A run that sleeps for days hears of it with the look or not at all.
         let told = if is_news { self.tell_to_look(&mut tx, after, now).await? } else { Told::Gone };
         self.commit(tx, &Stirred::of(after.run, &told)).await?;

@@ -102,8 +102,8 @@ pub(crate) async fn write(
             .execute(&mut *connection)
             .await?;
     }
-    insert_notices(connection, &checkpoint.notices, at).await?;
-    super::boards::touch(connection, run, &checkpoint.boards, at).await?;
+    insert_notices(connection, &checkpoint.notices, at, now).await?;
+    super::boards::touch(connection, run, &checkpoint.boards, now).await?;
     let mut woken = Vec::new();
     if due {
         woken.push(run);
@@ -380,20 +380,24 @@ pub(crate) fn skip_reason(reason: &str) -> Result<Json<serde_json::Value>, Store
 }
 
 /// Queues notices; a known key is dropped.
+/// They are due at `now`, the time to bind for that.
 pub(super) async fn insert_notices(
     connection: &mut Connection,
     notices: &[Notice],
     at: Timestamp,
+    now: Option<Timestamp>,
 ) -> Result<(), StoreError> {
     for notice in notices {
-        sqlx::query(sql!(
-            "INSERT INTO refit.outbox (key, run, notice, queued_at, due_at) VALUES ($1, $2, $3, $4, $4)
-             ON CONFLICT (key) DO NOTHING"
-        ))
+        sqlx::query(sql!(concat!(
+            "INSERT INTO refit.outbox (key, run, notice, queued_at, due_at) VALUES ($1, $2, $3, $4, ",
+            now!("$5"),
+            ") ON CONFLICT (key) DO NOTHING"
+        )))
         .bind(text(&notice.key))
         .bind(notice.run.map(|run| run.0))
         .bind(doc(notice)?)
         .bind(at)
+        .bind(now)
         .execute(&mut *connection)
         .await?;
     }

@@ -75,7 +75,7 @@ impl Outbox for SqlStore {
 impl SqlStore {
     async fn add_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        insert_notices(&mut tx, notices, at).await?;
+        insert_notices(&mut tx, notices, at, self.at(at)).await?;
         Ok(tx.commit().await?)
     }
 
@@ -133,14 +133,18 @@ impl SqlStore {
         entries: &[&OutboxEntry],
         due_at: Timestamp,
     ) -> Result<(), StoreError> {
+        let (now, wait) = self.until(due_at);
         let mut tx = self.begin().await?;
         for entry in entries {
-            sqlx::query(sql!(
-                "UPDATE refit.outbox SET attempts = attempts - 1, due_at = $3 WHERE id = $1 AND due_at = $2"
-            ))
+            sqlx::query(sql!(concat!(
+                "UPDATE refit.outbox SET attempts = attempts - 1, due_at = ",
+                until!("$1", "$2"),
+                " WHERE id = $3 AND due_at = $4"
+            )))
+            .bind(now)
+            .bind(wait)
             .bind(entry.id)
             .bind(entry.due_at)
-            .bind(due_at)
             .execute(&mut *tx)
             .await?;
         }
@@ -164,13 +168,16 @@ impl SqlStore {
         error: &str,
         retry_at: Option<Timestamp>,
     ) -> Result<(), StoreError> {
-        sqlx::query(sql!(
-            "UPDATE refit.outbox SET last_error = $2, due_at = $3, dead = $3 IS NULL
-             WHERE id = $1 AND due_at = $4"
-        ))
-        .bind(entry.id)
+        let retry = retry_at.map(|at| self.until(at));
+        sqlx::query(sql!(concat!(
+            "UPDATE refit.outbox SET due_at = ",
+            until!("$1", "$2"),
+            ", dead = $2 IS NULL, last_error = $3 WHERE id = $4 AND due_at = $5"
+        )))
+        .bind(retry.and_then(|(now, _)| now))
+        .bind(retry.map(|(_, wait)| wait))
         .bind(text(error))
-        .bind(retry_at)
+        .bind(entry.id)
         .bind(entry.due_at)
         .execute(&self.parts.writer)
         .await?;

@@ -183,7 +183,8 @@ impl SqlStore {
             };
             let said = !if_run_is_over.is_empty() && passes_over_rollbacks(&mut tx, *run).await?;
             if said {
-                insert_notices(&mut tx, if_run_is_over, self.parts.clock.now()).await?;
+                let now = self.parts.clock.now();
+                insert_notices(&mut tx, if_run_is_over, now, self.at(now)).await?;
             }
             if Some(*run) != over {
                 let kind = SignalKind::RolledBack { why: reason.clone(), said };
@@ -193,7 +194,8 @@ impl SqlStore {
                 stirred.add(*run, &told);
             }
         }
-        insert_notices(&mut tx, &write.notices, self.parts.clock.now()).await?;
+        let now = self.parts.clock.now();
+        insert_notices(&mut tx, &write.notices, now, self.at(now)).await?;
         if let Some(version) = &write.marks_bad {
             let reason = write.because.reason.clone();
             let by = ChangedBy { actor: write.actor.clone(), reason, at: write.at };

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{Pool, Transaction};
 use tokio::sync::{broadcast, watch};
 
-use super::super::{BEGIN, Db, Session, push, tell};
+use super::super::{BEGIN, Db, Session, Span, push, span, tell};
 use super::Committer;
 use super::signals::Stirred;
 use crate::clock::Clock;
@@ -105,6 +105,13 @@ impl SqlStore {
     /// The time to bind: the caller's, or none where the database's own decides.
     pub(super) fn at(&self, at: Timestamp) -> Option<Timestamp> {
         super::super::bound_time(&*self.parts.clock, at)
+    }
+
+    /// The time to bind and the span, as `until!` wants them, for what is due at `then` by this process's clock: no sooner
+    /// and no later where the database's own time decides.
+    pub(super) fn until(&self, then: Timestamp) -> (Option<Timestamp>, Span) {
+        let now = self.parts.clock.now();
+        (self.at(now), span(now, (then - now).to_std().unwrap_or_default()))
     }
 
     /// Notes when the database is away: after an outage nobody takes another's lease for a while.

@@ -3,6 +3,7 @@
 mod boards;
 mod checkpoints;
 mod claims;
+mod clocks;
 pub mod database;
 mod deliveries;
 mod evidence;
