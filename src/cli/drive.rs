@@ -1,12 +1,11 @@
 //! Following a run to its end: watching it where a server lives, driving it
 //! where none does.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, timeout_at};
 
 use super::Exit;
 use super::error::{CliError, Doing};
@@ -14,12 +13,14 @@ use super::follow::{Watch, Watched};
 use super::output::{Output, Paint, plain};
 use super::pick::short;
 use super::project::{Opened, actor};
-use super::signals::Interrupts;
+use super::signals::{Ending, Interrupts};
 use crate::domain::canary::CanaryState;
 use crate::domain::id::RunId;
 use crate::domain::run::{CancelRequest, Outcome, Run, RunStatus};
 use crate::domain::workflow::{Mode, StepKind, Workflow, parse};
 use crate::engine::Engine;
+use crate::engine::deadline::Deadline;
+use crate::engine::worker::Worker;
 use crate::notify::Notifiers;
 use crate::store::Store;
 
@@ -88,23 +89,27 @@ async fn watch_only(
     watch: &mut Watch,
     interrupts: &mut Interrupts,
 ) -> Result<Option<Watched>, CliError> {
-    let mut settled = pin!(watch.until_settled(run));
-    let mut told = false;
-    loop {
-        tokio::select! {
-            watched = &mut settled => return watched.map(Some),
-            () = interrupts.next() => {
-                opened.out.note(&format!("run {} goes on; see it with `refit run show {0}`", short(run)));
-                return Ok(None);
+    let warning = async {
+        let mut told = false;
+        loop {
+            tokio::time::sleep(STILL_ALIVE).await;
+            // While the database is away nobody knows, and that is said by whoever watches.
+            let Ok(alive) = store.live_workers().await else { continue };
+            if alive == 0 && !told {
+                opened
+                    .out
+                    .note("no server lives any more: the run goes on when `refit serve` is started again");
             }
-            () = tokio::time::sleep(STILL_ALIVE) => {
-                let gone = store.live_workers().await.doing(|| "look for a server".to_owned())? == 0;
-                if gone && !told {
-                    opened.out.note("no server lives any more: the run goes on when `refit serve` is started again");
-                }
-                told = gone;
-            }
+            told = alive == 0;
         }
+    };
+    tokio::select! {
+        watched = watch.until_settled(run) => watched.map(Some),
+        () = interrupts.next() => {
+            opened.out.note(&format!("run {} goes on; see it with `refit run show {0}`", short(run)));
+            Ok(None)
+        }
+        never = warning => never,
     }
 }
 
@@ -116,50 +121,81 @@ async fn drive(
     watch: &mut Watch,
     interrupts: &mut Interrupts,
 ) -> Result<Option<Watched>, CliError> {
-    let stop = CancellationToken::new();
-    let mut driven = pin!(engine.drive_one(run, notifiers, &stop, |_| {}));
-    let mut driving = true;
-    let mut interrupted = 0;
-    let watched = {
-        let mut settled = pin!(watch.until_settled(run));
-        loop {
-            tokio::select! {
-                watched = &mut settled => break Some(watched?),
-                ended = &mut driven, if driving => {
-                    driving = false;
-                    ended.doing(|| format!("advance run {run}"))?;
-                    if stop.is_cancelled() {
-                        break None;
-                    }
-                }
-                () = interrupts.next() => {
-                    interrupted += 1;
-                    if interrupted > 1 || !driving {
-                        // Leases end by themselves, and trainers with the pipe to their guard.
-                        break None;
-                    }
-                    if !take_back(opened, engine, run).await? {
-                        stop.cancel();
-                    }
-                }
-            }
+    let grace = engine.settings.grace;
+    let begun = Worker::of_one(Arc::clone(engine), Arc::clone(notifiers), run);
+    let worker = tokio::select! {
+        begun = begun => begun.doing(|| format!("advance run {run}"))?,
+        () = interrupts.next() => {
+            tell_where_it_stopped(opened, run);
+            return Ok(None);
         }
     };
-    stop.cancel();
-    if driving && watched.is_some() {
-        driven.await.doing(|| format!("advance run {run}"))?;
-    }
+    let mut watched = tokio::select! {
+        watched = watch.until_settled(run) => Some(watched?),
+        () = interrupts.next() => None,
+    };
+    let mut gone_by = watched.is_none().then(|| opened.stopping(grace));
+    let deadline = gone_by.unwrap_or_else(|| Deadline::within(grace));
+    let ending = async {
+        if watched.is_none() {
+            watched = take_back_by(deadline.of_force(), opened, engine, run, watch).await;
+        }
+        let ended = match watched {
+            Some(_) => worker.finish(deadline).await,
+            None => worker.shut_down(deadline).await,
+        };
+        if watched.is_none() {
+            // Its last step may have ended meanwhile.
+            watched = watch.look(run).await?;
+        }
+        ended.doing(|| "give the run back".to_owned())
+    };
+    let ended = interrupts.during(ending, &mut gone_by, || opened.stopping(grace)).await;
     if watched.is_none() {
-        let id = short(run);
-        opened.out.note(&format!(
-            "run {id} stopped where it was; go on with `refit run resume {id} --follow` or `refit serve`"
-        ));
+        tell_where_it_stopped(opened, run);
     }
-    Ok(watched)
+    match ended {
+        Ending::Whole(Err(error)) if error.exit != Exit::Unreachable => Err(error),
+        // Leases end by themselves, and trainers with the pipe to their guard.
+        Ending::Whole(_) | Ending::Late | Ending::AtOnce => Ok(watched),
+    }
 }
 
-/// A canary that nobody would watch is taken back before this process leaves.
-async fn take_back(opened: &Opened, engine: &Arc<Engine>, run: RunId) -> Result<bool, CliError> {
+fn tell_where_it_stopped(opened: &Opened, run: RunId) {
+    let id = short(run);
+    opened.out.note(&format!(
+        "run {id} stopped where it was; go on with `refit run resume {id} --follow` or `refit serve`"
+    ));
+}
+
+/// A canary that nobody would watch is taken back before this process leaves: how the run settled then, if it did in time.
+async fn take_back_by(
+    by: Instant,
+    opened: &Opened,
+    engine: &Arc<Engine>,
+    run: RunId,
+    watch: &mut Watch,
+) -> Option<Watched> {
+    let unknown = |why: &str| {
+        opened
+            .out
+            .note(&format!("warning: whether a canary is left out is not known: {why}; see `refit status`"));
+    };
+    match timeout_at(by, take_back(opened, engine, run)).await {
+        Ok(Ok(true)) => match timeout_at(by, watch.until_settled(run)).await {
+            Ok(Ok(watched)) => return Some(watched),
+            Ok(Err(error)) => unknown(&plain(&error.message)),
+            Err(_) => unknown("it was not taken back in time"),
+        },
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => unknown(&plain(&error.message)),
+        Err(_) => unknown("the database did not answer in time"),
+    }
+    None
+}
+
+/// Whether a canary of the run is out; it is to be taken back then.
+async fn take_back(opened: &Opened, engine: &Engine, run: RunId) -> Result<bool, CliError> {
     let canary = engine.store.canary_of(run).await.doing(|| "look for a canary".to_owned())?;
     let Some(canary) = canary.filter(|canary| canary.state == CanaryState::Watching) else {
         return Ok(false);

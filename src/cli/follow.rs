@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::Exit;
 use super::error::{CliError, Doing};
 use super::output::{Output, Paint, plain, span, time};
 use crate::clock::Clock;
@@ -42,6 +43,8 @@ pub struct Watch {
     heard: i64,
     told: BTreeMap<(StepId, u32), AttemptState>,
     told_why_queued: bool,
+    /// The database did not answer the last look.
+    is_away: bool,
 }
 
 /// Why watching ended.
@@ -75,14 +78,31 @@ impl Watch {
             heard: 0,
             told: BTreeMap::new(),
             told_why_queued: false,
+            is_away: false,
         }
     }
 
-    /// Watches until the run ended or waits for a human.
+    /// Watches until the run ended or waits for a human. A database that is away is waited for.
     pub async fn until_settled(&mut self, run: RunId) -> Result<Watched, CliError> {
         loop {
-            if let Some(watched) = self.look(run).await? {
-                return Ok(watched);
+            let was_away = self.is_away;
+            match self.look(run).await {
+                Ok(watched) => {
+                    self.is_away = false;
+                    if was_away {
+                        self.print("… the database is back");
+                    }
+                    if let Some(watched) = watched {
+                        return Ok(watched);
+                    }
+                }
+                Err(error) if error.exit == Exit::Unreachable => {
+                    self.is_away = true;
+                    if !was_away {
+                        self.print(&format!("… {}; it is waited for", plain(&error.message)));
+                    }
+                }
+                Err(error) => return Err(error),
             }
             tokio::time::sleep(POLL).await;
         }

@@ -13,6 +13,7 @@ use super::registry;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Project;
 use crate::domain::canary::Looks;
+use crate::engine::deadline::Deadline;
 use crate::engine::{Engine, Settings};
 use crate::notify::Notifiers;
 use crate::secret::Secrets;
@@ -169,6 +170,14 @@ impl Opened {
     /// `workflows/`, as messages show it.
     pub fn workflows_dir(&self) -> String {
         shown(&self.project.root.join("workflows"))
+    }
+
+    /// Says that this process was told to stop, and by when it is gone.
+    pub fn stopping(&self, grace: Duration) -> Deadline {
+        self.out.note(&format!(
+            "stopping: steps end or are handed over within {grace:?}; once more ends at once"
+        ));
+        Deadline::within(grace)
     }
 
     /// Tells a server of this machine that something was written.

@@ -2,7 +2,6 @@
 //! the end: for teams that have a cron job and no place for a server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::error::{CliError, Doing};
 use super::output::{plain, span, time};
 use super::pick::short;
 use super::project::{Opened, SCHEDULES_EVERY};
-use super::signals::Interrupts;
+use super::signals::{Ending, Interrupts};
 use super::{Exit, drive, project};
 use crate::domain::Timestamp;
 use crate::domain::canary::Looks;
@@ -51,12 +50,7 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
     };
     let grace = engine.settings.grace;
     let stop = CancellationToken::new();
-    let interrupted = || {
-        opened.out.note(&format!(
-            "stopping: steps end or are handed over within {grace:?}; once more ends at once"
-        ));
-        Some(Deadline::within(grace))
-    };
+    let stopping = || opened.stopping(grace);
     let work = async {
         engine
             .until_quiet(Patience { soon: SOON, ask_every: ASK_EVERY }, &stop)
@@ -74,7 +68,7 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
             done?;
             None
         }
-        () = interrupts.next() => interrupted(),
+        () = interrupts.next() => Some(stopping()),
     };
     let deadline = gone_by.unwrap_or_else(|| Deadline::within(grace));
     let ending = async {
@@ -97,40 +91,22 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
         say(opened, &moved, next);
         Ok::<_, CliError>(())
     };
-    let mut ending = pin!(ending);
-    loop {
-        tokio::select! {
-            ended = &mut ending => {
-                ended?;
-                break;
-            }
-            () = its_end(gone_by) => {
-                opened.out.note(
-                    "warning: the database did not answer in time: what was done is not listed; see `refit run ls`",
-                );
-                return Ok(Exit::Interrupted);
-            }
-            () = interrupts.next() => match gone_by {
-                None => gone_by = interrupted(),
-                Some(_) => return Ok(Exit::Interrupted),
-            },
+    match interrupts.during(ending, &mut gone_by, stopping).await {
+        Ending::Whole(ended) => ended?,
+        Ending::Late => {
+            opened.out.note(
+                "warning: the database did not answer in time: what was done is not listed; see `refit run ls`",
+            );
+            return Ok(Exit::Interrupted);
         }
+        Ending::AtOnce => return Ok(Exit::Interrupted),
     }
     // Everything is said: a database that does not take leave is not waited for.
-    tokio::select! {
-        () = store.close() => {}
-        () = its_end(Some(gone_by.unwrap_or(deadline))) => {}
-        () = interrupts.next() => return Ok(Exit::Interrupted),
+    let mut leaves_by = gone_by.or(Some(deadline));
+    if let Ending::AtOnce = interrupts.during(store.close(), &mut leaves_by, stopping).await {
+        return Ok(Exit::Interrupted);
     }
     Ok(if gone_by.is_some() { Exit::Interrupted } else { Exit::Ok })
-}
-
-/// Returns when a process that was told to stop has to be gone.
-async fn its_end(gone_by: Option<Deadline>) {
-    match gone_by {
-        Some(deadline) => tokio::time::sleep_until(deadline.end()).await,
-        None => pending().await,
-    }
 }
 
 /// A tick under way.

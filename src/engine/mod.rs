@@ -1,6 +1,6 @@
 //! Does what `domain` decided, then checkpoints it.
 //!
-//! * `worker`: one process's loops: wake-ups, reaper, schedules, canaries, outbox; start and shutdown
+//! * `worker`: one process's loops: wake-ups, reaper, schedules, canaries, outbox; start and shutdown; or one run alone
 //! * `deadline`: when which part of a shutdown is over
 //! * `tick`: until nothing is due, for a process that does not stay
 //! * `activation`: the claim of a run, and its lease
@@ -25,7 +25,6 @@ pub mod by_hand;
 pub mod controller;
 pub mod deadline;
 mod driver;
-pub mod follow;
 mod foresight;
 pub mod heard;
 mod known;

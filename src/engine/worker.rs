@@ -28,6 +28,8 @@ const REAP_EVERY: Duration = Duration::from_millis(500);
 const OUTBOX_EVERY: Duration = Duration::from_secs(1);
 const BOARDS_EVERY: Duration = Duration::from_secs(1);
 const LOOK_POLL: Duration = Duration::from_secs(1);
+/// How often the only run of a process is looked at.
+const REVISIT: Duration = Duration::from_millis(200);
 
 /// A process that works on runs.
 pub struct Worker {
@@ -38,6 +40,8 @@ pub struct Worker {
     /// No run says anything any more.
     silent: CancellationToken,
     loops: JoinSet<()>,
+    /// The loops that tell people.
+    tellers: JoinSet<()>,
 }
 
 struct Waker {
@@ -72,41 +76,66 @@ impl OnWake for Waker {
 impl Worker {
     /// Registers this process and starts its loops.
     pub async fn start(engine: Arc<Engine>, notifiers: Arc<Notifiers>) -> Result<Self, StoreError> {
+        let mut worker = Self::without_runs(engine, notifiers).await?;
+        let (engine, stop) = (Arc::clone(&worker.engine), worker.stop.clone());
+        let activations = worker.activations.clone();
+        let waker = Arc::new(Waker { engine: Arc::clone(&engine), stop: stop.clone(), activations });
+        worker.loops.spawn(async move {
+            engine.store.deliver_wakeups(waker, engine.settings.concurrency, stop).await;
+        });
+        worker.also(REAP_EVERY, "reaper", reap);
+        worker.also(worker.engine.settings.look_every, "releases", |engine| async move {
+            engine.reconcile_releases().await.map(|_| None)
+        });
+        Ok(worker)
+    }
+
+    /// Works on `run` and on no other: in a process that is no server, where nothing else is alive.
+    pub async fn of_one(
+        engine: Arc<Engine>,
+        notifiers: Arc<Notifiers>,
+        run: RunId,
+    ) -> Result<Self, StoreError> {
+        let mut worker = Self::without_runs(engine, notifiers).await?;
+        let (activations, stop) = (worker.activations.clone(), worker.stop.clone());
+        worker.also(REVISIT, "run", move |engine| {
+            let stop = stop.clone();
+            let task = activations.spawn(async move { engine.activate(run, &stop).await });
+            async move {
+                let activated = task.await.unwrap_or_else(|error| {
+                    tracing::error!("The activation of run {run} failed: {error}");
+                    Ok(())
+                });
+                activated.map(|()| None)
+            }
+        });
+        Ok(worker)
+    }
+
+    /// Registers this process. It looks at canaries and tells people.
+    async fn without_runs(engine: Arc<Engine>, notifiers: Arc<Notifiers>) -> Result<Self, StoreError> {
         engine.store.register_worker(engine.worker, &engine.settings.labels, engine.clock.now()).await?;
         engine.forget_ending();
-        let stop = CancellationToken::new();
-        let activations = TaskTracker::new();
-        let mut loops = JoinSet::new();
-        let waker = Arc::new(Waker {
-            engine: Arc::clone(&engine),
-            stop: stop.clone(),
-            activations: activations.clone(),
-        });
-        let (store, concurrency, until) =
-            (Arc::clone(&engine.store), engine.settings.concurrency, stop.clone());
-        loops.spawn(async move { store.deliver_wakeups(waker, concurrency, until).await });
-        loops.spawn(every(&engine, &stop, REAP_EVERY, "reaper", reap));
+        let (stop, activations) = (CancellationToken::new(), TaskTracker::new());
+        let (mut loops, mut tellers) = (JoinSet::new(), JoinSet::new());
         loops.spawn(every(&engine, &stop, LOOK_POLL, "canaries", |engine| async move {
             engine.look_at_canaries().await.map(|_| None)
         }));
-        loops.spawn(every(&engine, &stop, engine.settings.look_every, "releases", |engine| async move {
-            engine.reconcile_releases().await.map(|_| None)
-        }));
         let (closing, silent) = (Closing::default(), CancellationToken::new());
         let (followers, closes) = (Arc::clone(&notifiers), closing.clone());
-        loops.spawn(every_and_at_last(&engine, &silent, BOARDS_EVERY, "boards", move |engine| {
+        tellers.spawn(every_and_at_last(&engine, &silent, BOARDS_EVERY, "boards", move |engine| {
             let (notifiers, closing) = (Arc::clone(&followers), closes.clone());
             async move { engine.show_boards_until(&notifiers, &closing).await.map(|_| None) }
         }));
         let closes = closing.clone();
-        loops.spawn(every_and_at_last(&engine, &silent, OUTBOX_EVERY, "outbox", move |engine| {
+        tellers.spawn(every_and_at_last(&engine, &silent, OUTBOX_EVERY, "outbox", move |engine| {
             let (notifiers, closing) = (Arc::clone(&notifiers), closes.clone());
             async move {
                 let (store, clock) = (engine.store.as_ref(), engine.clock.as_ref());
                 outbox::drain_until(store, &notifiers, clock, &closing).await.map(|_| None)
             }
         }));
-        Ok(Self { engine, stop, activations, closing, silent, loops })
+        Ok(Self { engine, stop, activations, closing, silent, loops, tellers })
     }
 
     /// Adds a loop of the caller's: `act` is called again and again, as the worker's own are.
@@ -116,6 +145,16 @@ impl Worker {
         Fut: Future<Output = Result<Option<Timestamp>, StoreError>> + Send + 'static,
     {
         self.loops.spawn(every(&self.engine, &self.stop, pause, name, act));
+    }
+
+    /// The end of a process whose work is done: what it has to tell is told first, for as long as there is time.
+    pub async fn finish(mut self, deadline: Deadline) -> Result<(), StoreError> {
+        self.silent.cancel();
+        let told = async { while self.tellers.join_next().await.is_some() {} };
+        if tokio::time::timeout_at(deadline.of_force(), told).await.is_err() {
+            tracing::debug!("Not everybody could be told in time");
+        }
+        self.shut_down(deadline).await
     }
 
     /// Stops claiming, lets short steps finish, hands long ones over, gives the leases back; all by `deadline`.
@@ -133,12 +172,16 @@ impl Worker {
         self.silent.cancel();
         // What is being sent or written is not cut off at once: it would be sent again.
         let patience = (Instant::now() + deadline.last_part()).min(deadline.of_steps());
-        let done = async { while self.loops.join_next().await.is_some() {} };
+        let done = async {
+            while self.tellers.join_next().await.is_some() {}
+            while self.loops.join_next().await.is_some() {}
+        };
         if tokio::time::timeout_at(patience, done).await.is_err() {
             tracing::warn!(
                 "What this process does beside its runs (messages, canaries, schedules) did not end in time and is cut off: \
                  the next one does it again"
             );
+            self.tellers.shutdown().await;
             self.loops.shutdown().await;
         }
         // Last: runs and the look at canaries may begin to read until they end.

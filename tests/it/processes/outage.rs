@@ -11,6 +11,14 @@ use super::project::{Project, count, each_once, eventually, mark};
 use super::shutdown::slow_client;
 use crate::support::steps::is_running;
 
+/// Trains until it is told to end.
+const TRAINS: &str = "
+name: retrain
+model: m
+steps:
+  - { id: train, run: 'echo $$ >> train; while [ ! -e go ]; do sleep 0.02; done' }
+";
+
 /// A Postgres of its own, which can be killed. It goes when its standard input ends.
 struct OwnPostgres {
     child: Child,
@@ -155,15 +163,7 @@ steps:
 async fn a_server_stops_in_good_order_while_postgres_is_away() {
     let mut postgres = OwnPostgres::start();
     let project = Project::on(postgres.url()).await;
-    project.write(
-        "workflows/retrain.yaml",
-        "
-name: retrain
-model: m
-steps:
-  - { id: train, run: 'echo $$ >> train; while [ ! -e go ]; do sleep 0.02; done' }
-",
-    );
+    project.write("workflows/retrain.yaml", TRAINS);
     let mut server = project.serve().ready();
     let run = project.trigger("retrain");
     project.await_lines("train", 1);
@@ -226,15 +226,7 @@ async fn a_tick_is_gone_within_its_grace_time_while_postgres_is_silent() {
     let mut postgres = OwnPostgres::start();
     let project = Project::on(postgres.url()).await;
     project.write("refit.toml", "[worker]\ngrace_seconds = 2\n");
-    project.write(
-        "workflows/retrain.yaml",
-        "
-name: retrain
-model: m
-steps:
-  - { id: train, run: 'echo $$ >> train; while [ ! -e go ]; do sleep 0.02; done' }
-",
-    );
+    project.write("workflows/retrain.yaml", TRAINS);
     let run = project.trigger("retrain");
     let mut tick = project.start(project.command(&["tick"]));
     project.await_lines("train", 1);
@@ -250,6 +242,66 @@ steps:
     postgres.resume();
     project.write("go", "");
     project.says(&["tick"]);
+    let attempts = project.await_success(&[run]).await.remove(0);
+    each_once(&attempts, &["train"]);
+}
+
+/// A canary could be out: whoever follows a run asks for it before it leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drives_a_run_is_gone_within_its_grace_time_while_postgres_is_silent() {
+    let mut postgres = OwnPostgres::start();
+    let project = Project::on(postgres.url()).await;
+    project.write("refit.toml", "[worker]\ngrace_seconds = 2\n");
+    project.write("workflows/retrain.yaml", TRAINS);
+    let mut driving = project.start(project.command(&["trigger", "retrain", "--follow"]));
+    project.await_lines("train", 1);
+    postgres.pause();
+    let began = Instant::now();
+    driving.signal("TERM");
+    let status = driving.ended();
+    let (took, log) = (began.elapsed(), driving.log());
+    assert_eq!(status.code(), Some(130), "{log}");
+    assert!(took < Duration::from_secs(8), "{took:?}\n{log}");
+    assert!(log.contains("whether a canary is left out is not known"), "{log}");
+
+    postgres.resume();
+    let run = project.runs().await.remove(0);
+    project.write("go", "");
+    project.says(&["tick"]);
+    let attempts = project.await_success(&[run]).await.remove(0);
+    each_once(&attempts, &["train"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drives_a_run_is_gone_at_once_on_a_second_ctrl_c_while_postgres_is_silent() {
+    let mut postgres = OwnPostgres::start();
+    let project = Project::on(postgres.url()).await;
+    project.write("refit.toml", "[worker]\ngrace_seconds = 600\n");
+    project.write("workflows/retrain.yaml", TRAINS);
+    let mut driving = project.start(project.command(&["trigger", "retrain", "--follow"]));
+    project.await_lines("train", 1);
+    postgres.pause();
+    driving.signal("INT");
+    driving.await_log("once more ends at once");
+    driving.signal("INT");
+    assert_eq!(driving.ended().code(), Some(130), "{}", driving.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drives_a_run_waits_for_postgres_as_a_server_does() {
+    let mut postgres = OwnPostgres::start();
+    let project = Project::on(postgres.url()).await;
+    project.write("workflows/retrain.yaml", TRAINS);
+    let mut driving = project.start(project.command(&["trigger", "retrain", "--follow"]));
+    project.await_lines("train", 1);
+    postgres.kill9();
+    driving.await_log("it is waited for");
+    postgres.back();
+    driving.await_log("the database is back");
+    project.write("go", "");
+    assert!(driving.ended().success(), "{}", driving.log());
+    assert_eq!(driving.log().matches("it is waited for").count(), 1, "{}", driving.log());
+    let run = project.runs().await.remove(0);
     let attempts = project.await_success(&[run]).await.remove(0);
     each_once(&attempts, &["train"]);
 }

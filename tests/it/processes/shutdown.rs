@@ -166,3 +166,22 @@ async fn a_second_ctrl_c_ends_a_tick_at_once() {
     let attempts = project.await_success(&[run]).await.remove(0);
     each_once(&attempts, &["first", "train", "last"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_hear_that_a_run_began_while_its_driver_trains() {
+    let project = Project::sqlite();
+    project.write(
+        "workflows/retrain.yaml",
+        "
+name: retrain
+model: m
+steps: [{ id: train, run: 'while [ ! -e go ]; do sleep 0.02; done' }]
+notify: [{ on: [started, succeeded], console: true }]
+",
+    );
+    let mut driving = project.start(project.command(&["-v", "trigger", "retrain", "--follow"]));
+    driving.await_log("m: retrain began");
+    project.write("go", "");
+    assert!(driving.ended().success(), "{}", driving.log());
+    driving.await_log("m: retrain ended well");
+}
