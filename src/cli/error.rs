@@ -8,7 +8,7 @@ use super::freeze::how_to_lift;
 use super::output::plain;
 use crate::config::ConfigError;
 use crate::engine::release::ReleaseError;
-use crate::store::StoreError;
+use crate::store::{StoreError, while_away};
 use crate::trigger::TriggerError;
 
 /// Why a command did not do what was asked.
@@ -76,8 +76,7 @@ impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
-            StoreError::Away(_) => Self::new(Exit::Unreachable, text)
-                .hint("is it running, and is its address right? See `refit doctor`"),
+            StoreError::Away(why) => Self::new(Exit::Unreachable, text).hint(while_away(&why)),
             StoreError::Unusable { hint, .. } => Self::usage(text).hint(hint),
             StoreError::Fenced => Self::new(Exit::Busy, text).hint("look at it with `refit run show last`"),
             StoreError::Broken(_) => {

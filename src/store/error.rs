@@ -40,6 +40,23 @@ impl StoreError {
     }
 }
 
+/// What to do while the database is away, by what it says: SQLite is no server that could be reached.
+pub fn while_away(why: &str) -> &'static str {
+    match why {
+        // FULL, IOERR, BUSY and LOCKED in SQLite's words: <https://www.sqlite.org/c3ref/errcode.html>
+        "database or disk is full" => {
+            "free space on the disk where the database file is, then try again; runs go on by themselves"
+        }
+        "disk I/O error" => {
+            "the disk where the database file is did not read or write: is it full, failing, or on the network?"
+        }
+        "database is locked" | "database table is locked" => {
+            "another program keeps the database file locked (a backup, an open shell?): end it, then try again"
+        }
+        _ => "is it running, and is its address right? See `refit doctor`",
+    }
+}
+
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match &error {

@@ -28,7 +28,7 @@ mod wakeups;
 
 pub use boards::{BoardEntry, Boards};
 pub use canaries::{Canaries, CanaryChange, Extended};
-pub use error::StoreError;
+pub use error::{StoreError, while_away};
 pub use evidence::{BatchReceipt, Evidence, EvidenceAge, OldEvidence, Pruning, Pulled};
 pub use freezes::{FreezeAnswer, Freezes, PromotionAsked};
 pub use leases::{

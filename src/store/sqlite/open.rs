@@ -252,7 +252,9 @@ mod tests {
         let mut tx = writer.begin_with(super::super::BEGIN).await.expect("begun");
         let filling = "INSERT INTO concurrency (key, run) VALUES (hex(zeroblob(100000)), zeroblob(16))";
         let refused = sqlx::query(filling).execute(&mut *tx).await.expect_err("the file may not grow");
-        assert!(matches!(StoreError::from(refused), StoreError::Away(_)), "it is worth waiting for");
+        let StoreError::Away(why) = StoreError::from(refused) else { panic!("it is worth waiting for") };
+        let todo = crate::store::while_away(&why);
+        assert!(todo.starts_with("free space on the disk"), "{why}: {todo}");
         drop(tx);
 
         // The limit was the connection's own: the disk has space again.
