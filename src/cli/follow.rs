@@ -264,14 +264,16 @@ fn waits(attempt: &Attempt) -> String {
 
 /// One attempt as a line: a sign, its step, how long it took, what it came to.
 pub fn line(out: Output, workflow: Option<&Workflow>, attempt: &Attempt, clock: &dyn Clock) -> String {
+    let kind = workflow.and_then(|workflow| workflow.step(&attempt.step)).map(|step| &step.kind);
+    let refused = attempt.output.as_ref().is_some_and(|output| headline::says_no(kind, output));
     let (sign, paint) = match attempt.state {
+        AttemptState::Succeeded if refused => ("✗", Paint::Odd),
         AttemptState::Succeeded => ("✓", Paint::Good),
         AttemptState::Failed => ("✗", Paint::Bad),
         AttemptState::Lost => ("!", Paint::Odd),
         AttemptState::Skipped | AttemptState::Cancelled => ("-", Paint::Dim),
         AttemptState::Started | AttemptState::Sleeping => ("…", Paint::Odd),
     };
-    let kind = workflow.and_then(|workflow| workflow.step(&attempt.step)).map(|step| &step.kind);
     let took = span(attempt.finished_at.unwrap_or_else(|| clock.now()) - attempt.started_at);
     let again = if attempt.attempt > 1 { format!(" (attempt {})", attempt.attempt) } else { String::new() };
     let mut line = format!("{} {:<12}{again} {took:>7}", out.painted(sign, paint), attempt.step.as_str());

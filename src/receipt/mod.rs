@@ -148,8 +148,9 @@ fn people(
     });
     let refused = outputs::<Value>(attempts).filter_map(|(step, output)| {
         let name = output.get("rejected_by")?.as_str()?.to_owned();
+        let reason = output.get("reason").and_then(Value::as_str).map(str::to_owned);
         let at = output.get("rejected_at").and_then(|at| serde_json::from_value(at.clone()).ok());
-        Some(Person { name, did: "rejected".to_owned(), step, at, reason: None })
+        Some(Person { name, did: "rejected".to_owned(), step, at, reason })
     });
     let canary = canary.zip(outputs::<CanaryOutput>(attempts).last());
     let extended = canary.into_iter().flat_map(|(canary, (step, _))| {

@@ -145,16 +145,18 @@ fn data(receipt: &Receipt) -> Value {
         Decision::Rejected => ("Rejected", "odd"),
         Decision::Held => ("Held", "odd"),
     };
+    let metrics = metrics(receipt);
     json!({
         "label": label,
         "class": class,
         "headline": receipt.headline,
         "reason": receipt.reason,
         "facts": facts(receipt),
+        "checked": !(receipt.data.is_empty() && metrics.is_empty() && receipt.gates.is_empty()),
         "data": receipt.data.iter().map(|data| json!({
             "step": data.step, "rows": count(data.rows), "sha256": data.sha256, "violations": data.violations,
         })).collect::<Vec<_>>(),
-        "metrics": metrics(receipt),
+        "metrics": metrics,
         "gates": receipt.gates.iter().map(gate).collect::<Vec<_>>(),
         "canary": receipt.canary.as_ref().map(|facts| canary(&facts.view, facts.ended_at)),
         "people": receipt.people.iter().map(|person| json!({

@@ -78,7 +78,7 @@ pub fn refused(signal: &Signal) -> StepResult {
     StepResult::End {
         outcome: Outcome::Rejected,
         reason: format!("{} did not approve{why}", signal.actor),
-        output: json!({"rejected_by": signal.actor, "rejected_at": signal.at}),
+        output: json!({"rejected_by": signal.actor, "rejected_at": signal.at, "reason": signal.reason}),
     }
 }
 

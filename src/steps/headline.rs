@@ -27,8 +27,11 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
             joined([rows, by, advice])
         }
         Some(StepKind::Approve(_)) => {
-            let by = word(output, "approved_by").map(|who| format!("approved by {who}"));
-            joined([by, word(output, "rejected_by").map(|who| format!("rejected by {who}"))])
+            let why = word(output, "reason").map(|why| format!(": {why}")).unwrap_or_default();
+            let who = |key, did| word(output, key).map(|who| format!("{did} by {who}{why}"));
+            let answer = who("approved_by", "approved").or_else(|| who("rejected_by", "rejected"));
+            let unanswered = || output.get("asked_at").map(|_| "nobody answered in time".to_owned());
+            answer.or_else(unanswered).unwrap_or_default()
         }
         Some(StepKind::Compare(_)) => {
             let verdict = word(output, "verdict").unwrap_or_default();
@@ -43,6 +46,11 @@ pub fn of(kind: Option<&StepKind>, output: &Value) -> String {
         }
         Some(StepKind::Notify(_)) | None => String::new(),
     }
+}
+
+/// Whether a step that came to its end says no: nobody approved.
+pub fn says_no(kind: Option<&StepKind>, output: &Value) -> bool {
+    matches!(kind, Some(StepKind::Approve(_))) && output.get("approved_by").is_none()
 }
 
 fn fetch(output: &Value) -> String {

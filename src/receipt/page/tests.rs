@@ -318,7 +318,13 @@ fn a_rejection_before_anything_was_trained_has_a_page_too() {
     let page = pages().markdown(&receipt).expect("renders");
     assert!(page.starts_with("# A new version of race-times was rejected\n"), "{page}");
     assert!(page.contains(r"not as expected:** finish\_s: 2.1 % are empty"), "{page}");
+    assert!(page.contains("What was checked before"), "{page}");
     pages().html(&receipt).expect("renders");
+    receipt.data = vec![];
+    for page in [pages().markdown(&receipt), pages().html(&receipt)] {
+        let page = page.expect("renders");
+        assert!(!page.contains("What was checked before") && page.contains("What this does not"), "{page}");
+    }
 }
 
 #[test]

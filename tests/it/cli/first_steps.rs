@@ -227,3 +227,30 @@ fn who_is_to_approve_is_shown_what_the_workflow_says() {
     let shown = refit(at, &["run", "show", "last"]);
     assert!(shown.contains(waits), "{shown}");
 }
+
+#[test]
+fn what_came_of_an_approval_stands_at_its_step() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path();
+    refit(at, &["init"]);
+    for (name, at_most) in [("rejected", "6h"), ("unanswered", "1ms")] {
+        let asks = format!(
+            "name: {name}\nmodel: {name}\nsteps: [{{ id: ask, uses: approve, with: {{ at_most: {at_most} }} }}]\n"
+        );
+        fs::write(at.join(format!("workflows/{name}.yaml")), asks).expect("written");
+    }
+    refit(at, &["trigger", "rejected", "--follow"]);
+    refit(at, &["run", "reject", "last", "--reason", "too slow"]);
+    let rejected = refit(at, &["run", "resume", "last", "--follow"]);
+    assert!(rejected.contains("✗ ask") && rejected.contains("  rejected by "), "{rejected}");
+    let shown = refit(at, &["run", "show", "last"]);
+    assert!(shown.contains("✗ ask") && shown.contains(": too slow\n\nnext"), "{shown}");
+    let receipt = refit(at, &["receipt", "last"]);
+    assert!(receipt.contains(" UTC: too slow") && !receipt.contains("What was checked"), "{receipt}");
+
+    refit(at, &["trigger", "unanswered", "--follow"]);
+    let unanswered = refit(at, &["run", "resume", "last", "--follow"]);
+    assert!(unanswered.contains("exit code: 2") || unanswered.contains("nobody"), "{unanswered}");
+    let shown = refit(at, &["run", "show", "last"]);
+    assert!(shown.contains("✗ ask") && shown.contains("  nobody answered in time"), "{shown}");
+}
