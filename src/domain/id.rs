@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 /// A text that does not fit the rules of a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a {what}: {rule}")]
+#[error("`{text}` is not {what}: {rule}")]
 pub struct InvalidName {
-    /// What kind of name was expected.
+    /// What was expected, such as “a model name”.
     pub what: &'static str,
     /// The text that was given.
     pub text: String,
@@ -20,7 +20,7 @@ pub struct InvalidName {
 }
 
 macro_rules! uuid_id {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
@@ -44,9 +44,9 @@ macro_rules! uuid_id {
 
             fn from_str(text: &str) -> Result<Self, InvalidName> {
                 Uuid::parse_str(text).map(Self).map_err(|_| InvalidName {
-                    what: stringify!($name),
+                    what: concat!("the id of ", $what),
                     text: text.to_owned(),
-                    rule: "a UUID as refit prints it",
+                    rule: "one looks like 01a204d0-9765-74fb-8a5b-69601f71fcbe",
                 })
             }
         }
@@ -55,27 +55,27 @@ macro_rules! uuid_id {
 
 uuid_id! {
     /// One execution of a workflow.
-    RunId
+    RunId, "a run"
 }
 uuid_id! {
     /// Something that happened: a tick, a command, a call.
-    EventId
+    EventId, "an event"
 }
 uuid_id! {
     /// One start of one refit process that works on runs; never used twice.
-    WorkerId
+    WorkerId, "a process"
 }
 uuid_id! {
     /// One refit database; release documents carry it, so a foreign one is recognised.
-    InstanceId
+    InstanceId, "a refit database"
 }
 uuid_id! {
     /// One canary, from its first request to its end.
-    CanaryId
+    CanaryId, "a canary"
 }
 uuid_id! {
     /// One window without promotions.
-    FreezeId
+    FreezeId, "a freeze"
 }
 
 /// What names look like.
@@ -124,7 +124,7 @@ macro_rules! name {
                 if is_name(&text) {
                     Ok(Self(text))
                 } else {
-                    Err(InvalidName { what: $what, text, rule: NAME_RULE })
+                    Err(InvalidName { what: concat!("a ", $what), text, rule: NAME_RULE })
                 }
             }
         }

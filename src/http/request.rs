@@ -114,7 +114,7 @@ where
     text.parse().map_err(|error: crate::domain::id::InvalidName| {
         // What was given is not repeated at any length.
         let text: String = error.text.chars().filter(|&c| !steers(c)).take(100).collect();
-        ApiError::invalid(format!("`{text}` is not a {}: {}", error.what, error.rule), "")
+        ApiError::invalid(format!("`{text}` is not {}: {}", error.what, error.rule), "")
     })
 }
 

@@ -110,3 +110,11 @@ fn an_event_that_is_sent_again_with_its_key_starts_what_could_not_decide() {
         ");
     });
 }
+
+#[test]
+fn what_is_no_id_is_said_with_one_that_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let said = refit(dir.path(), &["event", "show", "x"]);
+    let wanted = "`x` is not the id of an event: one looks like 01a204d0-";
+    assert!(said.contains(wanted), "{said}");
+}
