@@ -15,7 +15,7 @@ use super::pick::short;
 use super::project::{Opened, actor};
 use super::signals::{Ending, Interrupts};
 use crate::domain::canary::CanaryState;
-use crate::domain::id::RunId;
+use crate::domain::id::{RunId, VersionName};
 use crate::domain::run::{CancelRequest, Outcome, Run, RunStatus};
 use crate::domain::workflow::{Mode, StepKind, Workflow, parse};
 use crate::engine::Engine;
@@ -69,7 +69,8 @@ pub async fn follow(opened: &Opened, store: &Arc<dyn Store>, run: &Run, by: By) 
     watch.close();
     Ok(match watched? {
         Some(Watched::Settled(run)) => {
-            ended(opened.out, &run, alone);
+            let version = if run.status == RunStatus::Held { on_canary(store, &run).await? } else { None };
+            ended(opened.out, &run, version.as_ref(), alone);
             Exit::of_run(&run)
         }
         Some(Watched::NeedsApproval(run, step)) => {
@@ -224,14 +225,14 @@ pub fn summary(run: &Run) -> serde_json::Value {
 }
 
 /// Says how a run ended, and what to do about it.
-fn ended(out: Output, run: &Run, alone: bool) {
+fn ended(out: Output, run: &Run, version: Option<&VersionName>, alone: bool) {
     let id = short(run.id);
     let (word, paint) = ending(run);
     out.result(&summary(run), || {
         let why = run.reason.as_deref().map(|reason| format!(": {}", plain(reason))).unwrap_or_default();
         format!("run {id} {}{why}", out.painted(&word, paint))
     });
-    if let Some(next) = next_after(run) {
+    if let Some(next) = next_after(run, version) {
         out.note(&format!("hint: {next}"));
     }
     let advises = snapshot(run).is_some_and(|workflow| {
@@ -264,11 +265,11 @@ pub fn ending(run: &Run) -> (String, Paint) {
     }
 }
 
-/// The next thing to do about a run that settled.
-pub fn next_after(run: &Run) -> Option<String> {
+/// The next thing to do about a run that settled; `version` is what it has on canary.
+pub fn next_after(run: &Run, version: Option<&VersionName>) -> Option<String> {
     let id = short(run.id);
     match (run.status, run.outcome) {
-        (RunStatus::Held, _) => Some(held(run)),
+        (RunStatus::Held, _) => Some(held(run, version)),
         (RunStatus::Finished, Some(Outcome::Failed)) => Some(format!(
             "`refit run logs {id}` has the whole log; `refit trigger {}` tries again",
             run.workflow
@@ -281,6 +282,13 @@ pub fn next_after(run: &Run) -> Option<String> {
 }
 
 /// What a human can do about a held run.
-pub fn held(run: &Run) -> String {
-    format!("decide: `refit promote VERSION --model {0}` or `refit rollback --model {0}`", run.model)
+pub fn held(run: &Run, version: Option<&VersionName>) -> String {
+    let version = version.map_or("canary", VersionName::as_str);
+    format!("decide: `refit promote {version} --model {0}` or `refit rollback --model {0}`", run.model)
+}
+
+/// What a held run has on canary.
+pub async fn on_canary(store: &Arc<dyn Store>, run: &Run) -> Result<Option<VersionName>, CliError> {
+    let canary = store.canary_of(run.id).await.doing(|| format!("read the canary of run {}", run.id))?;
+    Ok(canary.map(|canary| canary.version))
 }

@@ -66,7 +66,14 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
         }
     }
     let value = json!({
-        "database": store.label(), "servers": alive, "releases": releases, "canaries": canaries, "runs": runs,
+        "database": store.label(), "servers": alive, "releases": releases, "runs": runs,
+        "canaries": canaries.iter().map(|canary| {
+            let mut value = json!(canary);
+            if let (Some(value), Some(until)) = (value.as_object_mut(), holds.get(&canary.run)) {
+                value.insert("held_until".to_owned(), json!(until));
+            }
+            value
+        }).collect::<Vec<Value>>(),
         "evidence": pulls, "freezes": freezes,
         "schedules": schedules.iter().map(|row| json!({
             "workflow": row.workflow, "schedule": row.expression, "next": row.next_fire_at,

@@ -15,7 +15,7 @@ use super::output::{plain, span, table, time};
 use super::pick::{self, short};
 use super::project::{Opened, actor};
 use super::trigger::cut;
-use crate::domain::id::{RunId, StepId};
+use crate::domain::id::{RunId, StepId, VersionName};
 use crate::domain::run::{Attempt, CancelRequest, Run, RunStatus, SignalKind};
 use crate::domain::workflow::Workflow;
 use crate::store::{RunFilter, RunSummary, Store};
@@ -95,7 +95,8 @@ async fn show(opened: &Opened, store: &Arc<dyn Store>, reference: &str) -> Resul
     let alive = store.live_workers().await.doing(|| "look for a server".to_owned())? > 0;
     let workflow = snapshot(&run);
     let asks = waits_for_approval(workflow.as_deref(), &attempts);
-    let next = next(&run, &asks, alive);
+    let version = canary.as_ref().map(|canary| &canary.version);
+    let next = next(&run, &asks, version, alive);
     let mut value = summary(&run);
     if let Some(object) = value.as_object_mut() {
         object.insert("cause".to_owned(), json!(run.cause));
@@ -157,7 +158,7 @@ fn timeline(opened: &Opened, workflow: Option<&Workflow>, attempts: &[Attempt]) 
 }
 
 /// What to do about a run, if anything.
-fn next(run: &Run, asks: &[StepId], alive: bool) -> Option<String> {
+fn next(run: &Run, asks: &[StepId], version: Option<&VersionName>, alive: bool) -> Option<String> {
     let id = short(run.id);
     if let (Some(step), false) = (asks.first(), run.status == RunStatus::Finished) {
         let step = if asks.len() > 1 { format!(" --step {step}") } else { String::new() };
@@ -165,8 +166,8 @@ fn next(run: &Run, asks: &[StepId], alive: bool) -> Option<String> {
     }
     let unattended = format!("no server is running: `refit serve`, or `refit run resume {id} --follow`");
     match run.status {
-        RunStatus::Held => Some(held(run)),
-        RunStatus::Finished => next_after(run),
+        RunStatus::Held => Some(held(run, version)),
+        RunStatus::Finished => next_after(run, version),
         RunStatus::Queued | RunStatus::Running | RunStatus::Waiting | RunStatus::Undoing if !alive => {
             Some(unattended)
         }

@@ -12,7 +12,7 @@ use futures::future::FusedFuture as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::drive::{next_after, summary};
+use super::drive::{next_after, on_canary, summary};
 use super::error::{CliError, Doing};
 use super::output::{plain, span, time};
 use super::pick::short;
@@ -21,7 +21,7 @@ use super::signals::{Ending, Interrupts};
 use super::{Exit, drive, project};
 use crate::domain::Timestamp;
 use crate::domain::canary::Looks;
-use crate::domain::id::RunId;
+use crate::domain::id::{RunId, VersionName};
 use crate::domain::run::{Run, RunStatus};
 use crate::domain::workflow::{Mode, StepKind};
 use crate::engine::Engine;
@@ -87,8 +87,12 @@ pub async fn tick(opened: &Opened) -> Result<Exit, CliError> {
         let ((), ended) = tokio::join!(left, worker.shut_down(deadline));
         ended.doing(|| "give the runs back".to_owned())?;
         let moved = before.moved(&store).await.doing(|| "list runs".to_owned())?;
+        let mut held = BTreeMap::new();
+        for run in moved.iter().filter(|run| run.status == RunStatus::Held) {
+            held.extend(on_canary(&store, run).await?.map(|version| (run.id, version)));
+        }
         let next = engine.next_due().await.doing(|| "see what is due next".to_owned())?;
-        say(opened, &moved, next);
+        say(opened, &moved, &held, next);
         Ok::<_, CliError>(())
     };
     match interrupts.during(ending, &mut gone_by, stopping).await {
@@ -197,7 +201,7 @@ async fn open(store: &Arc<dyn Store>) -> Result<BTreeMap<RunId, RunStatus>, Stor
     Ok(open)
 }
 
-fn say(opened: &Opened, moved: &[Run], next: Option<(Next, Timestamp)>) {
+fn say(opened: &Opened, moved: &[Run], held: &BTreeMap<RunId, VersionName>, next: Option<(Next, Timestamp)>) {
     let value = json!({
         "runs": moved.iter().map(summary).collect::<Vec<_>>(),
         "next_due_at": next.as_ref().map(|(_, at)| at),
@@ -222,7 +226,7 @@ fn say(opened: &Opened, moved: &[Run], next: Option<(Next, Timestamp)>) {
         lines.join("\n")
     });
     for run in moved {
-        if let Some(next) = next_after(run) {
+        if let Some(next) = next_after(run, held.get(&run.id)) {
             opened.out.note(&format!("hint: {next}"));
         }
     }

@@ -369,6 +369,9 @@ fn what_serves_is_promoted_and_gone_back_to_by_the_word_for_it() {
     edit(at, "workflows/retrain.yaml", "at_most: 72h", "at_most: 2ms");
     let held = refit(at, &["trigger", "retrain", "--follow", "--yes"]);
     assert!(held.starts_with("exit code: 5\n"), "{held}");
+    let decide = "decide: `refit promote 3 --model delivery-time` or `refit rollback --model delivery-time`";
+    has(&held, &[decide]);
+    has(&refit(at, &["run", "show", "last"]), &[decide]);
     let status = refit(at, &["status"]);
     has(
         &status,
@@ -379,6 +382,11 @@ fn what_serves_is_promoted_and_gone_back_to_by_the_word_for_it() {
         ],
     );
     assert!(!status.contains("decided at the latest"), "{status}");
+    let status = refit(at, &["status", "--json"]);
+    let status = status.split_once("--- stdout\n").expect("a result").1;
+    let status: serde_json::Value = serde_json::from_str(status).expect("JSON");
+    let until = status["canaries"][0]["held_until"].as_str().expect("a time");
+    assert!(until.ends_with('Z') && until > "2026", "{until}");
     let told = refit(at, &["promote", "canary"]);
     has(&told, &["3 will serve everybody of delivery-time on production; 2 serves now", "say so with --yes"]);
 }
