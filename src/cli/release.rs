@@ -15,7 +15,7 @@ use super::project::{Opened, actor};
 use super::run::runs_table;
 use crate::domain::Timestamp;
 use crate::domain::canary::{CanaryRecord, CanaryState};
-use crate::domain::id::{ModelName, RunId, TargetName, WorkflowName};
+use crate::domain::id::{ModelName, RunId, TargetName, VersionName, WorkflowName};
 use crate::domain::release::{Release, ReleaseActor};
 use crate::domain::run::{AttemptState, RunStatus};
 use crate::domain::verdict::Verdict;
@@ -318,6 +318,20 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
     Ok(Exit::Ok)
 }
 
+/// The version that a rollback goes back to. Whoever says `canary` wants it dropped, not served to everybody.
+fn back_to(model: &ModelName, release: &Release, word: &VersionName) -> Result<VersionName, CliError> {
+    match word.as_str() {
+        "canary" => Err(CliError::usage("a rollback does not go to the canary").hint(format!(
+            "`refit rollback --model {model}` drops the canary; `refit promote canary --model {model}` lets it serve \
+             everybody"
+        ))),
+        "champion" => Err(CliError::usage("a rollback does not go to what serves already").hint(format!(
+            "`refit rollback --model {model}` goes back to the version before, `refit rollback VERSION` to another"
+        ))),
+        _ => pick::version_of(model, Some(release), word),
+    }
+}
+
 /// `refit rollback`.
 pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError> {
     let store = opened.store().await?;
@@ -327,7 +341,7 @@ pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError
         CliError::usage(format!("cannot roll back: `{model}` serves nothing on {target} yet"))
             .hint("`refit status` lists what is served")
     })?;
-    let to = args.version.as_ref().map(|word| pick::version_of(&model, Some(&release), word)).transpose()?;
+    let to = args.version.as_ref().map(|word| back_to(&model, &release, word)).transpose()?;
     let back = to.as_ref().map(|version| Back { version, marks_bad: args.bad });
     let will = what_a_rollback_does(&store, &model, &target, &release, back).await?;
     confirm(opened, &will)?;

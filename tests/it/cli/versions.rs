@@ -382,6 +382,11 @@ fn what_serves_is_promoted_and_gone_back_to_by_the_word_for_it() {
         ],
     );
     assert!(!status.contains("decided at the latest"), "{status}");
+    // Whoever says that wants it dropped.
+    let refused = refit(at, &["rollback", "canary", "--yes"]);
+    assert!(refused.starts_with("exit code: 2\n"), "{refused}");
+    has(&refused, &["`refit rollback --model delivery-time` drops the canary"]);
+    has(&refit(at, &["status"]), &["canary    3 at 10 %"]);
     let status = refit(at, &["status", "--json"]);
     let status = status.split_once("--- stdout\n").expect("a result").1;
     let status: serde_json::Value = serde_json::from_str(status).expect("JSON");
