@@ -136,8 +136,9 @@ fn of(kind: &str) -> Option<(Moment, Value)> {
             Moment::NeedsApproval,
             json!({
                 "serving": "2026-11-15 serves all traffic since 2026-11-15 04:10 UTC.",
+                "message": "Look at the predictions for the holidays first.",
                 "todo": "Look at it and decide: `refit run approve 9c41e07b`, or `refit run reject 9c41e07b`.",
-                "next": null,
+                "next": "if nobody approves until 2026-11-24 04:00 UTC, it is rejected",
             }),
         ),
         "canary_started" => (

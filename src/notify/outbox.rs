@@ -31,6 +31,8 @@ const TAKES_EVERY: Duration = Duration::from_secs(1);
 const HOLD: Duration = Duration::from_secs(60 + 60 + 30);
 /// What was sent is noted again and again for so long, while the database is away.
 const NOTED_WITHIN: Duration = Duration::from_secs(20);
+/// How long one try of that may take.
+const NOTED_AT_ONCE_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// What became of a message that was being sent when its process ended.
 const CUT_OFF: &str = "the process ended while it was being sent: it may have come";
@@ -79,11 +81,12 @@ pub async fn drain_until(
     }
     let outbox = Outbox { store, notifiers, clock, closing };
     let (mut lines, mut sent, mut sending, mut trouble) = (Lines::default(), 0, 0, None);
+    let mut is_away = false;
     // All at once: one of them may be in the database, and go on only when it is asked.
     let mut under_way = FuturesUnordered::from_iter([outbox.take().boxed()]);
     let mut takes_at = None;
     loop {
-        let goes_on = trouble.is_none() && closing.may_begin();
+        let goes_on = !is_away && closing.may_begin();
         while goes_on && sending < AT_ONCE {
             match lines.next() {
                 Some(Next::Send(taken)) => {
@@ -97,12 +100,12 @@ pub async fn drain_until(
             }
         }
         // While the database is away, those that are sent find out when it is back.
-        if !goes_on && (trouble.is_none() || sending == 0) {
+        if !goes_on && (!is_away || sending == 0) {
             under_way.extend(
                 lines.rest().into_iter().map(|(to, entries)| outbox.give_back(to, entries, None).boxed()),
             );
         }
-        let takes = takes_at.filter(|_| goes_on && (1..AT_ONCE).contains(&sending));
+        let takes = takes_at.filter(|_| closing.may_begin() && (1..AT_ONCE).contains(&sending));
         let done = tokio::select! {
             done = under_way.next() => done,
             () = sleep_until(takes.unwrap_or_else(Instant::now)), if takes.is_some() => {
@@ -115,6 +118,7 @@ pub async fn drain_until(
             None => return trouble.map_or(Ok(sent), Err),
             Some(Done::Took(at, taken)) => {
                 takes_at = Some(Instant::now() + TAKES_EVERY);
+                is_away &= taken.is_err();
                 taken.map(|entries| {
                     lines.add(entries.into_iter().map(|entry| (entry.notice.to.clone(), entry)), at)
                 })
@@ -144,6 +148,7 @@ pub async fn drain_until(
             }
         };
         if let Err(error) = failed {
+            is_away = true;
             trouble.get_or_insert(error);
         }
     }
@@ -208,7 +213,9 @@ where
 {
     let (until, mut pause) = (Instant::now() + NOTED_WITHIN, FIRST_PAUSE);
     loop {
-        match note().await {
+        // A connection that went silent answers no more: another one may.
+        let answer = tokio::time::timeout(NOTED_AT_ONCE_WITHIN, note()).await;
+        match answer.unwrap_or_else(|_| Err(StoreError::Away("it does not answer".to_owned()))) {
             Err(away @ StoreError::Away(_)) if Instant::now() + pause < until => {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
