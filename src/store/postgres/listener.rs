@@ -10,6 +10,7 @@ use sqlx::types::Uuid;
 use tokio::sync::broadcast;
 
 use super::Connection;
+use super::answers::soon;
 use crate::domain::id::RunId;
 use crate::store::StoreError;
 
@@ -17,6 +18,8 @@ use crate::store::StoreError;
 const WOKEN: &str = "apalis::job::insert";
 /// A run that some worker has was told something; the payload is its id.
 const TOLD: &str = "refit::told";
+/// A listener that heard nothing for this long asks whether it still would.
+const QUIET: Duration = Duration::from_secs(30);
 /// A listener that could not connect tries again after this.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -66,7 +69,15 @@ async fn next(
     listener: &mut Option<PgListener>,
 ) -> Result<Option<PgNotification>, sqlx::Error> {
     if let Some(listener) = listener {
-        return listener.try_recv().await;
+        loop {
+            if let Ok(heard) = tokio::time::timeout(QUIET, listener.try_recv()).await {
+                return heard;
+            }
+            // Whoever only listens does not notice that the line is dead.
+            let asked = soon(sqlx::query("SELECT 1").execute(&mut *listener)).await;
+            let silent = || Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+            asked.unwrap_or_else(silent)?;
+        }
     }
     let mut made = PgListener::connect_with(pool).await?;
     made.listen_all([WOKEN, TOLD]).await?;

@@ -19,6 +19,9 @@ use crate::store::StoreError;
 
 /// How often the session is asked whether it is still there.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// How often a new session asks for locks that the one before it may still have.
+const TAKES: u32 = 5;
+const BETWEEN_TAKES: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
 struct Held {
@@ -139,7 +142,14 @@ impl Held {
             return Ok(other.close().await?);
         }
         in_time(async { Ok(take(&mut other).await?) }).await?;
-        self.connection = Some(other);
+        // With that the old session ends. Where the server only was slow, it had the locks until then.
+        let other = self.connection.insert(other);
+        for _ in 0..TAKES {
+            if in_time(async { Ok(take(other).await?) }).await?.rows_affected() == 0 {
+                break;
+            }
+            tokio::time::sleep(BETWEEN_TAKES).await;
+        }
         Ok(())
     }
 }

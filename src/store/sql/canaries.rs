@@ -61,19 +61,19 @@ fn document(record: &CanaryRecord) -> Result<Json<serde_json::Value>, StoreError
 #[async_trait]
 impl Canaries for SqlStore {
     async fn open_canary(&self, epoch: Epoch, canary: &CanaryRecord) -> Result<CanaryRecord, StoreError> {
-        self.seen(self.record_canary(epoch, canary).await)
+        self.answered(self.record_canary(epoch, canary)).await
     }
 
     async fn canary_of(&self, run: RunId) -> Result<Option<CanaryRecord>, StoreError> {
-        self.seen(self.read_canary_of(run).await)
+        self.answered(self.read_canary_of(run)).await
     }
 
     async fn live_canaries(&self, due_at: Option<Timestamp>) -> Result<Vec<CanaryRecord>, StoreError> {
-        self.seen(self.list_live(due_at).await)
+        self.answered(self.list_live(due_at)).await
     }
 
     async fn take_look(&self, id: CanaryId, read: Timestamp, next: Timestamp) -> Result<bool, StoreError> {
-        self.seen(self.claim_look(id, read, next).await)
+        self.answered(self.claim_look(id, read, next)).await
     }
 
     async fn save_look(
@@ -82,7 +82,7 @@ impl Canaries for SqlStore {
         after: &CanaryRecord,
         notices: &[Notice],
     ) -> Result<bool, StoreError> {
-        self.seen(self.write_look(before, after, notices).await)
+        self.answered(self.write_look(before, after, notices)).await
     }
 
     async fn extend_canary(
@@ -91,7 +91,7 @@ impl Canaries for SqlStore {
         asked: &MoreTime,
         at: Timestamp,
     ) -> Result<Extended, StoreError> {
-        self.seen(self.give_more_time(run, asked, at).await)
+        self.answered(self.give_more_time(run, asked, at)).await
     }
 
     async fn end_bake(
@@ -101,11 +101,11 @@ impl Canaries for SqlStore {
         by: (RunId, Epoch),
         at: Timestamp,
     ) -> Result<CanaryRecord, StoreError> {
-        self.seen(self.finish_bake(canary, model, by, at).await)
+        self.answered(self.finish_bake(canary, model, by, at)).await
     }
 
     async fn set_canary_state(&self, change: &CanaryChange) -> Result<CanaryRecord, StoreError> {
-        self.seen(self.change_canary(change).await)
+        self.answered(self.change_canary(change)).await
     }
 }
 

@@ -126,7 +126,7 @@ impl Wakeups for SqlStore {
     }
 
     async fn due(&self, at: Timestamp) -> Result<Due, StoreError> {
-        self.seen(self.what_is_due(at).await)
+        self.answered(self.what_is_due(at)).await
     }
 
     async fn rest(&self) {

@@ -63,7 +63,7 @@ impl Freezes for SqlStore {
         wish: &FreezeWish,
         at: Timestamp,
     ) -> Result<FreezeAnswer, StoreError> {
-        self.seen(self.make_freeze(id, wish, at).await)
+        self.answered(self.make_freeze(id, wish, at)).await
     }
 
     async fn unfreeze(
@@ -72,19 +72,19 @@ impl Freezes for SqlStore {
         by: &str,
         at: Timestamp,
     ) -> Result<Vec<Freeze>, StoreError> {
-        self.seen(self.lift_freezes(which, by, at).await)
+        self.answered(self.lift_freezes(which, by, at)).await
     }
 
     async fn freeze_over(&self, model: &ModelName, at: Timestamp) -> Result<Option<Freeze>, StoreError> {
-        self.seen(self.read_freeze_over(model, at).await)
+        self.answered(self.read_freeze_over(model, at)).await
     }
 
     async fn open_freezes(&self, at: Timestamp) -> Result<Vec<Freeze>, StoreError> {
-        self.seen(self.list_open_freezes(at).await)
+        self.answered(self.list_open_freezes(at)).await
     }
 
     async fn freezes(&self, model: Option<&ModelName>, limit: u32) -> Result<Vec<Freeze>, StoreError> {
-        self.seen(self.list_freezes(model, limit).await)
+        self.answered(self.list_freezes(model, limit)).await
     }
 
     async fn ask_to_promote(
@@ -95,7 +95,7 @@ impl Freezes for SqlStore {
         reason: Option<&str>,
         at: Timestamp,
     ) -> Result<PromotionAsked, StoreError> {
-        self.seen(self.tell_to_promote(run, model, actor, reason, at).await)
+        self.answered(self.tell_to_promote(run, model, actor, reason, at)).await
     }
 }
 

@@ -17,39 +17,39 @@ use crate::store::{NewRun, RunFilter, RunSummary, Runs, StoreError, Submitted};
 #[async_trait]
 impl Runs for SqlStore {
     async fn submit(&self, event: &Event, runs: Vec<NewRun>) -> Result<Vec<Submitted>, StoreError> {
-        self.seen(self.submit_event(event, &runs).await)
+        self.answered(self.submit_event(event, &runs)).await
     }
 
     async fn event(&self, id: EventId) -> Result<Option<Event>, StoreError> {
-        self.seen(self.read_event(id).await)
+        self.answered(self.read_event(id)).await
     }
 
     async fn events(&self, before: Option<EventId>, limit: u32) -> Result<Vec<Event>, StoreError> {
-        self.seen(self.list_events(before, limit).await)
+        self.answered(self.list_events(before, limit)).await
     }
 
     async fn started_by(&self, key: &str) -> Result<Vec<WorkflowName>, StoreError> {
-        self.seen(self.workflows_started_by(key).await)
+        self.answered(self.workflows_started_by(key)).await
     }
 
     async fn run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
-        self.seen(self.read_run(id).await)
+        self.answered(self.read_run(id)).await
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
-        self.seen(self.list_runs(filter).await)
+        self.answered(self.list_runs(filter)).await
     }
 
     async fn attempts(&self, run: RunId) -> Result<Vec<Attempt>, StoreError> {
-        self.seen(self.list_attempts(run).await)
+        self.answered(self.list_attempts(run)).await
     }
 
     async fn intents(&self, run: RunId) -> Result<Vec<Intent>, StoreError> {
-        self.seen(self.list_intents(run).await)
+        self.answered(self.list_intents(run)).await
     }
 
     async fn signals(&self, run: RunId) -> Result<Vec<Signal>, StoreError> {
-        self.seen(self.list_signals(run).await)
+        self.answered(self.list_signals(run)).await
     }
 
     async fn previous_output(
@@ -58,11 +58,11 @@ impl Runs for SqlStore {
         before: RunId,
         step: &StepId,
     ) -> Result<Option<Value>, StoreError> {
-        self.seen(self.output_before(workflow, before, step).await)
+        self.answered(self.output_before(workflow, before, step)).await
     }
 
     async fn recent_outcomes(&self, workflow: &WorkflowName, limit: u32) -> Result<Vec<Outcome>, StoreError> {
-        self.seen(self.list_outcomes(workflow, limit).await)
+        self.answered(self.list_outcomes(workflow, limit)).await
     }
 }
 

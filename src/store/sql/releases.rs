@@ -53,15 +53,15 @@ enum Right {
 #[async_trait]
 impl Releases for SqlStore {
     async fn release(&self, model: &ModelName, target: &TargetName) -> Result<Option<Release>, StoreError> {
-        self.seen(self.read_release(model, target).await)
+        self.answered(self.read_release(model, target)).await
     }
 
     async fn releases(&self, model: Option<&ModelName>) -> Result<Vec<Release>, StoreError> {
-        self.seen(self.list_releases(model).await)
+        self.answered(self.list_releases(model)).await
     }
 
     async fn write_release(&self, write: ReleaseWrite) -> Result<ReleaseWritten, StoreError> {
-        self.seen(self.change_release(&write).await)
+        self.answered(self.change_release(&write)).await
     }
 
     async fn release_applied(
@@ -70,7 +70,7 @@ impl Releases for SqlStore {
         target: &TargetName,
         generation: Generation,
     ) -> Result<(), StoreError> {
-        self.seen(self.mark_applied(model, target, generation).await)
+        self.answered(self.mark_applied(model, target, generation)).await
     }
 
     async fn extend_canary_validity(
@@ -80,7 +80,7 @@ impl Releases for SqlStore {
         generation: Generation,
         until: Timestamp,
     ) -> Result<(), StoreError> {
-        self.seen(self.extend_validity(model, target, generation, until).await)
+        self.answered(self.extend_validity(model, target, generation, until)).await
     }
 
     async fn release_history(
@@ -89,7 +89,7 @@ impl Releases for SqlStore {
         target: &TargetName,
         limit: u32,
     ) -> Result<Vec<ReleaseAudit>, StoreError> {
-        self.seen(self.list_history(model, target, limit).await)
+        self.answered(self.list_history(model, target, limit)).await
     }
 }
 

@@ -22,11 +22,11 @@ fn schedule(row: &Row) -> Result<ScheduleRow, StoreError> {
 #[async_trait]
 impl Schedules for SqlStore {
     async fn sync_schedules(&self, workflow: &WorkflowName, rows: &[ScheduleRow]) -> Result<(), StoreError> {
-        self.seen(self.set_schedules(workflow, rows).await)
+        self.answered(self.set_schedules(workflow, rows)).await
     }
 
     async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
-        self.seen(self.list_schedules().await)
+        self.answered(self.list_schedules()).await
     }
 
     async fn fire_schedule(
@@ -35,7 +35,7 @@ impl Schedules for SqlStore {
         next: &ScheduleRow,
         submissions: Vec<(Event, Vec<NewRun>)>,
     ) -> Result<bool, StoreError> {
-        self.seen(self.fire(read, next, &submissions).await)
+        self.answered(self.fire(read, next, &submissions)).await
     }
 }
 

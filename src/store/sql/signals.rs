@@ -105,11 +105,11 @@ impl Signals for SqlStore {
         reason: Option<&str>,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.seen(self.send_signal(run, kind, actor, reason, at).await)
+        self.answered(self.send_signal(run, kind, actor, reason, at)).await
     }
 
     async fn request_cancel(&self, run: RunId, request: &CancelRequest) -> Result<bool, StoreError> {
-        self.seen(self.ask_to_cancel(run, request).await)
+        self.answered(self.ask_to_cancel(run, request)).await
     }
 }
 

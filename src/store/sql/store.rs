@@ -146,9 +146,8 @@ impl Store for SqlStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.seen(
-            sqlx::query("SELECT 1").execute(&self.parts.reader).await.map(|_| ()).map_err(StoreError::from),
-        )
+        self.answered(async { Ok(sqlx::query("SELECT 1").execute(&self.parts.reader).await.map(drop)?) })
+            .await
     }
 
     async fn close(&self) {

@@ -49,7 +49,7 @@ impl Versions for SqlStore {
         by: &Reservation,
         name_of: VersionNamer<'_>,
     ) -> Result<VersionRecord, StoreError> {
-        self.seen(self.reserve(by, name_of).await)
+        self.answered(self.reserve(by, name_of)).await
     }
 
     async fn set_version_state(
@@ -60,11 +60,11 @@ impl Versions for SqlStore {
         sealed: Option<(&Manifest, &str, &str)>,
         fence: Option<(RunId, Epoch)>,
     ) -> Result<(), StoreError> {
-        self.seen(self.change_version(model, version, state, sealed, fence).await)
+        self.answered(self.change_version(model, version, state, sealed, fence)).await
     }
 
     async fn adopt_version(&self, record: &VersionRecord, by: &ChangedBy) -> Result<(), StoreError> {
-        self.seen(self.adopt(record, by).await)
+        self.answered(self.adopt(record, by)).await
     }
 
     async fn version(
@@ -72,15 +72,15 @@ impl Versions for SqlStore {
         model: &ModelName,
         version: &VersionName,
     ) -> Result<Option<VersionRecord>, StoreError> {
-        self.seen(self.read_version(model, version).await)
+        self.answered(self.read_version(model, version)).await
     }
 
     async fn versions(&self, model: &ModelName) -> Result<Vec<VersionRecord>, StoreError> {
-        self.seen(self.list_versions(model).await)
+        self.answered(self.list_versions(model)).await
     }
 
     async fn models(&self) -> Result<Vec<ModelName>, StoreError> {
-        self.seen(self.list_models().await)
+        self.answered(self.list_models()).await
     }
 }
 
