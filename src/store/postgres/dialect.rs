@@ -191,6 +191,13 @@ pub(crate) fn news(
     futures::stream::select(super::sql::own_news(own), super::listener::others_news(pool.clone(), told))
 }
 
+/// The task that is fetched next, if any waits.
+pub(crate) async fn oldest_task(pool: &PgPool, queue: &str) -> Result<Option<String>, StoreError> {
+    let next = "SELECT id FROM apalis.jobs WHERE job_type = $1 AND status = 'Pending'
+        ORDER BY priority DESC, run_at, id LIMIT 1";
+    Ok(sqlx::query_scalar(next).bind(queue).fetch_optional(pool).await?)
+}
+
 /// Deletes tasks done ten minutes ago, and workers unseen for a day.
 pub(crate) async fn clean_queue(pool: &PgPool, queue: &str) -> Result<(), StoreError> {
     sqlx::query(

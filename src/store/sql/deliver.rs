@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::{Backend, LOST_WAKEUPS, clean_queue, worker_config};
+use super::super::{Backend, LOST_WAKEUPS, clean_queue, in_time, oldest_task, worker_config};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::RunId;
@@ -32,6 +32,8 @@ const ECHOES: [Duration; 4] = [
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// A wake-up that is fetched is fetched long before this.
+const FETCHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The runs this process advances.
 struct Live {
@@ -67,6 +69,10 @@ impl Live {
         if let Err(error) = advancing.await {
             tracing::error!(run.id = %run, %error, "Advancing run {run} ended badly");
         }
+    }
+
+    fn count(&self) -> usize {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -138,7 +144,7 @@ impl Wakeups for SqlStore {
 
 impl SqlStore {
     async fn deliver(&self, to: Arc<dyn OnWake>, concurrency: usize, stop: CancellationToken) {
-        let live = Arc::new(Live { to, runs: Mutex::default() });
+        let (live, concurrency) = (Arc::new(Live { to, runs: Mutex::default() }), concurrency.max(1));
         let mut backoff = FIRST_BACKOFF;
         let cleaning = self.clean_while(&stop);
         let telling = tell_of(self.told.subscribe(), live.to.as_ref());
@@ -156,7 +162,7 @@ impl SqlStore {
                         .with_config(worker_config())
                         .poll_with_strategy(strategy),
                 )
-                .concurrency(concurrency.max(1))
+                .concurrency(concurrency)
                 .data(Arc::clone(&live))
                 .build(on_wake);
             let began = tokio::time::Instant::now();
@@ -169,6 +175,10 @@ impl SqlStore {
                     return;
                 }
                 ended = worker.run() => tracing::warn!(?ended, "The queue's worker ended; it is started again"),
+                () = self.nothing_is_fetched(&live, concurrency) => tracing::warn!(
+                    "Wake-ups wait in the queue and are not fetched, as if the connection had gone silent; its worker is \
+                     started again"
+                ),
                 () = &mut cleaning => return,
                 () = &mut telling => return,
             }
@@ -183,11 +193,31 @@ impl SqlStore {
         }
     }
 
+    /// Returns once a wake-up is left waiting though there is room for its run: whoever fetches has no limit of time, and
+    /// waits for as long as the kernel does where the line died without a word.
+    async fn nothing_is_fetched(&self, live: &Live, concurrency: usize) {
+        let mut waiting = None;
+        loop {
+            tokio::time::sleep(FETCHED_WITHIN).await;
+            let oldest = match in_time(oldest_task(&self.parts.reader, QUEUE)).await {
+                Ok(oldest) => oldest.filter(|_| live.count() < concurrency),
+                Err(error) => {
+                    tracing::debug!(%error, "The queue could not be looked at");
+                    None
+                }
+            };
+            if oldest.is_some() && oldest == waiting {
+                return;
+            }
+            waiting = oldest;
+        }
+    }
+
     /// Deletes tasks that are done, until `stop`: nothing in apalis does.
     async fn clean_while(&self, stop: &CancellationToken) {
         loop {
             // First, too: a process that only looks in lives no minute.
-            if let Err(error) = clean_queue(&self.parts.writer, QUEUE).await {
+            if let Err(error) = in_time(clean_queue(&self.parts.writer, QUEUE)).await {
                 tracing::warn!(%error, "Done wake-ups could not be deleted");
             }
             tokio::select! {

@@ -233,6 +233,13 @@ pub(crate) fn news(
     super::sql::own_news(own)
 }
 
+/// The task that is fetched next, if any waits.
+pub(crate) async fn oldest_task(pool: &SqlitePool, queue: &str) -> Result<Option<String>, StoreError> {
+    let next = "SELECT id FROM Jobs WHERE job_type = $1 AND status = 'Pending'
+        ORDER BY priority DESC, run_at, id LIMIT 1";
+    Ok(sqlx::query_scalar(next).bind(queue).fetch_optional(pool).await?)
+}
+
 /// Deletes tasks done ten minutes ago, and workers unseen for a day.
 pub(crate) async fn clean_queue(pool: &SqlitePool, queue: &str) -> Result<(), StoreError> {
     sqlx::query(

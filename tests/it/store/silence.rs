@@ -4,10 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use refit::domain::id::WorkerId;
-use refit::store::{self, Store};
+use async_trait::async_trait;
+use refit::domain::id::{RunId, WorkerId};
+use refit::store::{self, OnWake, Store};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
 use super::make::{self, claim, next_step, worker};
@@ -96,4 +99,39 @@ async fn a_session_that_went_silent_is_made_anew() {
     .await
     .expect("counted");
     assert_eq!(known, 2, "both are known to be there");
+}
+
+struct Tell(mpsc::UnboundedSender<RunId>);
+
+#[async_trait]
+impl OnWake for Tell {
+    async fn advance(&self, run: RunId) {
+        let _ = self.0.send(run);
+    }
+
+    fn told(&self, _run: Option<RunId>) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wake_ups_are_fetched_again_after_the_queue_went_silent() {
+    let (db, wire, store) = through_a_wire().await;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let _until_the_end = stop.clone().drop_guard();
+    let delivering = Arc::clone(&store);
+    tokio::spawn(async move { delivering.deliver_wakeups(Arc::new(Tell(tell)), 4, stop).await });
+    let first = make::run(&store, db.now()).await;
+    assert_eq!(soon(told.recv()).await, Some(first));
+    let mut other = PgConnection::connect(&db.url).await.expect("connects");
+    let mut locked = other.begin().await.expect("begun");
+    sqlx::query("LOCK TABLE apalis.jobs").execute(&mut *locked).await.expect("locked");
+    // It fetches, or notes that the first was delivered.
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND wait_event_type = 'Lock' AND (query LIKE '%get_jobs%' OR query LIKE '%task_id%')";
+    let mut looks = PgConnection::connect(&db.url).await.expect("connects");
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut looks).await.expect("counted") == 0 {}
+    wire.forget();
+    locked.rollback().await.expect("unlocked");
+    let second = make::run(&db.open().await, db.now()).await;
+    assert_eq!(soon(told.recv()).await, Some(second));
 }
