@@ -13,6 +13,8 @@ const IS_THERE_WITHIN: Duration = Duration::from_secs(2);
 const IS_READY_WITHIN: Duration = Duration::from_secs(5);
 /// Statements about a few rows are answered within this, whatever lock they wait for.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
+/// And those about many, such as a batch of evidence or all labels of a version.
+const MANY_ANSWERED_WITHIN: Duration = Duration::from_secs(300);
 
 /// Whether the other end answers.
 pub(super) async fn is_there(connection: &mut PgConnection) -> bool {
@@ -33,10 +35,21 @@ pub(super) async fn soon<T>(asked: impl Future<Output = T>) -> Option<T> {
 /// What comes of statements about a few rows. Without an answer nobody knows whether they were carried out, as when a
 /// connection breaks; the connection is dropped with them.
 pub(crate) async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout(ANSWERED_WITHIN, asked).await.unwrap_or_else(|_| {
-        Err(StoreError::Away(format!(
-            "a statement was not answered within {} seconds",
-            ANSWERED_WITHIN.as_secs()
-        )))
-    })
+    within(ANSWERED_WITHIN, asked).await
+}
+
+/// The same of statements about many.
+pub(crate) async fn in_long_time<T>(
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    within(MANY_ANSWERED_WITHIN, asked).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let late =
+        || StoreError::Away(format!("a statement was not answered within {} seconds", limit.as_secs()));
+    tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
 }

@@ -12,7 +12,7 @@ mod session;
 #[expect(clippy::duplicate_mod, reason = "one text for both databases, compiled for each")]
 mod sql;
 
-pub(crate) use answers::in_time;
+pub(crate) use answers::{in_long_time, in_time};
 pub(crate) use dialect::*;
 pub(crate) use group::GroupWriter;
 pub(crate) use listener::tell;

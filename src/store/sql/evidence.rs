@@ -62,11 +62,11 @@ fn minute(row: &Row) -> Result<EvidenceMinute, StoreError> {
 #[async_trait]
 impl Evidence for SqlStore {
     async fn observe(&self, batch: &ObservationBatch) -> Result<BatchReceipt, StoreError> {
-        self.seen(self.add_observations(batch).await)
+        self.answered_of_many(self.add_observations(batch)).await
     }
 
     async fn add_truth(&self, batch: &TruthBatch) -> Result<BatchReceipt, StoreError> {
-        self.seen(self.add_truths(batch).await)
+        self.answered_of_many(self.add_truths(batch)).await
     }
 
     async fn add_scored(
@@ -76,15 +76,15 @@ impl Evidence for SqlStore {
         model: &ModelName,
         scored: &ScoredRows,
     ) -> Result<u64, StoreError> {
-        self.seen(self.add_scored_rows(run, epoch, model, scored).await)
+        self.answered_of_many(self.add_scored_rows(run, epoch, model, scored)).await
     }
 
     async fn pulls(&self, model: Option<&ModelName>) -> Result<Vec<Pulled>, StoreError> {
-        self.list_pulls(model).await
+        self.answered(self.list_pulls(model)).await
     }
 
     async fn keep_pulled(&self, batch: &PulledBatch) -> Result<Option<PullState>, StoreError> {
-        self.seen(self.keep_page(batch).await)
+        self.answered_of_many(self.keep_page(batch)).await
     }
 
     async fn evidence(
@@ -94,7 +94,7 @@ impl Evidence for SqlStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<EvidenceMinute>, StoreError> {
-        self.seen(self.list_evidence(model, versions, after, limit).await)
+        self.answered(self.list_evidence(model, versions, after, limit)).await
     }
 
     async fn paired_errors(
@@ -105,7 +105,7 @@ impl Evidence for SqlStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<PairedError>, StoreError> {
-        self.seen(self.list_pairs(model, canary, stable, after, limit).await)
+        self.answered(self.list_pairs(model, canary, stable, after, limit)).await
     }
 
     async fn labelled(
@@ -114,7 +114,7 @@ impl Evidence for SqlStore {
         version: &VersionName,
         since: Timestamp,
     ) -> Result<LabelCounts, StoreError> {
-        self.seen(self.count_labels(model, version, since).await)
+        self.answered_of_many(self.count_labels(model, version, since)).await
     }
 
     async fn ripe(
@@ -125,7 +125,7 @@ impl Evidence for SqlStore {
         wanted: &Ripening,
         limit: u32,
     ) -> Result<Ripe, StoreError> {
-        self.seen(self.list_ripe(model, canary, stable, wanted, limit).await)
+        self.answered_of_many(self.list_ripe(model, canary, stable, wanted, limit)).await
     }
 
     async fn forget_evidence(
@@ -133,15 +133,16 @@ impl Evidence for SqlStore {
         older: &EvidenceAge,
         only_count: bool,
     ) -> Result<OldEvidence, StoreError> {
+        // As long as it takes: nobody waits for it.
         self.seen(self.drop_evidence(older, only_count).await)
     }
 
     async fn pruning(&self, at: Timestamp) -> Result<Pruning, StoreError> {
-        self.seen(self.read_pruning(at).await)
+        self.answered(self.read_pruning(at)).await
     }
 
     async fn move_pruning(&self, read: Option<Timestamp>, next: Timestamp) -> Result<bool, StoreError> {
-        self.seen(self.set_pruning(read, next).await)
+        self.answered(self.set_pruning(read, next)).await
     }
 }
 

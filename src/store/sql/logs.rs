@@ -35,7 +35,7 @@ impl Logs for SqlStore {
         bytes: &[u8],
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.seen(self.write_log(run, step, attempt, bytes, at).await)
+        self.write_log(run, step, attempt, bytes, at).await
     }
 
     async fn read_log(
@@ -45,7 +45,7 @@ impl Logs for SqlStore {
         after: i64,
         limit: u32,
     ) -> Result<Vec<LogChunk>, StoreError> {
-        self.seen(self.list_log(run, step, after, limit).await)
+        self.answered_of_many(self.list_log(run, step, after, limit)).await
     }
 }
 
@@ -59,7 +59,7 @@ impl SqlStore {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         for piece in bytes.chunks(LARGEST_CHUNK) {
-            self.write_chunk(run, step, attempt, piece, at).await?;
+            self.answered(self.write_chunk(run, step, attempt, piece, at)).await?;
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ fn released(row: &Row) -> Result<HistoryEntry, StoreError> {
 #[async_trait]
 impl Registry for SqlStore {
     async fn holdings(&self, model: &ModelName, since: Timestamp) -> Result<Holdings, StoreError> {
-        self.seen(self.read_holdings(model, since).await)
+        self.answered(self.read_holdings(model, since)).await
     }
 
     async fn condemn_version(
@@ -121,7 +121,7 @@ impl Registry for SqlStore {
         judge: Judge<'_>,
         by: &ChangedBy,
     ) -> Result<Condemned, StoreError> {
-        self.seen(self.condemn(model, version, since, judge, by).await)
+        self.answered(self.condemn(model, version, since, judge, by)).await
     }
 
     async fn version_deleted(
@@ -130,7 +130,7 @@ impl Registry for SqlStore {
         version: &VersionName,
         by: &ChangedBy,
     ) -> Result<(), StoreError> {
-        self.seen(self.end_deletion(model, version, by).await)
+        self.answered(self.end_deletion(model, version, by)).await
     }
 
     async fn pin_version(
@@ -140,7 +140,7 @@ impl Registry for SqlStore {
         pinned: bool,
         by: &ChangedBy,
     ) -> Result<Marked, StoreError> {
-        self.seen(self.set_pin(model, version, pinned, by).await)
+        self.answered(self.set_pin(model, version, pinned, by)).await
     }
 
     async fn mark_version(
@@ -150,15 +150,15 @@ impl Registry for SqlStore {
         bad: bool,
         by: &ChangedBy,
     ) -> Result<Marked, StoreError> {
-        self.seen(self.set_mark(model, version, bad, by).await)
+        self.answered(self.set_mark(model, version, bad, by)).await
     }
 
     async fn pins(&self, model: Option<&ModelName>) -> Result<Vec<Pin>, StoreError> {
-        self.seen(self.list_pins(model).await)
+        self.answered(self.list_pins(model)).await
     }
 
     async fn history(&self, model: Option<&ModelName>, limit: u32) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.seen(self.list_changes(model, (None, None), i64::from(limit)).await)
+        self.answered_of_many(self.list_changes(model, (None, None), i64::from(limit))).await
     }
 
     async fn release_change(
@@ -167,7 +167,7 @@ impl Registry for SqlStore {
         target: &TargetName,
         generation: Generation,
     ) -> Result<Option<HistoryEntry>, StoreError> {
-        self.seen(self.read_change(model, target, generation).await)
+        self.answered(self.read_change(model, target, generation)).await
     }
 
     async fn history_during(
@@ -176,7 +176,7 @@ impl Registry for SqlStore {
         from: Timestamp,
         until: Option<Timestamp>,
     ) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.seen(self.list_changes(Some(model), (Some(from), until), i64::MAX).await)
+        self.answered_of_many(self.list_changes(Some(model), (Some(from), until), i64::MAX)).await
     }
 }
 

@@ -129,6 +129,14 @@ impl SqlStore {
     ) -> Result<T, StoreError> {
         self.seen(super::super::in_time(asked).await)
     }
+
+    /// The same, of statements about many rows.
+    pub(super) async fn answered_of_many<T>(
+        &self,
+        asked: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.seen(super::super::in_long_time(asked).await)
+    }
 }
 
 #[async_trait]

@@ -193,6 +193,11 @@ pub(crate) async fn in_time<T>(asked: impl Future<Output = T>) -> T {
     asked.await
 }
 
+/// Nor while it is asked for much.
+pub(crate) async fn in_long_time<T>(asked: impl Future<Output = T>) -> T {
+    asked.await
+}
+
 /// Writes wake-ups in the caller's transaction.
 pub(crate) async fn push(connection: &mut Connection, runs: &[RunId]) -> Result<(), StoreError> {
     let tasks = runs.iter().map(|run| task(*run)).collect::<Result<Vec<_>, _>>()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use refit::domain::id::{RunId, WorkerId};
-use refit::store::{self, OnWake, Store};
+use refit::store::{self, OnWake, Store, StoreError};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::mpsc;
@@ -69,6 +69,35 @@ async fn connections_that_went_silent_while_they_were_used_keep_no_others_out() 
         asked.abort();
     }
     soon(store.ping()).await.expect("another connection");
+}
+
+#[tokio::test]
+async fn what_was_asked_of_a_connection_that_went_silent_is_given_up() {
+    let (db, wire, store) = through_a_wire().await;
+    let run = make::run(&store, db.now()).await;
+    let mut other = PgConnection::connect(&db.url).await.expect("connects");
+    let mut locked = other.begin().await.expect("begun");
+    sqlx::query("LOCK TABLE refit.runs, refit.step_logs, refit.label_minutes")
+        .execute(&mut *locked)
+        .await
+        .expect("locked");
+    let (reads, logs, counts) = (Arc::clone(&store), Arc::clone(&store), Arc::clone(&store));
+    let (now, step) = (db.now(), "a".parse().expect("an id"));
+    let read = tokio::spawn(async move { reads.run(run).await.map(drop) });
+    let logged = tokio::spawn(async move { logs.append_log(run, &step, 1, b"a line", now).await });
+    let (model, version) = ("m".parse().expect("a name"), "1".parse().expect("a name"));
+    let counted = tokio::spawn(async move { counts.labelled(&model, &version, now).await.map(drop) });
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *locked).await.expect("counted") < 3 {}
+    wire.forget();
+    let is_away = |known: Result<Result<(), StoreError>, _>| matches!(known.expect("no panic"), Err(StoreError::Away(why)) if why.contains("was not answered within"));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert!(is_away(read.await) && is_away(logged.await));
+    assert!(!counted.is_finished(), "counting may take longer");
+    tokio::time::advance(Duration::from_secs(300)).await;
+    assert!(is_away(counted.await));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
