@@ -156,9 +156,14 @@ async fn database(opened: &Opened, checks: &mut Vec<Check>) {
 
 async fn server(store: &Arc<dyn Store>) -> Check {
     match store.live_workers().await {
-        Ok(0) => Check::ok("server", "none is running; `refit serve` starts one"),
-        Ok(1) => Check::ok("server", "one is running"),
-        Ok(several) => Check::ok("server", format!("{several} are running")),
+        Ok(alive) => Check::ok(
+            "server",
+            match alive.servers {
+                0 => "none is running; `refit serve` starts one".to_owned(),
+                1 => "one is running".to_owned(),
+                several => format!("{several} are running"),
+            },
+        ),
         Err(error) => Check::failed("server", error.into()),
     }
 }

@@ -38,7 +38,7 @@ pub enum By {
 impl By {
     /// A server where one lives, else this process. Settings that cannot be used are found here, before anything is begun.
     pub async fn whoever_lives(opened: &Opened, store: &Arc<dyn Store>) -> Result<Self, CliError> {
-        if store.live_workers().await.doing(|| "look for a server".to_owned())? > 0 {
+        if store.live_workers().await.doing(|| "look for a server".to_owned())?.servers > 0 {
             return Ok(By::Server);
         }
         let (engine, notifiers) = opened.engine(store)?;
@@ -96,12 +96,12 @@ async fn watch_only(
             tokio::time::sleep(STILL_ALIVE).await;
             // While the database is away nobody knows, and that is said by whoever watches.
             let Ok(alive) = store.live_workers().await else { continue };
-            if alive == 0 && !told {
+            if alive.servers == 0 && !told {
                 opened
                     .out
                     .note("no server lives any more: the run goes on when `refit serve` is started again");
             }
-            told = alive == 0;
+            told = alive.servers == 0;
         }
     };
     tokio::select! {
@@ -201,6 +201,10 @@ async fn take_back(opened: &Opened, engine: &Engine, run: RunId) -> Result<bool,
     let Some(canary) = canary.filter(|canary| canary.state == CanaryState::Watching) else {
         return Ok(false);
     };
+    // It may have been started meanwhile.
+    if engine.store.live_workers().await.doing(|| "look for a server".to_owned())?.servers > 0 {
+        return Ok(false);
+    }
     let request = CancelRequest {
         actor: actor(),
         reason: Some("interrupted, and no server watches the canary".to_owned()),

@@ -38,7 +38,7 @@ pub async fn run(opened: &Opened) -> Result<Exit, CliError> {
     for release in releases {
         left.push(leave(&engine, release).await?);
     }
-    let alive = store.live_workers().await.doing(|| "look for servers".to_owned())?;
+    let alive = store.live_workers().await.doing(|| "look for servers".to_owned())?.servers;
     let catalog = opened.catalog();
     let workflows: Vec<&Loaded> = catalog.workflows().iter().collect();
     let instance = store.instance();

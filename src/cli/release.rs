@@ -28,7 +28,7 @@ use crate::engine::pause;
 use crate::engine::release::{Back, ReleaseError};
 use crate::engine::reread::Choice;
 use crate::steps::promote;
-use crate::store::{Pulled, RunFilter, RunSummary, ScheduleRow, Store};
+use crate::store::{LiveWorkers, Pulled, RunFilter, RunSummary, ScheduleRow, Store};
 
 /// Active runs that `status` shows of each status.
 const SHOWN_RUNS: u32 = 20;
@@ -66,7 +66,7 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
         }
     }
     let value = json!({
-        "database": store.label(), "servers": alive, "releases": releases, "runs": runs,
+        "database": store.label(), "servers": alive.servers, "releases": releases, "runs": runs,
         "canaries": canaries.iter().map(|canary| {
             let mut value = json!(canary);
             if let (Some(value), Some(until)) = (value.as_object_mut(), holds.get(&canary.run)) {
@@ -106,14 +106,21 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
             );
             opened.out.painted(&said, Paint::Odd)
         }));
-        parts.push(match alive {
-            0 => opened.out.painted("no server is running: nothing is started, watched or sent until `refit serve` runs", Paint::Odd),
-            1 => "1 server is running".to_owned(),
-            several => format!("{several} servers are running"),
-        });
+        parts.push(at_work(opened, alive));
         parts.join("\n\n")
     });
     Ok(Exit::Ok)
+}
+
+fn at_work(opened: &Opened, alive: LiveWorkers) -> String {
+    let nothing = "nothing is started, watched or sent until `refit serve` runs";
+    let odd = |text: String| opened.out.painted(&text, Paint::Odd);
+    match (alive.servers, alive.visitors) {
+        (0, 0) => odd(format!("no server is running: {nothing}")),
+        (0, _) => odd(format!("no server is running: once the processes that work now are done, {nothing}")),
+        (1, _) => "1 server is running".to_owned(),
+        (several, _) => format!("{several} servers are running"),
+    }
 }
 
 /// A release with its canary, and until when that one is held, if it is.

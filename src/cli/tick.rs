@@ -132,7 +132,7 @@ async fn begin(opened: &Opened) -> Result<Tick, CliError> {
     let before = Standing::now(&store).await.doing(|| "list runs".to_owned())?;
     schedule::fire_due(&engine, &catalog).await.doing(|| "start what is due".to_owned())?;
     let mut worker =
-        Worker::start(Arc::clone(&engine), notifiers).await.doing(|| "start to work".to_owned())?;
+        Worker::for_now(Arc::clone(&engine), notifiers).await.doing(|| "start to work".to_owned())?;
     worker.also(SCHEDULES_EVERY, "schedules", move |engine| {
         let catalog = Arc::clone(&catalog);
         async move { schedule::fire_due(&engine, &catalog).await }

@@ -75,7 +75,7 @@ pub async fn say_who_runs(
     store: &Arc<dyn Store>,
     run: Option<RunId>,
 ) -> Result<(), CliError> {
-    let alive = store.live_workers().await.doing(|| "look for a server".to_owned())?;
+    let alive = store.live_workers().await.doing(|| "look for a server".to_owned())?.servers;
     match (alive, run.map(short)) {
         (0, Some(id)) => opened.out.note(&format!(
             "no server is running, so it waits: start one with `refit serve`, or do it here with `refit run resume {id} --follow`"

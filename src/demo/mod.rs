@@ -21,7 +21,7 @@ use crate::domain::run::{Attempt, AttemptState, Outcome, Run, RunStatus, SignalK
 use crate::engine::Engine;
 use crate::evidence;
 use crate::notify::{Notifiers, outbox};
-use crate::store::{StoreError, Submitted};
+use crate::store::{Stay, StoreError, Submitted};
 use crate::trigger::{self, Catalog, TriggerError};
 use flights::{Flight, Flights, day, local, retrain_time};
 use traffic::Server;
@@ -111,7 +111,7 @@ impl Demo {
             .get(project::WORKFLOW)
             .map(|loaded| loaded.workflow.model.clone())
             .ok_or_else(|| DemoError::Workflow(format!("there is no workflow `{}`", project::WORKFLOW)))?;
-        engine.store.register_worker(engine.worker, &[], clock.now()).await?;
+        engine.store.register_worker(engine.worker, &[], Stay::Open, clock.now()).await?;
         let release = project.join(project::RELEASE);
         let server = Server::start(project, &release, engine.services.http.clone()).await?;
         let flights = Flights::embedded()?;

@@ -21,7 +21,7 @@ use crate::domain::Timestamp;
 use crate::domain::id::RunId;
 use crate::notify::closing::Closing;
 use crate::notify::{Notifiers, outbox};
-use crate::store::{OnWake, StoreError};
+use crate::store::{OnWake, Stay, StoreError};
 
 /// The longest time between two looks at what is due; a wake-up that got lost waits this long.
 const REAP_EVERY: Duration = Duration::from_millis(500);
@@ -74,9 +74,18 @@ impl OnWake for Waker {
 }
 
 impl Worker {
-    /// Registers this process and starts its loops.
+    /// Registers this process as a server and starts its loops.
     pub async fn start(engine: Arc<Engine>, notifiers: Arc<Notifiers>) -> Result<Self, StoreError> {
-        let mut worker = Self::without_runs(engine, notifiers).await?;
+        Self::of_all(engine, notifiers, Stay::Open).await
+    }
+
+    /// The same in a process that ends once nothing is due: nobody relies on it.
+    pub async fn for_now(engine: Arc<Engine>, notifiers: Arc<Notifiers>) -> Result<Self, StoreError> {
+        Self::of_all(engine, notifiers, Stay::Short).await
+    }
+
+    async fn of_all(engine: Arc<Engine>, notifiers: Arc<Notifiers>, stay: Stay) -> Result<Self, StoreError> {
+        let mut worker = Self::without_runs(engine, notifiers, stay).await?;
         let (engine, stop) = (Arc::clone(&worker.engine), worker.stop.clone());
         let activations = worker.activations.clone();
         let waker = Arc::new(Waker { engine: Arc::clone(&engine), stop: stop.clone(), activations });
@@ -96,7 +105,7 @@ impl Worker {
         notifiers: Arc<Notifiers>,
         run: RunId,
     ) -> Result<Self, StoreError> {
-        let mut worker = Self::without_runs(engine, notifiers).await?;
+        let mut worker = Self::without_runs(engine, notifiers, Stay::Short).await?;
         let (activations, stop) = (worker.activations.clone(), worker.stop.clone());
         worker.also(REVISIT, "run", move |engine| {
             let stop = stop.clone();
@@ -113,8 +122,13 @@ impl Worker {
     }
 
     /// Registers this process. It looks at canaries and tells people.
-    async fn without_runs(engine: Arc<Engine>, notifiers: Arc<Notifiers>) -> Result<Self, StoreError> {
-        engine.store.register_worker(engine.worker, &engine.settings.labels, engine.clock.now()).await?;
+    async fn without_runs(
+        engine: Arc<Engine>,
+        notifiers: Arc<Notifiers>,
+        stay: Stay,
+    ) -> Result<Self, StoreError> {
+        let now = engine.clock.now();
+        engine.store.register_worker(engine.worker, &engine.settings.labels, stay, now).await?;
         engine.forget_ending();
         let (stop, activations) = (CancellationToken::new(), TaskTracker::new());
         let (mut loops, mut tellers) = (JoinSet::new(), JoinSet::new());

@@ -15,6 +15,24 @@ use crate::domain::run::{
 /// How long a lease lasts that its owner does not renew.
 pub const LEASE: Duration = Duration::from_secs(10);
 
+/// How long a worker is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// Until it is told to stop: a server, that works on what is queued and watches canaries.
+    Open,
+    /// Until the run that it is there for has ended, or nothing is due.
+    Short,
+}
+
+/// How many workers are alive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LiveWorkers {
+    /// Those that stay: with one of them, what is queued is worked on, and canaries are watched.
+    pub servers: u32,
+    /// Those that will be gone.
+    pub visitors: u32,
+}
+
 /// A run taken by a worker.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -205,10 +223,11 @@ pub trait Leases: Send + Sync + 'static {
         &self,
         worker: WorkerId,
         labels: &[String],
+        stay: Stay,
         at: Timestamp,
     ) -> Result<(), StoreError>;
-    /// How many registered workers are alive: whether somebody works on what is queued and watches canaries.
-    async fn live_workers(&self) -> Result<u32, StoreError>;
+    /// Who is alive of the registered workers.
+    async fn live_workers(&self) -> Result<LiveWorkers, StoreError>;
     /// Takes a worker off the list; its leases are free.
     async fn retire_worker(&self, worker: WorkerId) -> Result<(), StoreError>;
     /// Takes a run: raises its epoch, sets the lease, counts a crash when the last holder left no

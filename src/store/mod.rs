@@ -32,8 +32,8 @@ pub use error::{StoreError, while_away};
 pub use evidence::{BatchReceipt, Evidence, EvidenceAge, OldEvidence, Pruning, Pulled};
 pub use freezes::{FreezeAnswer, Freezes, PromotionAsked};
 pub use leases::{
-    Checkpoint, Claim, ClaimResult, EndedAttempt, LEASE, Leases, NewAttempt, Opening, Planner, Renewal,
-    RunState, UndoChange,
+    Checkpoint, Claim, ClaimResult, EndedAttempt, LEASE, Leases, LiveWorkers, NewAttempt, Opening, Planner,
+    Renewal, RunState, Stay, UndoChange,
 };
 pub use logs::{LogChunk, Logs};
 pub use open::{is_missing, migrate, open};

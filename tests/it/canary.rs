@@ -25,7 +25,7 @@ use refit::domain::workflow::units::BasisPoints;
 use refit::engine::{Engine, Settings};
 use refit::evidence::{Limits, read_observations, read_truth};
 use refit::steps::context::Services;
-use refit::store::{ClaimResult, Opening, ReleaseWrite, ReleaseWritten, Store};
+use refit::store::{ClaimResult, Opening, ReleaseWrite, ReleaseWritten, Stay, Store};
 use serde_json::Value;
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -177,7 +177,7 @@ async fn world_with(stages: &[(u16, u64)], rules: Compare, history: bool) -> Wor
     );
     let run = crate::store::make::run(&store, start()).await;
     let worker = WorkerId::generate();
-    store.register_worker(worker, &[], start()).await.expect("registered");
+    store.register_worker(worker, &[], Stay::Open, start()).await.expect("registered");
     let claimed =
         store.claim(run, worker, Duration::from_secs(10), start(), &|_| Some(Opening::default())).await;
     let Ok(ClaimResult::Claimed(claim)) = claimed else { panic!("not claimed") };

@@ -19,8 +19,8 @@ use crate::domain::id::{Epoch, RunId, StepId, WorkerId};
 use crate::domain::run::{Attempt, Intent, Run, RunStatus};
 use crate::store::liveness::Life;
 use crate::store::{
-    Checkpoint, Claim, ClaimResult, LEASE, Leases, NewAttempt, Opening, Planner, Renewal, SAFETY_NET,
-    StoreError,
+    Checkpoint, Claim, ClaimResult, LEASE, Leases, LiveWorkers, NewAttempt, Opening, Planner, Renewal,
+    SAFETY_NET, Stay, StoreError,
 };
 
 /// How often a claim reads again what was written while it did.
@@ -39,12 +39,13 @@ impl Leases for SqlStore {
         &self,
         worker: WorkerId,
         labels: &[String],
+        stay: Stay,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.answered(self.enter_worker(worker, labels, at)).await
+        self.answered(self.enter_worker(worker, labels, stay, at)).await
     }
 
-    async fn live_workers(&self) -> Result<u32, StoreError> {
+    async fn live_workers(&self) -> Result<LiveWorkers, StoreError> {
         self.answered(self.count_live()).await
     }
 
@@ -296,6 +297,7 @@ impl SqlStore {
         &self,
         worker: WorkerId,
         labels: &[String],
+        stay: Stay,
         at: Timestamp,
     ) -> Result<(), StoreError> {
         if let Some(liveness) = &self.parts.liveness {
@@ -306,7 +308,8 @@ impl SqlStore {
         }
         let lock_key = self.parts.session.enter(worker).await?;
         sqlx::query(sql!(
-            "INSERT INTO refit.processes (id, labels, machine, lock_key, registered_at) VALUES ($1, $2, $3, $4, $5)
+            "INSERT INTO refit.processes (id, labels, machine, lock_key, registered_at, stays)
+             VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (id) DO UPDATE SET labels = excluded.labels, registered_at = excluded.registered_at"
         ))
         .bind(worker.0)
@@ -314,6 +317,7 @@ impl SqlStore {
         .bind(self.parts.liveness.as_ref().and_then(|liveness| liveness.machine()))
         .bind(lock_key)
         .bind(at)
+        .bind(stay == Stay::Open)
         .execute(&self.parts.writer)
         .await?;
         Ok(())

@@ -89,8 +89,8 @@ impl SqlStore {
         let known = self.registered().await?;
         let live: BTreeSet<_> = known
             .into_iter()
-            .filter(|(id, machine)| !self.is_dead(*id, machine.as_deref()))
-            .map(|(id, _)| id.0)
+            .filter(|it| !self.is_dead(it.id, it.machine.as_deref()))
+            .map(|it| it.id.0)
             .collect();
         let leases = sqlx::query(sql!(
             "SELECT lease_owner, lease_until FROM refit.runs WHERE lease_owner IS NOT NULL ORDER BY lease_until"

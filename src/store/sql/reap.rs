@@ -8,7 +8,7 @@ use super::signals::Stirred;
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::{RunId, WorkerId};
-use crate::store::{SAFETY_NET, StoreError};
+use crate::store::{LiveWorkers, SAFETY_NET, StoreError};
 
 /// No pass wakes more, so that its transaction stays short; the caller looks again at once.
 const LARGEST_PASS: i64 = 200;
@@ -22,7 +22,15 @@ struct Found {
     next: Option<Timestamp>,
 }
 
-/// A registered worker.
+/// A worker that may be alive.
+pub(super) struct Registered {
+    pub(super) id: WorkerId,
+    pub(super) machine: Option<String>,
+    /// Whether it is a server.
+    stays: bool,
+}
+
+/// What a pass knows of a registered worker.
 struct Process {
     id: WorkerId,
     machine: Option<String>,
@@ -73,22 +81,33 @@ impl SqlStore {
     }
 
     /// Workers that live, here and elsewhere.
-    pub(super) async fn count_live(&self) -> Result<u32, StoreError> {
-        let known = self.registered().await?;
-        let live = known.iter().filter(|(id, machine)| !self.is_dead(*id, machine.as_deref()));
-        Ok(u32::try_from(live.count()).unwrap_or(u32::MAX))
+    pub(super) async fn count_live(&self) -> Result<LiveWorkers, StoreError> {
+        let mut live = LiveWorkers::default();
+        for worker in self.registered().await? {
+            if !self.is_dead(worker.id, worker.machine.as_deref()) {
+                *(if worker.stays { &mut live.servers } else { &mut live.visitors }) += 1;
+            }
+        }
+        Ok(live)
     }
 
-    /// Registered workers, with their machines, but those whose session is known to have ended.
-    pub(super) async fn registered(&self) -> Result<Vec<(WorkerId, Option<String>)>, StoreError> {
+    /// Registered workers but those whose session is known to have ended.
+    pub(super) async fn registered(&self) -> Result<Vec<Registered>, StoreError> {
         let found = sqlx::query(sql!(concat!(
-            "SELECT w.id, w.machine FROM refit.processes w WHERE NOT (",
+            "SELECT w.id, w.machine, w.stays FROM refit.processes w WHERE NOT (",
             silent!(),
             ")"
         )))
         .fetch_all(&self.parts.reader)
         .await?;
-        rows::all(&found, |row| Ok((WorkerId(get::<Uuid>(row, "id")?), get(row, "machine")?)))
+        let registered = |row: &Row| {
+            Ok(Registered {
+                id: WorkerId(get::<Uuid>(row, "id")?),
+                machine: get(row, "machine")?,
+                stays: get(row, "stays")?,
+            })
+        };
+        rows::all(&found, registered)
     }
 
     async fn look_around(&self, at: Timestamp) -> Result<Found, StoreError> {

@@ -14,6 +14,7 @@ use super::on_both;
 use crate::support::crash::Crash;
 use crate::support::steps::is_running;
 use crate::support::world::{World, exists, finish, no_notifiers};
+use refit::store::Stay;
 
 /// Deaf to SIGTERM, and so is what it starts in a session of its own; refit would wait for it for an hour.
 fn stubborn(mark: &str) -> String {
@@ -50,7 +51,7 @@ async fn a_trainer_deaf_to_sigterm_is_dead_before_its_run_is_given_back() {
         // It was given back: nobody died while working on it.
         let settings = Settings { crash_limit: 1, ..Settings::default() };
         let next = world.unregistered(&Crash::never(), Arc::new(SystemClock), settings).await;
-        next.store.register_worker(next.worker, &[], next.clock.now()).await.expect("registers");
+        next.store.register_worker(next.worker, &[], Stay::Open, next.clock.now()).await.expect("registers");
         let attempts = {
             finish(&world, &next, run).await;
             next.store.attempts(run).await.expect("readable")

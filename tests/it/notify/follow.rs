@@ -17,6 +17,7 @@ use crate::support::crash::Crash;
 use crate::support::faults::Fault;
 use crate::support::slack::{Posted, Slack, TOKEN};
 use crate::support::world::{World, turn};
+use refit::store::Stay;
 
 const FLOW: &str = r#"
 name: retrain
@@ -75,7 +76,7 @@ impl Followed {
         let settings = Settings { grace: Duration::from_secs(2), boards, ..Settings::default() };
         let engine = world.unregistered(crash, world.clock.clone(), settings).await;
         let now = world.clock.now();
-        engine.store.register_worker(engine.worker, &[], now).await.expect("registers");
+        engine.store.register_worker(engine.worker, &[], Stay::Open, now).await.expect("registers");
         Self { world, engine, notifiers, slack }
     }
 

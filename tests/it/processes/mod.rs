@@ -3,6 +3,7 @@
 
 mod databases;
 mod file_writes;
+mod followers;
 mod http;
 mod killed;
 mod limits;

@@ -11,6 +11,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::project::{Project, STORE_AND_TARGET, count, each_once, eventually};
 use crate::support::world::http;
+use refit::store::LiveWorkers;
 
 /// `CANARY` takes what else its step is given.
 const RETRAIN: &str = r#"
@@ -59,7 +60,7 @@ async fn a_run_goes_from_tick_to_tick(project: Project) {
     assert_eq!((outcomes(&again), &again["next_due_at"]), (vec![], &said["next_due_at"]));
     assert_eq!((project.lines("one").len(), project.lines("two").len()), (1, 1));
     let store = project.store().await;
-    assert_eq!(store.live_workers().await.unwrap(), 0, "it took itself off the list");
+    assert_eq!(store.live_workers().await.unwrap(), LiveWorkers::default(), "it took itself off the list");
     assert_eq!(store.run(run).await.unwrap().unwrap().status, RunStatus::Waiting);
     store.close().await;
 }

@@ -13,7 +13,7 @@ use refit::domain::release::ReleaseActor;
 use refit::domain::run::{AttemptState, Definition, Outcome, Run, RunStatus};
 use refit::domain::workflow::{ConcurrencyPolicy, Moment, Recipient};
 use refit::store::{
-    Checkpoint, Claim, ClaimResult, EndedAttempt, NewAttempt, NewRun, Notice, Opening, RunState, Store,
+    Checkpoint, Claim, ClaimResult, EndedAttempt, NewAttempt, NewRun, Notice, Opening, RunState, Stay, Store,
     Submitted, UndoChange,
 };
 use serde_json::{Value, json};
@@ -136,7 +136,7 @@ pub async fn take_over(
 
 pub async fn worker(store: &Arc<dyn Store>, at: Timestamp) -> WorkerId {
     let worker = WorkerId::generate();
-    store.register_worker(worker, &[], at).await.expect("registered");
+    store.register_worker(worker, &[], Stay::Open, at).await.expect("registered");
     worker
 }
 

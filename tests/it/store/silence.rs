@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use refit::domain::id::{RunId, WorkerId};
-use refit::store::{self, OnWake, Store, StoreError};
+use refit::store::{self, OnWake, Stay, Store, StoreError};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::mpsc;
@@ -116,7 +116,7 @@ async fn a_session_that_went_silent_is_made_anew() {
     .expect("ended");
     assert_eq!(ended, 1);
     let second = WorkerId::generate();
-    soon(store.register_worker(second, &[], db.now())).await.expect("registered");
+    soon(store.register_worker(second, &[], Stay::Open, db.now())).await.expect("registered");
     let known: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_locks l JOIN refit.processes w
            ON l.classid::bigint = ((w.lock_key >> 32) & 4294967295) AND l.objid::bigint = (w.lock_key & 4294967295)

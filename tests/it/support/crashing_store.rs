@@ -82,8 +82,8 @@ passes! {
     }
 
     Leases {
-        write register_worker(worker: WorkerId, labels: &[String], at: Timestamp) -> ();
-        read live_workers() -> u32;
+        write register_worker(worker: WorkerId, labels: &[String], stay: Stay, at: Timestamp) -> ();
+        read live_workers() -> LiveWorkers;
         write retire_worker(worker: WorkerId) -> ();
         write claim(run: RunId, worker: WorkerId, lease: Duration, at: Timestamp, plan: Planner<'_>) -> ClaimResult;
         write renew(run: RunId, epoch: Epoch, lease: Duration, at: Timestamp) -> Renewal;

@@ -15,7 +15,7 @@ use refit::engine::{Engine, Settings};
 use refit::http::{self, Server};
 use refit::notify::{Notifiers, outbox};
 use refit::steps::context::Services;
-use refit::store::{RunSummary, Submitted};
+use refit::store::{RunSummary, Stay, Submitted};
 use refit::trigger::{Catalog, schedule, trigger};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -43,7 +43,7 @@ impl Instance {
             Settings { grace: Duration::from_secs(2), boards: notifiers.boards(), ..project.settings() };
         let engine =
             Engine::new(store, clock.clone(), services, project.root.clone(), project.state(), settings);
-        engine.store.register_worker(engine.worker, &[], clock.now()).await.expect("registers");
+        engine.store.register_worker(engine.worker, &[], Stay::Open, clock.now()).await.expect("registers");
         let catalog = catalog(root);
         schedule::sync(&engine, &catalog).await.expect("schedules");
 

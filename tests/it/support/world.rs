@@ -17,7 +17,7 @@ use refit::engine::{Engine, Settings};
 use refit::notify::Notifiers;
 use refit::secret::{Secret, Secrets};
 use refit::steps::context::Services;
-use refit::store::{Store, Submitted};
+use refit::store::{Stay, Store, Submitted};
 use refit::trigger::{Loaded, trigger};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -232,14 +232,18 @@ impl World {
     pub async fn process_that_follows(&self, boards: BTreeSet<NotifierName>, crash: &Crash) -> Arc<Engine> {
         let settings = Settings { grace: Duration::from_secs(2), boards, ..Settings::default() };
         let engine = self.unregistered(crash, self.clock.clone(), settings).await;
-        engine.store.register_worker(engine.worker, &[], self.clock.now()).await.expect("registers");
+        engine
+            .store
+            .register_worker(engine.worker, &[], Stay::Open, self.clock.now())
+            .await
+            .expect("registers");
         engine
     }
 
     pub async fn process_with(&self, crash: &Crash, clock: Arc<dyn Clock>) -> Arc<Engine> {
         let settings = Settings { grace: Duration::from_secs(2), ..Settings::default() };
         let engine = self.unregistered(crash, clock.clone(), settings).await;
-        engine.store.register_worker(engine.worker, &[], clock.now()).await.expect("registers");
+        engine.store.register_worker(engine.worker, &[], Stay::Open, clock.now()).await.expect("registers");
         engine
     }
 
