@@ -13,6 +13,7 @@ use crate::domain::Timestamp;
 use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
 use crate::domain::pull::{Page, Wanted};
 use crate::domain::release::{Release, ReleaseDocument};
+use crate::domain::version::VersionRecord;
 use crate::secret::{MissingSecret, Secrets};
 
 /// Why an outside service did not do what was asked; says whether trying again can help.
@@ -266,6 +267,14 @@ impl ArtifactStore {
     /// Of a store that tells its address itself, only after an object of it was written, listed or read.
     pub fn base_url(&self, model: &ModelName, version: &VersionName) -> Result<String, AdapterError> {
         self.url_below(&format!("{model}/{version}"))
+    }
+
+    /// The same of a version that is known, wherever its files are.
+    pub fn base_url_of(&self, record: &VersionRecord) -> Result<String, AdapterError> {
+        match &record.place {
+            Some(place) => self.url_below(place),
+            None => self.base_url(&record.model, &record.name),
+        }
     }
 
     /// The same for any place below the prefix.

@@ -1,6 +1,6 @@
 //! `doctor`: is everything there that runs will need?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -15,10 +15,11 @@ use super::project::Opened;
 use super::registry::{self, Built};
 use super::{places, references};
 use crate::adapter::{AdapterError, ArtifactStore, PublicBase};
-use crate::domain::id::{ModelName, SecretName};
+use crate::domain::id::{ModelName, SecretName, StoreName};
+use crate::domain::release::{Release, Served};
 use crate::evidence::{Place, checked, source};
 use crate::notify::Notifiers;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::trigger::{Catalog, Loaded};
 
 /// One thing that was looked at.
@@ -200,8 +201,64 @@ async fn adapters(opened: &Opened, checks: &mut Vec<Check>) {
             Err(error) => Check::unusable(what, &error),
         });
     }
+    served(opened, &stores, checks).await;
     if let Some(notifiers) = &notifiers {
         check_notifiers(notifiers, checks).await;
+    }
+}
+
+/// Whether apps are sent to where the files are: a project may have moved, or a store.
+async fn served(opened: &Opened, stores: &BTreeMap<StoreName, ArtifactStore>, checks: &mut Vec<Check>) {
+    // What is wrong with the database is said already.
+    let Ok(database) = opened.store().await else { return };
+    match elsewhere(&database, stores).await {
+        Ok(found) => checks.extend(found),
+        Err(error) => checks.push(Check::failed("what is served", error.into())),
+    }
+    database.close().await;
+}
+
+async fn elsewhere(
+    database: &Arc<dyn Store>,
+    stores: &BTreeMap<StoreName, ArtifactStore>,
+) -> Result<Vec<Check>, StoreError> {
+    let mut found = vec![];
+    for release in database.releases(None).await? {
+        let canary = release.desired.canary.as_ref().map(|canary| &canary.served);
+        for served in release.desired.champion.iter().chain(canary) {
+            let Some(record) = database.version(&release.model, &served.version).await? else { continue };
+            let here = stores.get(&record.store).and_then(|store| store.base_url_of(&record).ok());
+            let Some(here) = here.filter(|here| *here != served.base_url) else { continue };
+            found.push(Check::problem(
+                format!("{} on {}", release.model, release.target),
+                format!(
+                    "{} is served from {}, and stores.{} has it at {here}",
+                    served.version, served.base_url, record.store
+                ),
+                format!("if it moved: {}", sends_apps_there(&release, canary == Some(served))),
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// What sends apps to where a version is now.
+fn sends_apps_there(release: &Release, is_canary: bool) -> String {
+    let Release { model, target, desired, .. } = release;
+    let place = format!("--model {model} --target {target}");
+    match (&desired.champion, &desired.canary) {
+        (_, Some(canary)) if is_canary => format!(
+            "a promotion of the canary {} sends apps to where it is now; `refit rollback {place}` drops it",
+            canary.served.version
+        ),
+        (Some(champion), Some(canary)) => format!(
+            "`refit rollback {} {place}` sends apps to where it is now, and drops the canary {}",
+            champion.version, canary.served.version
+        ),
+        (Some(Served { version, .. }), None) => {
+            format!("`refit promote {version} {place}` sends apps to where it is now")
+        }
+        (None, _) => format!("the next promotion of {model} on {target} sends apps to where it is now"),
     }
 }
 

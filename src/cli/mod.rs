@@ -35,6 +35,7 @@ mod server;
 mod signals;
 mod simulate;
 mod socket;
+mod status;
 mod tick;
 mod trigger;
 mod workflow;
@@ -150,7 +151,7 @@ async fn dispatch(global: Global, command: Command, out: Output) -> Result<Exit,
         Command::Run(command) => run::run(&open()?, &command).await,
         Command::Receipt(args) => receipt::receipt(&open()?, &args).await,
         Command::Model(command) => model::model(&open()?, &command).await,
-        Command::Status => release::status(&open()?).await,
+        Command::Status => status::status(&open()?).await,
         Command::Notify(command) => notify::notify(open(), &command, out).await,
         Command::Promote(args) => release::promote(&open()?, &args).await,
         Command::Rollback(args) => release::rollback(&open()?, &args).await,

@@ -95,24 +95,37 @@ pub struct Built {
     pub problems: Vec<Problem>,
 }
 
-/// Builds stores, then targets (which may write into a store), then notifiers.
-pub fn build(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Built {
-    let mut problems = vec![];
-    let mut deps = Deps {
+fn deps(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Deps {
+    Deps {
         project: project.root.clone(),
         secrets: secrets.clone(),
         http: http.clone(),
         stores: Arc::default(),
-    };
-    let mut stores = BTreeMap::new();
+    }
+}
+
+/// Builds what can be built of the stores, and nothing else.
+pub fn stores(project: &Project, secrets: &Secrets) -> Result<BTreeMap<StoreName, ArtifactStore>, CliError> {
+    Ok(stores_of(project, &deps(project, secrets, &http_client()?)).0)
+}
+
+fn stores_of(project: &Project, deps: &Deps) -> (BTreeMap<StoreName, ArtifactStore>, Vec<Problem>) {
+    let (mut stores, mut problems) = (BTreeMap::new(), vec![]);
     for (name, table) in &project.file.stores {
-        match options(table).and_then(|options| artifacts::build(options, &deps)) {
+        match options(table).and_then(|options| artifacts::build(options, deps)) {
             Ok(store) => {
                 stores.insert(name.clone(), store);
             }
             Err(cause) => problems.push(Problem::of(format!("stores.{name}"), &cause)),
         }
     }
+    (stores, problems)
+}
+
+/// Builds stores, then targets (which may write into a store), then notifiers.
+pub fn build(project: &Project, secrets: &Secrets, http: &reqwest::Client) -> Built {
+    let mut deps = deps(project, secrets, http);
+    let (stores, mut problems) = stores_of(project, &deps);
     deps.stores = Arc::new(stores.clone());
     let mut targets = BTreeMap::new();
     for (name, table) in &project.file.targets {

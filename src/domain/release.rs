@@ -48,6 +48,34 @@ pub struct Served {
     pub manifest_sha256: String,
 }
 
+impl Assignment {
+    /// Whether everybody else than its canary's users gets the version that `served` is, wherever apps find either.
+    pub fn serves(&self, served: &Served) -> bool {
+        self.champion.as_ref().is_some_and(|champion| champion.is_same_version(served))
+    }
+
+    /// Whether the same version is the champion of both, or none is, wherever apps find it.
+    pub fn has_champion_of(&self, other: &Assignment) -> bool {
+        match &other.champion {
+            Some(served) => self.serves(served),
+            None => self.champion.is_none(),
+        }
+    }
+
+    /// Everybody gets `served`. The champion of before is then `previous`, unless it is the same version.
+    pub fn all_to(&self, served: Served) -> Assignment {
+        let before = if self.serves(&served) { &self.previous } else { &self.champion };
+        Assignment { previous: before.clone(), champion: Some(served), canary: None }
+    }
+}
+
+impl Served {
+    /// Whether it is the version that `other` is. A store may have moved: where it is found is no part of that.
+    pub fn is_same_version(&self, other: &Served) -> bool {
+        (&self.version, &self.manifest_sha256) == (&other.version, &other.manifest_sha256)
+    }
+}
+
 /// A version that serves a share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CanaryServed {

@@ -27,7 +27,7 @@ pub enum PromotedByHand {
 pub struct Promoted {
     /// What is to be served now.
     pub release: Release,
-    /// Who is told; `None` when it served everybody before.
+    /// Who is told; `None` when there was nothing to change.
     pub hears: Option<Hears>,
 }
 
@@ -115,20 +115,16 @@ impl Engine {
                 owner: None,
                 updated_at: self.clock.now(),
             });
-            if current.desired.champion.as_ref() == Some(&served) && current.desired.canary.is_none() {
+            let assignment = current.desired.all_to(served);
+            if self.is_decided(&current, &assignment).await {
                 self.show(&current).await?;
                 let promoted = Promoted { release: current, hears: None };
                 return Ok(PromotedByHand::Done(Box::new(promoted)));
             }
-            let previous = match &current.desired.champion {
-                Some(champion) if champion.version == served.version => current.desired.previous.clone(),
-                champion => champion.clone(),
-            };
-            let assignment = Assignment { champion: Some(served), canary: None, previous };
             let actor = ReleaseActor::Human { name: who.to_owned() };
             let why = reason.map_or_else(|| without_reason(Moment::Promoted, who), ToOwned::to_owned);
-            // To drop the canary beside the version that serves is a way back.
-            let is_back = current.desired.champion == assignment.champion;
+            // To drop the canary beside the version that serves is a way back; to say where it is, no promotion either.
+            let is_back = assignment.has_champion_of(&current.desired);
             let (moment, during_freeze) = if is_back {
                 (Moment::RolledBack, DuringFreeze::Made)
             } else {

@@ -46,13 +46,13 @@ impl Made<'_> {
     /// The new champion, unless that stays.
     fn begins(&self) -> Option<&Served> {
         let champion = self.assignment.champion.as_ref();
-        champion.filter(|served| self.current.desired.champion.as_ref() != Some(*served))
+        champion.filter(|served| !self.current.desired.serves(served))
     }
 
     /// The old champion, unless that stays.
     fn stops(&self) -> Option<&Served> {
         let champion = self.current.desired.champion.as_ref();
-        champion.filter(|served| self.assignment.champion.as_ref() != Some(*served))
+        champion.filter(|served| !self.assignment.serves(served))
     }
 
     fn canary(&self) -> Option<&Served> {
@@ -110,6 +110,10 @@ impl Engine {
             ReleaseActor::Run { .. } | ReleaseActor::Controller { .. } | ReleaseActor::Undo { .. } => {
                 return (Hears::OfItsRun, vec![]);
             }
+        }
+        if change.begins().is_none() && change.canary().is_none() && change.ends.is_none() {
+            let why = "everybody gets the version that they got before".to_owned();
+            return (Hears::Nobody(why), vec![]);
         }
         // A promotion of another version is no run's to say; what it ends is said beside it.
         let ends = change.ends.or(change.current.owner).filter(|_| change.moment == Moment::RolledBack);

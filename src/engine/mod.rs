@@ -12,7 +12,8 @@
 //! * `pause`: whether a workflow is started by itself
 //! * `because`: what is kept with a change of a release: why, and what was known
 //! * `retention`: deletes versions that nothing needs; `pruning`: old evidence, once a day
-//! * `release`: changes of releases that no step makes: human, controller, undo; `by_hand`: promotions by people
+//! * `release`: changes of releases that no step makes: human, controller, undo; `by_hand`: promotions by people;
+//!   `serving`: what of a version apps are told
 //! * `boards`: messages that follow runs
 //! * `notices`: who is told what; `situation`: how things stand when they are told; `unheard`: what a run ends without;
 //!   `heard`: what people change by hand
@@ -42,6 +43,7 @@ pub mod reconcile;
 pub mod release;
 pub mod reread;
 pub mod retention;
+mod serving;
 mod situation;
 pub mod tick;
 pub mod undo;

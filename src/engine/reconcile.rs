@@ -194,7 +194,7 @@ fn run_of(actor: &ReleaseActor) -> Option<RunId> {
 }
 
 /// Whether a document shows `assignment`, however long its canary is valid.
-fn shows(document: &ReleaseDocument, assignment: &Assignment) -> bool {
+pub(super) fn shows(document: &ReleaseDocument, assignment: &Assignment) -> bool {
     fn canary(canary: &CanaryServed) -> (&Served, u16, &str) {
         (&canary.served, canary.basis_points.0, &canary.salt)
     }

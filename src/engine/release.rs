@@ -9,12 +9,12 @@ use serde_json::json;
 use super::Engine;
 use super::because::left_out;
 use super::heard::{Hears, Made};
-use crate::adapter::{AdapterError, ArtifactStore};
+use crate::adapter::AdapterError;
 use crate::artifacts::sealed::SealedError;
 use crate::domain::because::Because;
 use crate::domain::freeze::Freeze;
 use crate::domain::id::{ModelName, RunId, TargetName, VersionName};
-use crate::domain::release::{Assignment, Release, ReleaseActor, Served};
+use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::Intent;
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::domain::workflow::Moment;
@@ -100,8 +100,8 @@ pub struct RolledBack {
     pub changes_champion: bool,
     /// Versions that were nearer and could not serve, each with what is wrong with it.
     pub passed_over: Vec<String>,
-    /// Who is told.
-    pub hears: Hears,
+    /// Who is told; `None` when there was nothing to change.
+    pub hears: Option<Hears>,
 }
 
 /// The version that serves after a rollback, and how it was chosen.
@@ -152,14 +152,6 @@ impl From<ReleaseError> for StepError {
     }
 }
 
-fn served(record: &VersionRecord) -> Served {
-    Served {
-        version: record.name.clone(),
-        base_url: record.base_url.clone(),
-        manifest_sha256: record.manifest_sha256.clone(),
-    }
-}
-
 pub(super) fn frozen(model: &ModelName, freeze: Freeze) -> ReleaseError {
     ReleaseError::Frozen { model: model.clone(), freeze: Box::new(freeze) }
 }
@@ -203,7 +195,8 @@ impl Engine {
     }
 
     /// With a canary out and no version named, drops the canary; else goes to the version named, to the
-    /// previous one, or to the newest good one. Only versions whose manifest and files are there are taken;
+    /// previous one, or to the newest good one. A person who names what serves already, as it is, changes nothing.
+    /// Only versions whose manifest and files are there are taken;
     /// where there is none, people are alerted. A named one that never served is refused while the model is
     /// frozen. `check_rollback` is to be called once it is shown. A step of a run says `by_run`: whoever took the run
     /// over fences it, and an attempt after it finds what it made in the intent.
@@ -242,13 +235,18 @@ impl Engine {
                     Err(error) => return Err(error),
                 },
             };
+            // A step of a run writes in any case: its next attempt finds by that what was decided.
+            if by_run.is_none() && self.is_decided(&current, &way.assignment).await {
+                let (release, passed_over) = (current, way.passed_over);
+                return Ok(RolledBack { release, changes_champion: false, passed_over, hears: None });
+            }
             let reason = way.reason(reason);
             let WayBack { assignment, bad, passed_over } = way;
             let during_freeze = match to {
                 Some(to) => self.way_to(&current, to.version).await,
                 None => DuringFreeze::Made,
             };
-            let changes_champion = assignment.champion != current.desired.champion;
+            let changes_champion = !assignment.has_champion_of(&current.desired);
             let by_run = by_run.map(|by| {
                 let detail = json!({
                     "target": target, "generation": current.generation.next(), "changes_champion": changes_champion,
@@ -259,7 +257,7 @@ impl Engine {
             let change =
                 Change { assignment, moment, during_freeze, actor: &actor, reason: &reason, bad, by_run };
             if let Some((release, hears)) = self.replace(&current, change).await? {
-                return Ok(RolledBack { release, changes_champion, passed_over, hears });
+                return Ok(RolledBack { release, changes_champion, passed_over, hears: Some(hears) });
             }
         }
     }
@@ -281,7 +279,7 @@ impl Engine {
             release: current.clone(),
             changes_champion: changed && is_current,
             passed_over: vec![],
-            hears: Hears::OfItsRun,
+            hears: Some(Hears::OfItsRun),
         }))
     }
 
@@ -336,11 +334,12 @@ impl Engine {
         for record in candidates {
             match self.present(record).await {
                 Ok(served) => {
-                    let bad = champion
-                        .map(|served| served.version.clone())
+                    let canary = current.desired.canary.as_ref().map(|canary| &canary.served);
+                    let leaves = if current.desired.serves(&served) { canary } else { champion };
+                    let bad = leaves
+                        .map(|leaves| leaves.version.clone())
                         .filter(|_| to.is_none_or(|to| to.marks_bad));
-                    let assignment =
-                        Assignment { previous: champion.cloned(), champion: Some(served), canary: None };
+                    let assignment = current.desired.all_to(served);
                     return Ok(WayBack { assignment, bad, passed_over });
                 }
                 Err(error) => {
@@ -377,27 +376,6 @@ impl Engine {
         // Once for each state of the release, however often somebody tries.
         let key = format!("cannot-roll-back/{}/{}", current.target, current.generation);
         self.alert_about(&current.model, run, &key, facts).await
-    }
-
-    /// A version whose manifest and files are what was sealed: all of it is read.
-    pub(super) async fn verified(&self, record: &VersionRecord) -> Result<Served, SealedError> {
-        crate::artifacts::verify_known(self.store_of(record)?, record).await?;
-        Ok(served(record))
-    }
-
-    /// A version whose manifest and files are there. Whoever rolls back waits for this, and the version it goes
-    /// to was read whole when it was promoted; `check_rollback` reads it again once it serves.
-    async fn present(&self, record: &VersionRecord) -> Result<Served, SealedError> {
-        crate::artifacts::verify_presence(self.store_of(record)?, record).await?;
-        Ok(served(record))
-    }
-
-    fn store_of(&self, record: &VersionRecord) -> Result<&ArtifactStore, AdapterError> {
-        self.services.stores.get(&record.store).ok_or_else(|| AdapterError::Rejected {
-            service: "refit.toml".to_owned(),
-            action: format!("find store `{}`", record.store),
-            cause: "it has no such store".to_owned(),
-        })
     }
 
     /// Compare-and-set of a release, with the end of the canary that drops out of it, and with what is said of a change

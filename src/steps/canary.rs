@@ -106,12 +106,7 @@ pub async fn run(spec: &Canary, ctx: &StepContext<'_>) -> Result<StepResult, Ste
         return Ok(waits);
     }
 
-    let served = Served {
-        version: published.version.clone(),
-        base_url: published.base_url.clone(),
-        manifest_sha256: published.manifest_sha256.clone(),
-    };
-    let release = set_canary(ctx, &current, champion, served, &output).await?;
+    let release = set_canary(ctx, &current, champion, published.served(ctx), &output).await?;
     ctx.log.note(&format!("{}: {}", spec.target, target.traits().words()));
     target.apply(&release, ctx.services.instance).await?;
     ctx.ledger.release_applied(&spec.target, release.generation).await?;

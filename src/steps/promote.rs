@@ -226,28 +226,23 @@ async fn promote(
     let Some((_, published)) = ctx.latest_output::<PublishOutput>() else {
         return Err(StepError::permanent("no version was published before this step"));
     };
-    let mine = Served {
-        version: published.version.clone(),
-        base_url: published.base_url.clone(),
-        manifest_sha256: published.manifest_sha256.clone(),
-    };
     // Asked before all files are read, which would be done at every look; the write asks again.
     if grounds.heeds_freeze
         && let Some(freeze) = ctx.ledger.freeze().await?
-        && champion(ctx.ledger.release(&started.target).await?.as_ref()) != Some(&mine)
+        && !serves(ctx.ledger.release(&started.target).await?.as_ref(), &published.served(ctx))
     {
         return frozen::wait_out(&freeze, ctx, started, grounds.resume);
     }
     verify(ctx, &published).await?;
     let current = ctx.ledger.release(&started.target).await?;
-    let champion = champion(current.as_ref()).cloned();
-    let already = champion.as_ref() == Some(&mine);
-    let serves = champion.as_ref().map(|served| &served.version);
-    if !already && serves != started.champion.as_ref() {
+    let mine = published.served(ctx);
+    let already = serves(current.as_ref(), &mine);
+    let champion = champion(current.as_ref()).map(|served| &served.version);
+    if !already && champion != started.champion.as_ref() {
         return Err(StepError::permanent(format!(
             "champion changed while {} was out: {} serves now",
             started.version,
-            serves.map_or("nothing".to_owned(), ToString::to_string)
+            champion.map_or("nothing".to_owned(), ToString::to_string)
         ))
         .hint("trigger the workflow again: it will be compared with the new champion"));
     }
@@ -255,7 +250,7 @@ async fn promote(
         target: started.target.clone(),
         operation: OPERATION.into(),
         expected: current.as_ref().map_or(Generation(0), |release| release.generation),
-        assignment: Assignment { champion: Some(mine), canary: None, previous: champion },
+        assignment: current.map(|release| release.desired).unwrap_or_default().all_to(mine),
         kind: ReleaseChangeKind::Promote,
         reason: grounds.reason.clone(),
         heeds_freeze: grounds.heeds_freeze && !already,
@@ -277,6 +272,10 @@ async fn promote(
 
 fn champion(release: Option<&Release>) -> Option<&Served> {
     release.and_then(|release| release.desired.champion.as_ref())
+}
+
+fn serves(release: Option<&Release>, served: &Served) -> bool {
+    release.is_some_and(|release| release.desired.serves(served))
 }
 
 /// No version is promoted whose manifest or files are not what was sealed.

@@ -14,6 +14,7 @@ use crate::artifacts::source::LocalFile;
 use crate::artifacts::upload::{FileState, Upload, UploadError, publish};
 use crate::domain::id::{StepId, StoreName, VersionName};
 use crate::domain::metric::Metrics;
+use crate::domain::release::Served;
 use crate::domain::version::ManifestFile;
 use crate::domain::workflow::step::Publish;
 
@@ -32,6 +33,19 @@ pub struct PublishOutput {
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
+}
+
+impl PublishOutput {
+    /// The version as apps find it where its store is today: it may have moved since.
+    pub(super) fn served(&self, ctx: &StepContext<'_>) -> Served {
+        let store = ctx.services.stores.get(&self.store);
+        let today = store.and_then(|store| store.base_url(&ctx.run.model, &self.version).ok());
+        Served {
+            version: self.version.clone(),
+            base_url: today.unwrap_or_else(|| self.base_url.clone()),
+            manifest_sha256: self.manifest_sha256.clone(),
+        }
+    }
 }
 
 /// What publish reads of the output of a step that left files.

@@ -15,7 +15,7 @@ use super::error::{CliError, Doing};
 use super::output::{plain, table, time};
 use super::pick::{self, short};
 use super::project::Opened;
-use super::receipt;
+use super::{receipt, registry};
 use crate::adapter::ArtifactStore;
 use crate::domain::history::HistoryEntry;
 use crate::domain::id::ModelName;
@@ -80,7 +80,25 @@ async fn which(
     version: &OneVersion,
 ) -> Result<VersionRecord, CliError> {
     let model = model_of(opened, store, version.model.as_ref()).await?;
-    record(store, &model, &version.version).await
+    let mut record = record(store, &model, &version.version).await?;
+    say_where(opened, [&mut record])?;
+    Ok(record)
+}
+
+/// Where the files of versions are by the settings of today; a store may have moved since they were published. What cannot
+/// be said here, for want of a secret perhaps, stays as it was then.
+fn say_where<'r>(
+    opened: &Opened,
+    records: impl IntoIterator<Item = &'r mut VersionRecord>,
+) -> Result<(), CliError> {
+    let stores = registry::stores(&opened.project, &opened.secrets)?;
+    for record in records.into_iter().filter(|record| !record.base_url.is_empty()) {
+        let store = stores.get(&record.store);
+        if let Some(today) = store.and_then(|store| store.base_url_of(record).ok()) {
+            record.base_url = today;
+        }
+    }
+    Ok(())
 }
 
 async fn model_of(
@@ -116,6 +134,7 @@ async fn list(opened: &Opened, store: &Arc<dyn Store>, model: Option<&ModelName>
             (record, roles)
         }));
     }
+    say_where(opened, rows.iter_mut().map(|(record, _)| record))?;
     let value: Vec<Value> = rows
         .iter()
         .map(|(record, roles)| {

@@ -108,7 +108,12 @@ impl ChangeReceipt {
                 format!("{} of {model} goes on canary on {target} at {}", is.served.version, share(is))
             }
             (Some(was), None) => format!("The canary {was} of {model} was taken off {target}"),
-            (None, None) => format!("{model} on {target} serves what it served before"),
+            (None, None) => match before.and_then(|before| moved(before, after)) {
+                Some(Served { version, base_url, .. }) => {
+                    format!("{version} of {model} on {target} is found at {base_url} from then on")
+                }
+                None => format!("{model} on {target} serves what it served before"),
+            },
         }
     }
 
@@ -169,7 +174,7 @@ impl ChangeReceipt {
             );
         }
         let place = format!("--model {} --target {}", self.model, self.target);
-        let old = before.champion.as_ref().filter(|old| self.after.champion.as_ref() != Some(*old));
+        let old = before.champion.as_ref().filter(|old| !self.after.serves(old));
         match (old, &self.after.canary) {
             (Some(Served { version, .. }), _) => match since.before {
                 Some(VersionState::Bad) => {
@@ -184,6 +189,10 @@ impl ChangeReceipt {
                 }
             },
             (None, Some(_)) => Ok(format!("refit rollback {place}")),
+            (None, None) if before.canary.is_none() => {
+                Err("Nothing is to be taken back: everybody gets the version that they got before."
+                    .to_owned())
+            }
             (None, None) => Err(
                 "Nothing takes it back: a canary that was taken off does not come out again. Trigger its \
                         workflow for a new one."
@@ -191,4 +200,10 @@ impl ChangeReceipt {
             ),
         }
     }
+}
+
+/// The champion of both, if apps find it at another place than before.
+fn moved<'a>(before: &Assignment, after: &'a Assignment) -> Option<&'a Served> {
+    let (was, is) = (before.champion.as_ref()?, after.champion.as_ref()?);
+    (was.is_same_version(is) && was.base_url != is.base_url).then_some(is)
 }

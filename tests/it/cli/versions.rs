@@ -26,7 +26,7 @@ fn edit(dir: &Path, file: &str, from: &str, to: &str) {
 }
 
 /// A project that serves version 1 and has as many more.
-fn project(versions: usize) -> TempDir {
+pub fn project(versions: usize) -> TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let at = dir.path();
     refit(at, &["init"]);

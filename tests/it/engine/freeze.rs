@@ -21,7 +21,7 @@ use super::rollout::*;
 use crate::support::crash::{Crash, When, Write};
 use crate::support::world::{World, turn};
 
-async fn freeze(world: &World, engine: &Arc<Engine>, end: FreezeEnd) -> Freeze {
+pub async fn freeze(world: &World, engine: &Arc<Engine>, end: FreezeEnd) -> Freeze {
     let wish = FreezeWish {
         model: Some(model()),
         from: None,

@@ -407,7 +407,7 @@ async fn a_change_by_hand_is_made_though_it_cannot_be_read_whom_to_tell() {
     let back =
         engine.roll_back(&model(), &target(), None, ann(), "customers call").await.expect("rolled back");
     assert_eq!(shown(&world), serves("1"));
-    assert_eq!(back.hears, Hears::Nobody("no run is known that made 1 or 2".to_owned()));
+    assert_eq!(back.hears, Some(Hears::Nobody("no run is known that made 1 or 2".to_owned())));
     publish(&world, &engine).await;
     let forth = engine.promote_by_hand(&model(), &target(), &version("3"), false, "ann", None).await;
     let Ok(PromotedByHand::Done(promoted)) = forth else { panic!("{forth:?}") };

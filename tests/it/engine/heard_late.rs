@@ -78,7 +78,7 @@ async fn a_version_that_is_taken_back_by_hand_while_its_run_is_at_its_end_is_tol
         reach(&world, &engine, run, TimeDelta::seconds(1), |run| run.status == RunStatus::Undoing).await;
         let done = engine.roll_back(&model(), &target(), None, ann(), "customers call").await;
         let hears = done.expect("rolled back").hears;
-        assert!(matches!(&hears, Hears::These(recipients) if recipients.len() == 2), "{hears:?}");
+        assert!(matches!(&hears, Some(Hears::These(recipients)) if recipients.len() == 2), "{hears:?}");
         let back = told(&world, &engine).await;
         are(
             &back,
@@ -132,7 +132,7 @@ async fn a_first_version_that_is_taken_back_while_its_run_goes_on_is_told_once()
         told(&world, &engine).await;
         let done = engine.roll_back(&model(), &target(), None, ann(), "customers call").await;
         let hears = done.expect("rolled back").hears;
-        assert!(matches!(&hears, Hears::These(recipients) if recipients.len() == 2), "{hears:?}");
+        assert!(matches!(&hears, Some(Hears::These(recipients)) if recipients.len() == 2), "{hears:?}");
         let mut back = told(&world, &engine).await;
         tell(&world, &engine, run, &approval(), None).await;
         let ended = ended(&world, &engine, run).await;

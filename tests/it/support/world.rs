@@ -34,6 +34,8 @@ pub struct World {
     pub host: Arc<Host>,
     /// By name.
     pub secrets: BTreeMap<SecretName, Secret>,
+    /// Where processes from now on tell apps that the store is; its directory, unless that is said.
+    pub address: Mutex<Option<String>>,
 }
 
 /// A host that remembers what it shows, and refuses what is older.
@@ -202,6 +204,7 @@ impl World {
             root,
             database,
             secrets: self.secrets.clone(),
+            address: Mutex::new(self.address.lock().unwrap().clone()),
         }
     }
 
@@ -210,7 +213,14 @@ impl World {
         std::fs::create_dir_all(root.path().join("models")).expect("writable");
         std::fs::create_dir_all(root.path().join(".refit")).expect("writable");
         let clock = Arc::new(ManualClock::starting_at(start()));
-        Self { root, database, clock, host: Arc::default(), secrets: BTreeMap::new() }
+        Self {
+            root,
+            database,
+            clock,
+            host: Arc::default(),
+            secrets: BTreeMap::new(),
+            address: Mutex::default(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -267,7 +277,9 @@ impl World {
             objects: Arc::new(objects),
             prefix: object_store::path::Path::default(),
             gzip: false,
-            public_base: refit::adapter::PublicBase::Stated(models.display().to_string()),
+            public_base: refit::adapter::PublicBase::Stated(
+                self.address.lock().unwrap().clone().unwrap_or_else(|| models.display().to_string()),
+            ),
             label: "local".to_owned(),
         };
         let services = Services {
