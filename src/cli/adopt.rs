@@ -8,12 +8,14 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::Exit;
 use super::args::Adopt;
 use super::error::{CliError, Doing};
+use super::output::plain;
 use super::pick;
 use super::project::{Opened, actor};
 use crate::adapter::{AdapterError, ArtifactStore};
@@ -21,7 +23,7 @@ use crate::artifacts::sealed::read_manifest;
 use crate::artifacts::{CLAIM, MANIFEST, names, place_path};
 use crate::domain::Timestamp;
 use crate::domain::history::ChangedBy;
-use crate::domain::id::{InstanceId, ModelName, StoreName, VersionName};
+use crate::domain::id::{InstanceId, ModelName, NAME_RULE, StoreName, VersionName};
 use crate::domain::metric::Metrics;
 use crate::domain::release::ReleaseActor;
 use crate::domain::version::{Manifest, ManifestFile, VersionRecord, VersionState};
@@ -29,6 +31,8 @@ use crate::domain::words::{bytes, counted};
 use crate::engine::by_hand::PromotedByHand;
 use crate::store::Store;
 
+/// So many names stand in one message.
+const NAMED: usize = 10;
 /// Why, when nothing is said.
 const WHY: &str = "adopted: it served already";
 
@@ -59,6 +63,26 @@ struct Found {
     file: String,
     location: Path,
     modified: Timestamp,
+}
+
+/// What lies below a place.
+struct Below {
+    versions: BTreeMap<VersionName, Vec<Found>>,
+    /// Directories that are called as no version is.
+    misnamed: BTreeSet<String>,
+}
+
+/// A directory that is not adopted.
+#[derive(Serialize)]
+struct LeftOut {
+    directory: String,
+    why: &'static str,
+}
+
+impl LeftOut {
+    fn new(directory: impl ToString, why: &'static str) -> Self {
+        Self { directory: directory.to_string(), why }
+    }
 }
 
 /// Registers every version found and makes one of them the champion.
@@ -100,10 +124,19 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
         .hint(format!("change it with `refit promote {}`", args.champion)));
     }
     let models = known_models(opened, &store, &place.model).await?;
+    let Below { versions, misnamed } = below(&place).await?;
     let (published, found): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        versions(&place).await?.into_iter().partition(|(name, files)| is_a_models(name, files, &models));
+        versions.into_iter().partition(|(name, files)| is_a_models(name, files, &models));
+    let mut left_out: Vec<LeftOut> = vec![];
+    if !misnamed.is_empty() {
+        opened
+            .out
+            .note(&format!("{}: not what a version is called ({NAME_RULE}): left out", some_of(&misnamed)));
+        left_out.extend(misnamed.iter().map(|name| LeftOut::new(name, "not what a version is called")));
+    }
     for name in published.keys() {
         opened.out.note(&format!("{name} is where versions of a model are, and no version: left out"));
+        left_out.push(LeftOut::new(name, "versions of a model are in it"));
     }
     if !found.contains_key(&args.champion) {
         let names: Vec<&str> = found.keys().map(VersionName::as_str).collect();
@@ -128,6 +161,7 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
     for (version, files) in in_order {
         if files.iter().any(|found| found.file == CLAIM) && !files.iter().any(|it| it.file == MANIFEST) {
             opened.out.note(&format!("{version} is half an upload of refit: left alone"));
+            left_out.push(LeftOut::new(version, "half an upload of refit"));
             continue;
         }
         opened.out.note(&format!("reading {version}: {}", counted(files.len() as u64, "file")));
@@ -153,7 +187,7 @@ pub async fn run(opened: &Opened, args: &Adopt) -> Result<Exit, CliError> {
             let (files, bytes) = sizes(record);
             json!({"version": record.name, "base_url": record.base_url, "files": files, "bytes": bytes})
         }).collect::<Vec<_>>(),
-        "generation": generation,
+        "left_out": left_out, "generation": generation,
     });
     opened.out.result(&value, || {
         let mut text = format!(
@@ -221,22 +255,37 @@ fn is_a_models(name: &VersionName, files: &[Found], models: &BTreeSet<String>) -
     models.contains(name.as_str()) || files.iter().any(is_refits)
 }
 
+/// The first of `names`, as a person reads them.
+fn some_of(names: &BTreeSet<String>) -> String {
+    let shown: Vec<String> = names.iter().take(NAMED).map(|name| format!("`{}`", plain(name))).collect();
+    match names.len().checked_sub(NAMED) {
+        Some(more @ 1..) => format!("{} and {more} more", shown.join(", ")),
+        Some(0) | None => shown.join(", "),
+    }
+}
+
 /// Files of every directory below the place, by version.
-async fn versions(place: &Place<'_>) -> Result<BTreeMap<VersionName, Vec<Found>>, CliError> {
+async fn below(place: &Place<'_>) -> Result<Below, CliError> {
     let below = place_path(place.store, &place.prefix)
         .map_err(|error| CliError::usage(format!("cannot read `{}`: {error}", place.prefix)))?;
-    let mut found: BTreeMap<VersionName, Vec<Found>> = BTreeMap::new();
+    let mut found = Below { versions: BTreeMap::new(), misnamed: BTreeSet::new() };
     let mut objects = place.store.objects.list(Some(&below));
     while let Some(object) = objects.next().await {
         let object = object.map_err(|error| place.failed("list versions", &error))?;
         let Some(parts) = object.location.prefix_match(&below) else { continue };
         let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
-        let Some((version, file)) = parts.split_first() else { continue };
-        let Ok(version) = version.parse::<VersionName>() else { continue };
+        let Some((directory, file)) = parts.split_first() else { continue };
         let file = file.join("/");
-        if !file.is_empty() {
-            let modified = object.last_modified;
-            found.entry(version).or_default().push(Found { file, location: object.location, modified });
+        if file.is_empty() {
+            continue;
+        }
+        match directory.parse::<VersionName>() {
+            Ok(version) => {
+                let modified = object.last_modified;
+                let found = found.versions.entry(version).or_default();
+                found.push(Found { file, location: object.location, modified });
+            }
+            Err(_) => drop(found.misnamed.insert(directory.clone())),
         }
     }
     Ok(found)

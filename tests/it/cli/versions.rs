@@ -407,11 +407,19 @@ fn what_served_before_refit_is_adopted_as_it_lies() {
         fs::write(place.join("sprint.json"), format!("{{\"of\": \"{version}\"}}")).expect("written");
         fs::write(place.join("olympic.json"), "{}").expect("written");
     }
+    for odd in ["2026 11 01", "latest?", "old"] {
+        let place = at.join("models/uploads").join(odd);
+        fs::create_dir_all(&place).expect("made");
+        if odd != "old" {
+            fs::write(place.join("sprint.json"), "{}").expect("written");
+        }
+    }
     let before = walk(&at.join("models"));
     with_settings!({filters => vec![(r"/[^ ]*/tmp[^ /]*|/tmp/\.tmp[^ /]*", "[dir]")]}, {
         assert_snapshot!(refit(at, &["adopt", "models/uploads", "--champion", "2026-11-08"]), @r"
             exit code: 2
             --- stderr
+            `2026 11 01`, `latest?`: not what a version is called (letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 100 characters): left out
             error: models/uploads has no version 2026-11-08
             hint: it has: 2026-11-07, 2026-11-14
             ");
@@ -422,12 +430,20 @@ fn what_served_before_refit_is_adopted_as_it_lies() {
               2026-11-14  2 files, 22 B, the champion on production
               2026-11-07  2 files, 22 B
             --- stderr
+            `2026 11 01`, `latest?`: not what a version is called (letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 100 characters): left out
             reading 2026-11-07: 2 files
             reading 2026-11-14: 2 files
             ");
         assert_eq!(walk(&at.join("models")), before, "nothing was written");
-        let again = refit(at, &["adopt", "models/uploads", "--champion", "2026-11-14"]);
+        let again = refit(at, &["adopt", "models/uploads", "--champion", "2026-11-14", "-q", "--json"]);
         assert!(again.starts_with("exit code: 0\n"), "{again}");
+        let value: serde_json::Value =
+            serde_json::from_str(again.split_once("--- stdout\n").expect("stdout").1).expect("JSON");
+        let why = "not what a version is called";
+        assert_eq!(
+            value["left_out"],
+            serde_json::json!([{"directory": "2026 11 01", "why": why}, {"directory": "latest?", "why": why}])
+        );
         assert_snapshot!(refit(at, &["model", "verify", "2026-11-14"]), @r"
             exit code: 0
             --- stdout
