@@ -18,6 +18,7 @@ use crate::adapter::{AdapterError, ArtifactStore, PublicBase};
 use crate::domain::id::{ModelName, SecretName, StoreName};
 use crate::domain::release::{Release, Served};
 use crate::evidence::{Place, checked, source};
+use crate::hosting::pointer;
 use crate::notify::Notifiers;
 use crate::store::{Store, StoreError};
 use crate::trigger::{Catalog, Loaded};
@@ -43,6 +44,9 @@ impl Check {
     fn unusable(what: impl Into<String>, error: &AdapterError) -> Self {
         let hint = match error {
             AdapterError::Unavailable { .. } => "is its address right, and can it be reached from here?",
+            AdapterError::Denied { service, .. } if service == pointer::FILE => {
+                "make the file and its directory writable for this user"
+            }
             AdapterError::Denied { .. } => "check its key or token, and what that may do",
             AdapterError::Rejected { .. } | AdapterError::Conflict { .. } => {
                 "check its table in refit.toml, and what its key or token may do"
@@ -412,4 +416,23 @@ async fn python(catalog: &Catalog) -> Option<Check> {
             Check::problem("python3", error.to_string(), "a workflow runs it: install Python 3, or mend PATH")
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_may_not_be_written_has_no_key() {
+        let denied = |service: &str| {
+            let (service, action, cause) =
+                (service.to_owned(), "write to /srv".to_owned(), "Read-only file system".to_owned());
+            Check::unusable("targets.production", &AdapterError::Denied { service, action, cause }).hint
+        };
+        assert_eq!(
+            denied(pointer::FILE).as_deref(),
+            Some("make the file and its directory writable for this user")
+        );
+        assert_eq!(denied("Slack").as_deref(), Some("check its key or token, and what that may do"));
+    }
 }

@@ -41,6 +41,8 @@ struct Options {
     take_over: bool,
 }
 
+/// What errors of a file say that they come from.
+pub const FILE: &str = "the release file";
 /// No release document is longer.
 const LONGEST: u64 = 256 * 1024;
 /// Somebody who holds the lock is writing one small file.
@@ -239,7 +241,7 @@ fn directory_of(pattern: &Path) -> PathBuf {
 }
 
 fn file_error(path: &Path, action: &str, error: &std::io::Error) -> AdapterError {
-    let (service, cause) = ("the release file".to_owned(), error.to_string());
+    let (service, cause) = (FILE.to_owned(), error.to_string());
     let action = format!("{action} {}", path.display());
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
@@ -353,7 +355,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, AdapterError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         Err(AdapterError::Unavailable {
-            service: "the release file".to_owned(),
+            service: FILE.to_owned(),
             cause: error.to_string(),
             retry_after: None,
         })
