@@ -139,7 +139,7 @@ pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError
     }
     say_where(opened, before, &done.release);
     say_who_hears(opened, done.hears.as_ref());
-    if args.bad && done.hears.is_none() {
+    if args.bad && !done.changes_champion && release.desired.canary.is_none() {
         let serves = to.as_ref().map_or("it".to_owned(), ToString::to_string);
         opened.out.note(&format!("no version is marked bad: {serves} takes the place of none"));
     }
