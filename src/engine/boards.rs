@@ -23,7 +23,7 @@ use crate::notify::Notifiers;
 use crate::notify::closing::Closing;
 use crate::notify::facts::{Facts, StepMark, StepRow};
 use crate::notify::held::{Held, PATIENCE, turn_after, while_held};
-use crate::notify::outbox::noted;
+use crate::notify::noted::noted;
 use crate::steps::publish::PublishOutput;
 use crate::steps::{headline, promote};
 use crate::store::{BoardEntry, StoreError};
@@ -32,7 +32,7 @@ use crate::store::{BoardEntry, StoreError};
 const BATCH: u32 = 8;
 /// Boards on their way at once.
 const AT_ONCE: usize = 4;
-/// Nobody else takes a board meanwhile: a batch in rounds of `AT_ONCE`, and some.
+/// Nobody else takes a board meanwhile, while this process lives: a batch in rounds of `AT_ONCE`, and some.
 const HOLD: Duration = Duration::from_secs(60 * 8 / 4 + 60);
 /// What became of one that was being shown when its process ended.
 const CUT_OFF: &str = "the process ended while it was being shown";
@@ -65,6 +65,7 @@ pub(super) fn of(engine: &Engine, workflow: &Workflow) -> Vec<NotifierName> {
 /// A message about a run that was taken to be shown.
 struct HeldBoard<'e> {
     engine: &'e Engine,
+    closing: &'e Closing,
     board: BoardEntry,
 }
 
@@ -75,7 +76,8 @@ impl Held for HeldBoard<'_> {
 
     async fn again(&mut self, at: Timestamp) -> Result<bool, StoreError> {
         let BoardEntry { run, notifier, held_until, .. } = &self.board;
-        let again = self.engine.store.hold_board(*run, notifier, *held_until, HOLD, at).await?;
+        let again = || self.engine.store.hold_board(*run, notifier, *held_until, HOLD, at);
+        let again = noted(self.closing, again).await?;
         self.board.held_until = again.unwrap_or(self.board.held_until);
         Ok(again.is_some())
     }
@@ -204,7 +206,7 @@ impl Engine {
             return Ok(Ok(false));
         }
         let showing = shows.show(&message, board.place.as_ref());
-        let mut held = HeldBoard { engine: self, board: board.clone() };
+        let mut held = HeldBoard { engine: self, closing, board: board.clone() };
         let showing = while_held(showing, &mut held, self.clock.as_ref(), taken_at);
         let shown = tokio::select! {
             shown = showing => Some(shown?),

@@ -1,8 +1,9 @@
 //! Sending what was taken from the database, only while it is held: nobody else takes it meanwhile.
 //!
-//! A process may stop at any point and go on much later (a suspended machine, a debugger): by then the hold is over
-//! and somebody else may have sent the message. So the hold is looked at whenever sending goes on, by the wall clock,
-//! which does not stop. What is left is a process that stops inside the request itself.
+//! A process may stop at any point and go on later (a suspended machine, a debugger): by then others may have taken it
+//! for dead, or the hold is over, and somebody else may have sent the message. So it is taken again whenever sending goes
+//! on, unless that was done just before, by the wall clock, which does not stop. What is left is a process that stops
+//! inside the request itself.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -15,6 +16,7 @@ use chrono::TimeDelta;
 use crate::adapter::{AdapterError, NotSent};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
+use crate::store::SILENT_FOR;
 
 /// A message that has had no turn for longer is told of, and given up like one that fails.
 const LONGEST_WAIT: TimeDelta = TimeDelta::days(1);
@@ -52,9 +54,9 @@ pub trait Held: Send {
     async fn again(&mut self, at: Timestamp) -> Result<bool, Self::Error>;
 }
 
-/// What `sending` comes to, unless it takes too long. What is sent was taken at `taken_at` or later; once that hold
-/// has less than one sending left, it is taken again before anything more is sent. `None` when it is somebody else's
-/// by now: then `sending` is given up where it stands.
+/// What `sending` comes to, unless it takes too long. What is sent was taken at `taken_at` or later; once others may
+/// take this process for dead, or that hold has less than one sending left, it is taken again before anything more is
+/// sent. `None` when it is somebody else's by now: then `sending` is given up where it stands.
 pub async fn while_held<T, H: Held>(
     sending: impl Future<Output = Result<T, NotSent>> + Send,
     held: &mut H,
@@ -62,7 +64,8 @@ pub async fn while_held<T, H: Held>(
     taken_at: Timestamp,
 ) -> Result<Option<Result<T, NotSent>>, H::Error> {
     let mut sending = pin!(sending);
-    let lasts = TimeDelta::from_std(H::HOLD.saturating_sub(PATIENCE)).unwrap_or(TimeDelta::MAX);
+    let lasts = H::HOLD.saturating_sub(PATIENCE).min(SILENT_FOR);
+    let lasts = TimeDelta::from_std(lasts).unwrap_or(TimeDelta::MAX);
     let mut until = taken_at + lasts;
     loop {
         let going_on = poll_fn(|context| {
@@ -144,16 +147,16 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_is_sent_when_its_turn_comes() {
-        assert_eq!(post_after(TimeDelta::seconds(239), false).await, (1, 0, true));
+        assert_eq!(post_after(TimeDelta::seconds(4), false).await, (1, 0, true));
     }
 
     #[tokio::test]
     async fn what_is_no_longer_held_is_taken_again_first() {
-        assert_eq!(post_after(TimeDelta::seconds(240), true).await, (1, 1, true));
+        assert_eq!(post_after(TimeDelta::seconds(5), true).await, (1, 1, true));
     }
 
     #[tokio::test]
     async fn what_somebody_else_took_meanwhile_is_theirs() {
-        assert_eq!(post_after(TimeDelta::hours(9), false).await, (0, 1, false));
+        assert_eq!(post_after(TimeDelta::seconds(5), false).await, (0, 1, false));
     }
 }

@@ -9,6 +9,7 @@ pub mod examples;
 pub mod facts;
 pub mod held;
 mod lines;
+pub mod noted;
 pub mod outbox;
 mod pace;
 pub mod render;

@@ -12,6 +12,7 @@ use super::Notifiers;
 use super::closing::Closing;
 use super::held::{Held, PATIENCE, turn_after, while_held};
 use super::lines::{Lines, Next, Taken};
+use super::noted::noted;
 use super::send::{board_of, send};
 use crate::adapter::{AdapterError, NotSent};
 use crate::clock::Clock;
@@ -26,14 +27,9 @@ const BATCH: u32 = 32;
 const AT_ONCE: usize = 8;
 /// How often more are taken while some are on their way.
 const TAKES_EVERY: Duration = Duration::from_secs(1);
-/// Nobody else takes a message meanwhile: what it may wait here, what sending it may take, and some. What takes longer
-/// is held again.
+/// Nobody else takes a message meanwhile, while this process lives: what it may wait here, what sending it may take, and
+/// some. What takes longer is held again.
 const HOLD: Duration = Duration::from_secs(60 + 60 + 30);
-/// What was sent is noted again and again for so long, while the database is away.
-const NOTED_WITHIN: Duration = Duration::from_secs(20);
-/// How long one try of that may take.
-const NOTED_AT_ONCE_WITHIN: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// What became of a message that was being sent when its process ended.
 const CUT_OFF: &str = "the process ended while it was being sent: it may have come";
 const _: () = assert!(HOLD.as_secs() > 2 * PATIENCE.as_secs());
@@ -191,6 +187,7 @@ impl Outbox<'_> {
 /// A message that was taken to be sent.
 struct HeldEntry<'a> {
     store: &'a dyn Store,
+    closing: &'a Closing,
     id: i64,
     until: Option<Timestamp>,
 }
@@ -201,30 +198,9 @@ impl Held for HeldEntry<'_> {
     type Error = StoreError;
 
     async fn again(&mut self, at: Timestamp) -> Result<bool, StoreError> {
-        self.until = self.store.hold_outbox(self.id, self.until, HOLD, at).await?;
+        let again = || self.store.hold_outbox(self.id, self.until, HOLD, at);
+        self.until = noted(self.closing, again).await?;
         Ok(self.until.is_some())
-    }
-}
-
-/// Notes that something was sent, with more tries when the database is away just then: what is not noted is sent again.
-pub async fn noted<F>(closing: &Closing, note: impl Fn() -> F) -> Result<(), StoreError>
-where
-    F: Future<Output = Result<(), StoreError>>,
-{
-    let (until, mut pause) = (Instant::now() + NOTED_WITHIN, FIRST_PAUSE);
-    loop {
-        // A connection that went silent answers no more: another one may.
-        let answer = tokio::time::timeout(NOTED_AT_ONCE_WITHIN, note()).await;
-        match answer.unwrap_or_else(|_| Err(StoreError::Away("it does not answer".to_owned()))) {
-            Err(away @ StoreError::Away(_)) if Instant::now() + pause < until => {
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = closing.cuts_off() => return Err(away),
-                }
-            }
-            answer => return answer,
-        }
-        pause *= 2;
     }
 }
 
@@ -241,7 +217,7 @@ async fn deliver(
         Some((run, name)) => store.board_of(run, name).await?,
         None => None,
     };
-    let mut held = HeldEntry { store, id: entry.id, until: entry.due_at };
+    let mut held = HeldEntry { store, closing, id: entry.id, until: entry.due_at };
     let sending = while_held(send(notifiers, &entry, below.as_ref()), &mut held, clock, taken_at);
     let sent = tokio::select! {
         sent = sending => Some(sent?),

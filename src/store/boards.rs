@@ -40,7 +40,8 @@ pub trait Boards: Send + Sync + 'static {
         boards: &[NotifierName],
         at: Timestamp,
     ) -> Result<(), StoreError>;
-    /// Takes messages that are out of date, for `hold`, so that no other process rewrites them meanwhile.
+    /// Takes messages that are out of date, for `hold`, so that no other process rewrites them meanwhile. What a dead
+    /// worker took is free as messages are.
     async fn take_boards(
         &self,
         limit: u32,
@@ -64,8 +65,8 @@ pub trait Boards: Send + Sync + 'static {
         retry_at: Option<Timestamp>,
         again_at: Timestamp,
     ) -> Result<(), StoreError>;
-    /// Takes a message again that was taken until `held_until`, for `hold` from now: when that ends. `None` when its
-    /// hold is over and somebody else took it: it is not this process's to show.
+    /// Takes a message again that was taken until `held_until`, for `hold` from now: when that ends. `None` when
+    /// somebody else took it, or may have: it is not this process's to show.
     async fn hold_board(
         &self,
         run: RunId,

@@ -22,6 +22,7 @@ mod releases;
 mod runs;
 mod schedules;
 mod signals;
+mod silence;
 pub mod sqlite;
 mod versions;
 mod wakeups;
@@ -43,6 +44,7 @@ pub use releases::{CanaryEnd, ReleaseAudit, ReleaseWrite, ReleaseWriteByRun, Rel
 pub use runs::{NewRun, RunFilter, RunSummary, Runs, Submitted};
 pub use schedules::{ScheduleRow, Schedules};
 pub use signals::Signals;
+pub use silence::SILENT_FOR;
 pub use versions::{Reservation, VersionNamer, Versions};
 pub use wakeups::{Awaited, Due, OnWake, Wakeups};
 

@@ -55,15 +55,16 @@ pub struct OutboxEntry {
 pub trait Outbox: Send + Sync + 'static {
     /// Queues notices outside a checkpoint; a known key is dropped.
     async fn queue_notices(&self, notices: &[Notice], at: Timestamp) -> Result<(), StoreError>;
-    /// Takes messages that are due, for `hold`, so that no other process sends them meanwhile.
+    /// Takes messages that are due, for `hold`, so that no other process sends them meanwhile. Those that a registered
+    /// worker took are due at once when it is dead: known by its lock file, or `SILENT_FOR` after its session ended.
     async fn take_outbox(
         &self,
         limit: u32,
         hold: Duration,
         at: Timestamp,
     ) -> Result<Vec<OutboxEntry>, StoreError>;
-    /// Takes a message again that was taken until `held_until`, for `hold` from now: when that ends. `None` when its
-    /// hold is over and somebody else took it, or it was sent: it is not this process's to send.
+    /// Takes a message again that was taken until `held_until`, for `hold` from now: when that ends. `None` when
+    /// somebody else took it, or may have, or it was sent: it is not this process's to send.
     async fn hold_outbox(
         &self,
         id: i64,

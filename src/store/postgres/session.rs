@@ -154,7 +154,7 @@ impl Held {
     }
 }
 
-/// Cuts the leases of workers whose session ended to a second, and forgets those that have none.
+/// Cuts the leases of workers whose session ended to a second, and forgets those that have nothing.
 pub(crate) async fn cut_silent_leases(pool: &PgPool, now: Option<Timestamp>) -> Result<(), StoreError> {
     sqlx::query(concat!(
         "UPDATE refit.runs SET lease_until = ",
@@ -175,7 +175,9 @@ pub(crate) async fn cut_silent_leases(pool: &PgPool, now: Option<Timestamp>) -> 
     .await?;
     sqlx::query(concat!(
         "DELETE FROM refit.processes w WHERE w.registered_at < statement_timestamp() - interval '1 day'
-           AND NOT EXISTS (SELECT 1 FROM refit.runs r WHERE r.lease_owner = w.id) AND ",
+           AND NOT EXISTS (SELECT 1 FROM refit.runs r WHERE r.lease_owner = w.id)
+           AND NOT EXISTS (SELECT 1 FROM refit.outbox o WHERE o.holder = w.id)
+           AND NOT EXISTS (SELECT 1 FROM refit.boards b WHERE b.holder = w.id) AND ",
         silent!()
     ))
     .execute(pool)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{Connection, Row, span};
+use super::holders::InHand;
 use super::rows::{self, count, doc, get, json_opt, text, word};
 use super::store::SqlStore;
 use crate::adapter::Posted;
@@ -122,10 +123,11 @@ impl SqlStore {
         hold: Duration,
         at: Timestamp,
     ) -> Result<Vec<BoardEntry>, StoreError> {
+        self.free_of_the_dead(InHand::Boards, at).await?;
         let taken = sqlx::query(sql!(concat!(
             "UPDATE refit.boards SET attempts = attempts + 1, due_at = ",
             until!("$1", "$2"),
-            " WHERE (run, notifier) IN (
+            ", holder = (SELECT id FROM refit.processes WHERE id = $4) WHERE (run, notifier) IN (
                  SELECT run, notifier FROM refit.boards WHERE due_at <= ",
             now!("$1"),
             "
@@ -137,6 +139,7 @@ impl SqlStore {
         .bind(self.at(at))
         .bind(span(at, hold))
         .bind(i64::from(limit))
+        .bind(self.holder())
         .fetch_all(&self.parts.writer)
         .await?;
         rows::all(&taken, entry)
@@ -152,7 +155,7 @@ impl SqlStore {
         let (now, again) = self.until(again_at);
         sqlx::query(sql!(concat!(
             "UPDATE refit.boards SET place = $4, shows = $5, attempts = 0, last_error = NULL, waits_since = NULL,
-                 due_at = CASE WHEN revision = $3 THEN NULL ELSE ",
+                 holder = NULL, due_at = CASE WHEN revision = $3 THEN NULL ELSE ",
             until!("$6", "$7"),
             " END WHERE run = $1 AND notifier = $2 AND due_at = $8"
         )))
@@ -178,7 +181,7 @@ impl SqlStore {
     ) -> Result<(), StoreError> {
         let (now, again) = self.until(again_at);
         sqlx::query(sql!(concat!(
-            "UPDATE refit.boards SET last_error = $4, due_at = CASE WHEN revision = $3 THEN ",
+            "UPDATE refit.boards SET holder = NULL, last_error = $4, due_at = CASE WHEN revision = $3 THEN ",
             until!("$5", "$6"),
             " ELSE coalesce(",
             until!("$5", "$6"),
@@ -225,7 +228,7 @@ impl SqlStore {
     async fn board_was_not_tried(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {
         let (now, wait) = self.until(due_at);
         sqlx::query(sql!(concat!(
-            "UPDATE refit.boards SET attempts = attempts - 1, due_at = ",
+            "UPDATE refit.boards SET attempts = attempts - 1, holder = NULL, due_at = ",
             until!("$3", "$4"),
             ", waits_since = $5 WHERE run = $1 AND notifier = $2 AND due_at = $6"
         )))

@@ -320,10 +320,12 @@ impl SqlStore {
         .bind(stay == Stay::Open)
         .execute(&self.parts.writer)
         .await?;
+        self.now_is(worker);
         Ok(())
     }
 
     async fn leave_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
+        self.no_more_is(worker);
         self.free_worker(worker, self.parts.clock.now()).await?;
         self.parts.session.leave(worker).await;
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::holders::InHand;
 use super::rows::{self, get};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
@@ -52,17 +53,19 @@ impl SqlStore {
             ),
             (
                 Awaited::Message,
-                self.soonest(
+                self.soonest_in_hand(
+                    InHand::Messages,
                     sql!("SELECT due_at FROM refit.outbox WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"),
-                    None,
+                    at,
                 )
                 .await?,
             ),
             (
                 Awaited::Board,
-                self.soonest(
+                self.soonest_in_hand(
+                    InHand::Boards,
                     sql!("SELECT due_at FROM refit.boards WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"),
-                    None,
+                    at,
                 )
                 .await?,
             ),
@@ -82,6 +85,19 @@ impl SqlStore {
             None => query,
         };
         Ok(query.fetch_optional(&self.parts.reader).await?)
+    }
+
+    /// The same; what a dead worker has in hand is due now.
+    async fn soonest_in_hand(
+        &self,
+        what: InHand,
+        sql: &'static str,
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        if self.is_held_by_the_dead(what).await? {
+            return Ok(Some(at));
+        }
+        self.soonest(sql, None).await
     }
 
     /// When a lease ends whose holder does not live: then its run can go on here.

@@ -12,6 +12,7 @@ mod due;
 mod evidence;
 mod forget;
 mod freezes;
+mod holders;
 mod holdings;
 mod labels;
 mod logs;

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::super::{Row, span};
 use super::checkpoint::insert_notices;
+use super::holders::InHand;
 use super::rows::{self, count, get, json, text};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
@@ -85,10 +86,11 @@ impl SqlStore {
         hold: Duration,
         at: Timestamp,
     ) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.free_of_the_dead(InHand::Messages, at).await?;
         let taken = sqlx::query(sql!(concat!(
             "UPDATE refit.outbox SET attempts = attempts + 1, due_at = ",
             until!("$1", "$2"),
-            " WHERE id IN (
+            ", holder = (SELECT id FROM refit.processes WHERE id = $4) WHERE id IN (
                  SELECT id FROM refit.outbox WHERE due_at <= ",
             now!("$1"),
             "
@@ -100,6 +102,7 @@ impl SqlStore {
         .bind(self.at(at))
         .bind(span(at, hold))
         .bind(i64::from(limit))
+        .bind(self.holder())
         .fetch_all(&self.parts.writer)
         .await?;
         let mut entries = rows::all(&taken, entry)?;
@@ -137,7 +140,7 @@ impl SqlStore {
         let mut tx = self.begin().await?;
         for entry in entries {
             sqlx::query(sql!(concat!(
-                "UPDATE refit.outbox SET attempts = attempts - 1, due_at = ",
+                "UPDATE refit.outbox SET attempts = attempts - 1, holder = NULL, due_at = ",
                 until!("$1", "$2"),
                 " WHERE id = $3 AND due_at = $4"
             )))
@@ -153,7 +156,7 @@ impl SqlStore {
 
     async fn notice_sent(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
         sqlx::query(sql!(
-            "UPDATE refit.outbox SET sent_at = $2, due_at = NULL, last_error = NULL WHERE id = $1"
+            "UPDATE refit.outbox SET sent_at = $2, due_at = NULL, holder = NULL, last_error = NULL WHERE id = $1"
         ))
         .bind(id)
         .bind(at)
@@ -170,7 +173,7 @@ impl SqlStore {
     ) -> Result<(), StoreError> {
         let retry = retry_at.map(|at| self.until(at));
         sqlx::query(sql!(concat!(
-            "UPDATE refit.outbox SET due_at = ",
+            "UPDATE refit.outbox SET holder = NULL, due_at = ",
             until!("$1", "$2"),
             ", dead = $2 IS NULL, last_error = $3 WHERE id = $4 AND due_at = $5"
         )))

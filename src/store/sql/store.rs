@@ -1,6 +1,6 @@
 //! The store itself: what it holds, and the trait, method by method.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use sqlx::{Pool, Transaction};
@@ -11,9 +11,10 @@ use super::Committer;
 use super::signals::Stirred;
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::domain::id::{InstanceId, RunId};
+use crate::domain::id::{InstanceId, RunId, WorkerId};
 use crate::store::liveness::Liveness;
 use crate::store::outage::Outage;
+use crate::store::silence::Silences;
 use crate::store::{Store, StoreError};
 
 /// How many runs may wait to be told that they were told something, before all are.
@@ -48,6 +49,9 @@ pub(crate) struct SqlStore {
     /// Runs in hand that were told something; none where it is not known which.
     pub(super) told: broadcast::Sender<Option<RunId>>,
     pub(super) outage: Outage,
+    pub(super) silences: Silences,
+    /// The worker that this process registered last, until it is retired.
+    pub(super) worker: Mutex<Option<WorkerId>>,
 }
 
 impl SqlStore {
@@ -61,6 +65,8 @@ impl SqlStore {
             news,
             told: broadcast::Sender::new(UNHEARD),
             outage: Outage::default(),
+            silences: Silences::default(),
+            worker: Mutex::default(),
         })
     }
 

@@ -98,3 +98,29 @@ async fn messages_that_are_sent_while_the_database_goes_away_come_once() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_took_long_comes_once_though_the_database_goes_away_before_the_answer() {
+    on_both(async |world| {
+        let crash = Crash::never();
+        let (mut team, engine) = (Door::new(), engine(&world, &crash).await);
+        queue(&engine, "team", "a").await;
+        let (notifiers, clock) = (team.and(&Door::new()), engine.clock.as_ref());
+        let mut sending = pin!(outbox::drain_once(engine.store.as_ref(), &notifiers, clock));
+        tokio::select! {
+            sent = &mut sending => panic!("it waits at the door: {sent:?}"),
+            asked = team.next() => assert_eq!(asked, said("a")),
+        }
+        world.pass(TimeDelta::seconds(10));
+        crash.outage(true);
+        team.open();
+        tokio::select! {
+            sent = &mut sending => panic!("nobody knows whose it is: {sent:?}"),
+            () = crash.unanswered("hold_outbox") => {}
+        }
+        crash.outage(false);
+        assert_eq!(sending.await.expect("sent"), 1);
+        nobody_is_due(&world, &engine).await;
+    })
+    .await;
+}

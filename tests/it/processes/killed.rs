@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use refit::domain::run::{AttemptState, RunStatus};
 use refit::store::LEASE;
 
 use super::project::{Project, count, each_once, eventually, mark};
+use crate::support::faults::{Fault, Rule, Server};
 use crate::support::steps::is_running;
 
 fn long_training(mark: &str) -> String {
@@ -183,4 +185,61 @@ async fn an_edited_file_does_not_change_a_run_under_way() {
     let new = project.trigger("retrain");
     project.await_success(&[new]).await;
     assert_eq!(project.lines("last"), ["ran", "edited"]);
+}
+
+/// Far below the time for which a message is held.
+const WITHOUT_WAITING: Duration = Duration::from_secs(60);
+
+/// `next`: who goes on.
+async fn a_server_killed_while_it_sends_a_message(project: Project, next: &[&str]) {
+    let service = Server::start(Router::new().fallback(|| async { "ok" }));
+    service.fault(Rule::on(Fault::StopBefore, |_| true).once());
+    project.write("refit.toml", "[notifiers.team]\nkind = \"slack\"\nurl = \"TEAM\"\n");
+    project.write(
+        "workflows/quick.yaml",
+        "name: quick\nmodel: m\nnotify: [{ on: [succeeded], slack: team }]\nsteps: [{ id: one, run: 'true' }]\n",
+    );
+    let start = |words: &[&str]| {
+        let mut command = project.command(words);
+        project.start({
+            command.env("TEAM", &service.url);
+            command
+        })
+    };
+    let mut server = start(&["serve", "--listen", "127.0.0.1:0"]).ready();
+    let run = project.trigger("quick");
+    service.stopped().await;
+    server.kill9();
+    let began = Instant::now();
+    let next = start(next);
+    eventually("the message", || service.seen().get(1).is_some_and(|seen| seen.done).then_some(()));
+    assert!(began.elapsed() < WITHOUT_WAITING, "{:?}\n{}", began.elapsed(), next.log());
+    let store = project.store().await;
+    let sent = async {
+        loop {
+            let entry = store.outbox_of(run).await.unwrap().remove(0);
+            if entry.sent_at.is_some() {
+                return entry;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let sent = tokio::time::timeout(WITHOUT_WAITING, sent).await.unwrap();
+    assert_eq!((sent.attempts, service.count()), (2, 2));
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_sends_a_message_on_sqlite() {
+    a_server_killed_while_it_sends_a_message(Project::sqlite(), &["serve", "--listen", "127.0.0.1:0"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_sends_a_message_on_postgres() {
+    a_server_killed_while_it_sends_a_message(Project::postgres().await, &["worker"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_sends_a_message_and_a_tick_goes_on() {
+    a_server_killed_while_it_sends_a_message(Project::sqlite(), &["tick"]).await;
 }

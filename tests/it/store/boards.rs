@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refit::adapter::Posted;
 use refit::domain::id::NotifierName;
-use refit::store::{BoardEntry, Checkpoint, StoreError};
+use refit::store::{Awaited, BoardEntry, Checkpoint, StoreError};
 use serde_json::json;
 
 use super::database::Database;
@@ -16,6 +16,7 @@ on_both! {
     changes_are_one_board_and_one_process_shows_it
     a_board_that_was_not_tried_waits_and_was_not_tried
     a_board_is_taken_again_unless_somebody_else_took_it
+    a_board_that_a_dead_worker_had_in_hand_is_due_at_once_and_one_that_it_had_given_back_is_not
     a_board_that_failed_waits_and_what_came_meanwhile_is_not_lost
 }
 
@@ -114,6 +115,33 @@ async fn a_board_is_taken_again_unless_somebody_else_took_it(db: Database) {
     assert_eq!(one.board_of(run, &team()[0]).await.expect("read"), None);
     two.board_shown(&theirs, &place(), "hash", db.now()).await.expect("noted");
     assert_eq!(again(&late, db.now()).await, None, "it is up to date");
+}
+
+async fn a_board_that_a_dead_worker_had_in_hand_is_due_at_once_and_one_that_it_had_given_back_is_not(
+    db: Database,
+) {
+    let (store, dying) = (db.open().await, db.open().await);
+    let run = make::run(&store, db.now()).await;
+    let names =
+        ["failed", "shown", "taken", "waits"].map(|name| name.parse::<NotifierName>().expect("a name"));
+    worker(&dying, db.now()).await;
+    store.touch_boards(run, &names, db.now()).await.expect("touched");
+    let mut boards = dying.take_boards(10, HOLD, db.now()).await.expect("taken");
+    boards.sort_by(|a, b| a.notifier.cmp(&b.notifier));
+    store.touch_boards(run, &names[1..2], db.now()).await.expect("touched");
+    let later = db.now() + chrono::TimeDelta::seconds(10);
+    dying.board_failed(&boards[0], "500", Some(later), later).await.expect("noted");
+    dying.board_shown(&boards[1], &place(), "hash", later).await.expect("noted");
+    dying.board_waits(&boards[3], later).await.expect("noted");
+    assert!(store.take_boards(10, HOLD, db.pass(1)).await.expect("taken").is_empty(), "it lives");
+    assert_eq!(store.due(db.now()).await.expect("asked").soonest, [(Awaited::Board, later)]);
+    drop(dying);
+    assert_eq!(store.due(db.now()).await.expect("asked").soonest, [(Awaited::Board, db.now())]);
+    let taken = store.take_boards(10, HOLD, db.now()).await.expect("taken");
+    assert_eq!((taken.len(), &taken[0].notifier, taken[0].attempts), (1, &names[2], 2));
+    let late = store.hold_board(run, &names[2], boards[2].held_until, HOLD, db.now()).await.expect("asked");
+    assert_eq!(late, None, "it is somebody else's");
+    assert_eq!(store.take_boards(10, HOLD, db.pass(9)).await.expect("taken").len(), 3);
 }
 
 async fn a_board_that_failed_waits_and_what_came_meanwhile_is_not_lost(db: Database) {

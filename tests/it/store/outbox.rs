@@ -1,8 +1,10 @@
 //! Messages and logs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use refit::store::{Checkpoint, OutboxEntry, StoreError};
+use refit::store::{Awaited, Checkpoint, OutboxEntry, Store, StoreError};
+use sqlx::{Connection as _, PgConnection};
 
 use super::database::Database;
 use super::make::{self, claim, finish, notice, step, worker};
@@ -15,6 +17,8 @@ on_both! {
     a_message_that_was_not_tried_waits_and_was_not_tried
     messages_that_wait_long_do_not_keep_back_those_that_wait_less
     a_message_is_taken_again_unless_somebody_else_took_it
+    a_message_that_a_dead_worker_had_in_hand_is_due_at_once
+    a_message_that_a_dead_worker_had_given_back_waits_for_its_time
     a_log_is_read_by_cursor
     branches_write_one_log
 }
@@ -135,6 +139,109 @@ async fn a_message_is_taken_again_unless_somebody_else_took_it(db: Database) {
     assert!(one.take_outbox(10, HOLD, db.now()).await.expect("taken").is_empty());
     two.outbox_sent(theirs.id, db.now()).await.expect("noted");
     assert_eq!(again(&late, db.now()).await, None, "it was sent");
+}
+
+async fn a_message_that_a_dead_worker_had_in_hand_is_due_at_once(db: Database) {
+    let (store, dying) = (db.open().await, db.open().await);
+    worker(&store, db.now()).await;
+    worker(&dying, db.now()).await;
+    store.queue_notices(&["a", "b"].map(|key| notice(key, None)), db.now()).await.expect("queued");
+    let mine = store.take_outbox(1, HOLD, db.now()).await.expect("taken").remove(0);
+    let lost = dying.take_outbox(10, HOLD, db.now()).await.expect("taken").remove(0);
+    let held = dying.hold_outbox(lost.id, lost.due_at, HOLD, db.pass(1)).await.expect("asked");
+    let hold_ends = vec![(Awaited::Message, mine.due_at.expect("held"))];
+    assert!(store.take_outbox(10, HOLD, db.now()).await.expect("taken").is_empty(), "both live");
+    assert_eq!(store.due(db.now()).await.expect("asked").soonest, hold_ends);
+    // What the kernel does when a process is killed.
+    drop(dying);
+    assert_eq!(store.due(db.pass(1)).await.expect("asked").soonest, [(Awaited::Message, db.now())]);
+    let taken = store.take_outbox(10, HOLD, db.now()).await.expect("taken");
+    let seen: Vec<_> = taken.iter().map(|entry| (entry.notice.key.as_str(), entry.attempts)).collect();
+    assert_eq!(seen, [(lost.notice.key.as_str(), 2)], "the try that was cut off counts");
+    assert_eq!(store.due(db.now()).await.expect("asked").soonest, hold_ends);
+    // As if it had only stood still.
+    let late = OutboxEntry { due_at: held, ..lost };
+    assert_eq!(store.hold_outbox(late.id, late.due_at, HOLD, db.now()).await.expect("asked"), None);
+    store.outbox_failed(&late, "500", Some(db.now())).await.expect("asked");
+    assert!(store.take_outbox(10, HOLD, db.now()).await.expect("taken").is_empty());
+}
+
+async fn a_message_that_a_dead_worker_had_given_back_waits_for_its_time(db: Database) {
+    let (store, dying) = (db.open().await, db.open().await);
+    worker(&dying, db.now()).await;
+    store.queue_notices(&["a", "b", "c"].map(|key| notice(key, None)), db.now()).await.expect("queued");
+    let taken = dying.take_outbox(10, HOLD, db.now()).await.expect("taken");
+    let later = db.now() + chrono::TimeDelta::seconds(10);
+    dying.outbox_failed(&taken[0], "451 later", Some(later)).await.expect("noted");
+    dying.outbox_waits(&[&taken[1]], later).await.expect("noted");
+    dying.outbox_sent(taken[2].id, db.now()).await.expect("noted");
+    drop(dying);
+    assert!(store.take_outbox(10, HOLD, db.pass(9)).await.expect("taken").is_empty());
+    let taken = store.take_outbox(10, HOLD, db.pass(1)).await.expect("taken");
+    let seen: Vec<_> = taken.iter().map(|entry| (entry.notice.key.as_str(), entry.attempts)).collect();
+    assert_eq!(seen, [("a", 2), ("b", 1)]);
+}
+
+/// A message that a worker of another machine has in hand: its lock file cannot be seen from here.
+async fn held_elsewhere(db: &Database, there: &Arc<dyn Store>) {
+    worker(there, db.now()).await;
+    there.queue_notices(&[notice("a", None)], db.now()).await.expect("queued");
+    assert_eq!(there.take_outbox(10, HOLD, db.now()).await.expect("taken").len(), 1);
+    db.write("UPDATE processes SET machine = 'elsewhere'").await;
+}
+
+/// Returns once somebody (else: nobody) holds a lock as workers do.
+async fn sessions(connection: &mut PgConnection, there: bool) {
+    let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let changed = async {
+        while (sqlx::query_scalar::<_, i64>(count).fetch_one(&mut *connection).await.expect("counted") > 0)
+            != there
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), changed).await.expect("in time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_of_a_machine_whose_session_ended_is_due_long_before_its_hold_is_over() {
+    let db = Database::postgres().await;
+    let (here, there) = (db.open().await, db.open().await);
+    held_elsewhere(&db, &there).await;
+    assert!(here.take_outbox(10, HOLD, db.pass(1)).await.expect("taken").is_empty(), "its session is there");
+    drop(there);
+    let taken = async {
+        loop {
+            let taken = here.take_outbox(10, HOLD, db.now()).await.expect("taken");
+            if !taken.is_empty() {
+                return taken;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // Also just after the server's start, when nobody is taken for dead.
+    let taken = tokio::time::timeout(Duration::from_secs(60), taken).await.expect("in time");
+    assert_eq!((taken.len(), taken[0].attempts), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_stays_with_whose_session_is_made_anew() {
+    let db = Database::postgres().await;
+    let (here, there) = (db.open().await, db.open().await);
+    held_elsewhere(&db, &there).await;
+    let mut connection = PgConnection::connect(&db.url).await.expect("connects");
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory'
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    )
+    .execute(&mut connection)
+    .await
+    .expect("ended");
+    for is_there in [false, true] {
+        sessions(&mut connection, is_there).await;
+        assert!(here.take_outbox(10, HOLD, db.pass(1)).await.expect("taken").is_empty(), "it lives");
+    }
 }
 
 async fn a_log_is_read_by_cursor(db: Database) {
