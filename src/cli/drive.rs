@@ -16,16 +16,18 @@ use super::project::{Opened, actor};
 use super::signals::{Ending, Interrupts};
 use crate::domain::canary::CanaryState;
 use crate::domain::id::{RunId, VersionName};
-use crate::domain::run::{CancelRequest, Outcome, Run, RunStatus};
+use crate::domain::run::{Attempt, AttemptState, CancelRequest, Outcome, Run, RunStatus};
 use crate::domain::workflow::{Mode, StepKind, Workflow, parse};
 use crate::engine::Engine;
 use crate::engine::deadline::Deadline;
 use crate::engine::worker::Worker;
 use crate::notify::Notifiers;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How often a watcher asks whether a server still lives.
 const STILL_ALIVE: Duration = Duration::from_secs(5);
+/// How often a step is looked at that sends a canary out.
+const GOING_OUT: Duration = Duration::from_millis(50);
 
 /// Who advances a run that is followed.
 pub enum By {
@@ -195,11 +197,18 @@ async fn take_back_by(
     None
 }
 
-/// Whether a canary of the run is out; it is to be taken back then.
+/// Whether a canary of the run is out, or goes out; it is to be taken back then.
 async fn take_back(opened: &Opened, engine: &Engine, run: RunId) -> Result<bool, CliError> {
-    let canary = engine.store.canary_of(run).await.doing(|| "look for a canary".to_owned())?;
-    let Some(canary) = canary.filter(|canary| canary.state == CanaryState::Watching) else {
-        return Ok(false);
+    let version = loop {
+        // In this order: a canary is out before its step ends.
+        let goes_out = goes_out(&engine.store, run).await.doing(|| format!("read the steps of run {run}"))?;
+        if let Some(version) = out(&engine.store, run).await.doing(|| "look for a canary".to_owned())? {
+            break version;
+        }
+        if !goes_out {
+            return Ok(false);
+        }
+        tokio::time::sleep(GOING_OUT).await;
     };
     // It may have been started meanwhile.
     if engine.store.live_workers().await.doing(|| "look for a server".to_owned())?.servers > 0 {
@@ -213,11 +222,30 @@ async fn take_back(opened: &Opened, engine: &Engine, run: RunId) -> Result<bool,
     let asked = engine.store.request_cancel(run, &request).await.doing(|| format!("cancel run {run}"))?;
     if asked {
         opened.out.note(&format!(
-            "nobody would watch {} on canary: taking it back; Ctrl-C again leaves it out",
-            canary.version
+            "nobody would watch {version} on canary: taking it back; Ctrl-C again leaves it out"
         ));
     }
     Ok(asked)
+}
+
+/// Whether a step of the run is about to send a canary out.
+async fn goes_out(store: &Arc<dyn Store>, run: RunId) -> Result<bool, StoreError> {
+    let Some(workflow) = store.run(run).await?.as_ref().and_then(snapshot) else { return Ok(false) };
+    let sends = |attempt: &Attempt| {
+        let kind = workflow.step(&attempt.step).map(|step| &step.kind);
+        attempt.state == AttemptState::Started && matches!(kind, Some(StepKind::Canary(_)))
+    };
+    Ok(store.attempts(run).await?.iter().any(sends))
+}
+
+/// The version that the run has on canary. A host may show it before anybody watches it.
+async fn out(store: &Arc<dyn Store>, run: RunId) -> Result<Option<VersionName>, StoreError> {
+    let watched = store.canary_of(run).await?.filter(|canary| canary.state == CanaryState::Watching);
+    if let Some(canary) = watched {
+        return Ok(Some(canary.version));
+    }
+    let mut releases = store.releases(None).await?.into_iter().filter(|release| release.owner == Some(run));
+    Ok(releases.find_map(|release| release.desired.canary).map(|canary| canary.served.version))
 }
 
 /// A run as programs read it.

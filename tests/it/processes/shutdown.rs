@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use refit::domain::run::AttemptState;
+use refit::domain::run::{AttemptState, Outcome, RunStatus};
 use refit::store::LEASE;
 
-use super::project::{Project, count, each_once, eventually, mark};
+use super::project::{Project, STORE_AND_TARGET, count, each_once, eventually, mark};
 use crate::support::steps::is_running;
 
 fn training(mark: &str) -> String {
@@ -184,4 +184,57 @@ notify: [{ on: [started, succeeded], console: true }]
     project.write("go", "");
     assert!(driving.ended().success(), "{}", driving.log());
     driving.await_log("m: retrain ended well");
+}
+
+const ON_CANARY: &str = r#"
+name: retrain
+model: m
+mode: act
+steps:
+  - id: train
+    run: 'mkdir -p out && echo "$REFIT_RUN" > out/model.json && echo "MAE: 10"'
+    metrics: { stdout: { mae: { pattern: 'MAE: (\d+)' } } }
+    outputs: { from: out, files: "*.json" }
+  - { id: gate, uses: gate, with: { first_version: accept, rules: [{ metric: mae, max: 600 }] } }
+  - { id: publish, uses: publish, with: { store: models, version: counter } }
+  - { id: canary, uses: canary, with: { target: production, stages: [10%], compare: compare } }
+  - { id: watch, uses: wait, with: { for: 1h } }
+  - { id: compare, uses: compare, with: { rules: [{ metric: error_rate }], on_inconclusive: promote } }
+  - { id: promote, uses: promote }
+"#;
+
+/// Nobody would watch it once whoever drives its run is gone.
+async fn ctrl_c_takes_a_canary_back(project: Project) {
+    project.write("refit.toml", &format!("[worker]\ngrace_seconds = 60\n{STORE_AND_TARGET}"));
+    // A first version has nothing to be compared with.
+    project.write("workflows/retrain.yaml", &ON_CANARY.replace("1h", "10ms"));
+    let release = || -> Option<serde_json::Value> {
+        serde_json::from_str(&std::fs::read_to_string(project.path("release.json")).ok()?).ok()
+    };
+    project.says(&["trigger", "retrain", "--follow"]);
+    project.write("workflows/retrain.yaml", ON_CANARY);
+    let mut driving = project.start(project.command(&["trigger", "retrain", "--follow"]));
+    let out = eventually(&format!("a canary:\n{}", driving.log()), || {
+        release().filter(|release| release["canary"]["version"] == "2")
+    });
+    assert_eq!(out["champion"]["version"], "1");
+    driving.signal("INT");
+    assert_eq!(driving.ended().code(), Some(130), "{}", driving.log());
+    assert!(driving.log().contains("nobody would watch 2 on canary: taking it back"), "{}", driving.log());
+    let left = release().unwrap();
+    assert_eq!(left["champion"], out["champion"]);
+    assert!(left["canary"].is_null(), "{left}");
+    let run = project.runs().await[0];
+    let (run, _) = project.look(run).await;
+    assert_eq!((run.status, run.outcome), (RunStatus::Finished, Some(Outcome::Cancelled)), "{run:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_takes_a_canary_back_on_sqlite() {
+    ctrl_c_takes_a_canary_back(Project::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_takes_a_canary_back_on_postgres() {
+    ctrl_c_takes_a_canary_back(Project::postgres().await).await;
 }
