@@ -10,12 +10,14 @@ use refit::clock::Clock as _;
 use refit::domain::workflow::{Moment, Recipient};
 use refit::engine::{Engine, Settings};
 use refit::notify::outbox;
-use refit::store::Notice;
+use refit::store::{self, Notice, StoreError};
 use serde_json::json;
 
 use super::stopping::{Door, said};
+use crate::store::database::Database;
 use crate::store::make;
 use crate::support::crash::Crash;
+use crate::support::wire::Wire;
 use crate::support::world::World;
 
 async fn on_both(test: impl AsyncFn(World)) {
@@ -123,4 +125,72 @@ async fn a_message_that_took_long_comes_once_though_the_database_goes_away_befor
         nobody_is_due(&world, &engine).await;
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_the_database_away_goes_on_with_what_it_took_once_that_is_back() {
+    on_both(async |world| {
+        let crash = Crash::never();
+        let (mut team, mut ops, engine) = (Door::new(), Door::new(), engine(&world, &crash).await);
+        for (to, version) in [("team", "a"), ("ops", "b"), ("team", "c")] {
+            queue(&engine, to, version).await;
+        }
+        let (notifiers, clock) = (team.and(&ops), engine.clock.as_ref());
+        let mut sending = pin!(outbox::drain_once(engine.store.as_ref(), &notifiers, clock));
+        tokio::select! {
+            sent = &mut sending => panic!("it waits at the door: {sent:?}"),
+            asked = async { (team.next().await, ops.next().await) } => assert_eq!(asked, (said("a"), said("b"))),
+        }
+        crash.outage(true);
+        tokio::select! {
+            sent = &mut sending => panic!("it waits at the door: {sent:?}"),
+            () = crash.unanswered("take_outbox") => {}
+        }
+        ops.open();
+        tokio::select! {
+            sent = &mut sending => panic!("it waits at the door: {sent:?}"),
+            () = crash.unanswered("outbox_sent") => {}
+        }
+        crash.outage(false);
+        queue(&engine, "ops", "d").await;
+        tokio::select! {
+            sent = &mut sending => panic!("it waits at the door: {sent:?}"),
+            asked = ops.next() => assert_eq!(asked, said("d")),
+        }
+        team.open();
+        let trouble = sending.await;
+        assert!(matches!(trouble, Err(StoreError::Away(_))), "{trouble:?}");
+        assert_eq!((team.came(), ops.came()), (vec![said("c")], vec![]), "each once");
+        nobody_is_due(&world, &engine).await;
+    })
+    .await;
+}
+
+/// Connections to Postgres that went silent while a message was on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_is_noted_by_another_connection_where_one_went_silent() {
+    let db = Database::postgres().await;
+    let wire = Wire::to(&db.url).await;
+    let store = store::open(&wire.url, db.clock.clone()).await.expect("opens");
+    let mut team = Door::new();
+    let notice = Notice {
+        moment: Moment::Promoted,
+        to: Recipient::Slack("team".parse().expect("a name")),
+        facts: json!({"workflow": "w", "version": "a"}),
+        ..make::notice("a", None)
+    };
+    store.queue_notices(&[notice], db.now()).await.expect("queued");
+    let notifiers = team.and(&Door::new());
+    let mut sending = pin!(outbox::drain_once(store.as_ref(), &notifiers, db.clock.as_ref()));
+    tokio::select! {
+        sent = &mut sending => panic!("it waits at the door: {sent:?}"),
+        asked = team.next() => assert_eq!(asked, said("a")),
+    }
+    wire.forget();
+    team.open();
+    // A statement is waited for longer.
+    let sent = tokio::time::timeout(Duration::from_secs(25), sending).await.expect("in time");
+    assert_eq!(sent.expect("noted"), 1);
+    let other = db.open().await;
+    assert_eq!(other.take_outbox(9, Duration::from_secs(60), db.pass(3_600)).await.expect("taken"), []);
 }
