@@ -26,7 +26,7 @@ use crate::notify::held::{Held, PATIENCE, turn_after, while_held};
 use crate::notify::noted::noted;
 use crate::steps::publish::PublishOutput;
 use crate::steps::{headline, promote};
-use crate::store::{BoardEntry, StoreError};
+use crate::store::{BoardEntry, SILENT_FOR, StoreError};
 
 /// Boards taken at once.
 const BATCH: u32 = 8;
@@ -72,11 +72,11 @@ struct HeldBoard<'e> {
 #[async_trait]
 impl Held for HeldBoard<'_> {
     const HOLD: Duration = HOLD;
+    const TRUSTED_FOR: Duration = SILENT_FOR;
     type Error = StoreError;
 
     async fn again(&mut self, at: Timestamp) -> Result<bool, StoreError> {
-        let BoardEntry { run, notifier, held_until, .. } = &self.board;
-        let again = || self.engine.store.hold_board(*run, notifier, *held_until, HOLD, at);
+        let again = || self.engine.store.hold_board(&self.board, HOLD, at);
         let again = noted(self.closing, again).await?;
         self.board.held_until = again.unwrap_or(self.board.held_until);
         Ok(again.is_some())

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
+use tokio::time::Instant;
 
 use crate::adapter::{AdapterError, NotSent};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::store::SILENT_FOR;
 
 /// A message that has had no turn for longer is told of, and given up like one that fails.
 const LONGEST_WAIT: TimeDelta = TimeDelta::days(1);
@@ -33,7 +33,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `sending` comes to, unless it takes too long.
 pub async fn in_time<T>(sending: impl Future<Output = Result<T, NotSent>>) -> Result<T, NotSent> {
-    tokio::time::timeout(PATIENCE, sending).await.unwrap_or_else(|_| {
+    by_then(Instant::now() + PATIENCE, sending).await
+}
+
+async fn by_then<T>(by: Instant, sending: impl Future<Output = Result<T, NotSent>>) -> Result<T, NotSent> {
+    tokio::time::timeout_at(by, sending).await.unwrap_or_else(|_| {
         Err(NotSent::Failed(AdapterError::Unavailable {
             service: "the notifier".to_owned(),
             cause: format!("no answer within {PATIENCE:?}"),
@@ -47,6 +51,8 @@ pub async fn in_time<T>(sending: impl Future<Output = Result<T, NotSent>>) -> Re
 pub trait Held: Send {
     /// For how long it is taken.
     const HOLD: Duration;
+    /// For how long from then on nobody takes this process for dead.
+    const TRUSTED_FOR: Duration;
     /// Why it cannot be said whether it is taken.
     type Error;
 
@@ -64,9 +70,10 @@ pub async fn while_held<T, H: Held>(
     taken_at: Timestamp,
 ) -> Result<Option<Result<T, NotSent>>, H::Error> {
     let mut sending = pin!(sending);
-    let lasts = H::HOLD.saturating_sub(PATIENCE).min(SILENT_FOR);
+    let lasts = H::HOLD.saturating_sub(PATIENCE).min(H::TRUSTED_FOR);
     let lasts = TimeDelta::from_std(lasts).unwrap_or(TimeDelta::MAX);
     let mut until = taken_at + lasts;
+    let by = Instant::now() + PATIENCE;
     loop {
         let going_on = poll_fn(|context| {
             if clock.now() >= until {
@@ -74,7 +81,7 @@ pub async fn while_held<T, H: Held>(
             }
             sending.as_mut().poll(context).map_ok(Some)
         });
-        match in_time(going_on).await {
+        match by_then(by, going_on).await {
             Ok(Some(sent)) => return Ok(Some(Ok(sent))),
             Err(not_sent) => return Ok(Some(Err(not_sent))),
             Ok(None) => {
@@ -104,6 +111,7 @@ mod tests {
     #[async_trait]
     impl Held for Taken {
         const HOLD: Duration = Duration::from_secs(300);
+        const TRUSTED_FOR: Duration = Duration::from_secs(5);
         type Error = std::convert::Infallible;
 
         async fn again(&mut self, _: Timestamp) -> Result<bool, Self::Error> {

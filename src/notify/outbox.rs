@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::workflow::Recipient;
-use crate::store::{OutboxEntry, Store, StoreError};
+use crate::store::{OutboxEntry, SILENT_FOR, Store, StoreError};
 
 /// Messages taken at once.
 const BATCH: u32 = 32;
@@ -189,16 +189,18 @@ struct HeldEntry<'a> {
     store: &'a dyn Store,
     closing: &'a Closing,
     id: i64,
+    attempts: u32,
     until: Option<Timestamp>,
 }
 
 #[async_trait]
 impl Held for HeldEntry<'_> {
     const HOLD: Duration = HOLD;
+    const TRUSTED_FOR: Duration = SILENT_FOR;
     type Error = StoreError;
 
     async fn again(&mut self, at: Timestamp) -> Result<bool, StoreError> {
-        let again = || self.store.hold_outbox(self.id, self.until, HOLD, at);
+        let again = || self.store.hold_outbox(self.id, self.attempts, self.until, HOLD, at);
         self.until = noted(self.closing, again).await?;
         Ok(self.until.is_some())
     }
@@ -217,7 +219,7 @@ async fn deliver(
         Some((run, name)) => store.board_of(run, name).await?,
         None => None,
     };
-    let mut held = HeldEntry { store, closing, id: entry.id, until: entry.due_at };
+    let mut held = HeldEntry { store, closing, id: entry.id, attempts: entry.attempts, until: entry.due_at };
     let sending = while_held(send(notifiers, &entry, below.as_ref()), &mut held, clock, taken_at);
     let sent = tokio::select! {
         sent = sending => Some(sent?),

@@ -65,13 +65,11 @@ pub trait Boards: Send + Sync + 'static {
         retry_at: Option<Timestamp>,
         again_at: Timestamp,
     ) -> Result<(), StoreError>;
-    /// Takes a message again that was taken until `held_until`, for `hold` from now: when that ends. `None` when
-    /// somebody else took it, or may have: it is not this process's to show.
+    /// Takes a message again that was taken, for `hold` from now: when that ends. `None` when somebody else took it, or
+    /// may have: it is not this process's to show. Where the answer was lost, a worker may ask again.
     async fn hold_board(
         &self,
-        run: RunId,
-        notifier: &NotifierName,
-        held_until: Timestamp,
+        board: &BoardEntry,
         hold: Duration,
         at: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError>;

@@ -63,11 +63,13 @@ pub trait Outbox: Send + Sync + 'static {
         hold: Duration,
         at: Timestamp,
     ) -> Result<Vec<OutboxEntry>, StoreError>;
-    /// Takes a message again that was taken until `held_until`, for `hold` from now: when that ends. `None` when
-    /// somebody else took it, or may have, or it was sent: it is not this process's to send.
+    /// Takes a message again whose try `attempts` was to last until `held_until`, for `hold` from now: when that ends.
+    /// `None` when somebody else took it, or may have, or it was sent: it is not this process's to send. Where the answer
+    /// was lost, a worker may ask again.
     async fn hold_outbox(
         &self,
         id: i64,
+        attempts: u32,
         held_until: Option<Timestamp>,
         hold: Duration,
         at: Timestamp,

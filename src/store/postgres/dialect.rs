@@ -118,6 +118,12 @@ macro_rules! silent {
          AND statement_timestamp() > pg_postmaster_start_time() + interval '10 seconds'"
     };
 }
+// Process `$id`, if it is on the list and known to be there: what it takes is held by it, and else by time only.
+macro_rules! known {
+    ($id:literal) => {
+        concat!("(SELECT w.id FROM refit.processes w WHERE w.id = ", $id, " AND NOT (", silent!(), "))")
+    };
+}
 // Whether `cut_silent_leases` has something to do about process `w`.
 macro_rules! to_be_cut {
     ($at:literal) => {
@@ -191,10 +197,10 @@ pub(crate) fn news(
     futures::stream::select(super::sql::own_news(own), super::listener::others_news(pool.clone(), told))
 }
 
-/// The task that is fetched next, if any waits.
+/// The task that is fetched next, if any waits. One that somebody is about to fetch does not.
 pub(crate) async fn oldest_task(pool: &PgPool, queue: &str) -> Result<Option<String>, StoreError> {
     let next = "SELECT id FROM apalis.jobs WHERE job_type = $1 AND status = 'Pending'
-        ORDER BY priority DESC, run_at, id LIMIT 1";
+        ORDER BY priority DESC, run_at LIMIT 1 FOR UPDATE SKIP LOCKED";
     Ok(sqlx::query_scalar(next).bind(queue).fetch_optional(pool).await?)
 }
 

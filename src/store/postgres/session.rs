@@ -176,8 +176,7 @@ pub(crate) async fn cut_silent_leases(pool: &PgPool, now: Option<Timestamp>) -> 
     sqlx::query(concat!(
         "DELETE FROM refit.processes w WHERE w.registered_at < statement_timestamp() - interval '1 day'
            AND NOT EXISTS (SELECT 1 FROM refit.runs r WHERE r.lease_owner = w.id)
-           AND NOT EXISTS (SELECT 1 FROM refit.outbox o WHERE o.holder = w.id)
-           AND NOT EXISTS (SELECT 1 FROM refit.boards b WHERE b.holder = w.id) AND ",
+           AND NOT EXISTS (SELECT 1 FROM refit.outbox o WHERE o.holder = w.id) AND ",
         silent!()
     ))
     .execute(pool)

@@ -92,13 +92,11 @@ impl Boards for SqlStore {
 
     async fn hold_board(
         &self,
-        run: RunId,
-        notifier: &NotifierName,
-        held_until: Timestamp,
+        board: &BoardEntry,
         hold: Duration,
         at: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        self.answered(self.hold_due_board(run, notifier, held_until, hold, at)).await
+        self.answered(self.hold_due_board(board, hold, at)).await
     }
 
     async fn board_waits(&self, board: &BoardEntry, due_at: Timestamp) -> Result<(), StoreError> {
@@ -127,7 +125,9 @@ impl SqlStore {
         let taken = sqlx::query(sql!(concat!(
             "UPDATE refit.boards SET attempts = attempts + 1, due_at = ",
             until!("$1", "$2"),
-            ", holder = (SELECT id FROM refit.processes WHERE id = $4) WHERE (run, notifier) IN (
+            ", holder = ",
+            known!("$4"),
+            " WHERE (run, notifier) IN (
                  SELECT run, notifier FROM refit.boards WHERE due_at <= ",
             now!("$1"),
             "
@@ -204,22 +204,25 @@ impl SqlStore {
 
     async fn hold_due_board(
         &self,
-        run: RunId,
-        notifier: &NotifierName,
-        held_until: Timestamp,
+        board: &BoardEntry,
         hold: Duration,
         at: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
         let held = sqlx::query(sql!(concat!(
             "UPDATE refit.boards SET due_at = ",
             until!("$1", "$2"),
-            " WHERE run = $3 AND notifier = $4 AND due_at = $5 RETURNING due_at"
+            ", holder = ",
+            known!("$6"),
+            " WHERE run = $3 AND notifier = $4
+                 AND (due_at = $5 OR (due_at > $5 AND holder = $6 AND attempts = $7)) RETURNING due_at"
         )))
         .bind(self.at(at))
         .bind(span(at, hold))
-        .bind(run.0)
-        .bind(notifier.as_str())
-        .bind(held_until)
+        .bind(board.run.0)
+        .bind(board.notifier.as_str())
+        .bind(board.held_until)
+        .bind(self.holder())
+        .bind(i64::from(board.attempts))
         .fetch_optional(&self.parts.writer)
         .await?;
         held.map(|row| get(&row, "due_at")).transpose()

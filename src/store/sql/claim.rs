@@ -9,6 +9,7 @@ use sqlx::types::{Json, Uuid};
 
 use super::super::{Connection, span};
 use super::checkpoint::{NewRows, cancel_attempts, insert_attempts};
+use super::holders::OwnWorker;
 use super::queries::{attempts_in, intents_in, signals_in};
 use super::rows::{self, get, json_opt, text, word};
 use super::signals::Stirred;
@@ -307,20 +308,28 @@ impl SqlStore {
             })?;
         }
         let lock_key = self.parts.session.enter(worker).await?;
+        let labels = labels.iter().map(|label| text(label)).collect();
+        let own = OwnWorker { id: worker, labels, lock_key, stay };
+        self.write_worker(&own, at).await?;
+        self.now_is(own);
+        Ok(())
+    }
+
+    /// Puts this process's worker on the list.
+    pub(super) async fn write_worker(&self, own: &OwnWorker, at: Timestamp) -> Result<(), StoreError> {
         sqlx::query(sql!(
             "INSERT INTO refit.processes (id, labels, machine, lock_key, registered_at, stays)
              VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (id) DO UPDATE SET labels = excluded.labels, registered_at = excluded.registered_at"
         ))
-        .bind(worker.0)
-        .bind(Json(labels.iter().map(|label| text(label)).collect::<Vec<_>>()))
+        .bind(own.id.0)
+        .bind(Json(&own.labels))
         .bind(self.parts.liveness.as_ref().and_then(|liveness| liveness.machine()))
-        .bind(lock_key)
+        .bind(own.lock_key)
         .bind(at)
-        .bind(stay == Stay::Open)
+        .bind(own.stay == Stay::Open)
         .execute(&self.parts.writer)
         .await?;
-        self.now_is(worker);
         Ok(())
     }
 

@@ -9,7 +9,16 @@ use super::rows::{self, get};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::WorkerId;
-use crate::store::StoreError;
+use crate::store::{Stay, StoreError};
+
+/// The worker that this process registered.
+#[derive(Debug, Clone)]
+pub(super) struct OwnWorker {
+    pub(super) id: WorkerId,
+    pub(super) labels: Vec<String>,
+    pub(super) lock_key: i64,
+    pub(super) stay: Stay,
+}
 
 /// What is in hand.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +40,7 @@ macro_rules! holders {
     };
 }
 
-/// What `$1` holds is due at `$2`, unless its hold was over before.
+/// What `$1` holds is due at `$2`, unless its hold was over before. `$3`: only if it still has no session.
 macro_rules! free {
     ($table:literal) => {
         sql!(concat!(
@@ -41,7 +50,10 @@ macro_rules! free {
             now!("$2"),
             " THEN ",
             now!("$2"),
-            " ELSE due_at END WHERE holder = $1"
+            " ELSE due_at END WHERE holder = $1 AND (NOT $3 OR EXISTS (
+                SELECT 1 FROM refit.processes w WHERE w.id = $1 AND ",
+            silent!(),
+            "))"
         ))
     };
 }
@@ -74,17 +86,22 @@ enum Life {
 impl SqlStore {
     /// The worker that this process is: what it takes is its own.
     pub(super) fn holder(&self) -> Option<Uuid> {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner).map(|worker| worker.0)
+        self.own_worker().map(|worker| worker.id.0)
+    }
+
+    /// The worker that this process is.
+    pub(super) fn own_worker(&self) -> Option<OwnWorker> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `worker` is this process's, from now on.
-    pub(super) fn now_is(&self, worker: WorkerId) {
+    pub(super) fn now_is(&self, worker: OwnWorker) {
         *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
     }
 
     /// `worker` is this process's no more.
     pub(super) fn no_more_is(&self, worker: WorkerId) {
-        self.worker.lock().unwrap_or_else(PoisonError::into_inner).take_if(|known| *known == worker);
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner).take_if(|known| known.id == worker);
     }
 
     /// What dead workers hold is due at once.
@@ -105,6 +122,7 @@ impl SqlStore {
             let freed = sqlx::query(what.free())
                 .bind(holder.0)
                 .bind(self.at(at))
+                .bind(life == Life::Silent)
                 .execute(&self.parts.writer)
                 .await?
                 .rows_affected();

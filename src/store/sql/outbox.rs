@@ -44,11 +44,12 @@ impl Outbox for SqlStore {
     async fn hold_outbox(
         &self,
         id: i64,
+        attempts: u32,
         held_until: Option<Timestamp>,
         hold: Duration,
         at: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        self.answered(self.hold_notice(id, held_until, hold, at)).await
+        self.answered(self.hold_notice((id, attempts), held_until, hold, at)).await
     }
 
     async fn outbox_waits(&self, entries: &[&OutboxEntry], due_at: Timestamp) -> Result<(), StoreError> {
@@ -90,7 +91,9 @@ impl SqlStore {
         let taken = sqlx::query(sql!(concat!(
             "UPDATE refit.outbox SET attempts = attempts + 1, due_at = ",
             until!("$1", "$2"),
-            ", holder = (SELECT id FROM refit.processes WHERE id = $4) WHERE id IN (
+            ", holder = ",
+            known!("$4"),
+            " WHERE id IN (
                  SELECT id FROM refit.outbox WHERE due_at <= ",
             now!("$1"),
             "
@@ -112,7 +115,7 @@ impl SqlStore {
 
     async fn hold_notice(
         &self,
-        id: i64,
+        (id, attempts): (i64, u32),
         held_until: Option<Timestamp>,
         hold: Duration,
         at: Timestamp,
@@ -120,12 +123,16 @@ impl SqlStore {
         let held = sqlx::query(sql!(concat!(
             "UPDATE refit.outbox SET due_at = ",
             until!("$1", "$2"),
-            " WHERE id = $3 AND due_at = $4 RETURNING due_at"
+            ", holder = ",
+            known!("$5"),
+            " WHERE id = $3 AND (due_at = $4 OR (due_at > $4 AND holder = $5 AND attempts = $6)) RETURNING due_at"
         )))
         .bind(self.at(at))
         .bind(span(at, hold))
         .bind(id)
         .bind(held_until)
+        .bind(self.holder())
+        .bind(i64::from(attempts))
         .fetch_optional(&self.parts.writer)
         .await?;
         held.map(|row| get(&row, "due_at")).transpose()

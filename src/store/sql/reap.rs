@@ -51,6 +51,10 @@ impl SqlStore {
         if workers.iter().any(|worker| worker.to_be_cut) && !self.is_after_outage() {
             cut_silent_leases(&self.parts.writer, self.at(at)).await?;
         }
+        // Whoever took it for dead took it off the list, such as when its session had ended for a moment.
+        if let Some(own) = self.own_worker().filter(|own| workers.iter().all(|worker| worker.id != own.id)) {
+            self.write_worker(&own, at).await?;
+        }
         if !is_due {
             return Ok((woken, next));
         }

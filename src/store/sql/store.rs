@@ -8,10 +8,11 @@ use tokio::sync::{broadcast, watch};
 
 use super::super::{BEGIN, Db, Session, Span, push, span, tell};
 use super::Committer;
+use super::holders::OwnWorker;
 use super::signals::Stirred;
 use crate::clock::Clock;
 use crate::domain::Timestamp;
-use crate::domain::id::{InstanceId, RunId, WorkerId};
+use crate::domain::id::{InstanceId, RunId};
 use crate::store::liveness::Liveness;
 use crate::store::outage::Outage;
 use crate::store::silence::Silences;
@@ -51,7 +52,7 @@ pub(crate) struct SqlStore {
     pub(super) outage: Outage,
     pub(super) silences: Silences,
     /// The worker that this process registered last, until it is retired.
-    pub(super) worker: Mutex<Option<WorkerId>>,
+    pub(super) worker: Mutex<Option<OwnWorker>>,
 }
 
 impl SqlStore {

@@ -139,6 +139,12 @@ macro_rules! silent {
         "FALSE"
     };
 }
+// Process `$id`, if it is on the list and known to be there: what it takes is held by it, and else by time only.
+macro_rules! known {
+    ($id:literal) => {
+        concat!("(SELECT w.id FROM refit.processes w WHERE w.id = ", $id, " AND NOT (", silent!(), "))")
+    };
+}
 macro_rules! to_be_cut {
     ($at:literal) => {
         "FALSE"

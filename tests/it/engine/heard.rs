@@ -73,7 +73,12 @@ pub async fn serving_and_telling(world: &World, engine: &Arc<Engine>) {
 /// What people are to be told since this was asked last.
 pub async fn told(world: &World, engine: &Engine) -> Vec<Notice> {
     let taken = engine.store.take_outbox(100, Duration::from_secs(86_400), world.clock.now()).await;
-    taken.expect("readable").into_iter().map(|entry| entry.notice).collect()
+    let mut told = vec![];
+    for entry in taken.expect("readable") {
+        engine.store.outbox_sent(entry.id, world.clock.now()).await.expect("noted");
+        told.push(entry.notice);
+    }
+    told
 }
 
 /// Of a message: its key, what it is of, and to whom.

@@ -25,6 +25,7 @@ on_both! {
     a_run_that_the_plan_leaves_is_as_it_was
     every_run_that_could_go_on_is_named
     an_unknown_run_is_gone
+    a_server_that_was_taken_for_dead_is_on_the_list_again
 }
 
 async fn a_claim_starts_the_first_attempt(db: Database) {
@@ -50,6 +51,18 @@ async fn only_one_of_two_claimers_gets_a_run(db: Database) {
         let taken = [&a, &b].iter().filter(|r| matches!(r, ClaimResult::Taken)).count();
         assert_eq!((claimed, taken), (1, 1), "{a:?} {b:?}");
     }
+}
+
+async fn a_server_that_was_taken_for_dead_is_on_the_list_again(db: Database) {
+    let store = db.open().await;
+    let own = worker(&store, db.now()).await;
+    db.write("DELETE FROM processes").await;
+    assert_eq!(store.live_workers().await.expect("counted").servers, 0);
+    store.reap(db.now()).await.expect("reaped");
+    assert_eq!(store.live_workers().await.expect("counted").servers, 1);
+    store.retire_worker(own).await.expect("retired");
+    store.reap(db.now()).await.expect("reaped");
+    assert_eq!(store.live_workers().await.expect("counted").servers, 0);
 }
 
 async fn a_dead_worker_s_run_is_free_and_counts_a_crash(db: Database) {

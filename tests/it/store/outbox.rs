@@ -125,7 +125,7 @@ async fn a_message_is_taken_again_unless_somebody_else_took_it(db: Database) {
     one.queue_notices(&[notice("a", None)], db.now()).await.expect("queued");
     let late = one.take_outbox(10, HOLD, db.now()).await.expect("taken").remove(0);
     let again = async |entry: &OutboxEntry, at| {
-        one.hold_outbox(entry.id, entry.due_at, HOLD, at).await.expect("asked")
+        one.hold_outbox(entry.id, entry.attempts, entry.due_at, HOLD, at).await.expect("asked")
     };
     let due_at = again(&late, db.pass(90)).await;
     assert_eq!(due_at, Some(db.now() + HOLD), "nobody else has it");
@@ -148,7 +148,12 @@ async fn a_message_that_a_dead_worker_had_in_hand_is_due_at_once(db: Database) {
     store.queue_notices(&["a", "b"].map(|key| notice(key, None)), db.now()).await.expect("queued");
     let mine = store.take_outbox(1, HOLD, db.now()).await.expect("taken").remove(0);
     let lost = dying.take_outbox(10, HOLD, db.now()).await.expect("taken").remove(0);
-    let held = dying.hold_outbox(lost.id, lost.due_at, HOLD, db.pass(1)).await.expect("asked");
+    let held = dying.hold_outbox(lost.id, lost.attempts, lost.due_at, HOLD, db.pass(1)).await.expect("asked");
+    // The answer was lost, though the hold was made.
+    let again =
+        dying.hold_outbox(lost.id, lost.attempts, lost.due_at, HOLD, db.pass(1)).await.expect("asked");
+    assert!(again > held, "{held:?} {again:?}");
+    let held = again;
     let hold_ends = vec![(Awaited::Message, mine.due_at.expect("held"))];
     assert!(store.take_outbox(10, HOLD, db.now()).await.expect("taken").is_empty(), "both live");
     assert_eq!(store.due(db.now()).await.expect("asked").soonest, hold_ends);
@@ -161,7 +166,10 @@ async fn a_message_that_a_dead_worker_had_in_hand_is_due_at_once(db: Database) {
     assert_eq!(store.due(db.now()).await.expect("asked").soonest, hold_ends);
     // As if it had only stood still.
     let late = OutboxEntry { due_at: held, ..lost };
-    assert_eq!(store.hold_outbox(late.id, late.due_at, HOLD, db.now()).await.expect("asked"), None);
+    assert_eq!(
+        store.hold_outbox(late.id, late.attempts, late.due_at, HOLD, db.now()).await.expect("asked"),
+        None
+    );
     store.outbox_failed(&late, "500", Some(db.now())).await.expect("asked");
     assert!(store.take_outbox(10, HOLD, db.now()).await.expect("taken").is_empty());
 }

@@ -108,7 +108,7 @@ passes! {
     Outbox {
         write queue_notices(notices: &[Notice], at: Timestamp) -> ();
         write take_outbox(limit: u32, hold: Duration, at: Timestamp) -> Vec<OutboxEntry>;
-        write hold_outbox(id: i64, held_until: Option<Timestamp>, hold: Duration, at: Timestamp) -> Option<Timestamp>;
+        write hold_outbox(id: i64, attempts: u32, held_until: Option<Timestamp>, hold: Duration, at: Timestamp) -> Option<Timestamp>;
         write outbox_waits(entries: &[&OutboxEntry], due_at: Timestamp) -> ();
         write outbox_sent(id: i64, at: Timestamp) -> ();
         write outbox_failed(entry: &OutboxEntry, error: &str, retry_at: Option<Timestamp>) -> ();
@@ -120,7 +120,7 @@ passes! {
         write take_boards(limit: u32, hold: Duration, at: Timestamp) -> Vec<BoardEntry>;
         write board_shown(board: &BoardEntry, place: &Posted, shows: &str, again_at: Timestamp) -> ();
         write board_failed(board: &BoardEntry, error: &str, retry_at: Option<Timestamp>, again_at: Timestamp) -> ();
-        write hold_board(run: RunId, notifier: &NotifierName, held_until: Timestamp, hold: Duration, at: Timestamp) -> Option<Timestamp>;
+        write hold_board(board: &BoardEntry, hold: Duration, at: Timestamp) -> Option<Timestamp>;
         write board_waits(board: &BoardEntry, due_at: Timestamp) -> ();
         read board_of(run: RunId, notifier: &NotifierName) -> Option<Posted>;
     }
