@@ -25,9 +25,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that was idle longer is asked whether it is still there.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
-/// What is acknowledged is kept, also where the database's own setting would lose it in a crash. A stronger setting stands.
-const KEEP_COMMITS: &str = "SELECT set_config('synchronous_commit', 'on', FALSE)
-    WHERE current_setting('synchronous_commit') = 'off'";
+/// What is acknowledged is kept, also where the database's own setting would lose it in a crash; and a process that went
+/// silent in a transaction keeps nobody out for hours. Stronger settings stand.
+const SETTINGS: &str = "SELECT set_config(name, wanted, FALSE)
+    FROM (VALUES ('synchronous_commit', 'off', 'on'), ('idle_in_transaction_session_timeout', '0', '60s'))
+        AS s(name, weak, wanted)
+    WHERE current_setting(name) = weak";
 
 /// Opens the database at `url`, whose schema `migrate` must have made. The role needs SELECT, INSERT, UPDATE
 /// and DELETE only.
@@ -122,7 +125,7 @@ fn pool(options: &PgConnectOptions) -> PgPool {
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .after_connect(|connection, _| {
-            Box::pin(async move { sqlx::query(KEEP_COMMITS).execute(connection).await.map(drop) })
+            Box::pin(async move { sqlx::query(SETTINGS).execute(connection).await.map(drop) })
         })
         .before_acquire(|connection, meta| {
             Box::pin(async move { Ok(meta.idle_for < TRUSTED_FOR || answers::is_there(connection).await) })

@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::{Backend, LOST_WAKEUPS, clean_queue, in_time, oldest_task, worker_config};
+use super::super::{Backend, LOST_WAKEUPS, clean_queue, in_long_time, in_time, oldest_task, worker_config};
 use super::store::SqlStore;
 use crate::domain::Timestamp;
 use crate::domain::id::RunId;
@@ -217,7 +217,7 @@ impl SqlStore {
     async fn clean_while(&self, stop: &CancellationToken) {
         loop {
             // First, too: a process that only looks in lives no minute.
-            if let Err(error) = in_time(clean_queue(&self.parts.writer, QUEUE)).await {
+            if let Err(error) = in_long_time(clean_queue(&self.parts.writer, QUEUE)).await {
                 tracing::warn!(%error, "Done wake-ups could not be deleted");
             }
             tokio::select! {

@@ -24,7 +24,8 @@ on_both! {
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Tell(mpsc::UnboundedSender<RunId>);
+/// Tells which run is to be advanced.
+pub struct Tell(pub mpsc::UnboundedSender<RunId>);
 
 #[async_trait]
 impl OnWake for Tell {

@@ -4,15 +4,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use refit::domain::id::{RunId, WorkerId};
-use refit::store::{self, OnWake, Stay, Store, StoreError};
+use refit::domain::id::WorkerId;
+use refit::store::{self, Stay, Store, StoreError};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
+use super::deliveries::Tell;
 use super::make::{self, claim, next_step, worker};
 use crate::support::wire::Wire;
 
@@ -69,6 +69,27 @@ async fn connections_that_went_silent_while_they_were_used_keep_no_others_out() 
         asked.abort();
     }
     soon(store.ping()).await.expect("another connection");
+}
+
+/// Or what it had locked would be locked until the server's kernel gives the connection up, hours later.
+#[tokio::test]
+async fn the_server_ends_transactions_that_nobody_goes_on_with() {
+    let db = Database::postgres().await;
+    for statement in [
+        "CREATE TABLE refit.noted (lasts text)",
+        "CREATE FUNCTION refit.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO refit.noted VALUES (current_setting('idle_in_transaction_session_timeout'));
+             RETURN NULL;
+         END $$",
+        "CREATE TRIGGER note AFTER INSERT ON refit.runs FOR EACH ROW EXECUTE FUNCTION refit.note()",
+    ] {
+        db.write(statement).await;
+    }
+    make::run(&db.open().await, db.now()).await;
+    let mut other = PgConnection::connect(&db.url).await.expect("connects");
+    let lasts: String =
+        sqlx::query_scalar("SELECT lasts FROM refit.noted").fetch_one(&mut other).await.expect("read");
+    assert_eq!(lasts, "1min");
 }
 
 #[tokio::test]
@@ -128,17 +149,6 @@ async fn a_session_that_went_silent_is_made_anew() {
     .await
     .expect("counted");
     assert_eq!(known, 2, "both are known to be there");
-}
-
-struct Tell(mpsc::UnboundedSender<RunId>);
-
-#[async_trait]
-impl OnWake for Tell {
-    async fn advance(&self, run: RunId) {
-        let _ = self.0.send(run);
-    }
-
-    fn told(&self, _run: Option<RunId>) {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
