@@ -100,7 +100,8 @@ async fn leave(engine: &Arc<Engine>, release: Release) -> Result<Left, CliError>
         return Ok(Left { release, withdrawn });
     }
     let who = ReleaseActor::Human { name: actor() };
-    let done = engine.roll_back(&release.model, &release.target, None, who, REASON).await.doing(doing)?;
+    // Without its canary, which may have been taken back meanwhile, this would take the champion off.
+    let done = engine.roll_back_as_seen(&release, None, who, REASON).await.doing(doing)?;
     let last = done.release;
     Ok(Left { release: last, withdrawn })
 }

@@ -153,6 +153,8 @@ impl From<ReleaseError> for CliError {
                  `refit rollback` goes back to what served before, whatever is frozen",
                 how_to_lift(&freeze),
             )),
+            ReleaseError::Changed { .. } => Self::new(Exit::Busy, text)
+                .hint("nothing was changed; `refit status` shows what serves now: decide again"),
             ReleaseError::Outside(error) => {
                 let exit = if error.is_transient() { Exit::Unreachable } else { Exit::StepFailed };
                 Self::new(exit, text).hint("`refit doctor` checks stores and targets")

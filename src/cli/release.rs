@@ -102,15 +102,24 @@ pub async fn promote(opened: &Opened, args: &Promote) -> Result<Exit, CliError> 
 /// The version that a rollback goes back to. Whoever says `canary` wants it dropped, not served to everybody.
 fn back_to(model: &ModelName, release: &Release, word: &VersionName) -> Result<VersionName, CliError> {
     match word.as_str() {
-        "canary" => Err(CliError::usage("a rollback does not go to the canary").hint(format!(
-            "`refit rollback --model {model}` drops the canary; `refit promote canary --model {model}` lets it serve \
-             everybody"
-        ))),
+        "canary" => to_the_canary(model, word),
         "champion" => Err(CliError::usage("a rollback does not go to what serves already").hint(format!(
             "`refit rollback --model {model}` goes back to the version before, `refit rollback VERSION` to another"
         ))),
-        _ => pick::version_of(model, Some(release), word),
+        _ => {
+            let version = pick::version_of(model, Some(release), word)?;
+            match &release.desired.canary {
+                Some(canary) if canary.served.version == version => to_the_canary(model, word),
+                Some(_) | None => Ok(version),
+            }
+        }
     }
+}
+
+fn to_the_canary(model: &ModelName, word: &VersionName) -> Result<VersionName, CliError> {
+    Err(CliError::usage("a rollback does not go to the canary").hint(format!(
+        "`refit rollback --model {model}` drops the canary; `refit promote {word} --model {model}` lets it serve everybody"
+    )))
 }
 
 /// `refit rollback`.
@@ -132,7 +141,7 @@ pub async fn rollback(opened: &Opened, args: &Rollback) -> Result<Exit, CliError
     let who = ReleaseActor::Human { name: who };
     let doing = || format!("roll back `{model}` on {target}");
     let before = release.desired.champion.as_ref();
-    let done = engine.roll_back(&model, &target, back, who.clone(), &reason).await.doing(doing)?;
+    let done = engine.roll_back_as_seen(&release, back, who.clone(), &reason).await.doing(doing)?;
     opened.poke().await;
     for version in &done.passed_over {
         opened.out.note(&format!("passed over: {version}"));
@@ -252,7 +261,13 @@ async fn what_a_rollback_does(
                     None => already(to, model, target),
                 });
             }
-            Ok(format!("{to} will serve everybody of {model} on {target} instead of {serves}{bad}{warning}"))
+            let dropped = match &release.desired.canary {
+                Some(canary) => format!("; the canary {} is dropped", canary.served.version),
+                None => String::new(),
+            };
+            Ok(format!(
+                "{to} will serve everybody of {model} on {target} instead of {serves}{bad}{dropped}{warning}"
+            ))
         }
         (None, None) => {
             let previous = match &release.desired.previous {

@@ -116,7 +116,11 @@ impl Engine {
                 updated_at: self.clock.now(),
             });
             let assignment = current.desired.all_to(served);
-            if self.is_decided(&current, &assignment).await {
+            if self.is_decided(&current, &assignment).await? {
+                // It took its time to read all files.
+                if !self.is_newest(&current).await? {
+                    continue;
+                }
                 self.show(&current).await?;
                 let promoted = Promoted { release: current, hears: None };
                 return Ok(PromotedByHand::Done(Box::new(promoted)));

@@ -112,7 +112,7 @@ impl Engine {
             }
         }
         if change.begins().is_none() && change.canary().is_none() && change.ends.is_none() {
-            let why = "everybody gets the version that they got before".to_owned();
+            let why = "everybody gets the version that was decided before".to_owned();
             return (Hears::Nobody(why), vec![]);
         }
         // A promotion of another version is no run's to say; what it ends is said beside it.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::because::configuration;
 use super::body::Input;
-use super::release::{Back, ReleaseError};
+use super::release::{Back, Place, ReleaseError};
 use super::reread::Choice;
 use super::retention::Deletion;
 use super::{Engine, notices};
@@ -358,9 +358,10 @@ impl Ledger for RunLedger {
         let (engine, model) = (&self.engine, &self.run.model);
         let actor = ReleaseActor::Run { run: self.run.id };
         let reason = format!("step `{}` of workflow {} rolls back", self.step, self.run.workflow);
+        let place = Place { model, target, seen: None };
         let decided = through_outage!(self, async {
             let (back, actor) = (to.map(Back::to), actor.clone());
-            match engine.decide_rollback(model, target, back, actor, &reason, Some(&by)).await {
+            match engine.decide_rollback(place, back, actor, &reason, Some(&by)).await {
                 Err(ReleaseError::Store(error)) => Err(error),
                 decided => Ok(decided),
             }

@@ -157,16 +157,6 @@ impl Engine {
             }
         }
         let document = observed.as_ref().map(|observed| &observed.document);
-        let canary = document
-            .filter(|document| document.canary.is_some() && document.instance == self.services.instance);
-        if let Some(document) = canary {
-            let stripped = Release {
-                generation: current.generation.max(document.generation),
-                desired: Assignment { champion: document.champion.clone(), ..Assignment::default() },
-                ..current.clone()
-            };
-            host.apply(&stripped, self.services.instance).await?;
-        }
         let shows =
             document.map(|document| json!({"champion": document.champion, "instance": document.instance}));
         let facts = json!({
@@ -179,7 +169,18 @@ impl Engine {
         // The same for one state of the host, however often it is seen and whether or not our canary was on it.
         let state = Sha256::digest(shows.map(|shows| shows.to_string()).unwrap_or_default());
         let key = format!("changed-by-hand/{}/{}", release.target, hex::encode(&state[..8]));
+        // First: people hear of it also where the host refuses what follows.
         self.alert_about(&release.model, run, &key, facts).await?;
+        let canary = document
+            .filter(|document| document.canary.is_some() && document.instance == self.services.instance);
+        if let Some(document) = canary {
+            let stripped = Release {
+                generation: current.generation.max(document.generation),
+                desired: Assignment { champion: document.champion.clone(), ..Assignment::default() },
+                ..current.clone()
+            };
+            host.apply(&stripped, self.services.instance).await?;
+        }
         Ok(canary.is_some())
     }
 }

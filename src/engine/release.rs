@@ -2,84 +2,34 @@
 //! rollback. Decided with a compare-and-set, then shown by the host; should the
 //! host be away, the reconciler shows it later.
 
+mod error;
+
 use std::sync::Arc;
 
 use serde_json::json;
 
+pub use self::error::ReleaseError;
 use super::Engine;
 use super::because::left_out;
 use super::heard::{Hears, Made};
-use crate::adapter::AdapterError;
-use crate::artifacts::sealed::SealedError;
 use crate::domain::because::Because;
 use crate::domain::freeze::Freeze;
-use crate::domain::id::{ModelName, RunId, TargetName, VersionName};
+use crate::domain::id::{Generation, ModelName, TargetName, VersionName};
 use crate::domain::release::{Assignment, Release, ReleaseActor};
 use crate::domain::run::Intent;
 use crate::domain::version::{VersionRecord, VersionState};
 use crate::domain::workflow::Moment;
-use crate::steps::context::StepError;
 use crate::store::{CanaryEnd, ReleaseWrite, ReleaseWriteByRun, ReleaseWritten, StoreError};
 
-/// Why a release was not changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ReleaseError {
-    /// The model serves nothing there.
-    #[error("`{model}` has no release on `{target}`")]
-    NoRelease {
-        /// The model.
-        model: ModelName,
-        /// The target.
-        target: TargetName,
-    },
-    /// `refit.toml` has no such target.
-    #[error("there is no target `{target}`")]
-    UnknownTarget {
-        /// The target.
-        target: TargetName,
-    },
-    /// No such version, or it is not whole.
-    #[error("`{model}` has no sealed version {version}")]
-    UnknownVersion {
-        /// The model.
-        model: ModelName,
-        /// The version.
-        version: VersionName,
-    },
-    /// No sealed version is left that is not marked bad and whose files are whole.
-    #[error("there is no good version of `{model}` to go back to{}", shown(.unusable))]
-    NothingLeft {
-        /// The model.
-        model: ModelName,
-        /// Versions that were tried, and what is wrong with them.
-        unusable: Vec<String>,
-    },
-    /// Another version is on canary.
-    #[error("version {version} is on canary (run {run})")]
-    Busy {
-        /// It.
-        version: VersionName,
-        /// Its run.
-        run: RunId,
-    },
-    /// Nothing is promoted now.
-    #[error("`{model}` is {freeze}")]
-    Frozen {
-        /// The model.
-        model: ModelName,
-        /// Why not.
-        freeze: Box<Freeze>,
-    },
-    /// The files of a version are not what was sealed, or its host does not answer.
-    #[error(transparent)]
-    Outside(#[from] AdapterError),
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-fn shown(unusable: &[String]) -> String {
-    if unusable.is_empty() { String::new() } else { format!(": {}", unusable.join("; ")) }
+/// Where a release is changed.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// What is served.
+    pub model: &'a ModelName,
+    /// Where.
+    pub target: &'a TargetName,
+    /// The generation that is changed, and no other; any where there is none.
+    pub seen: Option<Generation>,
 }
 
 /// The version that a rollback shall go to.
@@ -131,27 +81,6 @@ impl<'a> Back<'a> {
     }
 }
 
-impl From<SealedError> for ReleaseError {
-    fn from(error: SealedError) -> Self {
-        ReleaseError::Outside(error.into())
-    }
-}
-
-impl From<ReleaseError> for StepError {
-    fn from(error: ReleaseError) -> Self {
-        match error {
-            ReleaseError::Outside(error) => error.into(),
-            ReleaseError::Store(error) => error.into(),
-            ReleaseError::NoRelease { .. }
-            | ReleaseError::UnknownTarget { .. }
-            | ReleaseError::UnknownVersion { .. }
-            | ReleaseError::NothingLeft { .. }
-            | ReleaseError::Busy { .. }
-            | ReleaseError::Frozen { .. } => StepError::permanent(error.to_string()),
-        }
-    }
-}
-
 pub(super) fn frozen(model: &ModelName, freeze: Freeze) -> ReleaseError {
     ReleaseError::Frozen { model: model.clone(), freeze: Box::new(freeze) }
 }
@@ -189,7 +118,22 @@ impl Engine {
         actor: ReleaseActor,
         reason: &str,
     ) -> Result<RolledBack, ReleaseError> {
-        let done = self.decide_rollback(model, target, to, actor, reason, None).await?;
+        let place = Place { model, target, seen: None };
+        let done = self.decide_rollback(place, to, actor, reason, None).await?;
+        self.show(&done.release).await?;
+        Ok(done)
+    }
+
+    /// The same for somebody who was told what becomes of `seen`: a release that was changed since stays as it is.
+    pub async fn roll_back_as_seen(
+        self: &Arc<Self>,
+        seen: &Release,
+        to: Option<Back<'_>>,
+        actor: ReleaseActor,
+        reason: &str,
+    ) -> Result<RolledBack, ReleaseError> {
+        let place = Place { model: &seen.model, target: &seen.target, seen: Some(seen.generation) };
+        let done = self.decide_rollback(place, to, actor, reason, None).await?;
         self.show(&done.release).await?;
         Ok(done)
     }
@@ -202,8 +146,7 @@ impl Engine {
     /// over fences it, and an attempt after it finds what it made in the intent.
     pub async fn decide_rollback(
         self: &Arc<Self>,
-        model: &ModelName,
-        target: &TargetName,
+        Place { model, target, seen }: Place<'_>,
         to: Option<Back<'_>>,
         actor: ReleaseActor,
         reason: &str,
@@ -215,6 +158,10 @@ impl Engine {
                 .release(model, target)
                 .await?
                 .ok_or_else(|| ReleaseError::NoRelease { model: model.clone(), target: target.clone() })?;
+            if seen.is_some_and(|seen| seen != current.generation) {
+                let (model, target) = (model.clone(), target.clone());
+                return Err(ReleaseError::Changed { model, target, now: current.generation });
+            }
             if let Some(by) = by_run
                 && let Some(done) = self.rolled_back_before(by, &current).await?
             {
@@ -236,7 +183,10 @@ impl Engine {
                 },
             };
             // A step of a run writes in any case: its next attempt finds by that what was decided.
-            if by_run.is_none() && self.is_decided(&current, &way.assignment).await {
+            if by_run.is_none() && self.is_decided(&current, &way.assignment).await? {
+                if !self.is_newest(&current).await? {
+                    continue;
+                }
                 let (release, passed_over) = (current, way.passed_over);
                 return Ok(RolledBack { release, changes_champion: false, passed_over, hears: None });
             }

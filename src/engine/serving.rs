@@ -8,8 +8,10 @@ use super::Engine;
 use super::reconcile::shows;
 use crate::adapter::{AdapterError, ArtifactStore};
 use crate::artifacts::sealed::SealedError;
+use crate::domain::id::Generation;
 use crate::domain::release::{Assignment, Release, Served};
 use crate::domain::version::VersionRecord;
+use crate::store::StoreError;
 
 impl Engine {
     /// A version whose manifest and files are what was sealed: all of it is read.
@@ -37,26 +39,36 @@ impl Engine {
 
     /// Whether `wanted` is what is decided already, so that showing it is all that is left to do. Where somebody
     /// changed the host by hand it takes another generation: one generation is one assignment.
-    pub(super) async fn is_decided(&self, current: &Release, wanted: &Assignment) -> bool {
+    pub(super) async fn is_decided(
+        &self,
+        current: &Release,
+        wanted: &Assignment,
+    ) -> Result<bool, AdapterError> {
         let Assignment { champion, canary, previous: _ } = &current.desired;
-        (champion, canary) == (&wanted.champion, &wanted.canary) && !self.is_changed_by_hand(current).await
+        Ok((champion, canary) == (&wanted.champion, &wanted.canary)
+            && !self.is_changed_by_hand(current).await?)
     }
 
-    async fn is_changed_by_hand(&self, release: &Release) -> bool {
-        // Whoever shows a release hears that there is no such target, or that it does not answer.
-        let Some(host) = self.services.targets.get(&release.target) else { return false };
+    /// Whether nobody has decided otherwise since `release` was read.
+    pub(super) async fn is_newest(&self, release: &Release) -> Result<bool, StoreError> {
+        let newest = self.store.release(&release.model, &release.target).await?;
+        Ok(newest.map_or(Generation(0), |newest| newest.generation) == release.generation)
+    }
+
+    async fn is_changed_by_hand(&self, release: &Release) -> Result<bool, AdapterError> {
+        // Whoever shows a release hears that there is no such target.
+        let Some(host) = self.services.targets.get(&release.target) else { return Ok(false) };
         match host.read(&release.model).await {
-            Ok(observed) => observed.is_some_and(|observed| {
+            Ok(observed) => Ok(observed.is_some_and(|observed| {
                 let document = observed.document;
                 document.instance == self.services.instance
                     && document.generation == release.generation
                     && !shows(&document, &release.desired)
-            }),
-            Err(error) => {
-                tracing::debug!(model = %release.model, target = %release.target,
-                    "What `{}` shows is not known: {error}", release.target);
-                false
-            }
+            })),
+            // It shows what refit never wrote.
+            Err(AdapterError::Conflict { .. }) => Ok(true),
+            // What it shows is not known: that all is well is said by nobody then.
+            Err(error) => Err(error),
         }
     }
 }

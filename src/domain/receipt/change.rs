@@ -190,7 +190,7 @@ impl ChangeReceipt {
             },
             (None, Some(_)) => Ok(format!("refit rollback {place}")),
             (None, None) if before.canary.is_none() => {
-                Err("Nothing is to be taken back: everybody gets the version that they got before."
+                Err("Nothing is to be taken back: everybody gets the version that was decided before."
                     .to_owned())
             }
             (None, None) => Err(

@@ -47,7 +47,7 @@ fn a_project_that_was_moved_is_served_from_where_it_is_once_somebody_says_so() {
             --- stderr
             1 serves everybody of delivery-time on production already; its release is written anew only if its files moved or somebody changed the host
             apps find it at [dir]/models/delivery-time/1 from now on
-            nobody is told of it: everybody gets the version that they got before
+            nobody is told of it: everybody gets the version that was decided before
             ");
     });
     assert_eq!(document(&is)["champion"]["base_url"], new.as_str());

@@ -386,6 +386,8 @@ fn what_serves_is_promoted_and_gone_back_to_by_the_word_for_it() {
     let refused = refit(at, &["rollback", "canary", "--yes"]);
     assert!(refused.starts_with("exit code: 2\n"), "{refused}");
     has(&refused, &["`refit rollback --model delivery-time` drops the canary"]);
+    let refused = refit(at, &["rollback", "3", "--yes"]);
+    has(&refused, &["a rollback does not go to the canary", "`refit promote 3 --model delivery-time`"]);
     has(&refit(at, &["status"]), &["canary    3 at 10 %"]);
     let status = refit(at, &["status", "--json"]);
     let status = status.split_once("--- stdout\n").expect("a result").1;

@@ -96,7 +96,10 @@ async fn a_new_address_of_what_serves_is_no_other_version() {
         assert_eq!(receipt.headline, "2 of m on production is found at /elsewhere/m/2 from then on");
         assert_eq!(receipt.undo, None);
         let why_not = receipt.no_undo.expect("a reason");
-        assert_eq!(why_not, "Nothing is to be taken back: everybody gets the version that they got before.");
+        assert_eq!(
+            why_not,
+            "Nothing is to be taken back: everybody gets the version that was decided before."
+        );
     })
     .await;
 }
