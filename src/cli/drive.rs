@@ -157,6 +157,9 @@ async fn drive(
     if watched.is_none() {
         tell_where_it_stopped(opened, run);
     }
+    if watched.is_none() && matches!(ended, Ending::Whole(_)) {
+        tell_what_is_left_out(opened, engine, run, deadline.end()).await;
+    }
     match ended {
         Ending::Whole(Err(error)) if error.exit != Exit::Unreachable => Err(error),
         // Leases end by themselves, and trainers with the pipe to their guard.
@@ -169,6 +172,19 @@ fn tell_where_it_stopped(opened: &Opened, run: RunId) {
     opened.out.note(&format!(
         "run {id} stopped where it was; go on with `refit run resume {id} --follow` or `refit serve`"
     ));
+}
+
+/// A step may have begun while it was asked whether one had.
+async fn tell_what_is_left_out(opened: &Opened, engine: &Engine, run: RunId, by: Instant) {
+    let left = async {
+        let live = engine.store.live_workers().await?;
+        if live.servers > 0 { Ok(None) } else { out(&engine.store, run).await }
+    };
+    if let Ok(Ok(Some(version))) = timeout_at(by, left).await {
+        opened
+            .out
+            .note(&format!("warning: {version} is on canary, and nobody watches it until the run goes on"));
+    }
 }
 
 /// A canary that nobody would watch is taken back before this process leaves: how the run settled then, if it did in time.
@@ -192,7 +208,7 @@ async fn take_back_by(
         },
         Ok(Ok(false)) => {}
         Ok(Err(error)) => unknown(&plain(&error.message)),
-        Err(_) => unknown("the database did not answer in time"),
+        Err(_) => unknown("the step that sends it out did not end in time, or the database did not answer"),
     }
     None
 }

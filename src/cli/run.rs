@@ -18,7 +18,7 @@ use super::trigger::cut;
 use crate::domain::id::{RunId, StepId, VersionName};
 use crate::domain::run::{Attempt, CancelRequest, Run, RunStatus, SignalKind};
 use crate::domain::workflow::Workflow;
-use crate::store::{LiveWorkers, RunFilter, RunSummary, Store};
+use crate::store::{RunFilter, RunSummary, Store};
 
 /// Chunks of log read at once.
 const LOG_PAGE: u32 = 64;
@@ -92,8 +92,9 @@ async fn show(opened: &Opened, store: &Arc<dyn Store>, reference: &str) -> Resul
     let run = pick::run(store, reference).await?;
     let attempts = store.attempts(run.id).await.doing(|| format!("read the steps of run {}", run.id))?;
     let canary = store.canary_of(run.id).await.doing(|| format!("read the canary of run {}", run.id))?;
-    let alive =
-        store.live_workers().await.doing(|| "look for a server".to_owned())? != LiveWorkers::default();
+    let live = store.live_workers().await.doing(|| "look for a server".to_owned())?;
+    // Somebody who is there for one run has it, if anybody has.
+    let alive = live.servers > 0 || (live.visitors > 0 && run.status == RunStatus::Running);
     let workflow = snapshot(&run);
     let asks = waits_for_approval(workflow.as_deref(), &attempts);
     let version = canary.as_ref().map(|canary| &canary.version);

@@ -58,7 +58,7 @@ pub async fn status(opened: &Opened) -> Result<Exit, CliError> {
         }
     }
     let value = json!({
-        "database": store.label(), "servers": alive.servers, "releases": releases, "runs": runs,
+        "database": store.label(), "servers": alive.servers, "visitors": alive.visitors, "releases": releases, "runs": runs,
         "canaries": canaries.iter().map(|canary| {
             let mut value = json!(canary);
             if let (Some(value), Some(until)) = (value.as_object_mut(), holds.get(&canary.run)) {

@@ -75,8 +75,14 @@ pub async fn say_who_runs(
     store: &Arc<dyn Store>,
     run: Option<RunId>,
 ) -> Result<(), CliError> {
-    let alive = store.live_workers().await.doing(|| "look for a server".to_owned())?.servers;
-    match (alive, run.map(short)) {
+    let alive = store.live_workers().await.doing(|| "look for a server".to_owned())?;
+    if alive.servers == 0 && alive.visitors > 0 {
+        opened.out.note(
+            "no server is running: it waits for `refit serve`, unless another process works on it just now (`refit status`)",
+        );
+        return Ok(());
+    }
+    match (alive.servers, run.map(short)) {
         (0, Some(id)) => opened.out.note(&format!(
             "no server is running, so it waits: start one with `refit serve`, or do it here with `refit run resume {id} --follow`"
         )),
