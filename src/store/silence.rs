@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::domain::id::WorkerId;
 
-/// A worker whose session ended is dead when it has made no new one for so long. One that lives makes it within two
-/// seconds, and nothing takes back a message that another one sends meanwhile.
+/// A worker whose session ended is dead when it has made no new one for so long. One that lives has mostly made it within
+/// two seconds; what it takes before that has no holder, and is nobody else's until its hold ends.
 pub const SILENT_FOR: Duration = Duration::from_secs(5);
 
 struct Silence {

@@ -14,6 +14,7 @@ mod freeze;
 mod heard;
 mod heard_late;
 mod hold;
+mod meanwhile;
 mod moved;
 mod outage;
 mod promotion;

@@ -47,6 +47,18 @@ async fn back_to(engine: &Arc<Engine>, name: &VersionName, marks_bad: bool) -> R
     engine.roll_back(&model(), &target(), Some(back), who, "rolled back by ann").await.expect("rolled back")
 }
 
+/// Version 2 serves, before it 1 did, and people know of both.
+async fn two_after_one(world: &World) -> Arc<Engine> {
+    let engine = world.process(&Crash::never()).await;
+    for _ in 0..2 {
+        publish_and_tell(world, &engine).await;
+    }
+    promote(&engine, "1", false).await;
+    promote(&engine, "2", false).await;
+    told(world, &engine).await;
+    engine
+}
+
 fn previous(release: &Release) -> Option<&str> {
     release.desired.previous.as_ref().map(|served| served.version.as_str())
 }
@@ -76,13 +88,7 @@ async fn processes_that_know_a_store_by_two_addresses_do_not_take_turns() {
 #[tokio::test]
 async fn a_new_address_of_what_serves_is_no_other_version() {
     on_both(async |world| {
-        let engine = world.process(&Crash::never()).await;
-        for _ in 0..2 {
-            publish_and_tell(&world, &engine).await;
-        }
-        promote(&engine, "1", false).await;
-        promote(&engine, "2", false).await;
-        told(&world, &engine).await;
+        let engine = two_after_one(&world).await;
         freeze(&world, &engine, FreezeEnd::Never).await;
         told(&world, &engine).await;
 
@@ -107,13 +113,7 @@ async fn a_new_address_of_what_serves_is_no_other_version() {
 #[tokio::test]
 async fn a_rollback_to_what_serves_changes_nothing() {
     on_both(async |world| {
-        let engine = world.process(&Crash::never()).await;
-        for _ in 0..2 {
-            publish_and_tell(&world, &engine).await;
-        }
-        promote(&engine, "1", false).await;
-        promote(&engine, "2", false).await;
-        told(&world, &engine).await;
+        let engine = two_after_one(&world).await;
         let (one, two) = (version("1"), version("2"));
         let nothing = back_to(&engine, &two, true).await;
         assert_eq!((nothing.release.generation, nothing.changes_champion), (Generation(2), false));

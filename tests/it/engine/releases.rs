@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use refit::adapter::{AdapterError, Attention, Target as _};
+use refit::adapter::{AdapterError, Attention};
 use refit::clock::Clock;
 use refit::domain::because::Because;
 use refit::domain::canary::CanaryState;
-use refit::domain::id::Generation;
-use refit::domain::release::{Assignment, Release, ReleaseActor, Served};
+use refit::domain::release::{Assignment, ReleaseActor, Served};
 use refit::domain::run::{Outcome, RunStatus};
 use refit::domain::version::VersionState;
 use refit::engine::Engine;
@@ -18,7 +17,6 @@ use refit::engine::release::{Back, ReleaseError};
 use refit::engine::reread::Choice;
 use refit::store::{ReleaseWrite, ReleaseWritten};
 
-use super::heard::{self, serving_and_telling};
 use super::on_both;
 use super::rollout::*;
 use crate::support::crash::{Crash, Files};
@@ -38,7 +36,7 @@ async fn read_to_the_end(engine: &Engine) {
 }
 
 /// Version 1 serves; versions up to this one are sealed.
-async fn sealed(world: &World, engine: &Arc<Engine>, newest: usize) {
+pub async fn sealed(world: &World, engine: &Arc<Engine>, newest: usize) {
     serving(world, engine).await;
     for _ in 2..=newest {
         publish(world, engine).await;
@@ -46,7 +44,7 @@ async fn sealed(world: &World, engine: &Arc<Engine>, newest: usize) {
 }
 
 /// A person promotes these versions, one after the other.
-async fn promote(engine: &Arc<Engine>, versions: &[&str]) {
+pub async fn promote(engine: &Arc<Engine>, versions: &[&str]) {
     for name in versions {
         let done = engine.promote_by_hand(&model(), &target(), &version(name), false, "ann", None).await;
         assert!(matches!(done, Ok(PromotedByHand::Done(_))), "{done:?}");
@@ -59,7 +57,7 @@ async fn told(world: &World, engine: &Engine) -> Vec<String> {
     notices.expect("readable").iter().map(|entry| entry.notice.facts.to_string()).collect()
 }
 
-fn ann() -> ReleaseActor {
+pub fn ann() -> ReleaseActor {
     ReleaseActor::Human { name: "ann".to_owned() }
 }
 
@@ -190,62 +188,6 @@ async fn a_person_rolls_a_canary_back_and_the_run_ends_in_the_middle_of_its_wait
         assert_eq!(ended.outcome, Some(Outcome::RolledBack), "{ended:?}");
         assert_eq!(ended.reason.as_deref(), Some("bad times"));
         assert_eq!(shown(&world), serves("1"));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn what_somebody_confirmed_is_done_to_what_they_saw_and_to_nothing_else() {
-    on_both(async |world| {
-        let engine = world.process(&Crash::never()).await;
-        sealed(&world, &engine, 2).await;
-        promote(&engine, &["2"]).await;
-        on_canary(&world, &engine, DAY).await;
-        let seen = release(&engine).await;
-        // The canary goes while the question is open: without one, the champion would go next.
-        engine.roll_back(&model(), &target(), None, ann(), "bad times").await.expect("rolled back");
-        let late = engine.roll_back_as_seen(&seen, None, ann(), "bad times").await;
-        assert!(matches!(late, Err(ReleaseError::Changed { .. })), "{late:?}");
-        assert_eq!((shown(&world), state_of(&engine, "2").await), (serves("2"), VersionState::Sealed));
-        let seen = release(&engine).await;
-        engine.roll_back_as_seen(&seen, None, ann(), "bad times").await.expect("rolled back");
-        assert_eq!(shown(&world), serves("1"));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn nobody_says_that_all_is_as_decided_where_the_host_does_not_say_what_it_shows() {
-    on_both(async |world| {
-        let engine = world.process(&Crash::never()).await;
-        serving(&world, &engine).await;
-        world.host.hang_up(true);
-        let one = version("1");
-        let promoted = engine.promote_by_hand(&model(), &target(), &one, false, "ann", None).await;
-        assert!(matches!(promoted, Err(ReleaseError::Outside(_))), "{promoted:?}");
-        let back = engine.roll_back(&model(), &target(), Some(Back::to(&one)), ann(), "bad").await;
-        assert!(matches!(back, Err(ReleaseError::Outside(_))), "{back:?}");
-        assert_eq!(release(&engine).await.generation, Generation(1));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn people_hear_of_a_canary_that_somebody_added_though_the_host_does_not_let_it_go() {
-    on_both(async |world| {
-        let engine = world.process(&Crash::never()).await;
-        serving_and_telling(&world, &engine).await;
-        on_canary(&world, &engine, DAY).await;
-        let with_a_canary = release(&engine).await;
-        engine.roll_back(&model(), &target(), None, ann(), "bad").await.expect("rolled back");
-        heard::told(&world, &engine).await;
-        let generation = release(&engine).await.generation;
-        let added = Release { generation, ..with_a_canary };
-        world.host.apply(&added, engine.services.instance).await.expect("changed by hand");
-        world.host.reject(true);
-        engine.reconcile_releases().await.expect("compared");
-        let told = heard::told(&world, &engine).await;
-        assert!(told.iter().any(|notice| notice.key.contains("changed-by-hand")), "{told:#?}");
     })
     .await;
 }
