@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::store::StoreError;
@@ -34,22 +35,25 @@ pub(super) async fn soon<T>(asked: impl Future<Output = T>) -> Option<T> {
 
 /// What comes of statements about a few rows. Without an answer nobody knows whether they were carried out, as when a
 /// connection breaks; the connection is dropped with them.
-pub(crate) async fn in_time<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    within(ANSWERED_WITHIN, asked).await
+pub(crate) fn in_time<T>(
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> impl Future<Output = Result<T, StoreError>> {
+    within(ANSWERED_WITHIN, asked)
 }
 
 /// The same of statements about many.
-pub(crate) async fn in_long_time<T>(
+pub(crate) fn in_long_time<T>(
     asked: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    within(MANY_ANSWERED_WITHIN, asked).await
+) -> impl Future<Output = Result<T, StoreError>> {
+    within(MANY_ANSWERED_WITHIN, asked)
 }
 
-async fn within<T>(
+/// No `async fn`: each one around a future doubles its size, and what is asked is moved often.
+fn within<T>(
     limit: Duration,
     asked: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
+) -> impl Future<Output = Result<T, StoreError>> {
     let late =
-        || StoreError::Away(format!("a statement was not answered within {} seconds", limit.as_secs()));
-    tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
+        move || StoreError::Away(format!("a statement was not answered within {} seconds", limit.as_secs()));
+    tokio::time::timeout(limit, asked).map(move |answer| answer.unwrap_or_else(|_| Err(late())))
 }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use serde_json::Value;
 use sqlx::pool::PoolConnection;
 use sqlx::types::{Json, Uuid};
@@ -140,8 +141,15 @@ impl GroupWriter {
             group.into_iter().partition(|pending| goes_on(&pending.checkpoint));
         let Self { others, connection } = self;
         let others: &Others = others;
-        let alone = complex.into_iter().map(|pending| others.write_and_answer(pending));
-        tokio::join!(write_together(others, connection, simple), futures::future::join_all(alone));
+        tokio::join!(write_together(others, connection, simple), write_apart(others, complex));
+    }
+}
+
+/// What is seldom asked is boxed here and below: a future is as large as the largest that it may wait for, and is moved
+/// with each checkpoint.
+async fn write_apart(others: &Others, group: Vec<Pending>) {
+    if !group.is_empty() {
+        Box::pin(join_all(group.into_iter().map(|pending| others.write_and_answer(pending)))).await;
     }
 }
 
@@ -161,12 +169,12 @@ async fn write_together(
             passed.into_iter().for_each(|pending| pending.answer(Ok(())));
             // One that is sent again is found there: the long way asks.
             for pending in fenced {
-                others.write_and_answer(pending).await;
+                Box::pin(others.write_and_answer(pending)).await;
             }
         }
         Err(StoreError::Broken(_)) if group.len() > 1 => {
             for pending in group {
-                others.write_and_answer(pending).await;
+                Box::pin(others.write_and_answer(pending)).await;
             }
         }
         Err(error) => group.into_iter().for_each(|pending| pending.answer(Err(error.same()))),
@@ -198,11 +206,11 @@ impl Others {
         held: Option<(PoolConnection<Postgres>, Instant)>,
     ) -> Result<PoolConnection<Postgres>, StoreError> {
         if let Some((mut connection, used)) = held
-            && (used.elapsed() < TRUSTED_FOR || is_there(&mut connection).await)
+            && (used.elapsed() < TRUSTED_FOR || Box::pin(is_there(&mut connection)).await)
         {
             return Ok(connection);
         }
-        Ok(self.pool.acquire().await?)
+        Ok(Box::pin(self.pool.acquire()).await?)
     }
 }
 
@@ -295,7 +303,7 @@ async fn write_all<'a>(
             let written = write_plain(&mut connection, &plain).await?;
             written.then_some(plain.checkpoint.run.0).into_iter().collect()
         }
-        None => write_columns(&mut connection, &checkpoints).await?,
+        None => Box::pin(write_columns(&mut connection, &checkpoints)).await?,
     };
     *held = Some((connection, Instant::now()));
     Ok(passed.into_iter().collect())

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use sqlx::{Pool, Transaction};
 use tokio::sync::{broadcast, watch};
 
@@ -130,19 +131,19 @@ impl SqlStore {
     }
 
     /// The same, of statements about a few rows: whoever goes silent in the middle is given up.
-    pub(super) async fn answered<T>(
+    pub(super) fn answered<T>(
         &self,
         asked: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        self.seen(super::super::in_time(asked).await)
+    ) -> impl Future<Output = Result<T, StoreError>> {
+        super::super::in_time(asked).map(|answer| self.seen(answer))
     }
 
     /// The same, of statements about many rows.
-    pub(super) async fn answered_of_many<T>(
+    pub(super) fn answered_of_many<T>(
         &self,
         asked: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        self.seen(super::super::in_long_time(asked).await)
+    ) -> impl Future<Output = Result<T, StoreError>> {
+        super::super::in_long_time(asked).map(|answer| self.seen(answer))
     }
 }
 

@@ -195,13 +195,13 @@ impl Session {
 pub(crate) async fn close_idle(_pool: &SqlitePool) {}
 
 /// A file does not go silent.
-pub(crate) async fn in_time<T>(asked: impl Future<Output = T>) -> T {
-    asked.await
+pub(crate) fn in_time<F: Future>(asked: F) -> F {
+    asked
 }
 
 /// Nor while it is asked for much.
-pub(crate) async fn in_long_time<T>(asked: impl Future<Output = T>) -> T {
-    asked.await
+pub(crate) fn in_long_time<F: Future>(asked: F) -> F {
+    asked
 }
 
 /// Writes wake-ups in the caller's transaction.
