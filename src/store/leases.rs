@@ -68,7 +68,8 @@ pub enum ClaimResult {
 /// What a claim writes beside the lease: decided by the caller from what the transaction read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Opening {
-    /// Attempts found `started` by an older epoch: now `lost`.
+    /// Attempts found `started` by an older epoch: now `lost`. Those that it does not name stay `started`, and
+    /// that epoch writes nothing of them either.
     pub lost: Vec<(StepId, u32)>,
     /// Attempts that go on: `sleeping` to `started` under the new epoch.
     pub woken: Vec<(StepId, u32)>,
@@ -169,7 +170,7 @@ pub enum RunState {
     Kept {
         /// `Running` or `Undoing`.
         status: RunStatus,
-        /// How it will end, once that is known.
+        /// How it will end, once that is known; from then on each checkpoint of the epoch says it.
         ending: Option<(Outcome, String)>,
     },
     /// The worker gives it back.

@@ -27,29 +27,27 @@ use crate::domain::run::AttemptState;
 use crate::store::{Checkpoint, RunState, StoreError};
 
 /// A step ended and the next begins. The attempt that ended has no row yet, and gets one. The run's row stays as it is:
-/// it is neither written nor locked. Who takes the run meanwhile gives that attempt a row, too, and the second of the two
-/// sees the first. Values only, so that Postgres keeps the plan.
+/// it is neither written nor read. Who takes the run meanwhile gives that attempt a row, too, and the second of the two
+/// is refused. Values only, so that Postgres keeps the plan; no `ON CONFLICT`, which makes Postgres log a third record.
 const WRITE_ONE: &str = "
 INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, place, finished_at, changed_at, output, error,
     resume, wake_at, next_step, next_attempt, next_place)
-SELECT p.run, $5, $6, $7, p.epoch, p.changed_at, p.next_place, $8, $4, $9, $10, $11, $12, $13, $14, $15
-FROM refit.attempts p CROSS JOIN refit.runs r
-WHERE p.run = $1 AND p.step = $16 AND p.attempt = $17 AND p.epoch = $2 AND p.next_step = $5 AND p.next_attempt = $6
-    AND r.id = $1 AND r.epoch = $2 AND r.status = $3 AND r.crashes = 0 AND r.progressed
-ON CONFLICT (run, step, attempt) DO NOTHING";
+SELECT p.run, $4, $5, $6, p.epoch, p.changed_at, p.next_place, $7, $3, $8, $9, $10, $11, $12, $13, $14
+FROM refit.attempts p
+WHERE p.run = $1 AND p.step = $15 AND p.attempt = $16 AND p.epoch = $2 AND p.next_step = $4 AND p.next_attempt = $5";
 
 /// The attempt that ended has a row: it began with the claim, after which this is the first checkpoint, or with others.
 const WRITE_FIRST: &str = "
 WITH passed AS (
-    UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = $3
+    UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = 'running'
     WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND EXISTS (
         SELECT 1 FROM refit.attempts
-        WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2)
+        WHERE run = $1 AND step = $4 AND attempt = $5 AND state = 'started' AND epoch = $2)
     RETURNING 1
 )
-UPDATE refit.attempts SET state = $7, finished_at = $8, changed_at = $4, output = $9, error = $10, resume = $11,
-    wake_at = $12, next_step = $13, next_attempt = $14, next_place = $15
-WHERE run = $1 AND step = $5 AND attempt = $6 AND state = 'started' AND epoch = $2 AND EXISTS (SELECT 1 FROM passed)";
+UPDATE refit.attempts SET state = $6, finished_at = $7, changed_at = $3, output = $8, error = $9, resume = $10,
+    wake_at = $11, next_step = $12, next_attempt = $13, next_place = $14
+WHERE run = $1 AND step = $4 AND attempt = $5 AND state = 'started' AND epoch = $2 AND EXISTS (SELECT 1 FROM passed)";
 
 /// The fence first; the rest joins what passed it. It looks at one attempt a checkpoint, by its key: an EXISTS would be
 /// answered from a hash of the whole table.
@@ -311,11 +309,10 @@ async fn write_all<'a>(
 
 /// Whether it was written.
 async fn write_plain(connection: &mut Connection, plain: &Plain<'_>) -> Result<bool, StoreError> {
-    let Plain { checkpoint, status, ended, parent, begun } = plain;
+    let Plain { checkpoint, ended, parent, begun } = plain;
     let mut query = sqlx::query(if parent.is_some() { WRITE_ONE } else { WRITE_FIRST })
         .bind(checkpoint.run.0)
         .bind(checkpoint.epoch.0)
-        .bind(status.as_str())
         .bind(checkpoint.at)
         .bind(ended.step.as_str())
         .bind(i64::from(ended.attempt))
@@ -331,7 +328,16 @@ async fn write_plain(connection: &mut Connection, plain: &Plain<'_>) -> Result<b
     if let Some((step, attempt)) = parent {
         query = query.bind(step.as_str()).bind(i64::from(*attempt));
     }
-    Ok(query.execute(connection).await?.rows_affected() == 1)
+    Ok(unless_known(query.execute(connection).await)?.rows_affected() == 1)
+}
+
+/// Nothing was written where an attempt has a row already: by who took its run, or by this very checkpoint, whose answer
+/// was lost.
+fn unless_known<T: Default>(written: Result<T, sqlx::Error>) -> Result<T, StoreError> {
+    match written {
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(T::default()),
+        written => Ok(written?),
+    }
 }
 
 async fn write_columns(
@@ -342,7 +348,7 @@ async fn write_columns(
     for checkpoint in checkpoints {
         columns.add(checkpoint)?;
     }
-    let passed = sqlx::query_scalar::<_, Uuid>(WRITE)
+    let passed = sqlx::query_scalar(WRITE)
         .bind(columns.run)
         .bind(columns.epoch)
         .bind(columns.status)
@@ -371,6 +377,6 @@ async fn write_columns(
         .bind(columns.skipped_error)
         .bind(columns.skipped_place)
         .fetch_all(connection)
-        .await?;
-    Ok(passed)
+        .await;
+    unless_known(passed)
 }

@@ -32,12 +32,11 @@ pub(crate) fn goes_on(checkpoint: &Checkpoint) -> bool {
         && checkpoint.cancelled.is_empty()
 }
 
-/// A step ended and the next begins, and nothing else: what a lone run writes, step after step.
+/// A step ended and the next begins, and nothing else: what a lone run writes, step after step. After the first such
+/// checkpoint of an epoch the run's row says all that the others would write there.
 pub(crate) struct Plain<'a> {
     /// All of it.
     pub checkpoint: &'a Checkpoint,
-    /// What the run's row must say already.
-    pub status: RunStatus,
     /// What ended.
     pub ended: &'a EndedAttempt,
     /// In whose row that is kept; it has one of its own when it began with others, or with the claim.
@@ -50,9 +49,11 @@ impl<'a> Plain<'a> {
     /// Of checkpoints, if they are one, and that one is so plain.
     pub(crate) fn of(checkpoints: &[&'a Checkpoint]) -> Option<Self> {
         let [checkpoint] = checkpoints else { return None };
-        let RunState::Kept { status, ending: None } = checkpoint.run_state else { return None };
+        let RunState::Kept { status: RunStatus::Running, ending: None } = checkpoint.run_state else {
+            return None;
+        };
         let ended = checkpoint.ended.as_ref()?;
-        Some(Self { checkpoint, status, ended, parent: ended.begun_in.as_ref(), begun: checkpoint.next()? })
+        Some(Self { checkpoint, ended, parent: ended.begun_in.as_ref(), begun: checkpoint.next()? })
     }
 
     /// When the attempt that ended did so; one that sleeps has not.

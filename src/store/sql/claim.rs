@@ -17,7 +17,7 @@ use super::store::SqlStore;
 use super::waking::wake_attempt;
 use crate::domain::Timestamp;
 use crate::domain::id::{Epoch, RunId, StepId, WorkerId};
-use crate::domain::run::{Attempt, Intent, Run, RunStatus};
+use crate::domain::run::{Attempt, AttemptState, Intent, Run, RunStatus};
 use crate::store::liveness::Life;
 use crate::store::{
     Checkpoint, Claim, ClaimResult, LEASE, Leases, LiveWorkers, NewAttempt, Opening, Planner, Renewal,
@@ -418,8 +418,9 @@ async fn read_claim(
     Ok(Claim { run, attempts, intents, signals, heard })
 }
 
-/// Attempts `started` by a holder that is gone are lost, and each has a row from now on: what that holder still writes of
-/// them, should it wake up, is fenced by that. Whether none of them has ended since it was read.
+/// Attempts `started` by a holder that is gone are lost, where the plan says so. Each has a row from now on, whatever it
+/// says: what that holder still writes of them, should it wake up, is fenced by that. Whether none of them has ended since
+/// it was read.
 async fn lose_attempts(
     connection: &mut Connection,
     claim: &Claim,
@@ -429,10 +430,13 @@ async fn lose_attempts(
     let is_lost = |attempt: &Attempt| {
         lost.iter().any(|(step, number)| *step == attempt.step && *number == attempt.attempt)
     };
-    for (place, attempt) in (0_i64..).zip(&claim.attempts).filter(|(_, attempt)| is_lost(attempt)) {
+    let is_started = |attempt: &Attempt| attempt.state == AttemptState::Started;
+    for (place, attempt) in (0_i64..).zip(&claim.attempts).filter(|(_, attempt)| is_started(attempt)) {
+        let (state, ended) =
+            if is_lost(attempt) { (AttemptState::Lost, Some(at)) } else { (AttemptState::Started, None) };
         let written = sqlx::query(sql!(
             "INSERT INTO refit.attempts AS a (run, step, attempt, state, epoch, started_at, finished_at, changed_at, place)
-             VALUES ($1, $2, $3, 'lost', $4, $5, $6, $6, $7)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($7, $6), $8)
              ON CONFLICT (run, step, attempt) DO UPDATE SET state = excluded.state,
                  finished_at = excluded.finished_at, changed_at = excluded.changed_at
              WHERE a.state = 'started'"
@@ -440,9 +444,10 @@ async fn lose_attempts(
         .bind(claim.run.id.0)
         .bind(attempt.step.as_str())
         .bind(i64::from(attempt.attempt))
+        .bind(state.as_str())
         .bind(attempt.epoch.0)
         .bind(attempt.started_at)
-        .bind(at)
+        .bind(ended)
         .bind(place)
         .execute(&mut *connection)
         .await?;

@@ -63,19 +63,19 @@ CREATE TEMP TRIGGER IF NOT EXISTS write_checkpoint INSTEAD OF INSERT ON checkpoi
     FROM json_each(NEW.skipped);
 END";
 
-/// A checkpoint that comes alone, from one step to the next: the run's row is as it should be, and one row is written.
-/// What does not pass has no time at which it began, which is refused. No join and no `EXISTS`, which is made one: SQLite
-/// would look at partial indexes for it, and plan anew for each value of the status.
+/// A checkpoint that comes alone, from one step to the next: one row is written, and the run's row is not even read. Who
+/// takes the run meanwhile gives the attempt a row, too, and the second of the two is refused. What did not begin in the
+/// row that it names has no time at which it began, which is refused. No join and no `EXISTS`, which is made one: SQLite
+/// would look at partial indexes for it.
 const WRITE_PLAIN: &str = "
 INSERT INTO attempts (run, step, attempt, state, epoch, started_at, place, finished_at, changed_at, output, error, resume,
     wake_at, next_step, next_attempt, next_place)
-VALUES ($1, $5, $6, $7, $2, (
+VALUES ($1, $4, $5, $6, $2, (
     SELECT changed_at FROM attempts
-    WHERE run = $1 AND step = $16 AND attempt = $17 AND next_step = $5 AND next_attempt = $6 AND epoch = (
-        SELECT epoch FROM runs WHERE id = $1 AND epoch = $2 AND status = $3 AND crashes = 0 AND progressed)
+    WHERE run = $1 AND step = $15 AND attempt = $16 AND epoch = $2 AND next_step = $4 AND next_attempt = $5
 ), (
-    SELECT next_place FROM attempts WHERE run = $1 AND step = $16 AND attempt = $17
-), $8, $4, $9, $10, $11, $12, $13, $14, $15)";
+    SELECT next_place FROM attempts WHERE run = $1 AND step = $15 AND attempt = $16
+), $7, $3, $8, $9, $10, $11, $12, $13, $14)";
 
 /// One row a checkpoint.
 const WRITE: &str = "
@@ -209,7 +209,7 @@ async fn write_simple(connection: &mut Connection, checkpoints: &[&Checkpoint]) 
         && let Some(parent) = plain.parent
     {
         match commit(connection, plain_bound(&plain, parent)?).await {
-            // It is fenced, or the run's row is to be changed after all.
+            // It is fenced, or was written before.
             Err(StoreError::Broken(_)) => {}
             written => return written,
         }
@@ -223,11 +223,10 @@ fn plain_bound<'a>(
     plain: &Plain<'a>,
     parent: &'a (StepId, u32),
 ) -> Result<Query<'a, Sqlite, SqliteArguments>, StoreError> {
-    let Plain { checkpoint, status, ended, begun, .. } = *plain;
+    let Plain { checkpoint, ended, begun, .. } = *plain;
     Ok(sqlx::query(WRITE_PLAIN)
         .bind(checkpoint.run.0)
         .bind(checkpoint.epoch.0)
-        .bind(status.as_str())
         .bind(checkpoint.at)
         .bind(ended.step.as_str())
         .bind(ended.attempt)

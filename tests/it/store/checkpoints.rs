@@ -24,6 +24,7 @@ on_both! {
     an_attempt_that_was_lost_takes_no_checkpoint_of_its_old_holder
     a_checkpoint_of_an_attempt_that_is_not_started_changes_nothing
     a_checkpoint_that_is_sent_again_is_done
+    a_late_checkpoint_that_comes_alone_is_fenced_whatever_the_claim_says_of_its_attempt
     one_fenced_checkpoint_does_not_disturb_the_others_of_its_group
     branches_of_one_run_checkpoint_at_once
     a_finished_run_stays_finished
@@ -345,6 +346,22 @@ async fn a_checkpoint_that_is_sent_again_is_done(db: Database) {
         store.checkpoint(last).await.expect("its answer was lost with the connection");
         assert_eq!(store.attempts(run).await.expect("read"), before);
     }
+}
+
+async fn a_late_checkpoint_that_comes_alone_is_fenced_whatever_the_claim_says_of_its_attempt(db: Database) {
+    let store = db.open().await;
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let late = claim(&store, run, worker, db.now()).await;
+    store.checkpoint(next_step(&late, "a", "b", json!(1), db.now())).await.expect("written");
+    store.release_lease(run, late.run.epoch).await.expect("given back");
+    // Its plan says nothing of what it finds.
+    claim(&store, run, worker, db.now()).await;
+    let before = store.attempts(run).await.expect("read");
+    let written = store.checkpoint(after("a", next_step(&late, "b", "c", json!(2), db.now()))).await;
+    assert!(matches!(written, Err(StoreError::Fenced)), "{written:?}");
+    assert_eq!(store.attempts(run).await.expect("read"), before);
+    assert_eq!(steps_of(&before), ["a", "b"]);
 }
 
 async fn one_fenced_checkpoint_does_not_disturb_the_others_of_its_group(db: Database) {
