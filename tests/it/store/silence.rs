@@ -92,6 +92,36 @@ async fn the_server_ends_transactions_that_nobody_goes_on_with() {
     assert_eq!(lasts, "1min");
 }
 
+/// Or it would count as alive until the server's kernel asks by itself, two hours later.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_server_misses_the_machine_of_a_worker_within_half_a_minute() {
+    let db = Database::postgres().await;
+    let store = db.open().await;
+    worker(&store, db.now()).await;
+    let mut other = PgConnection::connect(&db.url).await.expect("connects");
+    let session = "SELECT client_port FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'SELECT pg_try_advisory_lock%'";
+    let port: i32 = sqlx::query_scalar(session).fetch_one(&mut other).await.expect("a session");
+    let mut due = None;
+    while due.is_none() {
+        due = asks_in(port);
+    }
+    assert!(due <= Some(Duration::from_secs(10)), "{due:?}");
+}
+
+/// When the server's kernel asks whether the client at `port` is still there; nothing while it waits for an answer.
+#[cfg(target_os = "linux")]
+fn asks_in(port: i32) -> Option<Duration> {
+    let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a list of sockets");
+    let client = format!(":{port:04X}");
+    let sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let server = sockets.into_iter().find(|fields| fields[2].ends_with(&client)).expect("the server's end");
+    // Which timer runs, and in how many hundredths of a second it is due.
+    let due = server[5].strip_prefix("02:")?;
+    Some(Duration::from_millis(10 * u64::from_str_radix(due, 16).expect("a number")))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_asked_of_a_connection_that_went_silent_is_given_up() {
     let (db, wire, store) = through_a_wire().await;
