@@ -188,9 +188,9 @@ async fn what_was_sent_is_noted_by_another_connection_where_one_went_silent() {
     }
     wire.forget();
     team.open();
-    // A statement is waited for longer.
-    let sent = tokio::time::timeout(Duration::from_secs(25), sending).await.expect("in time");
-    assert_eq!(sent.expect("noted"), 1);
+    // A look for more messages may be under way just then, and is waited for longer: it finds the line dead.
+    let looked = sending.await;
+    assert!(matches!(looked, Ok(1) | Err(StoreError::Away(_))), "{looked:?}");
     let other = db.open().await;
     assert_eq!(other.take_outbox(9, Duration::from_secs(60), db.pass(3_600)).await.expect("taken"), []);
 }
