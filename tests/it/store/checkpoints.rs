@@ -8,6 +8,7 @@ use refit::domain::id::RunId;
 use refit::domain::run::{Attempt, AttemptState, Outcome, RunStatus};
 use refit::store::{Checkpoint, Claim, ClaimResult, NewAttempt, Opening, RunFilter, RunState, StoreError};
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 
 use super::database::Database;
 use super::make::{self, after, claim, finish, next_step, step, worker};
@@ -362,6 +363,35 @@ async fn a_late_checkpoint_that_comes_alone_is_fenced_whatever_the_claim_says_of
     assert!(matches!(written, Err(StoreError::Fenced)), "{written:?}");
     assert_eq!(store.attempts(run).await.expect("read"), before);
     assert_eq!(steps_of(&before), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_done_when_it_was_sent_twice_before_either_was_written() {
+    let db = Database::postgres().await;
+    let (store, other) = (db.open().await, db.open().await);
+    let worker = worker(&store, db.now()).await;
+    let run = make::run(&store, db.now()).await;
+    let held = claim(&store, run, worker, db.now()).await;
+    store.checkpoint(next_step(&held, "a", "b", json!(1), db.now())).await.expect("written");
+    let ending = Some((Outcome::Promoted, "good".to_owned()));
+    let run_state = RunState::Kept { status: RunStatus::Running, ending };
+    let checkpoint = Checkpoint { run_state, ..after("a", next_step(&held, "b", "c", json!(2), db.now())) };
+    let mut person = PgConnection::connect(&db.url).await.expect("connects");
+    let mut locked = person.begin().await.expect("begun");
+    sqlx::query("SELECT FROM refit.runs FOR UPDATE").execute(&mut *locked).await.expect("locked");
+    let both =
+        async { tokio::join!(store.checkpoint(checkpoint.clone()), other.checkpoint(checkpoint.clone())) };
+    let unlocked = async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *locked).await.expect("counted") < 2 {
+            // What was read of it is kept for the transaction.
+            sqlx::query("SELECT pg_stat_clear_snapshot()").execute(&mut *locked).await.expect("forgotten");
+        }
+        locked.rollback().await.expect("unlocked");
+    };
+    let ((written, again), ()) = tokio::join!(both, unlocked);
+    written.and(again).expect("written, and known when it is sent again");
 }
 
 async fn one_fenced_checkpoint_does_not_disturb_the_others_of_its_group(db: Database) {

@@ -100,23 +100,25 @@ async fn the_server_misses_the_machine_of_a_worker_within_half_a_minute() {
     let store = db.open().await;
     worker(&store, db.now()).await;
     let mut other = PgConnection::connect(&db.url).await.expect("connects");
-    let session = "SELECT client_port FROM pg_stat_activity
+    let session = "SELECT inet_server_port(), client_port FROM pg_stat_activity
         WHERE datname = current_database() AND query LIKE 'SELECT pg_try_advisory_lock%'";
-    let port: i32 = sqlx::query_scalar(session).fetch_one(&mut other).await.expect("a session");
+    let ports: (i32, i32) = sqlx::query_as(session).fetch_one(&mut other).await.expect("a session");
     let mut due = None;
     while due.is_none() {
-        due = asks_in(port);
+        due = asks_in(ports);
     }
     assert!(due <= Some(Duration::from_secs(10)), "{due:?}");
 }
 
-/// When the server's kernel asks whether the client at `port` is still there; nothing while it waits for an answer.
+/// When the kernel of the server at one port asks whether the client at the other is still there; nothing while it waits
+/// for an answer.
 #[cfg(target_os = "linux")]
-fn asks_in(port: i32) -> Option<Duration> {
+fn asks_in((server, client): (i32, i32)) -> Option<Duration> {
     let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a list of sockets");
-    let client = format!(":{port:04X}");
-    let sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let server = sockets.into_iter().find(|fields| fields[2].ends_with(&client)).expect("the server's end");
+    let (server, client) = (format!(":{server:04X}"), format!(":{client:04X}"));
+    let mut sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let is_its_end = |fields: &Vec<&str>| fields[1].ends_with(&server) && fields[2].ends_with(&client);
+    let server = sockets.find(is_its_end).expect("the server's end");
     // Which timer runs, and in how many hundredths of a second it is due.
     let due = server[5].strip_prefix("02:")?;
     Some(Duration::from_millis(10 * u64::from_str_radix(due, 16).expect("a number")))
