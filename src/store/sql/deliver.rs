@@ -40,6 +40,8 @@ struct Live {
     to: Arc<dyn OnWake>,
     /// Whether a run was woken again while it was advanced.
     runs: Mutex<HashMap<RunId, bool>>,
+    /// Told of each wake-up that was fetched.
+    fetched: watch::Sender<()>,
 }
 
 impl Live {
@@ -109,6 +111,7 @@ impl Drop for Entry {
 
 /// Always well: what fails is kept in the run, never in the queue.
 async fn on_wake(task: Value, live: Data<Arc<Live>>) -> Result<(), Infallible> {
+    live.fetched.send_replace(());
     match serde_json::from_value::<Wakeup>(task) {
         Ok(wakeup) => live.wake(wakeup.run).await,
         Err(error) => tracing::error!(%error, "A wake-up cannot be read"),
@@ -144,7 +147,8 @@ impl Wakeups for SqlStore {
 
 impl SqlStore {
     async fn deliver(&self, to: Arc<dyn OnWake>, concurrency: usize, stop: CancellationToken) {
-        let (live, concurrency) = (Arc::new(Live { to, runs: Mutex::default() }), concurrency.max(1));
+        let live = Live { to, runs: Mutex::default(), fetched: watch::Sender::default() };
+        let (live, concurrency) = (Arc::new(live), concurrency.max(1));
         let mut backoff = FIRST_BACKOFF;
         let cleaning = self.clean_while(&stop);
         let telling = tell_of(self.told.subscribe(), live.to.as_ref());
@@ -153,7 +157,7 @@ impl SqlStore {
             // Never the name of a worker that was: apalis would take its tasks for ours.
             let context = WorkerContext::new(&format!("refit-{}", uuid::Uuid::now_v7()));
             let news = super::super::news(&self.parts.writer, self.news.subscribe(), self.told.clone());
-            let news = forwarded(with_echoes(news));
+            let news = forwarded(with_echoes(news, live.fetched.subscribe()));
             // The interval first: a stream that ends hides what stands after it.
             let strategy = Strategy::new().interval(LOST_WAKEUPS).stream(news);
             let worker = WorkerBuilder::new(&context)
@@ -239,21 +243,40 @@ async fn tell_of(mut told: broadcast::Receiver<Option<RunId>>, to: &dyn OnWake) 
     }
 }
 
-/// Tells each piece of news again a few times: the queue forgets what it hears while it fetches.
-fn with_echoes(news: impl Stream<Item = ()> + Send + 'static) -> impl Stream<Item = ()> + Send + 'static {
-    futures::stream::unfold((Box::pin(news), ECHOES.len()), |(mut news, told)| async move {
-        let Some(pause) = ECHOES.get(told) else {
-            news.next().await?;
-            return Some(((), (news, 0)));
-        };
-        tokio::select! {
-            next = news.next() => {
-                next?;
-                Some(((), (news, 0)))
+/// Tells each piece of news again a few times: the queue forgets what it hears while it fetches. After a wake-up that it
+/// fetched it looks again by itself. (Should it have begun to look before the news came, which takes two events in the
+/// same microseconds, the next interval finds what is there.)
+fn with_echoes(
+    news: impl Stream<Item = ()> + Send + 'static,
+    fetched: watch::Receiver<()>,
+) -> impl Stream<Item = ()> + Send + 'static {
+    futures::stream::unfold(
+        (Box::pin(news), fetched, ECHOES.len()),
+        |(mut news, mut fetched, mut told)| async move {
+            loop {
+                let echo = async {
+                    match ECHOES.get(told) {
+                        Some(pause) => tokio::time::sleep(*pause).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    next = news.next() => {
+                        next?;
+                        // A wake-up that was fetched before says nothing about these.
+                        fetched.mark_unchanged();
+                        told = 0;
+                    }
+                    Ok(()) = fetched.changed() => {
+                        told = ECHOES.len();
+                        continue;
+                    }
+                    () = echo => told += 1,
+                }
+                return Some(((), (news, fetched, told)));
             }
-            () = tokio::time::sleep(*pause) => Some(((), (news, told + 1))),
-        }
-    })
+        },
+    )
 }
 
 /// The stream, read by a task of its own: apalis wants one that is `Sync`. The task ends with its reader.
