@@ -1,6 +1,6 @@
 //! Many checkpoints, one statement: one round trip and one commit.
 //!
-//! One that comes alone, from one step to the next, has a statement of its own:
+//! One that comes alone, from one step to the next, has statements of its own:
 //! Postgres plans arrays of unknown length anew each time, which takes longer
 //! than the commit.
 
@@ -16,38 +16,16 @@ use sqlx::{PgPool, Postgres};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::alone::{self, Begun, unless_known};
 use super::answers::{in_time, is_there};
 use super::sql::checkpoint::{Plain, goes_on, skip_reason};
-use super::sql::rows::{doc_opt, kept, text};
+use super::sql::rows::{doc_opt, text};
 use super::sql::{Pending, write_checkpoint};
 use super::{Connection, bound_time, push};
 use crate::clock::Clock;
 use crate::domain::Timestamp;
 use crate::domain::run::AttemptState;
 use crate::store::{Checkpoint, RunState, StoreError};
-
-/// A step ended and the next begins. The attempt that ended has no row yet, and gets one. The run's row stays as it is:
-/// it is neither written nor read. Who takes the run meanwhile gives that attempt a row, too, and the second of the two
-/// is refused. Values only, so that Postgres keeps the plan; no `ON CONFLICT`, which makes Postgres log a third record.
-const WRITE_ONE: &str = "
-INSERT INTO refit.attempts (run, step, attempt, state, epoch, started_at, place, finished_at, changed_at, output, error,
-    resume, wake_at, next_step, next_attempt, next_place)
-SELECT p.run, $4, $5, $6, p.epoch, p.changed_at, p.next_place, $7, $3, $8, $9, $10, $11, $12, $13, $14
-FROM refit.attempts p
-WHERE p.run = $1 AND p.step = $15 AND p.attempt = $16 AND p.epoch = $2 AND p.next_step = $4 AND p.next_attempt = $5";
-
-/// The attempt that ended has a row: it began with the claim, after which this is the first checkpoint, or with others.
-const WRITE_FIRST: &str = "
-WITH passed AS (
-    UPDATE refit.runs SET crashes = 0, progressed = TRUE, status = 'running'
-    WHERE id = $1 AND epoch = $2 AND status <> 'finished' AND EXISTS (
-        SELECT 1 FROM refit.attempts
-        WHERE run = $1 AND step = $4 AND attempt = $5 AND state = 'started' AND epoch = $2)
-    RETURNING 1
-)
-UPDATE refit.attempts SET state = $6, finished_at = $7, changed_at = $3, output = $8, error = $9, resume = $10,
-    wake_at = $11, next_step = $12, next_attempt = $13, next_place = $14
-WHERE run = $1 AND step = $4 AND attempt = $5 AND state = 'started' AND epoch = $2 AND EXISTS (SELECT 1 FROM passed)";
 
 /// The fence first; the rest joins what passed it. It looks at one attempt a checkpoint, by its key: an EXISTS would be
 /// answered from a hash of the whole table.
@@ -106,7 +84,15 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// Writes groups of checkpoints, on a connection of its own.
 pub(crate) struct GroupWriter {
     others: Others,
-    connection: Option<(PoolConnection<Postgres>, Instant)>,
+    held: Option<Held>,
+}
+
+/// The connection that checkpoints were written on last.
+struct Held {
+    connection: PoolConnection<Postgres>,
+    used: Instant,
+    /// What began with the last of them, if that came alone.
+    begun: Option<Begun>,
 }
 
 /// What checkpoints with a transaction of their own need.
@@ -121,14 +107,14 @@ impl GroupWriter {
     pub(crate) const AT_ONCE: usize = 2;
 
     pub(crate) fn new(pool: PgPool, clock: Arc<dyn Clock>, news: watch::Sender<u64>) -> Self {
-        Self { others: Others { pool, clock, news }, connection: None }
+        Self { others: Others { pool, clock, news }, held: None }
     }
 
     /// Ends the connection that it keeps.
     pub(crate) async fn rest(&mut self) {
-        if let Some((connection, _)) = self.connection.take() {
+        if let Some(held) = self.held.take() {
             // It ends either way.
-            let _ = connection.close().await;
+            let _ = held.connection.close().await;
         }
     }
 
@@ -137,9 +123,9 @@ impl GroupWriter {
     pub(crate) async fn write(&mut self, group: Vec<Pending>) {
         let (simple, complex): (Vec<_>, Vec<_>) =
             group.into_iter().partition(|pending| goes_on(&pending.checkpoint));
-        let Self { others, connection } = self;
+        let Self { others, held } = self;
         let others: &Others = others;
-        tokio::join!(write_together(others, connection, simple), write_apart(others, complex));
+        tokio::join!(write_together(others, held, simple), write_apart(others, complex));
     }
 }
 
@@ -151,11 +137,7 @@ async fn write_apart(others: &Others, group: Vec<Pending>) {
     }
 }
 
-async fn write_together(
-    others: &Others,
-    held: &mut Option<(PoolConnection<Postgres>, Instant)>,
-    group: Vec<Pending>,
-) {
+async fn write_together(others: &Others, held: &mut Option<Held>, group: Vec<Pending>) {
     if group.is_empty() {
         return;
     }
@@ -199,16 +181,14 @@ impl Others {
     }
 
     /// The connection that was used last, or another where it is gone.
-    async fn connection(
-        &self,
-        held: Option<(PoolConnection<Postgres>, Instant)>,
-    ) -> Result<PoolConnection<Postgres>, StoreError> {
-        if let Some((mut connection, used)) = held
-            && (used.elapsed() < TRUSTED_FOR || Box::pin(is_there(&mut connection)).await)
+    async fn connection(&self, held: Option<Held>) -> Result<Held, StoreError> {
+        if let Some(mut held) = held
+            && (held.used.elapsed() < TRUSTED_FOR || Box::pin(is_there(&mut held.connection)).await)
         {
-            return Ok(connection);
+            return Ok(held);
         }
-        Ok(Box::pin(self.pool.acquire()).await?)
+        let connection = Box::pin(self.pool.acquire()).await?;
+        Ok(Held { connection, used: Instant::now(), begun: None })
     }
 }
 
@@ -290,54 +270,24 @@ impl Columns {
 /// Writes those that pass their fence, and says which.
 async fn write_all<'a>(
     others: &Others,
-    held: &mut Option<(PoolConnection<Postgres>, Instant)>,
+    held: &mut Option<Held>,
     checkpoints: impl Iterator<Item = &'a Checkpoint>,
 ) -> Result<HashSet<Uuid>, StoreError> {
     let checkpoints: Vec<&Checkpoint> = checkpoints.collect();
     // Kept only when all went well.
-    let mut connection = others.connection(held.take()).await?;
+    let mut now = others.connection(held.take()).await?;
     let passed = match Plain::of(&checkpoints) {
         Some(plain) => {
-            let written = write_plain(&mut connection, &plain).await?;
+            let written = alone::write(&mut now.connection, &plain, &mut now.begun).await?;
             written.then_some(plain.checkpoint.run.0).into_iter().collect()
         }
-        None => Box::pin(write_columns(&mut connection, &checkpoints)).await?,
+        None => {
+            now.begun = None;
+            Box::pin(write_columns(&mut now.connection, &checkpoints)).await?
+        }
     };
-    *held = Some((connection, Instant::now()));
+    *held = Some(Held { used: Instant::now(), ..now });
     Ok(passed.into_iter().collect())
-}
-
-/// Whether it was written.
-async fn write_plain(connection: &mut Connection, plain: &Plain<'_>) -> Result<bool, StoreError> {
-    let Plain { checkpoint, ended, parent, begun } = plain;
-    let mut query = sqlx::query(if parent.is_some() { WRITE_ONE } else { WRITE_FIRST })
-        .bind(checkpoint.run.0)
-        .bind(checkpoint.epoch.0)
-        .bind(checkpoint.at)
-        .bind(ended.step.as_str())
-        .bind(i64::from(ended.attempt))
-        .bind(ended.state.as_str())
-        .bind(plain.finished_at())
-        .bind(ended.output.as_ref().map(kept))
-        .bind(doc_opt(ended.error.as_ref())?)
-        .bind(ended.resume.as_ref().map(kept))
-        .bind(ended.wake_at)
-        .bind(begun.step.as_str())
-        .bind(i64::from(begun.attempt))
-        .bind(i64::from(checkpoint.place));
-    if let Some((step, attempt)) = parent {
-        query = query.bind(step.as_str()).bind(i64::from(*attempt));
-    }
-    Ok(unless_known(query.execute(connection).await)?.rows_affected() == 1)
-}
-
-/// Nothing was written where an attempt has a row already: by who took its run, or by this very checkpoint, whose answer
-/// was lost.
-fn unless_known<T: Default>(written: Result<T, sqlx::Error>) -> Result<T, StoreError> {
-    match written {
-        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(T::default()),
-        written => Ok(written?),
-    }
 }
 
 async fn write_columns(

@@ -1,6 +1,7 @@
 //! Postgres: for production and for several processes and machines. Everything
 //! is in schema `refit`; the queue's tables are in `apalis`.
 
+mod alone;
 mod answers;
 #[macro_use]
 mod dialect;

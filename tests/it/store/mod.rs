@@ -7,6 +7,7 @@ mod clocks;
 pub mod database;
 mod deliveries;
 mod evidence;
+mod failovers;
 mod forgetting;
 mod freezes;
 mod keys;
