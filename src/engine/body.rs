@@ -98,6 +98,11 @@ impl Bodies {
         self.over.is_empty() && self.running.is_empty()
     }
 
+    /// Whether the next one was over as soon as it began, and is well.
+    pub fn is_next_done(&self) -> bool {
+        matches!(self.over.front(), Some(Ended { result: Ok(StepResult::Done { .. }), .. }))
+    }
+
     /// How the next one ended; nothing when there is none.
     pub async fn next(&mut self) -> Option<Result<Ended, StoreError>> {
         if let Some(ended) = self.over.pop_front() {

@@ -3,6 +3,7 @@
 //! nothing more is written.
 
 mod ended;
+mod under_way;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::domain::run::{AttemptState, CancelRequest, IntentState, RunStatus};
 use crate::domain::workflow::Moment;
 use crate::steps::context::StepError;
 use crate::store::{Checkpoint, Claim, EndedAttempt, NewAttempt, Notice, RunState, StoreError, UndoChange};
+use under_way::UnderWay;
 
 /// How long a failed undo waits before it is tried again.
 const UNDO_AGAIN: TimeDelta = TimeDelta::seconds(15);
@@ -63,6 +65,7 @@ type Begins<'a> = (&'a [(StepId, u32)], &'a [(StepId, String)]);
 pub(super) struct Driver<'a> {
     engine: &'a Arc<Engine>,
     known: Known,
+    under_way: UnderWay,
     bodies: Bodies,
     stop_bodies: CancellationToken,
     /// Their processes end at once.
@@ -87,6 +90,7 @@ impl<'a> Driver<'a> {
             engine,
             due: known.first_due(),
             known,
+            under_way: UnderWay::default(),
             bodies: Bodies::default(),
             stop_bodies: CancellationToken::new(),
             force_bodies: engine.force().child_token(),
@@ -119,6 +123,10 @@ impl<'a> Driver<'a> {
             if self.bodies.is_empty() && self.idle().await? == Hand::Empty {
                 return Ok(());
             }
+            // Whatever else there is to do, nobody waits for a checkpoint meanwhile that stands still.
+            if !self.bodies.is_next_done() {
+                self.under_way.settle().await?;
+            }
             tokio::select! {
                 biased;
                 Some(news) = told.recv() => match news {
@@ -142,6 +150,7 @@ impl<'a> Driver<'a> {
 
     /// No body runs: goes on, or gives the run back.
     async fn idle(&mut self) -> Result<Hand, StoreError> {
+        self.under_way.settle().await?;
         match self.stopped {
             Some(Stopped::Fenced) => Err(StoreError::Fenced),
             Some(Stopped::Shutdown) => {
@@ -278,6 +287,7 @@ impl<'a> Driver<'a> {
 
     /// Steps recorded intents since the claim.
     async fn read_intents(&mut self) -> Result<(), StoreError> {
+        self.under_way.settle().await?;
         let (store, run) = (&self.engine.store, self.known.run.id);
         self.known.intents = answered(run, || store.intents(run)).await?;
         Ok(())
@@ -285,6 +295,7 @@ impl<'a> Driver<'a> {
 
     /// What others may have written to the run's row: a cancel, and whether it came too late.
     async fn refresh(&mut self) -> Result<(), StoreError> {
+        self.under_way.settle().await?;
         let (store, run) = (&self.engine.store, self.known.run.id);
         if let Some(row) = answered(run, || store.run(run)).await? {
             let run = Arc::make_mut(&mut self.known.run);
@@ -304,7 +315,11 @@ impl<'a> Driver<'a> {
                     self.known.kill_undos();
                 }
             }
-            match self.known.next(now) {
+            let next = self.known.next(now);
+            if !matches!(next, Next::Go { .. }) {
+                self.under_way.settle().await?;
+            }
+            match next {
                 Next::End { outcome, reason } => self.known.end(outcome, reason),
                 Next::Interrupt => {
                     self.stop(Stopped::Ending);
@@ -328,8 +343,12 @@ impl<'a> Driver<'a> {
                     if news.ended.is_none() && start.is_empty() && skip.is_empty() {
                         return Ok(Hand::Keeps);
                     }
-                    let state = self.known.kept();
-                    self.save(std::mem::take(&mut news), (&start, &skip), state).await?;
+                    let (news, state) = (std::mem::take(&mut news), self.known.kept());
+                    if self.known.only_wait(&start) {
+                        self.send(news, (&start, &skip), state).await?;
+                    } else {
+                        self.save(news, (&start, &skip), state).await?;
+                    }
                     if self.stop_bodies.is_cancelled() {
                         // `on_failure` steps and a promotion to be completed are not stopped by what stopped the others, which
                         // may still end.
@@ -418,7 +437,14 @@ impl<'a> Driver<'a> {
     }
 
     /// Writes a checkpoint: what ended, what begins and is skipped, and where the run stands then.
-    async fn save(
+    async fn save(&mut self, news: News, begins: Begins<'_>, run_state: RunState) -> Result<(), StoreError> {
+        self.send(news, begins, run_state).await?;
+        self.under_way.settle().await
+    }
+
+    /// The same, without waiting until it is written. What begins with it has begun only then: it leaves nothing behind if
+    /// it never does.
+    async fn send(
         &mut self,
         news: News,
         (start, skip): Begins<'_>,
@@ -430,7 +456,7 @@ impl<'a> Driver<'a> {
         self.known.cancel(&cancelled, at);
         let started =
             start.iter().map(|(step, attempt)| NewAttempt { step: step.clone(), attempt: *attempt });
-        let checkpoint = Checkpoint {
+        let checkpoint = Arc::new(Checkpoint {
             run: self.known.run.id,
             epoch: self.known.run.epoch,
             ended: news.ended,
@@ -444,12 +470,13 @@ impl<'a> Driver<'a> {
             notices: news.notices,
             boards: self.boards(),
             at,
-        };
+        });
         if kill_all {
             self.known.kill_undos();
         }
-        write(self.engine, &checkpoint).await?;
-        self.known.begin(checkpoint);
+        let (engine, written) = (Arc::clone(self.engine), Arc::clone(&checkpoint));
+        self.under_way.send(async move { write(&engine, &written).await }).await?;
+        self.known.begin(&checkpoint);
         Ok(())
     }
 }

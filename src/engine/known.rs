@@ -1,5 +1,6 @@
-//! What is known of a run between two checkpoints: the database's state, kept
-//! in memory by the one process that has the lease.
+//! What is known of a run between two checkpoints: the database's state, or
+//! what it will be once the checkpoint under way is written, kept in memory by
+//! the one process that has the lease.
 
 mod taken_back;
 
@@ -51,7 +52,7 @@ pub(super) struct Known {
     begun_in: HashMap<(StepId, u32), (StepId, u32)>,
     /// Why its workflow cannot be read.
     broken: Option<String>,
-    /// How it will end, as far as the database knows.
+    /// How it will end, as the last checkpoint says.
     written: Option<Outcome>,
 }
 
@@ -136,6 +137,13 @@ impl Known {
     /// What `step` left for itself when it last slept: the next attempt goes on from there.
     pub(super) fn left_by(&self, step: &StepId) -> Option<Value> {
         pipeline::left_by(&self.attempts, step).cloned()
+    }
+
+    /// Whether steps are to begin, and do nothing but wait.
+    pub(super) fn only_wait(&self, start: &[(StepId, u32)]) -> bool {
+        let waits =
+            |id: &StepId| self.workflow.step(id).is_some_and(|step| matches!(step.kind, StepKind::Wait(_)));
+        !start.is_empty() && start.iter().all(|(step, _)| waits(step))
     }
 
     // What sleeps.
@@ -401,8 +409,8 @@ impl Known {
         }
     }
 
-    /// What a checkpoint that was written wakes, begins and skips.
-    pub(super) fn begin(&mut self, checkpoint: Checkpoint) {
+    /// What a checkpoint wakes, begins and skips that is written, or under way.
+    pub(super) fn begin(&mut self, checkpoint: &Checkpoint) {
         self.written = self.run.outcome;
         let ended = checkpoint.ended.as_ref().map(|ended| (ended.step.clone(), ended.attempt));
         if let Some(ended) = &ended {
@@ -416,13 +424,12 @@ impl Known {
         }
         let (epoch, at) = (checkpoint.epoch, checkpoint.at);
         let attempts = Arc::make_mut(&mut self.attempts);
-        for NewAttempt { step, attempt } in checkpoint.started {
-            attempts.push(Attempt::started(step, attempt, epoch, at));
+        for NewAttempt { step, attempt } in &checkpoint.started {
+            attempts.push(Attempt::started(step.clone(), *attempt, epoch, at));
         }
-        for (step, reason) in checkpoint.skipped {
-            let name = step.to_string();
-            let skipped = Attempt::skipped(step, reason, epoch, at);
-            Arc::make_mut(&mut self.scope).set_step(&name, pipeline::shown(&skipped));
+        for (step, reason) in &checkpoint.skipped {
+            let skipped = Attempt::skipped(step.clone(), reason.clone(), epoch, at);
+            Arc::make_mut(&mut self.scope).set_step(step.as_str(), pipeline::shown(&skipped));
             attempts.push(skipped);
         }
     }

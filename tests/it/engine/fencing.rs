@@ -77,6 +77,41 @@ steps:
 }
 
 #[tokio::test]
+async fn what_began_before_its_checkpoint_was_written_is_forgotten_with_it_and_had_no_effect() {
+    let source = "
+name: short
+model: m
+steps:
+  - { id: first, uses: wait, with: { for: 0s } }
+  - { id: second, uses: wait, with: { for: 0s } }
+  - { id: work, run: 'echo worked >> worked' }
+";
+    for (nth, when) in [(0, When::Before), (0, When::After), (1, When::Before)] {
+        let world = World::postgres().await;
+        let crash = Crash::freeze_at(Write { name: "checkpoint".to_owned(), nth }, when);
+        let frozen = world.process(&crash).await;
+        let run = world.trigger(&frozen, source).await;
+        let working = tokio::spawn({
+            let frozen = frozen.clone();
+            async move { frozen.activate(run, &tokio_util::sync::CancellationToken::new()).await }
+        });
+        crash.is_frozen().await;
+        world.pass(TimeDelta::seconds(11));
+        let next = world.process(&Crash::never()).await;
+        let ended = finish(&world, &next, run).await;
+        assert_eq!((ended.outcome, ended.epoch.0), (Some(Outcome::Succeeded), 2));
+        let before = seen(&world, &next, run).await;
+        crash.thaw();
+        working.await.expect("no panic").expect("it stops without an error");
+        assert_eq!(seen(&world, &next, run).await, before, "what was worked out early is forgotten");
+        let worked = std::fs::read_to_string(world.path("worked")).expect("it ran");
+        assert_eq!(worked, "worked\n", "only in the process that wrote that it begins");
+        let attempts = next.store.attempts(run).await.expect("readable");
+        assert!(successes(&attempts).values().all(|count| *count == 1), "{attempts:#?}");
+    }
+}
+
+#[tokio::test]
 async fn a_process_frozen_at_any_write_of_a_promotion_wakes_up_and_changes_nothing() {
     let world = World::postgres().await;
     let next = world.process(&Crash::never()).await;
